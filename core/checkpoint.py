@@ -1,0 +1,234 @@
+"""Loading and saving: eqrlab's own .safetensors files, bundled models by name, official files through `official`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from eqrlab.core.eqr import EqR, EqRConfig
+from eqrlab.core.reasoner import Reasoner
+
+FORMAT = 1
+FAMILIES: dict[str, tuple[type[Reasoner], type]] = {"eqr": (EqR, EqRConfig)}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read: the message names the file, what is wrong and what was expected."""
+
+
+def build(
+    family: str, config: dict[str, Any], task: str = "unknown", provenance: dict | None = None
+) -> Reasoner:
+    """Build a freshly initialised model of a family from plain configuration values.
+
+    Raises
+    ------
+    ValueError
+        For an unknown family or configuration key, naming the known ones.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"family {family!r} unknown; choose from {', '.join(FAMILIES)}")
+    model, configuration = FAMILIES[family]
+    return model(configuration.from_dict(config), task, provenance)
+
+
+@contextmanager
+def replaced_whole(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success it is synced and takes its place, on failure it is removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Write named tensors and a JSON header to one .safetensors file, whole or not at all."""
+    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    with replaced_whole(path) as temporary:
+        save_file(plain, temporary, metadata={"eqrlab": json.dumps(header)})
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_tensors` wrote.
+
+    Raises
+    ------
+    CheckpointError
+        For a file that is truncated, is no safetensors file or has no eqrlab header.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: not a readable safetensors file ({reason})") from None
+    try:
+        header = json.loads(metadata.get("eqrlab", "null"))
+    except json.JSONDecodeError:
+        header = None
+    if not isinstance(header, dict):
+        raise CheckpointError(
+            f"{path}: the safetensors metadata has no eqrlab header; was it saved by eqrlab.core.save?"
+        )
+    return tensors, header
+
+
+def save(reasoner: Reasoner, path: str | Path) -> None:
+    """Save a model as .safetensors, with family, task, configuration and provenance in its metadata, atomically.
+
+    Raises
+    ------
+    ValueError
+        When the path does not end in .safetensors.
+    OSError
+        When it cannot be written; an older file of that name is then left as it was.
+    """
+    if Path(path).suffix != ".safetensors":
+        raise ValueError(f"{path}: the name of a saved model must end in .safetensors")
+    header = {
+        "format": FORMAT,
+        "family": reasoner.family,
+        "task": reasoner.task,
+        "config": dataclasses.asdict(reasoner.config),
+        "provenance": reasoner.provenance,
+    }
+    write_tensors(path, reasoner.state_dict(), header)
+
+
+def bundled() -> dict[str, Path]:
+    """Return the models shipped with the package, name to path."""
+    folder = Path(str(files("eqrlab.core"))) / "pretrained"
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fill(reasoner: Reasoner, tensors: dict[str, Tensor], path: str | Path) -> None:
+    """Put tensors into a model; every one must be there, none may be over, shapes must agree, values be finite.
+
+    Raises
+    ------
+    CheckpointError
+        Naming the first disagreement.
+    """
+    expected = reasoner.state_dict()
+    missing, extra = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
+    if missing:
+        raise CheckpointError(
+            f"{path}: tensor {missing[0]} is missing ({len(missing)} of {len(expected)} are)"
+        )
+    if extra:
+        raise CheckpointError(
+            f"{path}: tensor {extra[0]} is not part of a {reasoner.family} model ({len(extra)} unknown)"
+        )
+    for name, target in expected.items():
+        if tuple(tensors[name].shape) != tuple(target.shape):
+            raise CheckpointError(
+                f"{path}: tensor {name} has shape {tuple(tensors[name].shape)}, "
+                f"the configuration requires {tuple(target.shape)}"
+            )
+        if not torch.isfinite(tensors[name]).all():
+            raise CheckpointError(f"{path}: tensor {name} has NaN or infinite values")
+    reasoner.load_state_dict(tensors)
+
+
+def load(source: str | Path, *, weights: str = "auto", seq_len: int | None = None) -> Reasoner:
+    """Load a model: a bundled name, an eqrlab .safetensors file, or an official checkpoint.
+
+    Parameters
+    ----------
+    source
+        A path, or the name of a bundled model.
+    weights
+        For official files that hold both: "ema", "raw", or "auto" (what the official evaluator uses).
+    seq_len
+        Grid cells, for official attention checkpoints that do not record them.
+
+    Returns
+    -------
+    Reasoner
+        In evaluation, on the CPU, with `family`, `task`, `config` and `provenance` (file name, SHA-256, what was
+        inferred and what was dropped).
+
+    Raises
+    ------
+    CheckpointError
+        For a file that is missing, unreadable, truncated, foreign or only half matches; nothing in a file is
+        executed and nothing is loaded in part.
+
+    Examples
+    --------
+    >>> from eqrlab.core import load
+    >>> load("eqr-sudoku6").family
+    'eqr'
+    """
+    from eqrlab.core.official import load_official  # official builds on this module
+
+    if weights not in ("auto", "ema", "raw"):
+        raise ValueError(f"weights must be auto, ema or raw, got {weights!r}")
+    names = bundled()
+    path = names.get(str(source), Path(source))
+    if not path.is_file():
+        kind = "is a directory" if path.is_dir() else "no such file"
+        raise CheckpointError(
+            f"{source}: {kind}, and no bundled model of that name; bundled are {', '.join(names)}"
+        )
+    if path.suffix == ".safetensors":
+        reasoner = _load_own(path)
+    else:
+        reasoner = load_official(path, weights=weights, seq_len=seq_len)
+    reasoner.provenance = {**reasoner.provenance, "checkpoint": path.name, "checkpoint_sha256": sha256(path)}
+    return reasoner.eval()
+
+
+def _load_own(path: Path) -> Reasoner:
+    tensors, header = read_tensors(path)
+    for key, kind in {"format": int, "family": str, "task": str, "config": dict, "provenance": dict}.items():
+        if not isinstance(header.get(key), kind):
+            raise CheckpointError(f"{path}: the eqrlab header has no valid {key!r}; is this a saved model?")
+    if header["format"] > FORMAT:
+        raise CheckpointError(
+            f"{path}: format {header['format']} is newer than this eqrlab, which reads up to {FORMAT}"
+        )
+    reasoner = on_error(
+        path, lambda: build(header["family"], header["config"], header["task"], header["provenance"])
+    )
+    fill(reasoner, tensors, path)
+    return reasoner
+
+
+def on_error(path: Path, make: Callable[[], Reasoner]) -> Reasoner:
+    """Call `make`, turning complaints about a configuration into a CheckpointError that names the file."""
+    try:
+        return make()
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: {error}") from None

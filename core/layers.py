@@ -1,0 +1,203 @@
+"""Layers shared by all families .
+
+Every layer computes in the dtype of its input: weights are cast to it, so a float64 state is mapped in float64.
+Nothing here draws random numbers, detaches, or depends on `training`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+_NORM_EPS = 1e-5
+
+
+def inner_width(size: int, expansion: float) -> int:
+    """Return the inner width of a SwiGLU over `size` features: two thirds of the expansion, up to a multiple of 256."""
+    return -(-round(expansion * size * 2 / 3) // 256) * 256
+
+
+def truncated_normal(shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
+    """Draw normals truncated at two sigma and rescaled to unit standard deviation, float32 on the generator's device."""
+    low = math.erf(-2 / math.sqrt(2))
+    device = generator.device if generator is not None else None
+    u = torch.rand(shape, generator=generator, device=device)
+    # The variance of a standard normal truncated at +-2 is 1 - 4 phi(2) / (2 Phi(2) - 1).
+    deviation = math.sqrt(1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / -low)
+    return u.mul_(-2 * low).add_(low).erfinv_().mul_(math.sqrt(2)).clamp_(-2, 2).div_(deviation)
+
+
+def rms_norm(h: Tensor) -> Tensor:
+    """Divide by the root mean square over the last axis; half precision is normalised in float32, others as they are."""
+    wide = h.float() if h.dtype in (torch.bfloat16, torch.float16) else h
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + _NORM_EPS)).to(h.dtype)
+
+
+class Linear(nn.Module):
+    """Linear map with weight (out, in), cast to the dtype of its input."""
+
+    def __init__(self, features_in: int, features_out: int, bias: bool = False):
+        super().__init__()
+        self.weight = nn.Parameter(truncated_normal((features_out, features_in)) / math.sqrt(features_in))
+        self.bias = nn.Parameter(torch.zeros(features_out)) if bias else None
+
+    def forward(self, h: Tensor) -> Tensor:
+        return F.linear(h, self.weight.to(h.dtype), None if self.bias is None else self.bias.to(h.dtype))
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate) * up), gate rows first."""
+
+    def __init__(self, size: int, expansion: float):
+        super().__init__()
+        width = inner_width(size, expansion)
+        self.gate_up_proj = Linear(size, 2 * width)
+        self.down_proj = Linear(width, size)
+
+    def forward(self, h: Tensor) -> Tensor:
+        gate, up = self.gate_up_proj(h).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate) * up)
+
+
+def rotary_angles(positions: Tensor, features: int, theta: float) -> Tensor:
+    """Return rotary angles (T, features) for real positions (T,), float32: frequencies repeated for both halves."""
+    frequency = 1.0 / theta ** (torch.arange(0, features, 2, dtype=torch.float32) / features)
+    angles = torch.outer(positions.float(), frequency)
+    return torch.cat((angles, angles), dim=-1)
+
+
+def _rotate_half(v: Tensor) -> Tensor:
+    first, second = v.chunk(2, dim=-1)
+    return torch.cat((-second, first), dim=-1)
+
+
+class Rotary(nn.Module):
+    """Rotary position encoding of queries and keys.
+
+    Parameters
+    ----------
+    kind
+        "rope": by place in the sequence, prefix included; "rope2d": first half of a head by board row, second half
+        by board column.
+    length
+        Number of positions T.
+    board
+        (rows, columns), used by "rope2d".
+    """
+
+    def __init__(self, kind: str, length: int, head_size: int, theta: float, board: tuple[int, int]):
+        super().__init__()
+        place = torch.arange(length)
+        if kind == "rope":
+            parts = [rotary_angles(place, head_size, theta)]
+        else:
+            half = head_size // 2
+            parts = [rotary_angles(p, half, theta) for p in (place // board[1], place % board[1])]
+        self.parts = len(parts)
+        angles = torch.cat(parts, dim=-1)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def forward(self, v: Tensor) -> Tensor:
+        """Rotate v (n, heads, T, head_size)."""
+        rotated = torch.cat([_rotate_half(p) for p in v.chunk(self.parts, dim=-1)], dim=-1)
+        return v * self.cos.to(v.dtype) + rotated * self.sin.to(v.dtype)
+
+
+class Attention(nn.Module):
+    """Non-causal self-attention without biases; rotary encoding is optional."""
+
+    def __init__(self, hidden: int, heads: int, rotary: Rotary | None):
+        super().__init__()
+        self.heads, self.rotary = heads, rotary
+        self.qkv_proj = Linear(hidden, 3 * hidden)
+        self.o_proj = Linear(hidden, hidden)
+
+    def forward(self, h: Tensor) -> Tensor:
+        n, length, hidden = h.shape
+        qkv = self.qkv_proj(h).view(n, length, 3, self.heads, hidden // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        if self.rotary is not None:
+            q, k = self.rotary(q), self.rotary(k)
+        if forward_ad._current_level >= 0:  # fused kernels have no forward-mode rule: write attention out
+            weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), dim=-1)
+            mixed = weights @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.o_proj(mixed.transpose(1, 2).reshape(n, length, hidden))
+
+
+class Block(nn.Module):
+    """Post-norm block: mix over tokens (attention, or a SwiGLU over the token axis), then a SwiGLU over channels."""
+
+    def __init__(
+        self, hidden: int, heads: int, expansion: float, length: int, mixer: str, rotary: Rotary | None
+    ):
+        super().__init__()
+        if mixer == "mlp":
+            self.mlp_t = SwiGLU(length, expansion)
+        else:
+            self.self_attn = Attention(hidden, heads, rotary)
+        self.mixer = mixer
+        self.mlp = SwiGLU(hidden, expansion)
+
+    def forward(self, h: Tensor) -> Tensor:
+        if self.mixer == "mlp":
+            tokens_last = h.transpose(1, 2)
+            h = rms_norm(tokens_last + self.mlp_t(tokens_last)).transpose(1, 2)  # this norm runs over tokens
+        else:
+            h = rms_norm(h + self.self_attn(h))
+        return rms_norm(h + self.mlp(h))
+
+
+class Blocks(nn.Module):
+    """A stack of blocks, the learned part of one level."""
+
+    def __init__(self, layers: list[Block]):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, h: Tensor) -> Tensor:
+        for layer in self.layers:
+            h = layer(h)
+        return h
+
+
+class TokenEmbedding(nn.Module):
+    """Token embedding scaled by sqrt(hidden), behind optional prefix positions, with optional learned positions.
+
+    Parameters
+    ----------
+    prefix_len
+        Prefix positions P in front of the grid; their content is one stored vector, zero-padded to P * hidden.
+    learned_positions
+        Add a learned vector a position (all P + seq_len of them), both scaled by 1/sqrt(2).
+    """
+
+    def __init__(
+        self, vocab: int, hidden: int, length: int, prefix_len: int, prefix_dim: int, learned_positions: bool
+    ):
+        super().__init__()
+        scale = 1.0 / math.sqrt(hidden)
+        self.hidden, self.prefix_len = hidden, prefix_len
+        self.embedding_weight = nn.Parameter(truncated_normal((vocab, hidden)) * scale)
+        self.position_weight = (
+            nn.Parameter(truncated_normal((length, hidden)) * scale) if learned_positions else None
+        )
+        self.register_buffer("prefix", torch.zeros(prefix_dim) if prefix_len else None)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map tokens (n, L) to the context x (n, P + L, hidden)."""
+        x = F.embedding(inputs.long(), self.embedding_weight)
+        if self.prefix_len:
+            prefix = F.pad(self.prefix, (0, self.prefix_len * self.hidden - self.prefix.numel()))
+            x = torch.cat(
+                (prefix.view(1, self.prefix_len, self.hidden).expand(len(x), -1, -1).to(x), x), dim=1
+            )
+        if self.position_weight is not None:
+            x = 0.707106781 * (x + self.position_weight)
+        return math.sqrt(self.hidden) * x

@@ -1,0 +1,73 @@
+"""AdamATan2: Adam without an epsilon (Everett et al. 2024, arXiv 2407.05872, section 4.3), as EqR, TRM and HRM use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+
+class AdamATan2(torch.optim.Optimizer):
+    """p <- p (1 - lr wd); p <- p - lr / bc1 * atan2(m, sqrt(v / bc2)), with bc_i = 1 - beta_i^t.
+
+    Parameters
+    ----------
+    params
+        Parameters, or groups of them.
+    lr, betas, weight_decay
+        Step size, decay rates of the two moments, decoupled weight decay (every parameter decays).
+
+    Notes
+    -----
+    The first bias correction stands outside the arc tangent, as in the `adam-atan2` package that the official
+    trainers use; with the paper's atan2(m / bc1, ...) the first steps would be up to 21 % smaller.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 1.0,
+    ):
+        if lr < 0 or weight_decay < 0 or not all(0 <= b < 1 for b in betas):
+            raise ValueError(
+                f"lr and weight_decay must be >= 0 and betas in [0, 1), got {lr}, {weight_decay}, {betas}"
+            )
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update all parameters that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            for p in params:
+                if not self.state[p]:
+                    self.state[p] = {
+                        "step": 0,
+                        "exp_avg": torch.zeros_like(p),
+                        "exp_avg_sq": torch.zeros_like(p),
+                    }
+                self.state[p]["step"] += 1
+            grads = [p.grad for p in params]
+            m = [self.state[p]["exp_avg"] for p in params]
+            v = [self.state[p]["exp_avg_sq"] for p in params]
+            t = self.state[params[0]]["step"]
+            (beta1, beta2), lr = group["betas"], group["lr"]
+            torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+            torch._foreach_lerp_(m, grads, 1 - beta1)
+            torch._foreach_mul_(v, beta2)
+            torch._foreach_addcmul_(v, grads, grads, 1 - beta2)
+            denominator = torch._foreach_div(v, 1 - beta2**t)
+            torch._foreach_sqrt_(denominator)
+            size = lr / (1 - beta1**t)
+            for p, numerator, d in zip(params, m, denominator, strict=True):
+                p.sub_(torch.atan2(numerator, d), alpha=size)
+        return loss

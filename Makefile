@@ -1,0 +1,52 @@
+# What a newcomer types: `make diagnose`.  PYTHON=python3.12 picks the interpreter of a new .venv,
+# ARGS='...' is added to the command a target runs.
+PYTHON ?= python3
+VENV ?= .venv
+# Exact versions. They pin torch: on Linux it may come with several GB of CUDA; for a build of your own (CPU, another CUDA) install torch into .venv first, then `make CONSTRAINTS= test` keeps it.
+CONSTRAINTS ?= constraints.txt
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help diagnose test check bench clean install
+.DELETE_ON_ERROR:
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+diagnose: $(INSTALLED)  ## verdict on the bundled models and puzzles: a table, out/report.html, out/diagnosis.nc
+	@$(BIN)/eqrlab diagnose --out out $(ARGS)
+
+# One thread for torch in each worker, or the workers fight over the cores.
+test: $(INSTALLED)  ## the whole test suite
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses 8 --dist worksteal $(ARGS)
+
+check: $(INSTALLED_DEV)  ## lint, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(INSTALLED)  ## measure speed and print the tables
+	@$(BIN)/pytest -m benchmark tests/benchmarks -s $(ARGS)
+
+clean:  ## remove build files and caches (not .venv, not out)
+	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find core attractors analyses datasets tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "error: eqrlab needs Python 3.11 or newer, '$(PYTHON)' is $$($(PYTHON) -V 2>&1); run: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "error: '$(PYTHON)' cannot make virtual environments; install its venv module (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@echo "Installing eqrlab into $(VENV): once, a few minutes where torch has to be downloaded."
+	@$(PIP_INSTALL) -e '.[test]'
+	@touch $@
+
+$(INSTALLED_DEV): $(INSTALLED)
+	@$(PIP_INSTALL) -q -e '.[dev]'
+	@touch $@

@@ -1,0 +1,40 @@
+"""What every test relies on: one thread, fixed seeds, no window, the reference files."""
+
+import os
+import random
+from pathlib import Path
+
+# Before torch is imported; commands that tests start inherit them.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+settings.register_profile("eqrlab", deadline=None, derandomize=True, database=None)
+settings.load_profile("eqrlab")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    """Every test starts from the same global random states, whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of reference files (conformance checkpoints, real puzzles) beside the checkout."""
+    folder = Path(__file__).resolve().parents[1].parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("needs the reference files in ../shared, which are not part of the package")
+    return folder

@@ -1,0 +1,174 @@
+"""Guards on the layout: import names, dependency direction, sizes, what is installed, documented examples."""
+
+import ast
+import doctest
+import fnmatch
+import importlib
+import importlib.metadata
+import importlib.resources
+import importlib.util
+import pkgutil
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("core", "attractors", "analyses", "datasets")
+FAMILIES = ("eqr", "trm", "hrm", "urm", "feedforward")
+MAY_IMPORT = {
+    "core": set(),
+    "datasets": {"core"},
+    "attractors": {"core"},
+    "analyses": {"core", "datasets", "attractors"},
+}
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).glob("**/*.py"))
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+needs_checkout = pytest.mark.skipif(not SOURCES, reason="reads the source folders of a checkout")
+each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+
+
+def installed_modules() -> list[str]:
+    """Names of every eqrlab module, found without importing one."""
+    names = []
+    for package in PACKAGES:
+        spec = importlib.util.find_spec(f"eqrlab.{package}")
+        assert spec is not None and spec.submodule_search_locations is not None
+        found = pkgutil.iter_modules(list(spec.submodule_search_locations), f"eqrlab.{package}.")
+        names += [spec.name, *(module.name for module in found)]
+    return sorted(names)
+
+
+def imports(path: Path) -> list[tuple[int, str]]:
+    """Dotted names a file imports anywhere, with line numbers; `from a import b` counts as a.b."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(), path)):
+        if isinstance(node, ast.Import):
+            names += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            origin = "." * node.level + (node.module or "")
+            names += [(node.lineno, f"{origin}.{alias.name}") for alias in node.names]
+    return names
+
+
+@needs_checkout
+def test_every_package_folder_is_listed_for_installation():
+    folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    mapped = PYPROJECT["tool"]["setuptools"]["package-dir"]
+    assert {f"eqrlab.{folder}" for folder in folders} == set(PYPROJECT["tool"]["setuptools"]["packages"])
+    assert {f"eqrlab.{folder}": folder for folder in folders} == mapped
+
+
+@needs_checkout
+def test_every_other_file_of_a_package_is_package_data():
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]
+    left_out = []
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*"):
+            name = path.relative_to(ROOT / package).as_posix()
+            if path.is_file() and "__pycache__" not in name and path.suffix not in {".py", ".tmp"}:
+                if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns[f"eqrlab.{package}"]):
+                    left_out.append(f"{package}/{name}")
+    assert not left_out, "not matched by [tool.setuptools.package-data], so missing from the wheel"
+
+
+@needs_checkout
+@pytest.mark.parametrize("package", PACKAGES)
+def test_typing_link_resolves_to_its_folder(package):
+    link = ROOT / ".typing" / "eqrlab" / package
+    assert link.is_symlink() and link.resolve() == ROOT / package, "mypy would check nothing"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_package_is_typed(package):
+    assert (importlib.resources.files(f"eqrlab.{package}") / "py.typed").is_file()
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_bare_name_is_not_ours(name):
+    spec = importlib.util.find_spec(name)
+    places = [spec.origin, *(spec.submodule_search_locations or [])] if spec else []
+    ours = {
+        Path(importlib.import_module(f"eqrlab.{package}").__file__).resolve().parent for package in PACKAGES
+    }
+    for place in filter(None, places):
+        found = Path(place).resolve()
+        assert ours.isdisjoint({found, found.parent})
+
+
+def test_version_is_the_installed_one():
+    assert PYPROJECT["project"]["version"] == importlib.metadata.version("eqrlab")
+
+
+@needs_checkout
+def test_version_is_the_cited_one():
+    assert f"\nversion: {PYPROJECT['project']['version']}\n" in (ROOT / "CITATION.cff").read_text()
+    assert PYPROJECT["project"]["version"] in (ROOT / "CHANGELOG.md").read_text()
+
+
+@needs_checkout
+@each_source
+def test_imports_go_one_way(path):
+    package = path.relative_to(ROOT).parts[0]
+    forbidden = {"functorch", "eqrlab", *PACKAGES}
+    if package != "analyses":
+        forbidden.add("matplotlib")
+    if package == "core":
+        forbidden.add("xarray")
+    wrong = []
+    for line, name in imports(path):
+        top, second = [*name.split("."), ""][:2]
+        allowed_here = top == "eqrlab" and second in MAY_IMPORT[package] | {package}
+        if top == "" or (top in forbidden and not allowed_here):
+            wrong.append(f"line {line}: {name}")
+    assert not wrong
+
+
+@needs_checkout
+@each_source
+def test_attractors_know_no_family(path):
+    if path.relative_to(ROOT).parts[0] != "attractors":
+        return
+    names = [name for _, name in imports(path) if name.startswith("eqrlab.core.")]
+    parts = {part.lower() for name in names for part in name.split(".")[2:]}
+    assert not {part for part in parts if part.startswith(FAMILIES)}
+
+
+@needs_checkout
+@each_source
+def test_module_is_short(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+@needs_checkout
+@each_source
+def test_library_does_not_print(path):
+    if path.parent.name == "analyses" and re.search("cli|commands", path.stem):
+        return
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    lines = [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+    assert not lines
+
+
+@pytest.mark.parametrize("name", installed_modules())
+def test_examples_in_docstrings_hold(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = doctest.testmod(
+        importlib.import_module(name), optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    )
+    assert results.failed == 0
+
+
+@pytest.mark.slow
+def test_example_of_the_readme_runs(tmp_path):
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    if not blocks:
+        pytest.skip("README.md has no python example")
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,1 +1,9 @@
-"""eqrlab.attractors"""
+"""Ensembles, attractors, basins, alignment and modes of any system that keeps the protocol."""
+
+from eqrlab.attractors.alignment import alignment
+from eqrlab.attractors.basins import basins
+from eqrlab.attractors.fate import Tolerances
+from eqrlab.attractors.modes import ModeRule, modes
+from eqrlab.attractors.sample import sample
+
+__all__ = ["ModeRule", "Tolerances", "alignment", "basins", "modes", "sample"]

@@ -1,0 +1,152 @@
+"""Does the residual tell right from wrong?  Correlation, AUC, and the accuracy of every selector, by depth."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from eqrlab.attractors import schema
+from eqrlab.attractors.statistics import PooledAuc, PooledSpearman, cluster_bootstrap
+
+WINDOW = 3  # steps over which the convergence selector averages the residual (EqR, eq. 20)
+
+
+def alignment(
+    ensemble: xr.Dataset, *, confidence: float = 0.95, resamples: int = 400, seed: int = 0
+) -> xr.Dataset:
+    """Measure how well the residual tracks error, and how accurate every way to choose an answer is.
+
+    Parameters
+    ----------
+    ensemble
+        From `sample`, with labels or an oracle.
+    confidence, resamples, seed
+        Of the bootstrap, which draws whole puzzles.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over depth (powers of two and the last step): `auc` = P(the wrong one of a right and a wrong run has the higher
+        residual), pooled over puzzles, `auc_within` = its mean over puzzles that have both, `spearman` = rank
+        correlation of residual and error (share of wrong cells; without labels, wrong or right), each with `_low`,
+        `_high`; `status` says why a value is NaN.  `auc_puzzle(puzzle, depth)`.  `accuracy(selector, depth)` with
+        `_low`, `_high`, and `accuracy_puzzle(puzzle, selector, depth)`: `top1_converged` (least mean residual over the
+        last 3 steps), `majority` (whole answers; ties share), `halting` (highest halting logit, where there is one),
+        `mean` (one restart, on average), `any_correct` (the ceiling).
+
+    Raises
+    ------
+    ValueError
+        When the ensemble knows nothing of correctness.
+
+    References
+    ----------
+    Equilibrium Reasoners, arXiv 2605.21488, eqs. 19 to 21.
+    """
+    if "correct" not in ensemble:
+        raise ValueError("alignment needs to know what is correct: sample with labels or an oracle")
+    depths = depth_points(ensemble.sizes["step"])
+    residual = ensemble.residual.values.astype(float)
+    correct = ensemble.correct.values
+    puzzles = len(residual)
+    error = 1.0 - ensemble.token_accuracy.values.astype(float) if "token_accuracy" in ensemble else None
+    shape = len(depths)
+    values = {n: np.full(shape, np.nan) for n in ("auc", "auc_within", "spearman")}
+    bounds = {n: np.full((2, shape), np.nan) for n in values}
+    auc_puzzle = np.full((puzzles, shape), np.nan)
+    status = np.zeros(shape, np.int8)
+    for i, depth in enumerate(depths):
+        score, wrong = residual[:, :, depth - 1], ~correct[:, :, depth - 1]
+        if not wrong.any() or wrong.all():
+            status[i] = schema.STATUS.index("all_wrong" if wrong.any() else "all_right")
+        pooled = PooledAuc(score, wrong)
+        auc_puzzle[:, i] = pooled.within()
+        defined = np.isfinite(auc_puzzle[:, i])
+        per_puzzle = np.where(defined, auc_puzzle[:, i], 0.0)
+
+        def within(w: np.ndarray, known: np.ndarray = defined, value: np.ndarray = per_puzzle) -> np.ndarray:
+            return np.float64(w @ value / (w @ known)) if w @ known > 0 else np.float64(np.nan)
+
+        wrongness = wrong.astype(float) if error is None else np.nan_to_num(error[:, :, depth - 1], nan=1.0)
+        spearman = PooledSpearman(np.where(np.isnan(score), np.inf, score), wrongness)
+        for name, statistic in (("auc", pooled), ("auc_within", within), ("spearman", spearman)):
+            values[name][i] = statistic(np.ones(puzzles))
+            if np.isfinite(values[name][i]):
+                bounds[name][:, i] = cluster_bootstrap(
+                    statistic, puzzles, confidence=confidence, resamples=resamples, seed=seed
+                )
+    selected = selector_accuracy(ensemble, depths)
+    names = list(selected)
+    per_puzzle = np.stack([selected[n] for n in names], axis=1)
+    accuracy_bounds = cluster_bootstrap(
+        lambda w: np.tensordot(w, per_puzzle, 1) / w.sum(),
+        puzzles,
+        confidence=confidence,
+        resamples=resamples,
+        seed=seed,
+    )
+    text = {
+        "auc": "probability that the wrong one of a right and a wrong run has the higher residual",
+        "auc_within": "the same within a puzzle, averaged over puzzles that have both",
+        "spearman": "rank correlation of residual and error",
+    }
+    variables: dict[str, schema.Variable] = {}
+    for name, value in values.items():
+        variables[name] = (("depth",), value, text[name])
+        variables[f"{name}_low"] = (("depth",), bounds[name][0], f"lower bound: {text[name]}")
+        variables[f"{name}_high"] = (("depth",), bounds[name][1], f"upper bound: {text[name]}")
+    variables["status"] = (("depth",), status, "why a correlation is undefined")
+    variables["auc_puzzle"] = (("puzzle", "depth"), auc_puzzle, "AUC within the puzzle")
+    pair = ("selector", "depth")
+    variables["accuracy"] = (pair, per_puzzle.mean(0), "share of puzzles whose chosen answer is right")
+    variables["accuracy_low"] = (pair, np.clip(accuracy_bounds[0], 0, 1), "lower bound of that share")
+    variables["accuracy_high"] = (pair, np.clip(accuracy_bounds[1], 0, 1), "upper bound of that share")
+    variables["accuracy_puzzle"] = (("puzzle", *pair), per_puzzle, "chance that the chosen answer is right")
+    attributes = {
+        **schema.carried(ensemble),
+        "confidence": confidence,
+        "bootstrap": f"{resamples} resamples of puzzles, seed {seed}",
+    }
+    coordinates = {"depth": depths, "selector": names, "puzzle": ensemble.puzzle.values}
+    return schema.dataset(variables, attributes, coordinates, {"status": schema.STATUS})
+
+
+def depth_points(depth: int) -> np.ndarray:
+    """Return the depths at which results are reported: powers of two and the last."""
+    return np.unique([*(2 ** np.arange(int(np.log2(depth)) + 1)), depth])
+
+
+def selector_accuracy(ensemble: xr.Dataset, depths: np.ndarray) -> dict[str, np.ndarray]:
+    """Return for each selector the chance (puzzle, depth) that the answer it chooses is right."""
+    correct = ensemble.correct.values
+    residual = np.where(np.isnan(ensemble.residual.values), np.inf, ensemble.residual.values.astype(float))
+    result: dict[str, list[np.ndarray]] = {"top1_converged": [], "majority": []}
+    if "halt_logit" in ensemble:
+        result["halting"] = []
+    result |= {"mean": [], "any_correct": []}
+    for depth in depths:
+        now = correct[:, :, depth - 1]
+        score = residual[:, :, max(0, depth - WINDOW) : depth].mean(-1)
+        result["top1_converged"].append(_best(now, score))
+        result["majority"].append(_majority(ensemble.answer_id.values[:, :, depth - 1], now))
+        if "halting" in result:
+            logit = np.nan_to_num(ensemble.halt_logit.values[:, :, depth - 1].astype(float), nan=-np.inf)
+            result["halting"].append(_best(now, -logit))
+        result["mean"].append(now.mean(1))
+        result["any_correct"].append(now.any(1).astype(float))
+    return {name: np.stack(parts, axis=1) for name, parts in result.items()}
+
+
+def _best(correct: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Return the chance that the restart of least score is right, ties sharing."""
+    least = score == score.min(1, keepdims=True)
+    return (correct & least).sum(1) / least.sum(1)
+
+
+def _majority(answer: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """Return the chance that the most frequent answer is right, ties sharing."""
+    chance = np.zeros(len(answer))
+    for p, (ids, right) in enumerate(zip(answer, correct, strict=True)):
+        _, first, counts = np.unique(ids, return_index=True, return_counts=True)
+        chance[p] = right[first[counts == counts.max()]].mean()
+    return chance

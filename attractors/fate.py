@@ -1,0 +1,257 @@
+"""What became of each trajectory: settled, periodic, recurrent, wandering, unfinished, diverged or nonfinite.
+
+State and answer are two axes: a fate describes the state; `answer_settled` says since when the answer is constant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from eqrlab.attractors.schema import FATES
+
+CODE = {name: i for i, name in enumerate(FATES)}
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """Thresholds of the fates; every ensemble records them.
+
+    Attributes
+    ----------
+    floor
+        A relative residual up to `floor` machine epsilons of the state's dtype is the numerical floor.
+    band_quantile
+        The solved band of a model reaches up to this quantile of the final relative residuals of its solved runs
+        (correct, answer constant) ...
+    band_cap, band_default
+        ... but never above `band_cap`; with fewer than `band_runs` solved runs it is `band_default`.
+    band_runs
+        See above.
+    noise_factor
+        With noise, the band reaches at least this many times the relative size of the noise in one outer step.
+    travel
+        A residual still falling counts as settled once the way left, residual / (1 - rate), is below this share of the
+        state's norm.
+    falling
+        Kendall's tau of residual against step, over the window, at or below which the residual is falling.
+    recurrence
+        A period p is accepted when states p apart are closer than this share of one update, throughout the window.
+    region
+        A bounded region is small (recurrent) up to this root mean square radius, relative to the state's norm.
+    growth
+        Growth of the norm over the window from which on, with a residual not falling, a run has diverged.
+    least_steps
+        In fewer steps than this nothing but settling can be told: such runs are unfinished.
+    """
+
+    floor: float = 16.0
+    band_quantile: float = 0.9
+    band_cap: float = 0.02
+    band_default: float = 1e-3
+    band_runs: int = 10
+    noise_factor: float = 3.0
+    travel: float = 1e-2
+    falling: float = -0.7
+    recurrence: float = 1e-2
+    region: float = 0.5
+    growth: float = 1.5
+    least_steps: int = 8
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Fates of rows, all (n,): code, period (0: none), settling step (-1: none), and the threshold used."""
+
+    fate: np.ndarray
+    period: np.ndarray
+    settling_step: np.ndarray
+    answer_settled: np.ndarray
+    spread: np.ndarray
+    sketch: np.ndarray
+    threshold: float
+
+
+def answer_window(depth: int) -> int:
+    """Return the number W of last steps over which an answer must be constant: a quarter of the depth, at most 16."""
+    return max(1, min(16, depth // 4))
+
+
+def ring_length(depth: int) -> int:
+    """Return the number of last states that are kept as sketches."""
+    return min(32, depth)
+
+
+def answer_settled(code: np.ndarray) -> np.ndarray:
+    """Return the first step (from 1) since which the answer code (n, D) is unchanged, (n,) int."""
+    n, depth = code.shape
+    same = code == code[:, -1:]
+    changed = np.where(~same, np.arange(1, depth + 1), 0).max(1)
+    return (changed + 1).astype(np.int32)
+
+
+def kendall(series: np.ndarray) -> np.ndarray:
+    """Return Kendall's tau of each row of (n, k) against its index; NaN counts as no order."""
+    n, k = series.shape
+    if k < 2:
+        return np.zeros(n)
+    total = np.zeros(n)
+    for lag in range(1, k):
+        with np.errstate(invalid="ignore"):
+            total += np.nan_to_num(np.sign(series[:, lag:] - series[:, :-lag])).sum(1)
+    return total / (k * (k - 1) / 2)
+
+
+def decay_rate(residual: np.ndarray) -> np.ndarray:
+    """Return the factor by which each row of residuals (n, k) falls a step, by least squares on its logarithm."""
+    k = residual.shape[1]
+    if k < 2:
+        return np.full(len(residual), np.nan)
+    t = np.arange(k) - (k - 1) / 2
+    logs = np.log(np.maximum(residual, np.finfo(np.float64).tiny))
+    return np.exp((logs * t).sum(1) / (t**2).sum())
+
+
+def find_period(ring: np.ndarray, recurrence: float) -> np.ndarray:
+    """Return the minimal period >= 2 of each row of sketches (n, k, F) over its last half, 0 where there is none."""
+    n, k, _ = ring.shape
+    period = np.zeros(n, np.int32)
+    if k < 8:
+        return period
+    last = ring[:, k // 2 :]
+    move = np.linalg.norm(last - ring[:, k // 2 - 1 : -1], axis=-1)
+    first_moves = np.linalg.norm(ring[:, 1 : k // 2] - ring[:, : k // 2 - 1], axis=-1)
+    steady = (move.mean(1) > 0) & (move.mean(1) >= 0.9 * first_moves.mean(1))
+    for p in range(2, k // 2 + 1):
+        back = np.linalg.norm(last - ring[:, k // 2 - p : k - p], axis=-1).max(1)
+        period[(period == 0) & steady & (back <= recurrence * move.mean(1))] = p
+    return period
+
+
+def solved_band(
+    final: np.ndarray, solved: np.ndarray, tolerances: Tolerances, floor: float, noise: float
+) -> float:
+    """Return the relative residual up to which this model's runs count as settled.
+
+    Parameters
+    ----------
+    final, solved
+        Final relative residuals (n,) and which runs are correct with a constant answer.
+    floor
+        Numerical floor.
+    noise
+        Relative size of the noise in one outer step, 0 without.
+    """
+    values = final[solved & np.isfinite(final)]
+    band = (
+        np.quantile(values, tolerances.band_quantile)
+        if len(values) >= tolerances.band_runs
+        else tolerances.band_default
+    )
+    return float(max(floor, min(band, tolerances.band_cap), tolerances.noise_factor * noise))
+
+
+def classify(
+    residual: np.ndarray,
+    size: np.ndarray,
+    code: np.ndarray,
+    solved: np.ndarray,
+    ring: np.ndarray,
+    *,
+    epsilon: float,
+    noise: float,
+    tolerances: Tolerances,
+) -> Verdict:
+    """Decide the fate of every row.
+
+    Parameters
+    ----------
+    residual, size
+        Noise-free residual and state norm (n, D).
+    code
+        Answer codes (n, D): equal where answers are.
+    solved
+        (n,) bool: correct at the last step.
+    ring
+        Sketches (n, k, F) of the last k states.
+    epsilon
+        Machine epsilon of the state's dtype.
+    noise
+        Relative size of the noise in one outer step.
+
+    Notes
+    -----
+    In this order: NaN or infinity -> nonfinite; norm growing over the window while the residual does not fall ->
+    diverged; answer constant over W steps and residual at the floor, or inside the solved band and no longer falling,
+    or falling with hardly any way left -> settled; states returning after p steps -> periodic; residual falling, or
+    too few steps -> unfinished; a small region and a constant answer -> recurrent; else wandering.
+    """
+    n, depth = residual.shape
+    t = tolerances
+    window, k = answer_window(depth), ring.shape[1]
+    since = answer_settled(code)
+    constant = since <= depth - window + 1
+    with np.errstate(invalid="ignore", divide="ignore"):
+        relative = np.where(size > 0, residual / size, np.where(residual == 0, 0.0, np.inf))
+    final, recent = relative[:, -1], relative[:, -k:]
+    finite = np.isfinite(residual[:, -1]) & np.isfinite(size[:, -1]) & np.isfinite(ring).all((1, 2))
+    safe = np.where(finite[:, None], recent, 1.0)
+    falling = kendall(safe) <= t.falling
+    rate = decay_rate(safe[:, -max(2, k // 2) :])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        travel = np.where(rate < 1, final * rate / (1 - rate), np.inf)
+    floor = t.floor * epsilon
+    threshold = solved_band(final, solved & constant & finite, t, floor, noise)
+    settled = constant & (
+        (final <= floor) | ((final <= threshold) & ~falling) | (falling & (travel <= t.travel))
+    )
+    with np.errstate(invalid="ignore", over="ignore"):
+        sizes = size[:, -k:]
+        grown = (sizes[:, -1] >= t.growth * np.maximum(sizes[:, 0], 1e-300)) & (
+            np.diff(sizes, axis=1) > 0
+        ).all(1)
+        grown &= residual[:, -1] >= residual[:, -k]
+    clean = np.where(finite[:, None, None], ring, 0.0)
+    period = find_period(clean, t.recurrence)
+    mean = clean[:, -window:].mean(1)
+    spread = np.sqrt(((clean[:, -window:] - mean[:, None]) ** 2).sum(-1).mean(1))
+    spread = spread / np.maximum(np.where(finite, size[:, -1], 1.0), 1e-300)
+    early = depth < t.least_steps
+    fate = np.select(
+        [
+            ~finite,
+            grown & (k > 1),
+            settled,
+            period > 0,
+            falling | early,
+            constant & (spread <= t.region),
+        ],
+        [CODE[f] for f in ("nonfinite", "diverged", "settled", "periodic", "unfinished", "recurrent")],
+        CODE["wandering"],
+    ).astype(np.int8)
+    is_settled = fate == CODE["settled"]
+    period = np.where(is_settled, 1, np.where(fate == CODE["periodic"], period, 0)).astype(np.int32)
+    limit = np.maximum(threshold, final) * (1 + 1e-6)
+    with np.errstate(invalid="ignore"):
+        above = np.where(~(relative <= limit[:, None]), np.arange(1, depth + 1), 0).max(1)
+    settling = np.where(is_settled, np.maximum(above + 1, since), -1).astype(np.int32)
+    place = _representative(clean, mean, fate, period, noise > 0)
+    place[~finite] = np.nan
+    return Verdict(fate, period, settling, since, np.where(finite, spread, np.nan), place, threshold)
+
+
+def _representative(
+    ring: np.ndarray, mean: np.ndarray, fate: np.ndarray, period: np.ndarray, noisy: bool
+) -> np.ndarray:
+    """Return one sketch (n, F) a row that names its long-run place.
+
+    The last state of a settled run; the window's mean of noisy or recurrent ones; of a periodic one the state of its
+    cycle with the least first coordinate, so that runs out of phase agree.
+    """
+    place = ring[:, -1].copy() if not noisy else mean.copy()
+    place[fate == CODE["recurrent"]] = mean[fate == CODE["recurrent"]]
+    for row in np.flatnonzero(fate == CODE["periodic"]):
+        cycle = ring[row, -period[row] :]
+        place[row] = cycle[np.argmin(cycle[:, 0])]
+    return place

@@ -1,0 +1,331 @@
+"""Trajectory ensembles: many restarts of every puzzle, run to a depth, with residuals, answers and fates."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from tqdm import tqdm
+
+from eqrlab.attractors import schema
+from eqrlab.attractors.fate import Tolerances, answer_window, classify, ring_length
+from eqrlab.attractors.trajectory import Law, Oracle, Recipe, run_rows
+from eqrlab.core import System
+
+KEEP = ("summary", "path", "final_state", "trajectory")
+FEATURES = 64
+PATH_FEATURES = 16
+
+
+def sample(
+    system: System,
+    inputs: Tensor | np.ndarray,
+    *,
+    labels: Tensor | np.ndarray | None = None,
+    restarts: int = 64,
+    depth: int = 64,
+    seed: int = 0,
+    noise: float | None = None,
+    initial: Tensor | Law | None = None,
+    batch_size: int | None = None,
+    keep: Sequence[str] = ("summary",),
+    oracle: Oracle | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    tolerances: Tolerances | None = None,
+    progress: bool | Callable[[int, int], None] = False,
+) -> xr.Dataset:
+    """Run `restarts` trajectories of `depth` outer steps for every puzzle.
+
+    Parameters
+    ----------
+    system
+        Any `eqrlab.core.System`.
+    inputs
+        Puzzles (P, L), integer tokens.
+    labels
+        Solutions (P, L); cells with label 0 do not count.  Without labels and oracle nothing is known of correctness.
+    restarts, depth
+        Breadth B and depth D, both >= 1.
+    seed
+        Randomness is keyed by (seed, input tokens, restart): a restart is the same alone, in company and in any order.
+    noise
+        Noise amplitude beta in every level call; None: the system's own test-time noise, 0: none.
+    initial
+        Starts: a tensor (P, B, *state_shape), a callable `(x, generator) -> z`, or None for the system's restart law.
+    batch_size
+        Rows run at once; None chooses it from the size of a state.  Results do not depend on it, to rounding.
+    keep
+        "summary" always; "path": a projection of every state, for pictures; "final_state"; "trajectory": all states.
+    oracle
+        `(inputs, answers) -> (n,) bool`, both (n, L): decides correctness instead of equality with the labels.
+    device, dtype
+        Where and in which precision to iterate; None leaves them to the system.
+    tolerances
+        Thresholds of the fates.
+    progress
+        True shows a bar; a callable gets (row-steps done, all).
+
+    Returns
+    -------
+    xarray.Dataset
+        Over (puzzle, restart, step): `residual` = ||f(z; x) - z||, noise off, over the whole state after `step` steps,
+        `relative_residual`, `update`, `correct`, `token_accuracy`, `answer_id` (equal for equal answers of a puzzle),
+        `halt_logit` where the system has one.  Over (puzzle, restart): `fate`, `period`, `answer_settled`,
+        `settling_step`, `spread`, `answer` (token), `sketch` (feature).  What was asked to be kept: `sketch_path`,
+        `final_state`, `trajectory`.  `inputs`, `labels`.
+
+    Raises
+    ------
+    ValueError
+        For arguments of the wrong shape, type or range, naming the argument.
+
+    Notes
+    -----
+    P * B * (D + 1) evaluations without noise, P * B * 2 D with noise.  Memory: the batch, and about 30 bytes for each
+    (puzzle, restart, step).
+
+    References
+    ----------
+    Equilibrium Reasoners, arXiv 2605.21488, sections 3 and 4.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from eqrlab.core import MapSystem
+    >>> system = MapSystem(lambda z, x: z / 2, lambda x, g: torch.randn((len(x), 3), generator=g, dtype=torch.float64))
+    >>> ensemble = sample(system, torch.zeros(1, 1, dtype=torch.long), restarts=4, depth=60)
+    >>> ensemble.fate.values.tolist()  # 0 is "settled"
+    [[0, 0, 0, 0]]
+    """
+    tokens = _tokens(inputs, "inputs")
+    solutions = None if labels is None else _tokens(labels, "labels").numpy()
+    if solutions is not None and len(solutions) != len(tokens):
+        raise ValueError(
+            f"labels must have a row for each of the {len(tokens)} puzzles, got {len(solutions)}"
+        )
+    for name, value in {
+        "restarts": restarts,
+        "depth": depth,
+        "batch_size": 1 if batch_size is None else batch_size,
+    }.items():
+        if int(value) != value or value < 1:
+            raise ValueError(f"{name} must be an integer >= 1, got {value}")
+    unknown = sorted(set(keep) - set(KEEP))
+    if unknown:
+        raise ValueError(f"keep {unknown[0]!r} unknown; choose from {', '.join(KEEP)}")
+    if isinstance(initial, Tensor) and tuple(initial.shape[:2]) != (len(tokens), restarts):
+        raise ValueError(
+            f"initial must begin with (puzzle, restart) = {len(tokens), restarts}, got {tuple(initial.shape[:2])}"
+        )
+    system, beta = with_noise(system, noise)
+    place = torch.device(device) if device is not None else torch.device(getattr(system, "device", "cpu"))
+    if isinstance(system, torch.nn.Module):
+        system = system.to(place)
+    precision = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    limits = tolerances or Tolerances()
+    recipe = Recipe(
+        system, tokens, solutions, oracle, int(restarts), int(depth), int(seed), beta > 0, initial,
+        ring_length(depth), FEATURES, PATH_FEATURES if "path" in keep else 0, "final_state" in keep,
+        "trajectory" in keep, place, precision,
+    )  # fmt: skip
+    rows = len(tokens) * restarts
+    records = _run(recipe, rows, batch_size or automatic_batch(recipe), progress)
+    return _assemble(recipe, records, beta, limits)
+
+
+def with_noise(system: System, noise: float | None) -> tuple[System, float]:
+    """Return the system with the noise amplitude asked for (None: its own), and that amplitude.
+
+    Raises
+    ------
+    ValueError
+        For a negative amplitude, or a system that has no `with_noise` where another amplitude than its own is wanted.
+    """
+    own = float(getattr(system, "noise_scale", 0.0))
+    if noise is None or noise == own:
+        return system, own
+    if not noise >= 0:
+        raise ValueError(f"noise must be >= 0, got {noise}")
+    change = getattr(system, "with_noise", None)
+    if change is None and noise > 0:
+        raise ValueError("this system has no with_noise method; wrap it in MapSystem(..., noise_scale=...)")
+    return (system if change is None else change(noise)), float(noise)
+
+
+def automatic_batch(recipe: Recipe) -> int:
+    """Return a number of rows whose working set stays moderate: about four million state numbers on a CPU."""
+    x = recipe.system.encode(recipe.inputs[:1].to(recipe.device))
+    law = recipe.system.initial
+    if isinstance(recipe.initial, Tensor):
+        size = recipe.initial[0, 0].numel()
+    else:
+        law = law if recipe.initial is None else recipe.initial
+        size = law(x, torch.Generator().manual_seed(0))[0].numel()
+    budget = 2**20 if recipe.device.type == "cpu" else 2**25
+    return int(np.clip(budget // max(size, 1), 1, 8192))
+
+
+def _tokens(values: Tensor | np.ndarray, name: str) -> Tensor:
+    tensor = torch.as_tensor(values)
+    if tensor.ndim != 2 or tensor.is_floating_point() or not len(tensor) or not tensor.shape[1]:
+        raise ValueError(
+            f"{name} must be integer tokens (puzzle, token), got {tuple(tensor.shape)} of {tensor.dtype}"
+        )
+    return tensor.cpu().long()
+
+
+def _run(
+    recipe: Recipe, rows: int, batch: int, progress: bool | Callable[[int, int], None]
+) -> dict[str, np.ndarray]:
+    """Run all rows in batches and return the records, row axis first."""
+    total = rows * recipe.depth
+    bar = tqdm(
+        total=total, unit="step", unit_scale=True, desc="sampling", disable=progress is not True, leave=False
+    )
+    seen = 0
+
+    def tick(count: int) -> None:
+        nonlocal seen
+        seen += count
+        bar.update(count)
+        if callable(progress):
+            progress(seen, total)
+
+    parts = []
+    with bar:
+        for start in range(0, rows, batch):
+            parts.append(run_rows(recipe, np.arange(start, min(start + batch, rows)), tick))
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+def _assemble(recipe: Recipe, records: dict[str, np.ndarray], beta: float, limits: Tolerances) -> xr.Dataset:
+    puzzles, restarts, depth = len(recipe.inputs), recipe.restarts, recipe.depth
+    judged = recipe.labels is not None or recipe.oracle is not None
+    residual, size = records["residual"], records["norm"]
+    state_dtype = recipe.dtype or (torch.float64 if residual.dtype == np.float64 else torch.float32)
+    verdict = classify(
+        residual.astype(float), size.astype(float), records["code"], records["correct"][:, -1] & judged,
+        records["ring"].astype(float), epsilon=torch.finfo(state_dtype).eps,
+        noise=noise_size(residual, records["update"], size) if beta else 0.0, tolerances=limits,
+    )  # fmt: skip
+    with np.errstate(invalid="ignore", divide="ignore"):
+        relative = np.where(size > 0, residual / size, np.where(residual == 0, 0, np.inf)).astype(
+            residual.dtype
+        )
+
+    def fold(values: np.ndarray) -> np.ndarray:
+        return values.reshape(puzzles, restarts, *values.shape[1:])
+
+    run, each = ("puzzle", "restart"), ("puzzle", "restart", "step")
+    same_length = records["answer"].shape[1] == recipe.inputs.shape[1]
+    variables: dict[str, schema.Variable] = {
+        "residual": (each, fold(residual), "noise-free residual ||f(z; x) - z|| over the whole state"),
+        "relative_residual": (each, fold(relative), "noise-free residual over the norm of the state"),
+        "update": (each, fold(records["update"]), "norm of the last update as iterated, noise included"),
+        "answer": (
+            (*run, "token"),
+            fold(records["answer"]).astype(np.int32),
+            "decoded answer after the last step",
+        ),
+        "answer_id": (
+            each,
+            answer_ids(fold(records["code"])),
+            "number of the answer among those its puzzle has seen",
+        ),
+        "fate": (run, fold(verdict.fate), "what became of the trajectory"),
+        "period": (run, fold(verdict.period), "period in outer steps: 1 settled, 0 none"),
+        "answer_settled": (
+            run,
+            fold(verdict.answer_settled),
+            "first step since which the answer is unchanged",
+        ),
+        "settling_step": (
+            run,
+            fold(verdict.settling_step),
+            "step since which the state counts as settled, -1 never",
+        ),
+        "spread": (run, fold(verdict.spread), "root mean square radius of the last states over the norm"),
+        "state_norm": (run, fold(size[:, -1]), "norm of the state after the last step"),
+        "sketch": ((*run, "feature"), fold(verdict.sketch), "random projection of the long-run state"),
+        "inputs": (
+            ("puzzle", "token" if same_length else "input_token"),
+            recipe.inputs.numpy().astype(np.int32),
+            "puzzle",
+        ),
+    }
+    if judged:
+        variables["correct"] = (each, fold(records["correct"]), "answer after this step is right")
+    if recipe.labels is not None:
+        accuracy = fold(records["token_accuracy"])
+        variables["token_accuracy"] = (each, accuracy, "share of counted cells that agree with the label")
+        variables["labels"] = (("puzzle", "token"), recipe.labels.astype(np.int32), "solution")
+    if "halt" in records:
+        variables["halt_logit"] = (each, fold(records["halt"]), "logit of the halting head")
+    if "path" in records:
+        text = "random projection of the state after each step"
+        variables["sketch_path"] = ((*each, "projection"), fold(records["path"]), text)
+    if "states" in records:
+        states = fold(records["states"])
+        axes = tuple(f"state_{i}" for i in range(states.ndim - 3))
+        if recipe.trajectory:
+            variables["trajectory"] = ((*each, *axes), states, "state after each step")
+        if recipe.final_state:
+            variables["final_state"] = ((*run, *axes), states[:, :, -1], "state after the last step")
+    law = {Tensor: "given starts", type(None): "restart law of the system"}.get(
+        type(recipe.initial), "callable"
+    )
+    config = getattr(recipe.system, "config", None)
+    stds = [getattr(config, k) for k in ("H_init_std", "L_init_std") if hasattr(config, k)]
+    judge = (
+        getattr(recipe.oracle, "name", getattr(recipe.oracle, "__name__", "callable"))
+        if recipe.oracle
+        else None
+    )
+    attributes = {
+        **schema.provenance(recipe.system),
+        "seed": recipe.seed,
+        "restarts": restarts,
+        "depth": depth,
+        "noise": beta,
+        "initial_law": law,
+        "init_std": stds if recipe.initial is None and stds else "none",
+        "dtype": str(state_dtype).removeprefix("torch."),
+        "device": str(recipe.device),
+        "tolerances": {
+            **dataclasses.asdict(limits),
+            "answer_window": answer_window(depth),
+            "settled_below": verdict.threshold,
+        },
+        "oracle": judge or ("labels" if recipe.labels is not None else "none"),
+    }
+    return schema.dataset(variables, attributes, {"step": np.arange(1, depth + 1)}, {"fate": schema.FATES})
+
+
+def noise_size(residual: np.ndarray, update: np.ndarray, size: np.ndarray) -> float:
+    """Return the relative size of the noise in one outer step: the update's excess over the residual before it."""
+    if residual.shape[1] < 2:
+        return 0.0
+    half = residual.shape[1] // 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        excess = update[:, 1:].astype(float) ** 2 - residual[:, :-1].astype(float) ** 2
+        ratio = np.sqrt(np.maximum(excess, 0)) / size[:, 1:]
+    ratio = ratio[:, half - 1 :]
+    ratio = ratio[np.isfinite(ratio)]
+    return float(np.median(ratio)) if ratio.size else 0.0
+
+
+def answer_ids(code: np.ndarray) -> np.ndarray:
+    """Number the answers (puzzle, restart, step) of each puzzle, the most frequent first, ties by their hash."""
+    ids = np.empty(code.shape, np.int32)
+    for p, codes in enumerate(code):
+        _, inverse, counts = np.unique(codes, return_inverse=True, return_counts=True)
+        rank = np.empty(len(counts), np.int32)
+        rank[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
+        ids[p] = rank[inverse].reshape(codes.shape)
+    return ids

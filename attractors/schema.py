@@ -1,0 +1,117 @@
+"""Names, units and attributes of every dataset, in one place."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+FATES = ("settled", "periodic", "recurrent", "wandering", "unfinished", "diverged", "nonfinite")
+MODES = ("a", "b", "c", "d", "undecided")
+ADVICE = (
+    "deeper_is_enough",
+    "more_restarts",
+    "more_restarts_and_depth",
+    "retrain",
+    "buy_restarts",
+    "buy_depth",
+)
+STATUS = ("ok", "all_right", "all_wrong", "no_residual_spread")
+
+Variable = tuple[tuple[str, ...], np.ndarray, str]
+
+
+def flags(meanings: tuple[str, ...]) -> dict[str, Any]:
+    """Return CF flag attributes for integer codes 0, 1, ... with these meanings."""
+    return {"flag_values": np.arange(len(meanings), dtype=np.int8), "flag_meanings": " ".join(meanings)}
+
+
+def dataset(
+    variables: Mapping[str, Variable],
+    attributes: Mapping[str, Any],
+    coordinates: Mapping[str, Any] | None = None,
+    codes: Mapping[str, tuple[str, ...]] | None = None,
+) -> xr.Dataset:
+    """Build a labelled dataset: every variable gets `long_name` and `units`, every dimension a coordinate
+    (`mode_name` for the dimension `mode`, since `mode` is also a variable).
+
+    Parameters
+    ----------
+    variables
+        Name to (dims, values, long name); units are "1" throughout, since states have none.
+    attributes
+        Global attributes; dictionaries and lists are stored as JSON.
+    coordinates
+        Dimension to coordinate values; other dimensions are numbered from 0.
+    codes
+        Variable to the meanings of its integer codes.
+    """
+    data = {
+        name: (dims, values, {"long_name": text, "units": "1", **flags((codes or {}).get(name, ()))})
+        if name in (codes or {})
+        else (dims, values, {"long_name": text, "units": "1"})
+        for name, (dims, values, text) in variables.items()
+    }
+    result = xr.Dataset(data, attrs={k: plain(v) for k, v in attributes.items()})
+    for dim, size in result.sizes.items():
+        values = (coordinates or {}).get(str(dim), np.arange(size))
+        name = f"{dim}_name" if dim in variables else dim  # a variable of the same name, as `mode`, keeps it
+        result = result.assign_coords({name: (dim, np.asarray(values), {"long_name": str(dim)})})
+    return result
+
+
+def plain(value: Any) -> Any:
+    """Return a value that NetCDF attributes can hold: numbers and text as they are, the rest as JSON or text."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, (dict, list, tuple)):
+        return json.dumps(value)
+    return value
+
+
+def provenance(system: Any) -> dict[str, Any]:
+    """Return the attributes that every result carries about program and system.
+
+    A system without family, task, config or provenance (a user's map) is recorded as such.
+    """
+    stored = getattr(system, "provenance", {})
+    config = getattr(system, "config", None)
+    return {
+        "Conventions": "CF-1.11",
+        "title": "eqrlab: attractor landscape of a recursive reasoner",
+        "source": f"eqrlab {version('eqrlab')}, torch {torch.__version__}, Python {platform.python_version()}",
+        "history": f"{now()} {' '.join(sys.argv[:1]) or 'python'}",
+        "created": now(),
+        "checkpoint": stored.get("checkpoint", "none"),
+        "checkpoint_sha256": stored.get("checkpoint_sha256", "none"),
+        "checkpoint_provenance": stored,
+        "family": getattr(system, "family", "map"),
+        "task": getattr(system, "task", "unknown"),
+        "config": {} if config is None else {k: v for k, v in vars(config).items()},
+    }
+
+
+def now() -> str:
+    """Return the present time, UTC, ISO 8601 to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+CARRIED = (
+    "Conventions", "title", "source", "checkpoint", "checkpoint_sha256", "checkpoint_provenance", "family", "task",
+    "config", "seed", "restarts", "depth", "noise", "init_std", "initial_law", "dtype", "device", "oracle",
+)  # fmt: skip
+
+
+def carried(ensemble: xr.Dataset) -> dict[str, Any]:
+    """Return the attributes that results derived from an ensemble take over from it."""
+    return {**{k: ensemble.attrs[k] for k in CARRIED if k in ensemble.attrs}, "created": now()}

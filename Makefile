@@ -26,8 +26,8 @@ test: $(INSTALLED)  ## the whole test suite
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 check: $(INSTALLED_DEV)  ## lint, format and types
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check --output-format concise .
+	@$(BIN)/ruff format --check --output-format concise .
 	@$(BIN)/mypy
 
 bench: $(INSTALLED)  ## measure speed and print the tables
@@ -40,7 +40,7 @@ clean:  ## remove build files and caches (not .venv, not out)
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml $(CONSTRAINTS)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "error: eqrlab needs Python 3.11 or newer, '$(PYTHON)' is $$($(PYTHON) -V 2>&1); run: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "error: eqrlab needs Python 3.11 or newer, and '$(PYTHON)' is not ($$($(PYTHON) -V 2>&1 | tail -n 1)); run: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "error: '$(PYTHON)' cannot make virtual environments; install its venv module (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@echo "Installing eqrlab into $(VENV): once, a few minutes where torch has to be downloaded."

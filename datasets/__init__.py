@@ -1,1 +1,35 @@
-"""eqrlab.datasets"""
+"""Puzzles: generate, read, write, disguise, and judge answers to them."""
+
+from eqrlab.datasets.files import bundled, bundled_names, read_puzzles, write_csv, write_npy_folder
+from eqrlab.datasets.puzzles import PuzzleSet
+from eqrlab.datasets.symmetry import augment
+from eqrlab.datasets.tasks import (
+    Oracle,
+    augmentation,
+    board,
+    fingerprint,
+    oracle,
+    render,
+    seq_len,
+    task_of,
+    vocab_size,
+)
+
+__all__ = [
+    "Oracle",
+    "PuzzleSet",
+    "augment",
+    "augmentation",
+    "board",
+    "bundled",
+    "bundled_names",
+    "fingerprint",
+    "oracle",
+    "read_puzzles",
+    "render",
+    "seq_len",
+    "task_of",
+    "vocab_size",
+    "write_csv",
+    "write_npy_folder",
+]

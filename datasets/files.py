@@ -1,0 +1,224 @@
+"""Read and write puzzle files: CSV, plain text, the official `.npy` folders, and the sets shipped with the package."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from eqrlab.datasets import checks, npy, tasks
+from eqrlab.datasets.puzzles import PuzzleSet
+from eqrlab.datasets.text import Fault, scan_text
+
+DATA = Path(__file__).parent / "data"
+
+
+def scan(
+    path: str | os.PathLike[str],
+    task: str | None = None,
+    split: str = "test",
+    limit: int | None = None,
+) -> tuple[PuzzleSet | None, list[Fault]]:
+    """Read a puzzle file or folder as far as it is sound, and list every fault.
+
+    Parameters
+    ----------
+    path, task, split, limit
+        As in `read_puzzles`.
+
+    Returns
+    -------
+    tuple
+        The sound puzzles (None where there are none) and the faults in order of their lines.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened.
+    ValueError
+        If the file as a whole is unreadable (broken gzip, header or .npy) or empty.
+    """
+    path = Path(path)
+    if task is not None:
+        tasks.parse_task(task)
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be >= 1, got {limit}")
+    return npy.scan_folder(path, task, split, limit) if path.is_dir() else scan_text(path, task, limit)
+
+
+def read_puzzles(
+    path: str | os.PathLike[str],
+    task: str | None = None,
+    split: str = "test",
+    limit: int | None = None,
+    *,
+    unique: bool = False,
+) -> PuzzleSet:
+    """Read puzzles from a CSV file, a plain text file or an official `.npy` folder.
+
+    Parameters
+    ----------
+    path
+        - CSV with a header that names `puzzle,solution` (further columns are kept; `question,answer` works too),
+          one row a puzzle, `.` or `0` = blank; all solution fields may be empty;
+        - text with one puzzle a line; empty lines and comment lines starting with `#` are allowed;
+        - either may be gzip;
+        - a folder with dataset.json and `<set>__*.npy`, or the folder above it.
+
+        Sudoku of 4x4, 6x6 (boxes of 2 rows x 3 columns) and 9x9; mazes over the characters `# SGo`.
+    task
+        Task that is required, e.g. "sudoku9"; None takes it from the first puzzle or from dataset.json.
+    split
+        Which sub-folder of an official folder to read.
+    limit
+        Read only the first so many puzzles; later ones are not looked at.
+    unique
+        Refuse puzzles that do not have exactly one solution (runs the solver on each).
+
+    Returns
+    -------
+    PuzzleSet
+        All puzzles in the file; nothing is skipped.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened.
+    ValueError
+        In one sentence with file, line and reason: wrong length, illegal character, contradictory givens, a solution
+        that is not valid or disagrees with its puzzle, mixed sizes, an empty file, a missing column, a broken gzip or
+        .npy file, inconsistent offsets; with `unique`, several solutions or none.
+
+    Notes
+    -----
+    Puzzles with several solutions are legitimate by default: whether an answer is right is decided by the oracle,
+    not by the label.  Rows of .npy files count from 0.
+    """
+    puzzles, wrong = scan(path, task, split, limit)
+    if wrong or puzzles is None:
+        more = f" (and {len(wrong) - 1} more faults)" if len(wrong) > 1 else ""
+        raise ValueError(f"{wrong[0]}{more}")
+    if unique:
+        for name, tokens in zip(puzzles.names, puzzles.inputs, strict=True):
+            reason = checks.solution_fault(puzzles.task, tokens)
+            if reason is not None:
+                raise ValueError(f"{Path(puzzles.source).parent / name}: {reason}")
+    return puzzles
+
+
+def bundled_names() -> tuple[str, ...]:
+    """Return the shipped sets as "task-split" names."""
+    return tuple(sorted(entry.name.removesuffix(".csv.gz") for entry in DATA.glob("*.csv.gz")))
+
+
+def bundled(name: str, split: str = "test") -> PuzzleSet:
+    """Read a set that is shipped with the package.
+
+    Parameters
+    ----------
+    name
+        Task name, e.g. "sudoku6".
+    split
+        "train" or "test"; no test puzzle is a disguise of a training puzzle.
+
+    Returns
+    -------
+    PuzzleSet
+        With the columns `difficulty`, `guesses`, `clues` for Sudoku.
+
+    Raises
+    ------
+    ValueError
+        If there is no such set; the message lists those there are.
+
+    Examples
+    --------
+    >>> from eqrlab.datasets import bundled
+    >>> bundled("sudoku6").inputs.shape
+    (500, 36)
+    """
+    if f"{name}-{split}" not in bundled_names():
+        raise ValueError(f"no bundled set {name}-{split}; choose from {', '.join(bundled_names())}")
+    return read_puzzles(DATA / f"{name}-{split}.csv.gz", task=name)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file as a whole or not at all: a temporary file in the same folder, then a rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_csv(path: str | os.PathLike[str], puzzles: PuzzleSet) -> None:
+    """Write a set as CSV (gzip where the name ends in .gz): puzzle, solution, then its further columns.
+
+    Parameters
+    ----------
+    path
+        Where to write; replaced at once when everything is written.
+    puzzles
+        What to write; missing solutions become empty fields.
+
+    Raises
+    ------
+    ValueError
+        If the set has a column named puzzle or solution, or labels with ignored cells.
+
+    Notes
+    -----
+    Byte for byte the same for the same set: the gzip header carries no time and no name.
+    """
+    path = Path(path)
+    clash = {"puzzle", "solution"} & set(puzzles.columns)
+    if clash:
+        raise ValueError(f"a further column cannot be named {clash.pop()!r}")
+    if puzzles.labels is not None and (puzzles.labels == 0).any():
+        raise ValueError("solutions with ignored cells cannot be written as CSV; write an .npy folder")
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["puzzle", "solution", *puzzles.columns])
+    for row in range(len(puzzles)):
+        label = "" if puzzles.labels is None else tasks.decode(puzzles.task, puzzles.labels[row])
+        extra = [values[row] for values in puzzles.columns.values()]
+        writer.writerow([tasks.decode(puzzles.task, puzzles.inputs[row]), label, *extra])
+    data = buffer.getvalue().encode("utf-8")
+    _replace(path, gzip.compress(data, 9, mtime=0) if path.suffix == ".gz" else data)
+
+
+def write_npy_folder(path: str | os.PathLike[str], puzzles: PuzzleSet, split: str = "test") -> None:
+    """Write a set in the official layout: `<path>/<split>/` with arrays and dataset.json, `<path>/identifiers.json`.
+
+    Parameters
+    ----------
+    path
+        Folder; made where it is missing.
+    puzzles
+        What to write; further columns have no place in this layout.
+    split
+        Name of the sub-folder.
+
+    Notes
+    -----
+    Every file is replaced as a whole; dataset.json comes last.
+    """
+    folder = Path(path) / split
+    arrays, header = npy.arrays_of(puzzles)
+    for key, array in arrays.items():
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        _replace(folder / f"all__{key}.npy", buffer.getvalue())
+    _replace(Path(path) / "identifiers.json", b'["<blank>"]')
+    _replace(folder / "dataset.json", json.dumps(header).encode())

@@ -1,0 +1,92 @@
+"""The value that every reader returns and every writer takes: a set of puzzles of one task."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from eqrlab.datasets import tasks
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PuzzleSet:
+    """Puzzles of one task.
+
+    Attributes
+    ----------
+    inputs
+        Puzzles, tokens (P, L) int64.
+    labels
+        Solutions (P, L) int64, 0 = ignore; None where the source has none.
+    task
+        Task name such as "sudoku6" or "maze9".
+    columns
+        Further columns as read: name -> P strings.
+    source
+        Where the puzzles come from: a path or a command.
+    names
+        Where each puzzle stands, e.g. "hard.csv:12"; made from `source` when left empty.
+
+    Raises
+    ------
+    ValueError
+        If shapes, tokens or numbers of entries do not fit.
+    """
+
+    inputs: np.ndarray
+    labels: np.ndarray | None
+    task: str
+    columns: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    source: str = ""
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        length, limit = tasks.seq_len(self.task), tasks.vocab_size(self.task)
+        for field in ("inputs", "labels"):
+            tokens = getattr(self, field)
+            if tokens is None and field == "labels":
+                continue
+            tokens = np.asarray(tokens)
+            shape = (len(self.inputs), length)
+            if tokens.shape != shape or not np.issubdtype(tokens.dtype, np.integer):
+                raise ValueError(
+                    f"{self.task} takes integer {field} {shape}, got {tokens.dtype} {tokens.shape}"
+                )
+            if tokens.size and (tokens.min() < 0 or tokens.max() >= limit):
+                raise ValueError(
+                    f"{self.task} has tokens 0 to {limit - 1}, {field} have {tokens.min()} to {tokens.max()}"
+                )
+            object.__setattr__(self, field, tokens.astype(np.int64))
+        columns = {name: tuple(values) for name, values in self.columns.items()}
+        names = tuple(self.names) or tuple(f"{self.source or self.task}[{k}]" for k in range(len(self)))
+        for name, values in [*columns.items(), ("names", names)]:
+            if len(values) != len(self):
+                raise ValueError(f"column {name!r} has {len(values)} entries for {len(self)} puzzles")
+        object.__setattr__(self, "columns", columns)
+        object.__setattr__(self, "names", names)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def oracle(self) -> tasks.Oracle:
+        """Return the oracle that judges answers to these puzzles."""
+        return tasks.oracle(self.task)
+
+    @property
+    def clues(self) -> np.ndarray:
+        """Return the givens of every puzzle, (P,); in mazes the cells that are not wall."""
+        return (self.inputs > 1).sum(axis=1)
+
+    def take(self, rows: Sequence[int] | np.ndarray | slice) -> PuzzleSet:
+        """Return the puzzles in some rows, in that order."""
+        index = np.arange(len(self))[rows]
+        return dataclasses.replace(
+            self,
+            inputs=self.inputs[index],
+            labels=None if self.labels is None else self.labels[index],
+            columns={name: tuple(values[k] for k in index) for name, values in self.columns.items()},
+            names=tuple(self.names[k] for k in index),
+        )

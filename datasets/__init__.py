@@ -2,6 +2,7 @@
 
 from eqrlab.datasets.files import bundled, bundled_names, read_puzzles, write_csv, write_npy_folder
 from eqrlab.datasets.puzzles import PuzzleSet
+from eqrlab.datasets.sets import build
 from eqrlab.datasets.symmetry import augment
 from eqrlab.datasets.tasks import (
     Oracle,
@@ -21,6 +22,7 @@ __all__ = [
     "augment",
     "augmentation",
     "board",
+    "build",
     "bundled",
     "bundled_names",
     "fingerprint",

@@ -7,11 +7,9 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from eqrlab.datasets.puzzles import PuzzleSet
 from eqrlab.datasets.solver import BitBoard, bit_board, search
 from eqrlab.datasets.sudoku import BLANK, FIRST_DIGIT, geometry
 from eqrlab.datasets.symmetry import fingerprint
-from eqrlab.datasets.tasks import parse_task
 
 DIFFICULTIES = ("easy", "medium", "hard", "extreme")
 _EASY = {4: (6, 9), 6: (14, 18), 9: (30, 36)}  # clues of an easy puzzle
@@ -199,30 +197,3 @@ def _attempt(side: int, wanted: str, rng: np.random.Generator) -> Generated:
     puzzle = dig(solution, target, singles=clues is not None, rng=rng)
     difficulty, guesses = grade(puzzle)
     return Generated(puzzle, solution, difficulty, guesses, int((puzzle >= FIRST_DIGIT).sum()))
-
-
-def build(
-    task: str, count: int, difficulty: str = "mixed", seed: int = 0, exclude: Iterable[int] = ()
-) -> PuzzleSet:
-    """Generate a set of puzzles; arguments as in `generate`.
-
-    Returns
-    -------
-    PuzzleSet
-        With labels and the columns `difficulty`, `guesses` and `clues`.
-    """
-    kind, side = parse_task(task)
-    if kind != "sudoku":
-        raise ValueError(f"{task} is no Sudoku")
-    made = list(generate(side, count, difficulty, seed, exclude))
-    return PuzzleSet(
-        np.array([one.puzzle for one in made], dtype=np.int64).reshape(count, side * side),
-        np.array([one.solution for one in made], dtype=np.int64).reshape(count, side * side),
-        task,
-        {
-            "difficulty": tuple(one.difficulty for one in made),
-            "guesses": tuple(str(one.guesses) for one in made),
-            "clues": tuple(str(one.clues) for one in made),
-        },
-        f"generated, seed {seed}",
-    )

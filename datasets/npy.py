@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
+import math
+import re
+import tokenize
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,7 +17,9 @@ from eqrlab.datasets import checks, tasks
 from eqrlab.datasets.puzzles import PuzzleSet
 from eqrlab.datasets.text import Fault
 
-_ARRAYS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_TOKENS = ("inputs", "labels")
+_ARRAYS = (*_TOKENS, "puzzle_identifiers", "puzzle_indices", "group_indices")
 
 
 def split_folder(path: Path, split: str) -> Path:
@@ -53,29 +60,85 @@ def read_header(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}:1: key 'ignore_label_id' must be an integer or null, got {ignore!r}")
     if header["pad_id"] != 0:
         raise ValueError(f"{path}:1: pad_id must be 0, got {header['pad_id']}")
-    if not isinstance(sets, list) or not sets or not all(type(name) is str for name in sets):
+    plain = isinstance(sets, list) and all(
+        type(name) is str and re.fullmatch(r"[\w-]+", name) for name in sets
+    )
+    if not plain or not sets:
         raise ValueError(f"{path}:1: key 'sets' must be a list of names, got {sets!r}")
     return header
 
 
 def _load(path: Path, ndim: int) -> np.ndarray:
-    """Load an integer array of some rank as int64."""
+    """Load an integer array of some rank; its bytes are checked against its header before anything is allocated."""
     try:
-        with path.open("rb") as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
+        data = path.read_bytes()
     except FileNotFoundError as error:
         raise ValueError(f"{path}: file is missing") from error
-    except (ValueError, EOFError, OSError, SyntaxError, TypeError, KeyError, MemoryError) as error:
-        raise ValueError(f"{path}: broken .npy file ({error})") from error
-    if array.dtype.kind not in "iu" or array.ndim != ndim:
-        raise ValueError(f"{path}: integers with {ndim} axes are required, got {array.dtype} {array.shape}")
-    return array.astype(np.int64)
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        if version not in _HEADERS:
+            raise ValueError(f"format version {version} is not supported")
+        shape, fortran, dtype = _HEADERS[version](file)
+    except (ValueError, SyntaxError, TypeError, KeyError, RecursionError, tokenize.TokenError) as error:
+        raise ValueError(f"{path}: broken .npy file ({' '.join(str(error).split())})") from error
+    if dtype.kind not in "iu" or len(shape) != ndim or min(shape) < 0:
+        raise ValueError(f"{path}: integers with {ndim} axes are required, got {dtype} with shape {shape}")
+    expected, there = math.prod(shape) * dtype.itemsize, len(data) - file.tell()
+    if expected != there:
+        raise ValueError(f"{path}: broken .npy file ({expected} bytes of data announced, {there} there)")
+    return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
 
 
 def _offsets(path: Path, array: np.ndarray, last: int, what: str) -> None:
     """Check offsets: from 0 to the number of things they divide, never falling."""
-    if not len(array) or array[0] != 0 or array[-1] != last or (np.diff(array) < 0).any():
+    if not len(array) or array[0] != 0 or array[-1] != last or (array[1:] < array[:-1]).any():
         raise ValueError(f"{path}: offsets must rise from 0 to the {last} {what}")
+
+
+class _Part(NamedTuple):
+    """One set of a folder: the first `limit` examples, their groups, and how many groups and puzzles it has."""
+
+    inputs: np.ndarray
+    labels: np.ndarray
+    group: np.ndarray
+    names: list[str]
+    groups: int
+    puzzles: int
+
+
+def _read_part(folder: Path, name: str, header: dict[str, Any], limit: int | None) -> _Part:
+    """Read the arrays of one set and check them against each other."""
+    files = {key: folder / f"{name}__{key}.npy" for key in _ARRAYS}
+    arrays = {key: _load(file, 2 if key in _TOKENS else 1) for key, file in files.items()}
+    examples, puzzles = len(arrays["inputs"]), len(arrays["puzzle_identifiers"])
+    if len(arrays["puzzle_indices"]) != puzzles + 1:
+        raise ValueError(
+            f"{files['puzzle_indices']}: {puzzles} puzzle identifiers need {puzzles + 1} offsets, "
+            f"got {len(arrays['puzzle_indices'])}"
+        )
+    _offsets(files["puzzle_indices"], arrays["puzzle_indices"], examples, "examples")
+    _offsets(files["group_indices"], arrays["group_indices"], puzzles, "puzzles")
+    bounds = arrays["puzzle_indices"][arrays["group_indices"]].astype(
+        np.int64
+    )  # first example of every group
+    group = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))[:limit]
+    ignored, vocab = header.get("ignore_label_id"), header["vocab_size"]
+    tokens = {}
+    for key in _TOKENS:
+        shape = (examples, header["seq_len"])
+        if arrays[key].shape != shape:
+            raise ValueError(f"{files[key]}: shape {shape} is required, got {arrays[key].shape}")
+        tokens[key] = arrays[key][:limit].astype(np.int64)
+        if key == "labels" and ignored is not None:
+            tokens[key][tokens[key] == ignored] = 0
+        alien = ((tokens[key] < 0) | (tokens[key] >= vocab)).any(axis=1)
+        if alien.any():
+            row = int(alien.argmax())
+            low, high = tokens[key][row].min(), tokens[key][row].max()
+            raise ValueError(f"{files[key]}:{row}: tokens 0 to {vocab - 1} are allowed, got {low} to {high}")
+    names = [f"{folder.name}/{files['inputs'].name}:{row}" for row in range(len(group))]
+    return _Part(tokens["inputs"], tokens["labels"], group, names, len(bounds) - 1, puzzles)
 
 
 def scan_folder(
@@ -85,57 +148,36 @@ def scan_folder(
     folder = split_folder(path, split)
     header_path = folder / "dataset.json"
     header = read_header(header_path)
-    vocab, length = header["vocab_size"], header["seq_len"]
     try:
-        found = tasks.task_of(vocab, length)
+        found = tasks.task_of(header["vocab_size"], header["seq_len"])
     except ValueError as error:
         raise ValueError(f"{header_path}:1: {error}") from error
     if task not in (None, found):
         raise ValueError(f"{header_path}:1: this is {found}, not {task}")
-    inputs, labels, names, groups, count = [], [], [], 0, 0
-    for name in header["sets"]:
-        files = {key: folder / f"{name}__{key}.npy" for key in _ARRAYS}
-        arrays = {key: _load(file, 2 if key in _ARRAYS[:2] else 1) for key, file in files.items()}
-        examples = len(arrays["inputs"])
-        for key in _ARRAYS[:2]:
-            array = arrays[key]
-            if key == "labels" and header.get("ignore_label_id") is not None:
-                array[array == header["ignore_label_id"]] = 0
-            if array.shape != (examples, length):
-                raise ValueError(f"{files[key]}: shape ({examples}, {length}) is required, got {array.shape}")
-            alien = ((array < 0) | (array >= vocab)).any(axis=1)
-            if alien.any():
-                row = int(alien.argmax())
-                raise ValueError(
-                    f"{files[key]}:{row}: tokens 0 to {vocab - 1} are allowed, row {row} has "
-                    f"{array[row].min()} to {array[row].max()}"
-                )
-        puzzles = len(arrays["puzzle_identifiers"])
-        if len(arrays["puzzle_indices"]) != puzzles + 1:
-            raise ValueError(
-                f"{files['puzzle_indices']}: {puzzles} puzzle identifiers need {puzzles + 1} offsets, "
-                f"got {len(arrays['puzzle_indices'])}"
-            )
-        _offsets(files["puzzle_indices"], arrays["puzzle_indices"], examples, "examples")
-        _offsets(files["group_indices"], arrays["group_indices"], puzzles, "puzzles")
-        groups, count = groups + len(arrays["group_indices"]) - 1, count + puzzles
-        inputs.append(arrays["inputs"])
-        labels.append(arrays["labels"])
-        names += [f"{folder.name}/{files['inputs'].name}:{row}" for row in range(examples)]
-    for key, value in (("total_groups", groups), ("total_puzzles", count)):
-        if header.get(key, value) != value:
-            raise ValueError(f"{header_path}:1: {key} is {header[key]}, the arrays have {value}")
-    tokens, solutions = np.concatenate(inputs)[:limit], np.concatenate(labels)[:limit]
-    if not len(tokens):
+    parts = [_read_part(folder, name, header, limit) for name in header["sets"]]
+    for key, total in (
+        ("total_groups", sum(part.groups for part in parts)),
+        ("total_puzzles", sum(part.puzzles for part in parts)),
+    ):
+        if header.get(key, total) != total:
+            raise ValueError(f"{header_path}:1: {key} is {header[key]}, the arrays have {total}")
+    inputs = np.concatenate([part.inputs for part in parts])[:limit]
+    labels = np.concatenate([part.labels for part in parts])[:limit]
+    names = [name for part in parts for name in part.names][:limit]
+    before = itertools.accumulate((part.groups for part in parts), initial=0)
+    groups = [
+        first + group for first, part in zip(before, parts, strict=False) for group in part.group.tolist()
+    ]
+    if not len(inputs):
         raise ValueError(f"{header_path}:1: no puzzles in this folder")
-    reasons = checks.faults(found, tokens, solutions)
+    reasons = checks.faults(found, inputs, labels)
     wrong = [Fault(str(folder.parent / names[row]), reason) for row, reason in reasons.items()]
-    keep = [row for row in range(len(tokens)) if row not in reasons]
+    keep = [row for row in range(len(inputs)) if row not in reasons]
     if not keep:
         return None, wrong
-    known = solutions if solutions.any() else None
-    kept = None if known is None else known[keep]
-    return PuzzleSet(tokens[keep], kept, found, {}, str(folder), tuple(names[k] for k in keep)), wrong
+    known = labels[keep] if labels.any() else None
+    columns = {"group": tuple(str(groups[row]) for row in keep)}
+    return PuzzleSet(inputs[keep], known, found, columns, str(folder), tuple(names[k] for k in keep)), wrong
 
 
 def arrays_of(puzzles: PuzzleSet) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -147,14 +189,14 @@ def arrays_of(puzzles: PuzzleSet) -> tuple[dict[str, np.ndarray], dict[str, Any]
     """
     count = len(puzzles)
     labels = np.zeros_like(puzzles.inputs) if puzzles.labels is None else puzzles.labels
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "inputs": puzzles.inputs.astype(np.uint8),
         "labels": labels.astype(np.uint8),
         "puzzle_identifiers": np.zeros(count, dtype=np.int32),
         "puzzle_indices": np.arange(count + 1, dtype=np.int32),
         "group_indices": np.arange(count + 1, dtype=np.int32),
     }
-    header = {
+    header: dict[str, Any] = {
         "pad_id": 0,
         "ignore_label_id": 0,
         "blank_identifier_id": 0,

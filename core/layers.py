@@ -1,4 +1,4 @@
-"""Layers shared by all families .
+"""Layers shared by all families.
 
 Every layer computes in the dtype of its input: weights are cast to it, so a float64 state is mapped in float64.
 Nothing here draws random numbers, detaches, or depends on `training`.
@@ -6,6 +6,7 @@ Nothing here draws random numbers, detaches, or depends on `training`.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -14,6 +15,20 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 _NORM_EPS = 1e-5
+_CACHE_VALUES = 1 << 20  # values of the widest activation that stay near the processor (4 MB in float32)
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Let the C library reuse the memory of freed activations; done once a process, when the first stack is built.
+
+    Notes
+    -----
+    glibc gives large freed blocks back to the system, and every step then pays a page fault a page for them: up to
+    half its time.  Freeing one block of 31 MiB raises both thresholds concerned (mallopt(3), M_MMAP_THRESHOLD); other
+    C libraries are unaffected.
+    """
+    torch.empty(31 << 20, dtype=torch.uint8)
 
 
 def inner_width(size: int, expansion: float) -> int:
@@ -22,7 +37,7 @@ def inner_width(size: int, expansion: float) -> int:
 
 
 def truncated_normal(shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-    """Draw normals truncated at two sigma and rescaled to unit standard deviation, float32 on the generator's device."""
+    """Draw normals truncated at two sigma, rescaled to unit standard deviation: float32, on the generator's device."""
     low = math.erf(-2 / math.sqrt(2))
     device = generator.device if generator is not None else None
     u = torch.rand(shape, generator=generator, device=device)
@@ -32,7 +47,7 @@ def truncated_normal(shape: tuple[int, ...], generator: torch.Generator | None =
 
 
 def rms_norm(h: Tensor) -> Tensor:
-    """Divide by the root mean square over the last axis; half precision is normalised in float32, others as they are."""
+    """Divide by the root mean square over the last axis: half precision in float32, other dtypes as they are."""
     wide = h.float() if h.dtype in (torch.bfloat16, torch.float16) else h
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + _NORM_EPS)).to(h.dtype)
 
@@ -70,11 +85,6 @@ def rotary_angles(positions: Tensor, features: int, theta: float) -> Tensor:
     return torch.cat((angles, angles), dim=-1)
 
 
-def _rotate_half(v: Tensor) -> Tensor:
-    first, second = v.chunk(2, dim=-1)
-    return torch.cat((-second, first), dim=-1)
-
-
 class Rotary(nn.Module):
     """Rotary position encoding of queries and keys.
 
@@ -99,13 +109,17 @@ class Rotary(nn.Module):
             parts = [rotary_angles(p, half, theta) for p in (place // board[1], place % board[1])]
         self.parts = len(parts)
         angles = torch.cat(parts, dim=-1)
+        sign = torch.tensor([-1.0, 1.0]).repeat_interleave(head_size // self.parts // 2).repeat(self.parts)
         self.register_buffer("cos", angles.cos(), persistent=False)
-        self.register_buffer("sin", angles.sin(), persistent=False)
+        self.register_buffer("signed_sin", angles.sin() * sign, persistent=False)
 
     def forward(self, v: Tensor) -> Tensor:
-        """Rotate v (n, heads, T, head_size)."""
-        rotated = torch.cat([_rotate_half(p) for p in v.chunk(self.parts, dim=-1)], dim=-1)
-        return v * self.cos.to(v.dtype) + rotated * self.sin.to(v.dtype)
+        """Rotate v (n, T, ..., heads, head_size), the two halves of each part of a head against each other."""
+        table = (v.shape[1], *(1,) * (v.ndim - 3), v.shape[-1])
+        cos, sin = self.cos.to(v.dtype).view(table), self.signed_sin.to(v.dtype).view(table)
+        halves = v.chunk(2 * self.parts, dim=-1)
+        swapped = torch.cat([halves[i ^ 1] for i in range(len(halves))], dim=-1)
+        return v * cos + swapped * sin
 
 
 class Attention(nn.Module):
@@ -119,10 +133,11 @@ class Attention(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         n, length, hidden = h.shape
-        qkv = self.qkv_proj(h).view(n, length, 3, self.heads, hidden // self.heads).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)
+        qkv = self.qkv_proj(h).view(n, length, 3, self.heads, hidden // self.heads)
+        q, k, v = qkv.unbind(2)
         if self.rotary is not None:
-            q, k = self.rotary(q), self.rotary(k)
+            q, k = self.rotary(qkv[:, :, :2]).unbind(2)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if forward_ad._current_level >= 0:  # fused kernels have no forward-mode rule: write attention out
             weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), dim=-1)
             mixed = weights @ v
@@ -144,6 +159,8 @@ class Block(nn.Module):
             self.self_attn = Attention(hidden, heads, rotary)
         self.mixer = mixer
         self.mlp = SwiGLU(hidden, expansion)
+        token_width = hidden * 2 * inner_width(length, expansion) if mixer == "mlp" else 3 * length * hidden
+        self.widest = max(token_width, length * 2 * inner_width(hidden, expansion))  # values a row
 
     def forward(self, h: Tensor) -> Tensor:
         if self.mixer == "mlp":
@@ -160,8 +177,17 @@ class Blocks(nn.Module):
     def __init__(self, layers: list[Block]):
         super().__init__()
         self.layers = nn.ModuleList(layers)
+        self.rows_at_once = max(1, _CACHE_VALUES // max(layer.widest for layer in layers))
+        keep_freed_memory()
 
     def forward(self, h: Tensor) -> Tensor:
+        """Map h (n, T, D); a CPU takes as many rows at once as keep the widest activation in its cache."""
+        groups = -(-h.shape[0] // self.rows_at_once)
+        if groups <= 1 or h.device.type != "cpu" or torch.compiler.is_compiling():
+            return self._stack(h)
+        return torch.cat([self._stack(part) for part in h.chunk(groups)])
+
+    def _stack(self, h: Tensor) -> Tensor:
         for layer in self.layers:
             h = layer(h)
         return h

@@ -1,4 +1,4 @@
-"""AdamATan2: Adam without an epsilon (Everett et al. 2024, arXiv 2407.05872, section 4.3), as EqR, TRM and HRM use it."""
+"""AdamATan2: Adam without an epsilon (Everett et al. 2024, arXiv 2407.05872), as EqR, TRM and HRM use it."""
 
 from __future__ import annotations
 

@@ -11,20 +11,18 @@ from torch import Tensor
 
 Noise = Callable[[Tensor], Tensor]
 
-_GOLDEN = 0x9E3779B97F4A7C15 - (
-    1 << 64
-)  # increments and multipliers of SplitMix64, as signed 64-bit integers
+# Increment and multipliers of SplitMix64, as signed 64-bit integers.
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 
 def _mix_(x: Tensor) -> Tensor:
     """Apply the SplitMix64 finaliser in place to a tensor of int64 (Steele, Lea & Flood 2014)."""
+    high = torch.empty_like(x)
     for shift, factor in ((30, _MIX_1), (27, _MIX_2), (31, None)):
-        high = x >> shift
-        high &= (
-            1 << (64 - shift)
-        ) - 1  # the shift of a signed integer is arithmetic: clear the copied sign bits
+        torch.bitwise_right_shift(x, shift, out=high)
+        high &= (1 << (64 - shift)) - 1  # the shift of a signed integer copies the sign: clear those bits
         x ^= high
         if factor is not None:
             x *= factor

@@ -199,7 +199,7 @@ class Trainer:
                     module.compile()
 
     def step(self) -> dict[str, float]:
-        """Take one optimiser step; return loss, share of exact rows among those that halted, and mean segments taken."""
+        """Take one optimiser step; return loss, exact share and mean segments of the rows that halted, and their number."""
         self._refill()
         model, n = self.model, self.config.batch_size
         noise = GeneratorNoise(self.generator) if model.noise_scale else None
@@ -359,8 +359,8 @@ def train(
     """Train to the end, yielding a record a step; state, log and model are kept in the folder `run`.
 
     Files: `state.safetensors` (to continue), `log.jsonl` (a line each 50 steps and each evaluation),
-    `model.safetensors` (the averaged weights, at every save).  Continue with `trainer.load_state` first; the log is then
-    cut back to the step of that state, so that it reads as if the run had never been interrupted.
+    `model.safetensors` (the averaged weights, at every save).  To continue, call `trainer.load_state` first; the log is
+    then cut back to the step of that state, so that it reads as if the run had never been interrupted.
 
     Parameters
     ----------

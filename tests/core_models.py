@@ -1,0 +1,106 @@
+"""Small random models for the tests of `eqrlab.core`, and files in the official layout written from them."""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any
+
+import torch
+
+from eqrlab.core import EqR, EqRConfig
+
+
+def small_eqr(seed: int = 0, **changes: Any) -> EqR:
+    """Return a random EqR on 2x3 boards with weights away from their initial scale."""
+    config = {
+        "vocab_size": 5,
+        "seq_len": 6,
+        "hidden_size": 16,
+        "num_heads": 2,
+        "expansion": 1.0,
+        "board": (2, 3),
+        "noise_scale": 0.1,
+    }
+    torch.manual_seed(seed)
+    model = EqR(EqRConfig(**{**config, **changes}), task="toy")
+    with torch.no_grad():
+        model.q_head.weight.normal_()
+        if model.config.prefix_len:
+            model.embed_tokens.prefix.normal_(std=0.3)
+    return model.eval()
+
+
+def tokens(n: int, model: EqR, seed: int = 0) -> torch.Tensor:
+    """Return random tokens (n, S) of the model's vocabulary."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, model.config.vocab_size, (n, model.config.seq_len), generator=generator)
+
+
+def foreign_class(module: str, name: str) -> type:
+    """Make a class of a throw-away module, so that its objects pickle by an import path that later does not exist."""
+    where = sys.modules.setdefault(module, types.ModuleType(module))
+    made = type(name, (), {"__module__": module})
+    setattr(where, name, made)
+    return made
+
+
+def forget_module(module: str) -> None:
+    """Undo `foreign_class`."""
+    sys.modules.pop(module, None)
+
+
+def official_tensors(model: EqR, prefix: str) -> dict[str, torch.Tensor]:
+    """Return the weights under the names of the official code."""
+    names = {
+        "embed_tokens.prefix": "puzzle_emb.weights",
+        "embed_tokens.position_weight": "embed_pos.embedding_weight",
+    }
+    plain = {names.get(k, k): v.clone() for k, v in model.state_dict().items()}
+    if "puzzle_emb.weights" in plain:
+        plain["puzzle_emb.weights"] = plain["puzzle_emb.weights"][None]
+    return {prefix + k: v for k, v in plain.items()}
+
+
+def official_config(model: EqR, **changes: Any) -> dict[str, Any]:
+    """Return the configuration dictionary that the official trainer stores with a model."""
+    c = model.config
+    arch = {
+        "name": "eqr.EqR@Model",
+        "loss": {"name": "losses@ACTLossHead", "loss_type": "stablemax_cross_entropy"},
+        "H_cycles": c.H_cycles,
+        "L_cycles": c.L_cycles,
+        "H_layers": 0,
+        "L_layers": c.layers,
+        "hidden_size": c.hidden_size,
+        "num_heads": c.num_heads,
+        "expansion": c.expansion,
+        "mlp_t": c.mixer == "mlp",
+        "pos_encodings": c.positions,
+        "rope_theta": c.rope_theta,
+        "lambda_": 1 - c.damping,
+        "noise_scale": c.noise_scale,
+        "H_init_std": c.H_init_std,
+        "L_init_std": c.L_init_std,
+        "halt_max_steps": c.halt_max_steps,
+        "halt_exploration_prob": c.halt_exploration,
+        "forward_dtype": "float32",
+    }
+    if c.positions == "rope2d":
+        arch |= {"board_height": c.board_shape[0], "board_width": c.board_shape[1]}
+    if c.prefix_len:
+        arch |= {"puzzle_emb_len": c.prefix_len, "puzzle_emb_ndim": c.prefix_dim}
+    return {"arch": {**arch, **changes}, "ema": True, "lr": 1e-4, "global_batch_size": 4}
+
+
+def assert_same_outputs(one: EqR, other: EqR, depth: int = 3) -> None:
+    """Check that two models map the same tokens and states to bit-identical logits, halting logits and states."""
+    inputs = tokens(4, one)
+    x, y = one.encode(inputs), other.encode(inputs)
+    z = w = one.initial(x, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for _ in range(depth):
+            z, w = one.step(z, x), other.step(w, y)
+    assert torch.equal(z, w)
+    assert torch.equal(one.logits(z, x), other.logits(w, y))
+    assert torch.equal(one.halt_logit(z, x), other.halt_logit(w, y))

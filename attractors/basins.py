@@ -65,7 +65,7 @@ def basins(ensemble: xr.Dataset, *, confidence: float = 0.95, method: str = "wil
     low, high = proportion_interval(count, restarts, confidence, method)
     right = np.where(correct, count, 0).sum(1)
     wrong = numbers - right
-    unseen, unseen_high = unseen_mass((count == 1).sum(1), restarts, confidence)
+    unseen, unseen_high = unseen_mass((count == 1).sum(1), (count == 2).sum(1), restarts, confidence)
     pair, each = ("puzzle", "attractor"), ("puzzle",)
 
     def masked(values: np.ndarray) -> np.ndarray:

@@ -34,14 +34,16 @@ class Tolerances:
     travel
         A residual still falling counts as settled once the way left, residual / (1 - rate), is below this share of the
         state's norm.
-    falling
-        Kendall's tau of residual against step, over the window, at or below which the residual is falling.
+    falling, drop
+        A residual is falling when Kendall's tau against the step, over the window, is at or below `falling` and its
+        median over the last quarter is at least the share `drop` below that over the first.
     recurrence
         A period p is accepted when states p apart are closer than this share of one update, throughout the window.
     region
-        A bounded region is small (recurrent) up to this root mean square radius, relative to the state's norm.
+        A bounded region is small (recurrent) up to this root mean square radius, relative to the state's scale.
     growth
-        Growth of the norm over the window from which on, with a residual not falling, a run has diverged.
+        A run whose norm grows at every step of the window, with a residual not falling, has diverged once it is this
+        many times its first norm; until then it is unfinished.
     least_steps
         In fewer steps than this nothing but settling can be told: such runs are unfinished.
     """
@@ -54,15 +56,16 @@ class Tolerances:
     noise_factor: float = 3.0
     travel: float = 1e-2
     falling: float = -0.7
+    drop: float = 1e-3
     recurrence: float = 1e-2
     region: float = 0.5
-    growth: float = 1.5
+    growth: float = 1e3
     least_steps: int = 8
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Fates of rows, all (n,): code, period (0: none), settling step (-1: none), and the threshold used."""
+    """Fates of rows, all (n,): code, period (0: none), settling step (-1: none), scale, and the threshold used."""
 
     fate: np.ndarray
     period: np.ndarray
@@ -71,6 +74,7 @@ class Verdict:
     spread: np.ndarray
     sketch: np.ndarray
     threshold: float
+    scale: np.ndarray
 
 
 def answer_window(depth: int) -> int:
@@ -111,6 +115,23 @@ def decay_rate(residual: np.ndarray) -> np.ndarray:
     t = np.arange(k) - (k - 1) / 2
     logs = np.log(np.maximum(residual, np.finfo(np.float64).tiny))
     return np.exp((logs * t).sum(1) / (t**2).sum())
+
+
+def is_falling(residual: np.ndarray, tolerances: Tolerances) -> np.ndarray:
+    """Say which rows of residuals (n, k) fall: in nearly every pair of steps, and by more than rounding."""
+    quarter = max(1, residual.shape[1] // 4)
+    first, last = np.median(residual[:, :quarter], axis=1), np.median(residual[:, -quarter:], axis=1)
+    return (kendall(residual) <= tolerances.falling) & (last <= (1 - tolerances.drop) * first)
+
+
+def state_scale(size: np.ndarray) -> np.ndarray:
+    """Return the length against which a run's residuals and distances are judged, from its norms (n, D).
+
+    It is the final norm, but never less than a thousandth of the largest: a run into the origin must settle too.
+    """
+    with np.errstate(invalid="ignore"):
+        largest = np.fmax.reduce(size, axis=1)
+        return np.maximum(np.fmax(size[:, -1], 1e-3 * largest), 1e-300)
 
 
 def find_period(ring: np.ndarray, recurrence: float) -> np.ndarray:
@@ -182,22 +203,23 @@ def classify(
 
     Notes
     -----
-    In this order: NaN or infinity -> nonfinite; norm growing over the window while the residual does not fall ->
+    In this order: NaN or infinity -> nonfinite; norm grown far and still growing while the residual does not fall ->
     diverged; answer constant over W steps and residual at the floor, or inside the solved band and no longer falling,
-    or falling with hardly any way left -> settled; states returning after p steps -> periodic; residual falling, or
-    too few steps -> unfinished; a small region and a constant answer -> recurrent; else wandering.
+    or falling with hardly any way left -> settled; residual falling, norm growing, or too few steps -> unfinished;
+    states returning after p steps -> periodic; a small region and a constant answer -> recurrent; else wandering.
     """
     n, depth = residual.shape
     t = tolerances
     window, k = answer_window(depth), ring.shape[1]
     since = answer_settled(code)
     constant = since <= depth - window + 1
-    with np.errstate(invalid="ignore", divide="ignore"):
-        relative = np.where(size > 0, residual / size, np.where(residual == 0, 0.0, np.inf))
+    scale = state_scale(size)
+    with np.errstate(invalid="ignore"):
+        relative = residual / scale[:, None]
     final, recent = relative[:, -1], relative[:, -k:]
     finite = np.isfinite(residual[:, -1]) & np.isfinite(size[:, -1]) & np.isfinite(ring).all((1, 2))
     safe = np.where(finite[:, None], recent, 1.0)
-    falling = kendall(safe) <= t.falling
+    falling = is_falling(safe, t)
     rate = decay_rate(safe[:, -max(2, k // 2) :])
     with np.errstate(divide="ignore", invalid="ignore"):
         travel = np.where(rate < 1, final * rate / (1 - rate), np.inf)
@@ -207,27 +229,25 @@ def classify(
         (final <= floor) | ((final <= threshold) & ~falling) | (falling & (travel <= t.travel))
     )
     with np.errstate(invalid="ignore", over="ignore"):
-        sizes = size[:, -k:]
-        grown = (sizes[:, -1] >= t.growth * np.maximum(sizes[:, 0], 1e-300)) & (
-            np.diff(sizes, axis=1) > 0
-        ).all(1)
-        grown &= residual[:, -1] >= residual[:, -k]
+        growing = (np.diff(size[:, -k:], axis=1) > 0).all(1) & (size[:, -1] > 1.01 * size[:, -k])
+        growing &= residual[:, -1] >= residual[:, -k]
+        far = size[:, -1] >= t.growth * np.maximum(size[:, 0], 1e-300)
     clean = np.where(finite[:, None, None], ring, 0.0)
     period = find_period(clean, t.recurrence)
     mean = clean[:, -window:].mean(1)
     spread = np.sqrt(((clean[:, -window:] - mean[:, None]) ** 2).sum(-1).mean(1))
-    spread = spread / np.maximum(np.where(finite, size[:, -1], 1.0), 1e-300)
+    spread = spread / np.where(finite, scale, 1.0)
     early = depth < t.least_steps
     fate = np.select(
         [
             ~finite,
-            grown & (k > 1),
+            growing & far,
             settled,
+            falling | early | growing,
             period > 0,
-            falling | early,
             constant & (spread <= t.region),
         ],
-        [CODE[f] for f in ("nonfinite", "diverged", "settled", "periodic", "unfinished", "recurrent")],
+        [CODE[f] for f in ("nonfinite", "diverged", "settled", "unfinished", "periodic", "recurrent")],
         CODE["wandering"],
     ).astype(np.int8)
     is_settled = fate == CODE["settled"]
@@ -238,7 +258,7 @@ def classify(
     settling = np.where(is_settled, np.maximum(above + 1, since), -1).astype(np.int32)
     place = _representative(clean, mean, fate, period, noise > 0)
     place[~finite] = np.nan
-    return Verdict(fate, period, settling, since, np.where(finite, spread, np.nan), place, threshold)
+    return Verdict(fate, period, settling, since, np.where(finite, spread, np.nan), place, threshold, scale)
 
 
 def _representative(

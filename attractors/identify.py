@@ -22,11 +22,11 @@ class Clusters(NamedTuple):
 
 
 def state_error(ensemble: xr.Dataset) -> np.ndarray:
-    """Estimate how far each long-run state is from its attractor, relative to its norm, (puzzle, restart).
+    """Estimate how far each long-run state is from its attractor, relative to its scale, (puzzle, restart).
 
     A settled run is off by what a geometric decay still has to go; a recurrent or noisy one by its spread.
     """
-    relative = ensemble.relative_residual.values.astype(float)
+    relative = ensemble.residual.values.astype(float) / ensemble.scale.values[:, :, None]
     puzzles, restarts, depth = relative.shape
     k = min(depth, 16)
     recent = np.nan_to_num(relative[:, :, -k:], nan=1.0, posinf=1.0).reshape(-1, k)
@@ -63,7 +63,7 @@ def identify(ensemble: xr.Dataset) -> list[Clusters]:
     clusters = []
     for p in range(ensemble.sizes["puzzle"]):
         rows = np.flatnonzero(attracted[p])
-        size = np.maximum(ensemble.state_norm.values[p, rows].astype(float), 1e-300)
+        size = ensemble.scale.values[p, rows].astype(float)
         kind = np.where(
             ensemble.fate.values[p, rows] == CODE["periodic"], -1 - ensemble.period.values[p, rows], 0
         )

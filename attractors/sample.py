@@ -127,7 +127,7 @@ def sample(
     place = torch.device(device) if device is not None else torch.device(getattr(system, "device", "cpu"))
     if isinstance(system, torch.nn.Module):
         system = system.to(place)
-    precision = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    precision = dtype_of(dtype)
     limits = tolerances or Tolerances()
     recipe = Recipe(
         system, tokens, solutions, oracle, int(restarts), int(depth), int(seed), beta > 0, initial,
@@ -137,6 +137,20 @@ def sample(
     rows = len(tokens) * restarts
     records = _run(recipe, rows, batch_size or automatic_batch(recipe), progress)
     return _assemble(recipe, records, beta, limits)
+
+
+def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """Return a floating dtype from its name; None stays.
+
+    Raises
+    ------
+    ValueError
+        For a name that is no floating dtype.
+    """
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise ValueError(f"dtype {dtype!r} unknown; choose from float32, float64, bfloat16, float16")
+    return found
 
 
 def with_noise(system: System, noise: float | None) -> tuple[System, float]:
@@ -251,7 +265,7 @@ def _assemble(recipe: Recipe, records: dict[str, np.ndarray], beta: float, limit
             "step since which the state counts as settled, -1 never",
         ),
         "spread": (run, fold(verdict.spread), "root mean square radius of the last states over the norm"),
-        "state_norm": (run, fold(size[:, -1]), "norm of the state after the last step"),
+        "scale": (run, fold(verdict.scale), "norm of the last state, at least 1/1000 of the largest: the unit of distances"),
         "sketch": ((*run, "feature"), fold(verdict.sketch), "random projection of the long-run state"),
         "inputs": (
             ("puzzle", "token" if same_length else "input_token"),

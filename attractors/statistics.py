@@ -66,27 +66,30 @@ def proportion_interval(
 
 
 def unseen_mass(
-    singletons: np.ndarray, total: np.ndarray | int, confidence: float = 0.95
+    singletons: np.ndarray, doubletons: np.ndarray, total: np.ndarray | int, confidence: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the Good-Turing estimate f1 / N of the mass of attractors not seen, and an upper bound.
 
     Parameters
     ----------
-    singletons, total
-        Number f1 of attractors seen exactly once, and of restarts N.
+    singletons, doubletons, total
+        Numbers f1 and f2 of attractors seen exactly once and twice, and of restarts N.
 
     Notes
     -----
-    The bound treats f1 as binomial with mean N times the unseen mass (exact for f1 = 0: 1 - alpha^(1/N)) and takes
-    its one-sided Clopper-Pearson limit.
+    The bound is the larger of two one-sided limits: the binomial one of f1 out of N (exact for f1 = 0:
+    1 - alpha^(1/N)), and the normal one with Esty's variance (f1 (1 - f1/N) + 2 f2) / N^2.
 
     References
     ----------
-    Good 1953, "The population frequencies of species and the estimation of population parameters".
+    Good 1953, "The population frequencies of species and the estimation of population parameters"; Esty 1983, "A
+    normal limit law for a nonparametric estimator of the coverage of a random sample".
     """
-    f1, n = np.broadcast_arrays(np.asarray(singletons, float), np.asarray(total, float))
-    high = stats.beta.ppf(confidence, f1 + 1, np.maximum(n - f1, 1e-300))
-    return f1 / np.maximum(n, 1), np.where(f1 >= n, 1.0, high)
+    f1, f2, n = np.broadcast_arrays(*(np.asarray(v, float) for v in (singletons, doubletons, total)))
+    trials = np.maximum(n, 1)
+    binomial = stats.beta.ppf(confidence, f1 + 1, np.maximum(n - f1, 1e-300))
+    normal = (f1 + stats.norm.ppf(confidence) * np.sqrt(f1 * (1 - f1 / trials) + 2 * f2)) / trials
+    return f1 / trials, np.where(f1 >= n, 1.0, np.clip(np.maximum(binomial, normal), 0, 1))
 
 
 def cluster_bootstrap(

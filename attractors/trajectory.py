@@ -50,7 +50,7 @@ def iterate(system: System, x: Any, z: Tensor, depth: int, keys: Tensor | None) 
     """
     half = z.dtype in (torch.float16, torch.bfloat16)
     if keys is None and not half:
-        previous, z = z, system.step(z, x)
+        previous, z = z, _checked(system.step(z, x), z)
         for t in range(1, depth + 1):
             following = system.step(z, x)
             yield Moment(t, z, norm(following - z), norm(z - previous), norm(z))
@@ -58,12 +58,20 @@ def iterate(system: System, x: Any, z: Tensor, depth: int, keys: Tensor | None) 
         return
     precise_x = cast_floating(x, torch.float32, None) if half else x
     for t in range(1, depth + 1):
-        previous, z = z, system.step(z, x, None if keys is None else KeyedNoise(keys, t))
+        previous, z = z, _checked(system.step(z, x, None if keys is None else KeyedNoise(keys, t)), z)
         precise = z.float() if half else z
         residual = norm(system.step(precise, precise_x) - precise)
         yield Moment(
             t, z, residual, norm(z.float() - previous.float()) if half else norm(z - previous), norm(z)
         )
+
+
+def _checked(following: Tensor, z: Tensor) -> Tensor:
+    if following.shape != z.shape or following.dtype != z.dtype:
+        raise ValueError(
+            f"step must return a state of shape {tuple(z.shape)} and {z.dtype}, got {tuple(following.shape)} of {following.dtype}"
+        )
+    return following
 
 
 class Sketch:

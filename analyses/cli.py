@@ -1,0 +1,62 @@
+"""The command line: `eqrlab <verb>`.  Exit codes: 0 success, 2 wrong usage, 1 failure with a one-line reason."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+VERBS = {
+    "diagnose": "eqrlab.analyses.diagnose_commands:diagnose_command",
+    "report": "eqrlab.analyses.diagnose_commands:report_command",
+    "train": "eqrlab.analyses.train_commands:train",
+    "evaluate": "eqrlab.analyses.train_commands:evaluate",
+    "info": "eqrlab.analyses.train_commands:info",
+    "data": "eqrlab.analyses.data_commands:data",
+}
+SUMMARIES = {
+    "diagnose": "The main job: verdict, archive and report for checkpoints.",
+    "report": "Write the HTML report again, from an archive alone.",
+    "train": "Train a model on a task.",
+    "evaluate": "Exact accuracy of a checkpoint.",
+    "info": "Family, configuration, size and provenance of a checkpoint.",
+    "data": "Puzzles: generate, describe, verify.",
+}
+
+
+class LazyGroup(click.Group):
+    """A command group that imports a verb only when it is used, so that help stays instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module, name = VERBS[cmd_name].split(":")
+        return getattr(importlib.import_module(module), name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(SUMMARIES.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="eqrlab", prog_name="eqrlab")
+def cli() -> None:
+    """See the attractor landscape of recursive reasoning networks.
+
+    `eqrlab diagnose` on a checkpoint tells which landscape mode each puzzle is in, how big the basins are, and whether
+    the residual tells right from wrong.
+    """
+
+
+def main() -> None:
+    """Run the command line; misuse and unreadable or unwritable files end with one line and exit code 1."""
+    try:
+        cli()
+    except (ValueError, OSError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        print(f"eqrlab: {reason}", file=sys.stderr)
+        sys.exit(1)

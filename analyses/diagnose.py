@@ -1,0 +1,82 @@
+"""The main job: sample a checkpoint's trajectories, find its attractors, and say which landscape each puzzle is in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from eqrlab import attractors as at
+from eqrlab.core import System
+
+
+def diagnose(
+    system: System,
+    inputs: np.ndarray,
+    *,
+    labels: np.ndarray | None = None,
+    oracle: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    restarts: int = 64,
+    depth: int = 64,
+    seed: int = 0,
+    noise: float | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> dict[str, xr.Dataset]:
+    """Diagnose the landscape of a system on some puzzles.
+
+    Parameters
+    ----------
+    system
+        What to diagnose, usually a loaded `Reasoner`.
+    inputs, labels
+        Puzzles and solutions (P, L), integer tokens.
+    oracle
+        Decides correctness, see `attractors.sample`.
+    restarts, depth, seed, noise, device, dtype, batch_size, progress
+        See `attractors.sample`.
+
+    Returns
+    -------
+    dict
+        The groups of the archive: `ensemble`, `basins`, `alignment`, `modes`.
+    """
+    ensemble = at.sample(
+        system,
+        torch.as_tensor(inputs),
+        labels=labels,
+        oracle=oracle,
+        restarts=restarts,
+        depth=depth,
+        seed=seed,
+        noise=noise,
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        keep=("summary", "path"),
+        progress=progress,
+    )
+    return {
+        "ensemble": ensemble,
+        "basins": at.basins(ensemble),
+        "alignment": at.alignment(ensemble),
+        "modes": at.modes(ensemble),
+    }
+
+
+def archive_groups(results: dict[str, dict[str, Any]]) -> dict[str, xr.Dataset]:
+    """Lay out the archive of one or several diagnoses, name to groups.
+
+    The first checkpoint's groups stand at the root (`/ensemble`, ...), each further one's below its name
+    (`/<name>/ensemble`, ...).
+    """
+    first, *others = results
+    groups = dict(results[first])
+    for name in others:
+        groups |= {f"{name}/{group}": dataset for group, dataset in results[name].items()}
+    return groups

@@ -1,0 +1,124 @@
+"""`eqrlab diagnose` and `eqrlab report`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+
+from eqrlab.analyses.diagnose import archive_groups, diagnose
+from eqrlab.analyses.report import write_report
+from eqrlab.analyses.wording import verdict_lines
+from eqrlab.attractors import archive
+from eqrlab.core import Reasoner, bundled, load
+from eqrlab.datasets import PuzzleSet, oracle, read_puzzles
+from eqrlab.datasets import bundled as bundled_puzzles
+
+SAMPLE = 24  # puzzles of a bundled set that are diagnosed unless --limit says otherwise
+
+
+def puzzles_for(reasoner: Reasoner, path: str | None, split: str, limit: int | None, seed: int) -> PuzzleSet:
+    """Return the puzzles to diagnose: a file's, or the bundled set of the model's task, `limit` of them at random.
+
+    Raises
+    ------
+    ValueError
+        When the model's task has no bundled set, or the puzzles are of another task than the model.
+    """
+    if path is None:
+        puzzles = bundled_puzzles(reasoner.task, split)
+        limit = SAMPLE if limit is None else limit
+    else:
+        puzzles = read_puzzles(path, split=split)
+    shape = (reasoner.config.seq_len, reasoner.config.vocab_size)
+    if puzzles.inputs.shape[1] != shape[0] or puzzles.inputs.max() >= shape[1]:
+        raise ValueError(
+            f"{puzzles.source}: {puzzles.task} puzzles of {puzzles.inputs.shape[1]} cells, "
+            f"the model reads {reasoner.task} of {shape[0]} cells and {shape[1]} tokens"
+        )
+    if limit is not None and limit < len(puzzles.inputs):
+        chosen = np.sort(np.random.default_rng(seed).choice(len(puzzles.inputs), limit, replace=False))
+        puzzles = puzzles.take(chosen)
+    return puzzles
+
+
+@click.command(
+    "diagnose",
+    epilog="Example:  eqrlab diagnose eqr-sudoku6 --restarts 64 --depth 64 --out out",
+)
+@click.argument("checkpoints", nargs=-1, metavar="[CKPT]...")
+@click.option("--puzzles", metavar="FILE|DIR", help="Puzzles; default: the bundled test set of the model's task.")
+@click.option("--split", default="test", show_default=True, help="Split of a bundled set or .npy folder.")
+@click.option("--limit", type=click.IntRange(1), help="Diagnose this many, drawn at random (default: all of a file, "
+              f"{SAMPLE} of a bundled set).")  # fmt: skip
+@click.option("--restarts", type=int, default=64, show_default=True, help="Breadth B.")
+@click.option("--depth", type=int, default=64, show_default=True, help="Depth D in outer steps.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--noise", type=float, help="Noise amplitude in every level call (default: the model's own).")
+@click.option("--device", help="cpu or cuda (default: cuda where there is one).")
+@click.option("--dtype", type=click.Choice(["float32", "float64", "bfloat16"]), help="Precision of the iteration.")
+@click.option("--batch-size", type=click.IntRange(1), help="Rows at once (default: automatic).")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True)
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def diagnose_command(
+    checkpoints: tuple[str, ...],
+    puzzles: str | None,
+    split: str,
+    limit: int | None,
+    restarts: int,
+    depth: int,
+    seed: int,
+    noise: float | None,
+    device: str | None,
+    dtype: str | None,
+    batch_size: int | None,
+    out: Path,
+    quiet: bool,
+) -> None:
+    """Diagnose the landscape of checkpoints: verdict, archive and report.
+
+    CKPT is a file (official or eqrlab's own) or the name of a bundled model; without any, all bundled models are
+    diagnosed.  Writes OUT/diagnosis.nc and OUT/report.html.
+    """
+    import torch
+
+    began = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    results = {}
+    models = {Path(c).stem if Path(c).exists() else c: load(c) for c in checkpoints or bundled()}
+    for name, reasoner in models.items():
+        chosen = puzzles_for(reasoner, puzzles, split, limit, seed)
+        click.echo(f"{name}: {len(chosen.inputs)} puzzles of {chosen.source}, {restarts} restarts, depth {depth}")
+        results[name] = diagnose(
+            reasoner,
+            chosen.inputs,
+            labels=chosen.labels,
+            oracle=oracle(chosen.task),
+            restarts=restarts,
+            depth=depth,
+            seed=seed,
+            noise=noise,
+            device=device,
+            dtype=dtype,
+            batch_size=batch_size,
+            progress=not quiet,
+        )
+        for dataset in results[name].values():
+            dataset.attrs |= {"name": name, "puzzles": chosen.source}
+        click.echo("\n".join(verdict_lines(results[name])) + "\n")
+    archive.write(out / "diagnosis.nc", archive_groups(results))
+    write_report(out / "diagnosis.nc", out / "report.html")
+    click.echo(f"archive {out / 'diagnosis.nc'}, report {out / 'report.html'}, {time.monotonic() - began:.0f} s")
+
+
+@click.command("report", epilog="Example:  eqrlab report out/diagnosis.nc --out out/report.html")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Where to write (default: report.html beside FILE).")
+def report_command(file: Path, out: Path | None) -> None:
+    """Write the HTML report again, from an archive alone."""
+    target = out or file.with_name("report.html")
+    write_report(file, target)
+    click.echo(f"report {target}")

@@ -1,0 +1,142 @@
+"""Intervals cover what they should, and agree with SciPy and brute force."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from eqrlab.attractors.statistics import (
+    PooledAuc,
+    PooledSpearman,
+    cluster_bootstrap,
+    proportion_interval,
+    unseen_mass,
+)
+
+
+@pytest.mark.parametrize(("method", "name"), [("wilson", "wilson"), ("clopper-pearson", "exact")])
+@pytest.mark.parametrize("n", [1, 7, 64])
+def test_intervals_agree_with_scipy(method, name, n):
+    for k in range(n + 1):
+        expected = stats.binomtest(k, n).proportion_ci(0.9, method=name)
+        low, high = proportion_interval(k, n, 0.9, method)
+        np.testing.assert_allclose((low, high), (expected.low, expected.high), atol=1e-12)
+
+
+def coverage(method, n, p):
+    k = np.arange(n + 1)
+    low, high = proportion_interval(k, n, 0.95, method)
+    return stats.binom.pmf(k, n, p)[(low <= p) & (p <= high)].sum()
+
+
+def test_coverage_is_exact_where_wald_fails():
+    """At N = 100, p = .01 a Wald interval covers 63 %."""
+    k = np.arange(101)
+    wald = 1.96 * np.sqrt(k / 100 * (1 - k / 100) / 100)
+    inside = np.abs(k / 100 - 0.01) <= wald
+    assert abs(stats.binom.pmf(k, 100, 0.01)[inside].sum() - 0.633) < 0.002
+    assert coverage("wilson", 100, 0.01) >= 0.92
+    assert coverage("jeffreys", 100, 0.01) >= 0.92
+
+
+@pytest.mark.parametrize("p", [0.001, 0.01, 0.1, 0.5])
+@pytest.mark.parametrize("n", [32, 100, 1000])
+def test_clopper_pearson_never_covers_less_than_asked(n, p):
+    assert coverage("clopper-pearson", n, p) >= 0.95
+
+
+@pytest.mark.parametrize("p", [0.001, 0.01, 0.1, 0.5])
+@pytest.mark.parametrize("n", [32, 100, 1000])
+def test_the_default_interval_covers_at_least_90_percent(n, p):
+    """Its weakest cell here is N = 100, p = .001 with 90.5 %."""
+    assert coverage("wilson", n, p) >= 0.90
+
+
+def test_no_trials_give_no_information():
+    assert [float(v) for v in proportion_interval(0, 0)] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((3, 2), "counts"), ((1, 2, 1.0), "confidence"), ((1, 2, 0.9, "wald"), "'wald' unknown")],
+)
+def test_impossible_intervals_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        proportion_interval(*arguments)
+
+
+def test_unseen_mass_bound_is_exact_without_singletons():
+    estimate, high = unseen_mass(0, 0, 64, 0.95)
+    assert estimate == 0
+    np.testing.assert_allclose(high, 1 - 0.05 ** (1 / 64), rtol=1e-12)
+    assert [float(v) for v in unseen_mass(5, 0, 5)] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("attractors", [3, 30, 300])
+def test_unseen_mass_bound_covers_the_truth(attractors):
+    rng = np.random.default_rng(0)
+    masses = rng.dirichlet(np.full(attractors, 0.5))
+    counts = rng.multinomial(60, masses, size=2000)
+    truth = ((counts == 0) * masses).sum(1)
+    estimate, high = unseen_mass((counts == 1).sum(1), (counts == 2).sum(1), 60, 0.95)
+    assert (truth <= high).mean() >= 0.92  # an approximate bound: 93 to 96 % in these three
+    np.testing.assert_allclose(estimate.mean(), truth.mean(), atol=0.02)
+
+
+def brute_auc(score, wrong):
+    pairs = [(a > b) + 0.5 * (a == b) for a in score[wrong] for b in score[~wrong]]
+    return np.mean(pairs)
+
+
+def test_auc_agrees_with_counting_pairs_and_weights_repeat_puzzles():
+    rng = np.random.default_rng(0)
+    score = rng.integers(0, 5, (4, 6)).astype(float)
+    wrong = rng.random((4, 6)) < 0.4
+    auc = PooledAuc(score, wrong)
+    np.testing.assert_allclose(auc(np.ones(4)), brute_auc(score.ravel(), wrong.ravel()))
+    repeated = [0, 0, 2, 3]
+    np.testing.assert_allclose(
+        auc(np.array([2.0, 0, 1, 1])), brute_auc(score[repeated].ravel(), wrong[repeated].ravel())
+    )
+    within = auc.within()
+    for p in range(4):
+        if wrong[p].any() and not wrong[p].all():
+            np.testing.assert_allclose(within[p], brute_auc(score[p], wrong[p]))
+        else:
+            assert np.isnan(within[p])
+
+
+def test_auc_of_one_side_only_is_undefined():
+    assert np.isnan(PooledAuc(np.ones((2, 3)), np.zeros((2, 3), bool))(np.ones(2)))
+
+
+def test_a_nan_score_ranks_above_all():
+    score = np.array([[np.nan, 1.0, 2.0]])
+    assert PooledAuc(score, np.array([[True, False, False]]))(np.ones(1)) == 1.0
+
+
+def test_spearman_agrees_with_scipy_under_repetition():
+    rng = np.random.default_rng(1)
+    a, b = rng.integers(0, 6, (5, 8)).astype(float), rng.random((5, 8))
+    rho = PooledSpearman(a, b)
+    np.testing.assert_allclose(rho(np.ones(5)), stats.spearmanr(a.ravel(), b.ravel()).statistic)
+    repeated = [0, 1, 1, 1, 4]
+    np.testing.assert_allclose(
+        rho(np.array([1.0, 3, 0, 0, 1])), stats.spearmanr(a[repeated].ravel(), b[repeated].ravel()).statistic
+    )
+    assert np.isnan(PooledSpearman(np.ones((2, 3)), a[:2, :3])(np.ones(2)))
+
+
+def test_cluster_bootstrap_covers_the_mean_of_clusters_where_pooling_would_not():
+    """Within a puzzle all restarts agree: the information is in 20 puzzles, not in 1,280 restarts."""
+    rng = np.random.default_rng(2)
+    hits = 0
+    for seed in range(300):
+        rate = (rng.random(20) < 0.4).astype(float)
+        low, high = cluster_bootstrap(lambda w, r=rate: w @ r / w.sum(), 20, resamples=300, seed=seed)
+        hits += low <= 0.4 <= high
+    assert hits / 300 >= 0.9
+
+
+def test_one_cluster_has_no_interval():
+    low, high = cluster_bootstrap(lambda w: np.float64(w.mean()), 1)
+    assert np.isnan(low) and np.isnan(high)

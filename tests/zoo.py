@@ -1,0 +1,99 @@
+"""Systems with exact answers (GROUND_TRUTH), as MapSystems in float64; the decoded answer is one or more tokens."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from eqrlab.core import MapSystem
+
+
+def normal_start(size: int):
+    """Restart law: standard normals (n, size)."""
+    return lambda x, generator: torch.randn((x.shape[0], size), generator=generator, dtype=torch.float64)
+
+
+def linear(matrix: Tensor, offset: Tensor | None = None) -> MapSystem:
+    """G1: z -> A z + b; answers are the signs of z."""
+    b = torch.zeros(len(matrix), dtype=torch.float64) if offset is None else offset
+    return MapSystem(lambda z, x: z @ matrix.T + b, normal_start(len(matrix)), lambda z, x: (z > 0).long() + 1)
+
+
+def selector(offsets: list[list[float]], beta: float = 2.0) -> MapSystem:
+    """G3: y_i -> b_i + tanh(beta (y_i - b_i)); puzzle p has the offsets in row p; token 2 is up, 1 is down."""
+    table = torch.tensor(offsets, dtype=torch.float64)
+    return MapSystem(
+        lambda z, x: x + torch.tanh(beta * (z - x)),
+        lambda x, generator: torch.randn(x.shape, generator=generator, dtype=torch.float64),
+        lambda z, x: (z > x).long() + 1,
+        lambda inputs: table[inputs[:, 0]],
+    )
+
+
+def up_mass(offset: float) -> float:
+    """Probability that a standard normal start of G3 ends up, P(z > b)."""
+    return 0.5 * math.erfc(offset / math.sqrt(2))
+
+
+def rotor(angle: float, eta: float = 0.1) -> MapSystem:
+    """G8: w -> e^{i angle} w (1 + eta (1 - |w|^2)); the answer is the half plane."""
+    c, s = math.cos(angle), math.sin(angle)
+    turn = torch.tensor([[c, -s], [s, c]], dtype=torch.float64)
+
+    def start(x: Tensor, generator: torch.Generator) -> Tensor:
+        z = torch.randn((x.shape[0], 2), generator=generator, dtype=torch.float64)
+        return z / z.norm(dim=1, keepdim=True).clamp(min=1.0)
+
+    return MapSystem(
+        lambda z, x: (1 + eta * (1 - (z**2).sum(1, keepdim=True))) * z @ turn.T, start, lambda z, x: (z[:, :1] > 0).long() + 1
+    )
+
+
+def logistic(r: float) -> MapSystem:
+    """z -> r z (1 - z) from uniform starts; the answer is constant."""
+    return MapSystem(
+        lambda z, x: r * z * (1 - z),
+        lambda x, generator: torch.rand((x.shape[0], 1), generator=generator, dtype=torch.float64),
+        lambda z, x: torch.ones(z.shape[0], 1, dtype=torch.long),
+    )
+
+
+def contraction(rho: float, size: int = 3) -> MapSystem:
+    """G10: z -> z* + rho (z - z*) with z* = 1; right (token 2) once every coordinate is above 0.9."""
+    return MapSystem(
+        lambda z, x: 1 + rho * (z - 1), normal_start(size), lambda z, x: (z > 0.9).all(1, keepdim=True).long() + 1
+    )
+
+
+def narrow_in_sea(threshold: float) -> MapSystem:
+    """Mode (c): starts above the threshold contract to 3; the others meet a chaotic logistic factor for ever.
+
+    The state is (y, u): y tells the side and is kept; u follows z/2 on the right side and r = 4 on the wrong one.
+    """
+
+    def step(z: Tensor, x: Tensor) -> Tensor:
+        y, u = z[:, :1], z[:, 1:]
+        inside = y > threshold
+        chaos = 4 * u.clamp(0, 1) * (1 - u.clamp(0, 1))
+        return torch.cat((torch.where(inside, threshold + 1 + (y - threshold - 1) / 2, y), torch.where(inside, u / 2, chaos)), 1)
+
+    def start(x: Tensor, generator: torch.Generator) -> Tensor:
+        y = torch.randn((x.shape[0], 1), generator=generator, dtype=torch.float64)
+        u = torch.rand((x.shape[0], 1), generator=generator, dtype=torch.float64)
+        return torch.cat((y, u), 1)
+
+    return MapSystem(step, start, lambda z, x: torch.where(z[:, :1] > threshold, 3, 1 + (z[:, 1:] > 0.5).long()))
+
+
+def noisy_ar(rho: float, sigma: float, size: int = 400) -> MapSystem:
+    """G9: z -> rho z + sigma xi."""
+    return MapSystem(
+        lambda z, x, noise=None: rho * z + (noise(z) if noise is not None else 0.0), normal_start(size), noise_scale=sigma
+    )
+
+
+def puzzles(count: int = 1) -> Tensor:
+    """Inputs (count, 1): the numbers of the puzzles."""
+    return torch.arange(count)[:, None]

@@ -65,9 +65,8 @@ class EqR(Reasoner):
         )
         rotary = None
         if c.mixer == "attention" and c.positions.startswith("rope"):
-            rotary = Rotary(
-                c.positions, c.positions_total, c.hidden_size // c.num_heads, c.rope_theta, c.board_shape
-            )
+            head_size = c.hidden_size // c.num_heads
+            rotary = Rotary(c.positions, c.positions_total, head_size, c.rope_theta, c.board_shape, c.box)
         block = (c.hidden_size, c.num_heads, c.expansion, c.positions_total, c.mixer, rotary)
         self.L_level = Blocks([Block(*block) for _ in range(c.layers)])
 

@@ -95,18 +95,30 @@ class Rotary(nn.Module):
         by board column.
     length
         Number of positions T.
-    board
-        (rows, columns), used by "rope2d".
+    board, box
+        (rows, columns) of the board and of its boxes, used by "rope2d"; one coordinate is left free between boxes, so
+        that cells of one box are nearer to each other.  Without boxes coordinates are plain rows and columns.
     """
 
-    def __init__(self, kind: str, length: int, head_size: int, theta: float, board: tuple[int, int]):
+    def __init__(
+        self,
+        kind: str,
+        length: int,
+        head_size: int,
+        theta: float,
+        board: tuple[int, int],
+        box: tuple[int, int] | None = None,
+    ):
         super().__init__()
         place = torch.arange(length)
         if kind == "rope":
             parts = [rotary_angles(place, head_size, theta)]
         else:
             half = head_size // 2
-            parts = [rotary_angles(p, half, theta) for p in (place // board[1], place % board[1])]
+            coordinates = [place // board[1], place % board[1]]
+            if box is not None:
+                coordinates = [c + c // width for c, width in zip(coordinates, box, strict=True)]
+            parts = [rotary_angles(c, half, theta) for c in coordinates]
         self.parts = len(parts)
         angles = torch.cat(parts, dim=-1)
         sign = torch.tensor([-1.0, 1.0]).repeat_interleave(head_size // self.parts // 2).repeat(self.parts)

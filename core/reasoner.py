@@ -118,8 +118,9 @@ class ReasonerConfig:
         "mlp" (SwiGLU over the token axis) or "attention".
     positions
         "none", "rope" (place in the sequence), "rope2d" (row and column of the board), "learned".
-    rope_theta, board
-        Base of the rotary frequencies; board (rows, columns) for "rope2d", default the square root of S.
+    rope_theta, board, box
+        Base of the rotary frequencies; rows and columns of the board (default: the square root of S) and, if "rope2d"
+        shall leave a gap between boxes, of a box.
     prefix_len, prefix_dim
         Prefix positions in front of the grid and the length of their stored vector (0: none).
     noise_scale
@@ -140,6 +141,7 @@ class ReasonerConfig:
     positions: str = "none"
     rope_theta: float = 10000.0
     board: tuple[int, int] | None = None
+    box: tuple[int, int] | None = None
     prefix_len: int = 0
     prefix_dim: int = 0
     noise_scale: float = 0.0
@@ -203,8 +205,8 @@ class ReasonerConfig:
         missing = [n for n, f in known.items() if f.default is dataclasses.MISSING and n not in values]
         if missing:
             raise ValueError(f"configuration lacks {', '.join(missing)}")
-        board = values.get("board")
-        return cls(**{**values, "board": None if board is None else tuple(board)})
+        pairs = {k: tuple(values[k]) for k in ("board", "box") if values.get(k) is not None}
+        return cls(**{**values, **pairs})
 
 
 class Reasoner(nn.Module):

@@ -187,8 +187,10 @@ def write_csv(path: str | os.PathLike[str], puzzles: PuzzleSet) -> None:
         raise ValueError(f"a further column cannot be named {clash.pop()!r}")
     if puzzles.labels is not None and (puzzles.labels == 0).any():
         raise ValueError("solutions with ignored cells cannot be written as CSV; write an .npy folder")
+    # the csv module leaves a lone carriage return unquoted and then reads it as the end of a line
+    returns = any("\r" in text for name, values in puzzles.columns.items() for text in (name, *values))
     buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
+    writer = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
     writer.writerow(["puzzle", "solution", *puzzles.columns])
     for row in range(len(puzzles)):
         label = "" if puzzles.labels is None else tasks.decode(puzzles.task, puzzles.labels[row])

@@ -53,12 +53,15 @@ def read_text(path: Path) -> str:
     """
     data = path.read_bytes()
     if data[:2] == b"\x1f\x8b":
+        lines: list[bytes] = []
         try:
-            data = gzip.decompress(data)
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+                lines.extend(file)
         except (EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"{path}: broken or truncated gzip file ({error})") from error
+            raise ValueError(f"{path}:{len(lines) + 1}: broken or truncated gzip file ({error})") from error
+        data = b"".join(lines)
     elif path.suffix == ".gz":
-        raise ValueError(f"{path}: not a gzip file, although its name ends in .gz")
+        raise ValueError(f"{path}:1: not a gzip file, although its name ends in .gz")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -67,8 +70,9 @@ def read_text(path: Path) -> str:
 
 
 def is_csv(path: Path, text: str) -> bool:
-    """Say whether a file is CSV: by its name, or because its first line has commas."""
-    return path.name.lower().removesuffix(".gz").endswith(".csv") or "," in text.partition("\n")[0]
+    """Say whether a file is CSV: by its name, or because its first line has commas and is no comment."""
+    first = text.partition("\n")[0]
+    return path.name.lower().removesuffix(".gz").endswith(".csv") or ("," in first and first[0] != "#")
 
 
 def csv_lines(path: Path, text: str) -> tuple[list[Line], list[str], list[Fault]]:

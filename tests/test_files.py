@@ -1,0 +1,594 @@
+"""Puzzle files: every format round-trips, and whatever is wrong is named with its place."""
+
+import dataclasses
+import gzip
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from eqrlab import datasets
+from eqrlab.datasets import files, tasks
+from eqrlab.datasets.files import scan
+from eqrlab.datasets.puzzles import PuzzleSet
+
+
+@pytest.fixture(scope="module")
+def small() -> PuzzleSet:
+    return datasets.build("sudoku4", 6, "easy,medium", seed=2)
+
+
+@pytest.fixture
+def rows(small) -> list[str]:
+    """Lines of a sound CSV file: a header and six puzzles with solutions."""
+    return ["puzzle,solution"] + [
+        f"{tasks.decode('sudoku4', p)},{tasks.decode('sudoku4', s)}"
+        for p, s in zip(small.inputs, small.labels, strict=True)
+    ]
+
+
+def write(path: Path, lines: list[str] | str) -> Path:
+    text = lines if isinstance(lines, str) else "\n".join(lines) + "\n"
+    path.write_text(text, newline="")
+    return path
+
+
+def same(one: PuzzleSet, other: PuzzleSet) -> None:
+    assert one.task == other.task
+    np.testing.assert_array_equal(one.inputs, other.inputs)
+    assert (one.labels is None) == (other.labels is None)
+    if one.labels is not None:
+        np.testing.assert_array_equal(one.labels, other.labels)
+
+
+# --- what is read
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+def test_csv_round_trips_with_its_columns(tmp_path, small, name):
+    files.write_csv(tmp_path / name, small)
+    back = datasets.read_puzzles(tmp_path / name)
+    same(back, small)
+    assert back.columns == small.columns
+    assert back.names[0] == f"{name}:2" and back.source == str(tmp_path / name)
+
+
+def test_npy_folder_round_trips(tmp_path, small):
+    files.write_npy_folder(tmp_path / "d", small, "train")
+    for path in (tmp_path / "d", tmp_path / "d" / "train"):
+        back = datasets.read_puzzles(path, split="train")
+        same(back, small)
+        assert back.names[1] == "train/all__inputs.npy:1"
+        assert back.columns["group"] == ("0", "1", "2", "3", "4", "5")
+    header = json.loads((tmp_path / "d/train/dataset.json").read_text())
+    assert header["total_puzzles"] == header["total_samples"] == header["total_groups"] == 6
+    assert header["vocab_size"] == 6 and header["seq_len"] == 16 and header["sets"] == ["all"]
+    assert json.loads((tmp_path / "d/identifiers.json").read_text()) == ["<blank>"]
+
+
+def test_the_official_keys_are_those_of_the_reference_files(tmp_path, small, shared):
+    files.write_npy_folder(tmp_path, small)
+    reference = shared / "conformance/data/sudoku6/test"
+    assert set(json.loads((tmp_path / "test/dataset.json").read_text())) == set(
+        json.loads((reference / "dataset.json").read_text())
+    )
+    assert {p.name for p in (tmp_path / "test").iterdir()} == {p.name for p in reference.iterdir()}
+
+
+@pytest.mark.parametrize(("task", "train", "test"), [("sudoku6", 1000, 500), ("maze9", 500, 200)])
+def test_reference_folders_are_read(shared, task, train, test):
+    for split, count in (("train", train), ("test", test)):
+        puzzles = datasets.read_puzzles(shared / "conformance/data" / task, split=split)
+        assert (puzzles.task, len(puzzles)) == (task, count)
+        assert puzzles.oracle(puzzles.inputs, puzzles.labels).all()
+
+
+def test_real_lists_are_read(shared):
+    folder = shared / "data/sudoku"
+    hard = datasets.read_puzzles(folder / "forum-hardest-11plus.csv.gz", limit=500)
+    assert hard.task == "sudoku9" and len(hard) == 500 and "guesses" in hard.columns
+    several = datasets.read_puzzles(folder / "multi-solution.txt.gz")
+    assert several.labels is None and len(several) == 1998
+    with pytest.raises(ValueError, match=r"multi-solution.txt.gz:3: the puzzle has more than one solution"):
+        datasets.read_puzzles(folder / "multi-solution.txt.gz", unique=True, limit=5)
+
+
+def test_plain_text_with_comments_and_empty_lines_has_no_labels(tmp_path, rows):
+    puzzles = [row.split(",")[0] for row in rows[1:]]
+    text = "# a list\r\n\r\n" + "\r\n".join(puzzles).replace(".", "0") + "\r\n#end"
+    path = write(tmp_path / "a.txt", text)
+    back = datasets.read_puzzles(path)
+    assert back.labels is None and len(back) == 6 and back.names[0] == "a.txt:3"
+    (tmp_path / "b.gz").write_bytes(gzip.compress(path.read_bytes()))
+    same(back, datasets.read_puzzles(tmp_path / "b.gz"))
+
+
+def test_csv_without_any_solution_has_no_labels(tmp_path, rows):
+    path = write(tmp_path / "a.csv", [rows[0]] + [row.split(",")[0] + "," for row in rows[1:]])
+    assert datasets.read_puzzles(path).labels is None
+
+
+def test_the_published_column_names_work_too(tmp_path, rows):
+    path = write(tmp_path / "a.csv", ["source,question,answer"] + [f"x,{row}" for row in rows[1:]])
+    puzzles = datasets.read_puzzles(path)
+    assert puzzles.labels is not None and puzzles.columns == {"source": ("x",) * 6}
+
+
+def test_a_csv_file_is_known_by_its_commas_or_its_name(tmp_path, rows, small):
+    same(datasets.read_puzzles(write(tmp_path / "a.txt", rows)), small)
+    same(datasets.read_puzzles(write(tmp_path / "A.CSV", "\ufeff" + "\n".join(rows))), small)
+
+
+def test_limit_looks_at_the_first_puzzles_only(tmp_path, rows):
+    rows[4] = "x,y"
+    path = write(tmp_path / "a.csv", rows)
+    assert len(datasets.read_puzzles(path, limit=3)) == 3
+    with pytest.raises(ValueError, match=r"a\.csv:5"):
+        datasets.read_puzzles(path)
+
+
+def test_mazes_are_read_as_text_and_as_csv(tmp_path):
+    mazes = datasets.build("maze9", 5, seed=1)
+    files.write_csv(tmp_path / "m.csv", mazes)
+    same(datasets.read_puzzles(tmp_path / "m.csv"), mazes)
+    lines = [tasks.decode("maze9", row) for row in mazes.inputs]
+    text = datasets.read_puzzles(write(tmp_path / "m.txt", ["# five mazes", "", *lines]))
+    np.testing.assert_array_equal(text.inputs, mazes.inputs)
+    assert text.task == "maze9" and text.names[0] == "m.txt:3"
+    files.write_npy_folder(tmp_path / "m", mazes)
+    same(datasets.read_puzzles(tmp_path / "m"), mazes)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", ">i4", "int64", "uint64"])
+def test_any_integer_dtype_and_memory_order_is_read(tmp_path, small, dtype):
+    files.write_npy_folder(tmp_path, small)
+    np.save(tmp_path / "test/all__inputs.npy", np.asfortranarray(small.inputs.astype(dtype)))
+    same(datasets.read_puzzles(tmp_path), small)
+
+
+def test_examples_of_one_group_share_their_group_number(tmp_path, small):
+    files.write_npy_folder(tmp_path, small)
+    np.save(tmp_path / "test/all__group_indices.npy", np.array([0, 2, 3]))
+    np.save(tmp_path / "test/all__puzzle_indices.npy", np.array([0, 1, 4, 6]))
+    np.save(tmp_path / "test/all__puzzle_identifiers.npy", np.array([0, 0, 0]))
+    edit_json(tmp_path / "test/dataset.json", total_groups=2, total_puzzles=3)
+    assert datasets.read_puzzles(tmp_path).columns["group"] == ("0", "0", "0", "0", "1", "1")
+
+
+def test_ignored_labels_become_token_0(tmp_path, small):
+    labels = small.labels.copy()
+    labels[:, 3] = 0
+    files.write_npy_folder(tmp_path, dataclasses.replace(small, labels=labels))
+    np.testing.assert_array_equal(datasets.read_puzzles(tmp_path).labels, labels)
+    files.write_npy_folder(tmp_path, dataclasses.replace(small, labels=None))
+    assert datasets.read_puzzles(tmp_path).labels is None
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda p, s: (p[:-1], s), "wrong length: the puzzle has 15 characters, sudoku4 has 16"),
+        (
+            lambda p, s: ("." * 36, s),
+            "wrong length: the puzzle has 36 characters, sudoku4 has 16; one file holds one",
+        ),
+        (lambda p, s: ("x" + p[1:], s), "illegal character 'x' in row 1, column 1"),
+        (lambda p, s: ("5" + p[1:], s), "illegal character '5'"),
+        (lambda p, s: ("²" + p[1:], s), "illegal character '²'"),
+        (lambda p, s: ("33" + p[2:], s), "contradictory givens: digit 3 stands twice in"),
+        (lambda p, s: (p, s[:-1]), "wrong length: the solution has 15 characters"),
+        (lambda p, s: (p, ""), "no solution here, but there is one in line 2"),
+        (lambda p, s: (p, s[1] + s[0] + s[2:]), "the solution "),
+        (lambda p, s: ("." * 16, s[4:] + s[4:8]), "the solution is not valid: digit"),
+        (lambda p, s: (p, p), "the solution leaves row"),
+        (lambda p, s: (p, "".join(str(int(c) % 4 + 1) for c in s)), "the solution changes the given in row"),
+    ],
+)
+def test_a_wrong_row_is_named_with_file_line_and_reason(tmp_path, rows, change, reason):
+    rows[3] = ",".join(change(*rows[3].split(",")))
+    with pytest.raises(ValueError) as caught:
+        datasets.read_puzzles(write(tmp_path / "a.csv", rows))
+    assert str(caught.value).startswith(f"{tmp_path / 'a.csv'}:4: ")
+    assert reason in str(caught.value)
+
+
+def test_every_fault_is_listed_and_the_sound_rows_are_kept(tmp_path, rows):
+    rows[2], rows[4], rows[6] = "abc,", rows[4] + ",1", rows[6].replace(".", "7", 1)
+    puzzles, faults = scan(write(tmp_path / "a.csv", rows))
+    assert [fault.place.rpartition(":")[2] for fault in faults] == ["3", "5", "7"]
+    assert puzzles is not None and puzzles.names == ("a.csv:2", "a.csv:4", "a.csv:6")
+    with pytest.raises(ValueError, match="and 2 more faults"):
+        datasets.read_puzzles(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "a.csv:1: empty file"),
+        ("puzzle,solution\n", "a.csv:1: no puzzles"),
+        ("puzzle,answer\n1,2\n", "a.csv:1: column 'solution' is missing"),
+        ("a,solution\n1,2\n", "a.csv:1: column 'puzzle' is missing"),
+        ("puzzle,puzzle,solution\n", "column 'puzzle' stands 2 times"),
+        ('puzzle,solution\n"a"b,c\n', "a.csv:2: broken CSV"),
+        ('puzzle,solution\n"abc', "a.csv:2: broken CSV"),
+        ("puzzle,solution\n....,....\n", "a.csv:2: wrong length"),
+        ("puzzle,solution\n1\n", "a.csv:2: 1 fields, the header has 2"),
+    ],
+)
+def test_a_file_that_is_no_puzzle_csv_is_refused(tmp_path, text, reason):
+    with pytest.raises(ValueError) as caught:
+        datasets.read_puzzles(write(tmp_path / "a.csv", text))
+    assert reason in str(caught.value)
+
+
+def test_an_empty_text_file_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"a\.txt:1: no puzzles"):
+        datasets.read_puzzles(write(tmp_path / "a.txt", "# nothing\n\n"))
+
+
+def test_a_file_of_another_task_is_refused(tmp_path, rows):
+    with pytest.raises(
+        ValueError, match=r"a\.csv:2: wrong length: the puzzle has 16 characters, sudoku9 has 81"
+    ):
+        datasets.read_puzzles(write(tmp_path / "a.csv", rows), task="sudoku9")
+    with pytest.raises(ValueError, match="task 'sudoku5' unknown"):
+        datasets.read_puzzles(tmp_path / "a.csv", task="sudoku5")
+
+
+@pytest.mark.parametrize("cut", [1, 9, 15, 40, -1, -9])
+def test_a_truncated_gzip_file_is_refused(tmp_path, small, cut):
+    files.write_csv(tmp_path / "a.csv.gz", small)
+    data = (tmp_path / "a.csv.gz").read_bytes()
+    (tmp_path / "a.csv.gz").write_bytes(data[:cut])
+    with pytest.raises(ValueError, match=r"a\.csv\.gz:\d+: (broken or truncated|not a) gzip"):
+        datasets.read_puzzles(tmp_path / "a.csv.gz")
+
+
+def test_binary_files_are_refused_with_the_line(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"# fine\n\xff\xfe\n")
+    with pytest.raises(ValueError, match=r"a\.txt:2: not a text file"):
+        datasets.read_puzzles(tmp_path / "a.txt")
+
+
+def test_a_missing_file_is_an_os_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        datasets.read_puzzles(tmp_path / "none.csv")
+
+
+def test_puzzles_with_several_solutions_are_read_unless_unique_is_asked(tmp_path, rows, small):
+    path = write(tmp_path / "a.csv", [*rows, f"{'.' * 16},{rows[1].split(',')[1]}"])
+    assert len(datasets.read_puzzles(path)) == 7
+    with pytest.raises(ValueError) as caught:
+        datasets.read_puzzles(path, unique=True)
+    assert str(caught.value) == f"{path}:8: the puzzle has more than one solution"
+    same(datasets.read_puzzles(write(tmp_path / "b.csv", rows), unique=True), small)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("#########" * 9, "a maze has one S, this one has 0"),
+        ("#S#G#####" + "#########" * 8, "there is no way from S to G"),
+        ("#SoG#####" + "#########" * 8, "path mark in row 1, column 3"),
+        ("#S G#####" + "###x#####" * 8, "illegal character 'x'"),
+        ("#S G#####", "wrong length"),
+    ],
+)
+def test_a_wrong_maze_is_named(tmp_path, line, reason):
+    mazes = datasets.build("maze9", 2, seed=1)
+    good = [tasks.decode("maze9", row) for row in mazes.inputs]
+    with pytest.raises(ValueError) as caught:
+        datasets.read_puzzles(write(tmp_path / "m.txt", ["# mazes, 9x9", *good, line]))
+    assert str(caught.value).startswith(f"{tmp_path / 'm.txt'}:4: ") and reason in str(caught.value)
+
+
+def test_a_maze_solution_that_is_longer_than_need_be_is_refused(tmp_path):
+    maze = "S    " + "     " * 3 + "    G"
+    detour = "So   " + "ooooo" * 3 + "   oG"
+    with pytest.raises(
+        ValueError, match=r"m\.csv:2: the solution is no shortest path .* marks 17 .* marks 7"
+    ):
+        datasets.read_puzzles(write(tmp_path / "m.csv", f"puzzle,solution\n{maze},{detour}\n"), task="maze5")
+
+
+# --- broken folders
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    header = json.loads(path.read_text())
+    header.update(changes)
+    path.write_text(json.dumps({k: v for k, v in header.items() if v != "gone"}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"vocab_size": "gone"}, "'vocab_size' must be an integer, got None"),
+        ({"vocab_size": 7}, "no task has 7 tokens on 16 cells"),
+        ({"vocab_size": 8, "seq_len": 36}, "shape"),
+        ({"seq_len": True}, "'seq_len' must be an integer"),
+        ({"pad_id": 3}, "pad_id must be 0, got 3"),
+        ({"ignore_label_id": "x"}, "must be an integer or null"),
+        ({"sets": []}, "'sets' must be a list of names"),
+        ({"sets": ["../all"]}, "'sets' must be a list of names"),
+        ({"sets": ["some"]}, "some__inputs.npy: file is missing"),
+        ({"total_groups": 7}, "total_groups is 7, the arrays have 6"),
+        ({"total_puzzles": 5}, "total_puzzles is 5, the arrays have 6"),
+    ],
+)
+def test_a_wrong_dataset_json_is_refused(tmp_path, small, changes, reason):
+    files.write_npy_folder(tmp_path, small)
+    edit_json(tmp_path / "test/dataset.json", **changes)
+    with pytest.raises(ValueError) as caught:
+        datasets.read_puzzles(tmp_path)
+    assert reason in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "reason"),
+    [
+        ("inputs", np.ones((6, 16)), "integers with 2 axes are required, got float64"),
+        ("inputs", np.ones(16, int), "integers with 2 axes"),
+        ("inputs", np.ones((5, 16), int), "offsets must rise from 0 to the 5 examples"),
+        ("labels", np.ones((5, 16), int), "shape (6, 16) is required"),
+        ("inputs", np.full((6, 16), 6), "inputs.npy:0: tokens 0 to 5 are allowed, got 6 to 6"),
+        ("labels", np.full((6, 16), -1), "labels.npy:0: tokens 0 to 5"),
+        ("inputs", np.full((6, 16), 2), "inputs.npy:0: contradictory givens"),
+        ("inputs", np.zeros((6, 16), int), "inputs.npy:0: the puzzle has a pad token in row 1, column 1"),
+        ("labels", np.full((6, 16), 1), "inputs.npy:0: the solution changes the given"),
+        ("puzzle_indices", np.array([0, 1, 2]), "need 7 offsets, got 3"),
+        ("puzzle_indices", np.array([0, 2, 1, 3, 4, 5, 6]), "offsets must rise"),
+        ("group_indices", np.array([0, 1]), "offsets must rise from 0 to the 6 puzzles"),
+        ("group_indices", np.zeros(0, int), "offsets must rise"),
+        ("puzzle_identifiers", np.array([object()] * 6), "integers with 1 axes"),
+    ],
+)
+def test_a_wrong_array_is_refused(tmp_path, small, name, array, reason):
+    files.write_npy_folder(tmp_path, small)
+    np.save(tmp_path / f"test/all__{name}.npy", array, allow_pickle=True)
+    with pytest.raises(ValueError) as caught:
+        datasets.read_puzzles(tmp_path)
+    assert reason in str(caught.value) and str(tmp_path / "test") in str(caught.value)
+
+
+def test_a_folder_without_dataset_json_says_which_splits_there_are(tmp_path, small):
+    files.write_npy_folder(tmp_path, small, "train")
+    with pytest.raises(ValueError, match=r"no dataset\.json here and none in test/; it has the splits train"):
+        datasets.read_puzzles(tmp_path)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@given(
+    name=st.sampled_from(["inputs", "puzzle_indices"]), place=st.integers(0, 200), byte=st.binary(max_size=2)
+)
+def test_a_damaged_npy_file_is_read_or_refused_by_name(small, name, place, byte):
+    with tempfile.TemporaryDirectory() as folder:
+        files.write_npy_folder(folder, small)
+        path = Path(folder) / f"test/all__{name}.npy"
+        data = path.read_bytes()
+        path.write_bytes(data[:place] + byte + data[place + len(byte) :] if byte else data[:place])
+        try:
+            datasets.read_puzzles(folder)
+        except ValueError as error:
+            assert folder in str(error)
+
+
+# --- properties
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(
+    lambda name: name == name.strip() and name not in ("puzzle", "solution")
+)
+FIELD = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(st.lists(NAMES, unique=True, max_size=3), st.data())
+def test_any_columns_survive_csv(small, names, data):
+    columns = {name: data.draw(st.lists(FIELD, min_size=6, max_size=6)) for name in names}
+    puzzles = dataclasses.replace(small, columns=columns)
+    with tempfile.TemporaryDirectory() as folder:
+        files.write_csv(Path(folder) / "a.csv", puzzles)
+        back = datasets.read_puzzles(Path(folder) / "a.csv")
+    same(back, puzzles)
+    assert back.columns == puzzles.columns
+
+
+def check_text(name: str, data: bytes) -> None:
+    """Whatever the bytes, the file parses or a ValueError names it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(data)
+        try:
+            puzzles = datasets.read_puzzles(path)
+        except ValueError as error:
+            assert str(error).startswith(f"{path}:")
+            assert str(error)[len(f"{path}:") :].partition(":")[0].isdigit()
+        else:
+            assert len(puzzles) and len(puzzles.names) == len(puzzles)
+
+
+LINE = st.one_of(
+    st.text("1234.0", min_size=15, max_size=17),
+    st.text("# SGo", min_size=24, max_size=26),
+    st.text(max_size=12),
+    st.just("1..43...4..2...3"),
+)
+
+
+@settings(max_examples=200)
+@given(
+    st.sampled_from(["a.txt", "a.csv"]),
+    st.lists(LINE, max_size=6),
+    st.sampled_from(["\n", "\r\n", ",", "\r"]),
+)
+@example("a.csv", ["puzzle,solution", '"'], "\n")
+@example("a.csv", ["\x00"], "\n")
+@example("a.txt", ["#####S G#################"], "\n")
+def test_any_text_parses_or_is_refused_with_file_and_line(name, lines, end):
+    text = end.join(lines)
+    check_text(name, text.encode("utf-8", "surrogatepass"))
+
+
+@settings(max_examples=100)
+@given(st.lists(st.tuples(LINE, LINE), max_size=5))
+def test_any_rows_under_a_sound_header_parse_or_are_refused(pairs):
+    check_text(
+        "a.csv", "\n".join(["puzzle,solution", *(f"{a},{b}" for a, b in pairs)]).encode("utf-8", "replace")
+    )
+
+
+@settings(max_examples=100)
+@given(st.sampled_from(["a.txt", "a.csv", "a.csv.gz"]), st.binary(max_size=60), st.booleans())
+def test_any_bytes_parse_or_are_refused(name, data, packed):
+    check_text(name, gzip.compress(data) if packed else data)
+
+
+# --- what is written
+
+
+def test_writing_is_deterministic_and_leaves_no_temporary_file(tmp_path, small):
+    files.write_csv(tmp_path / "a.csv.gz", small)
+    files.write_csv(tmp_path / "b.csv.gz", small)
+    assert (tmp_path / "a.csv.gz").read_bytes() == (tmp_path / "b.csv.gz").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv.gz", "b.csv.gz"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, small, monkeypatch):
+    files.write_csv(tmp_path / "a.csv", small)
+    before = (tmp_path / "a.csv").read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(files.os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        files.write_csv(tmp_path / "a.csv", small.take([0]))
+    assert (tmp_path / "a.csv").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_columns_named_like_the_puzzle_are_refused(tmp_path, small):
+    with pytest.raises(ValueError, match="cannot be named 'puzzle'"):
+        files.write_csv(tmp_path / "a.csv", dataclasses.replace(small, columns={"puzzle": ("",) * 6}))
+    with pytest.raises(ValueError, match="ignored cells"):
+        files.write_csv(tmp_path / "a.csv", dataclasses.replace(small, labels=small.labels * 0))
+
+
+# --- the value, the tasks, the shipped sets
+
+
+def test_a_puzzle_set_refuses_what_does_not_fit(small):
+    for changes in (
+        {"task": "sudoku6"},
+        {"inputs": small.inputs + 9},
+        {"inputs": small.inputs.astype(float)},
+        {"labels": small.labels[:2]},
+        {"columns": {"x": ("1",)}},
+        {"names": ("a",)},
+    ):
+        with pytest.raises(ValueError):
+            dataclasses.replace(small, **changes)
+
+
+def test_taking_rows_keeps_everything_together(small):
+    few = small.take([4, 1])
+    np.testing.assert_array_equal(few.labels, small.labels[[4, 1]])
+    assert few.names == (small.names[4], small.names[1])
+    assert few.columns["clues"] == tuple(str(c) for c in few.clues)
+    assert len(small.take(slice(0, 0))) == 0
+
+
+@pytest.mark.parametrize("task", ["sudoku4", "sudoku6", "sudoku9", "maze9", "maze30"])
+def test_vocabulary_and_length_name_the_task(task):
+    assert tasks.task_of(tasks.vocab_size(task), tasks.seq_len(task)) == task
+    assert tasks.board(task) == (tasks.parse_task(task)[1],) * 2
+    assert len(tasks.alphabet(task)) == tasks.vocab_size(task) - 1
+
+
+@pytest.mark.parametrize("task", ["", "sudoku", "sudoku5", "maze", "maze3", "maze100", "Sudoku9", "maze09"])
+def test_unknown_tasks_are_refused(task):
+    with pytest.raises(ValueError, match="unknown; choose from"):
+        tasks.seq_len(task)
+
+
+@pytest.mark.parametrize(("vocab", "length"), [(11, 80), (7, 16), (6, 9), (0, 0), (6, -4)])
+def test_sizes_without_a_task_are_refused(vocab, length):
+    with pytest.raises(ValueError, match="no task has"):
+        tasks.task_of(vocab, length)
+
+
+@given(st.sampled_from(["sudoku4", "sudoku6", "sudoku9", "maze9"]), st.data())
+def test_characters_and_tokens_round_trip(task, data):
+    text = data.draw(
+        st.text(tasks.alphabet(task), min_size=tasks.seq_len(task), max_size=tasks.seq_len(task))
+    )
+    assert tasks.decode(task, tasks.encode(task, text)) == text
+    assert "".join("".join(tasks.render(task, tasks.encode(task, text))).split()).replace("|", "").replace(
+        "-", ""
+    ).replace("+", "") == "".join(text.split())
+
+
+def test_boards_are_drawn_with_their_boxes():
+    lines = tasks.render("sudoku6", datasets.bundled("sudoku6").labels[0])
+    assert len(lines) == 8 and set(lines[2]) == set("-+") and lines[0].index("|") == lines[2].index("+")
+    nine = tasks.render("sudoku9", datasets.bundled("sudoku9").labels[0])
+    assert len(nine) == 11 and len(nine[0]) == len(nine[3])
+
+
+@pytest.mark.parametrize(
+    ("task", "train", "test"), [("sudoku6", 1000, 500), ("sudoku9", 1000, 256), ("maze9", 500, 200)]
+)
+def test_shipped_sets_are_right_and_share_no_symmetry_class(task, train, test):
+    sets = [datasets.bundled(task, split) for split in ("train", "test")]
+    assert [len(puzzles) for puzzles in sets] == [train, test]
+    marks = [datasets.fingerprint(task, puzzles.inputs) for puzzles in sets]
+    assert len(np.unique(np.concatenate(marks))) == train + test
+    for puzzles in sets:
+        assert puzzles.oracle(puzzles.inputs, puzzles.labels).all()
+
+
+def test_shipped_test_sets_range_from_easy_to_extreme():
+    for task in ("sudoku6", "sudoku9"):
+        puzzles = datasets.bundled(task)
+        assert {
+            puzzles.columns["difficulty"].count(word) for word in ("easy", "medium", "hard", "extreme")
+        } == {len(puzzles) // 4}
+        assert (np.array(puzzles.columns["clues"], dtype=int) == puzzles.clues).all()
+
+
+def test_shipped_sets_are_what_the_readme_commands_give():
+    for task, mix in (("sudoku6", "mixed"), ("sudoku9", "easy:9,medium:9,hard:1,extreme:1"), ("maze9", None)):
+        shipped = datasets.bundled(task, "train").take(slice(0, 8))
+        made = datasets.build(task, 8, mix, seed=1)
+        same(shipped, made)
+        assert shipped.columns == made.columns
+
+
+def test_every_shipped_test_puzzle_has_one_solution():
+    for task in ("sudoku6", "sudoku9", "maze9"):
+        puzzles = datasets.bundled(task).take(slice(0, 60))
+        assert {datasets.checks.solution_fault(task, row) for row in puzzles.inputs} == {None}
+
+
+def test_unknown_sets_are_refused_with_the_list():
+    with pytest.raises(
+        ValueError, match=r"no bundled set sudoku5-test; choose from maze9-test, maze9-train, sudoku6"
+    ):
+        datasets.bundled("sudoku5")
+    with pytest.raises(ValueError, match="sudoku6-valid"):
+        datasets.bundled("sudoku6", "valid")
+
+
+def test_augmentation_of_every_task_keeps_solutions_right():
+    for task in ("sudoku6", "sudoku9", "maze9"):
+        puzzles = datasets.bundled(task, "train").take(slice(0, 64))
+        inputs, labels = datasets.augmentation(task)(puzzles.inputs, puzzles.labels, np.random.default_rng(0))
+        assert puzzles.oracle(inputs, labels).all()
+        assert not (inputs == puzzles.inputs).all()

@@ -118,10 +118,9 @@ def maze_oracle(inputs: np.ndarray, answers: np.ndarray) -> np.ndarray:
     >>> import numpy as np
     >>> maze = np.array([[3, 2, 2, 2, 1, 2, 4, 2, 2]])
     >>> maze_oracle(maze, np.array([[3, 2, 2, 5, 1, 2, 4, 2, 2]]))
-    array([False])
-    >>> maze = np.array([[3, 2, 2, 2, 1, 4, 2, 2, 2]])
-    >>> maze_oracle(maze, np.array([[3, 5, 5, 2, 1, 4, 2, 2, 2]]))
     array([ True])
+    >>> maze_oracle(maze, np.array([[3, 5, 5, 2, 1, 5, 4, 5, 5]]))  # the way round
+    array([False])
     """
     inputs, answers = np.asarray(inputs), np.asarray(answers)
     if inputs.ndim != 2 or inputs.shape != answers.shape:

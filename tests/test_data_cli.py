@@ -113,7 +113,8 @@ def test_bundled_sets_pass_their_own_check(task):
 def test_check_lists_every_fault_with_file_and_line(tmp_path):
     made = datasets.build("sudoku4", 4, "easy", seed=1)
     rows = [
-        f"{tasks.decode('sudoku4', p)},{tasks.decode('sudoku4', s)}" for p, s in zip(made.inputs, made.labels)
+        f"{tasks.decode('sudoku4', p)},{tasks.decode('sudoku4', s)}"
+        for p, s in zip(made.inputs, made.labels, strict=True)
     ]
     disguise, solution = datasets.augment(made.inputs[1:2], made.labels[1:2], np.random.default_rng(0))
     empty = "." * 16 + "," + rows[0].split(",")[1]

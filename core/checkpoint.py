@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -19,14 +19,32 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from eqrlab.core.eqr import EqR, EqRConfig
-from eqrlab.core.reasoner import Reasoner
+from eqrlab.core.reasoner import Reasoner, ReasonerConfig
 
 FORMAT = 1
-FAMILIES: dict[str, tuple[type[Reasoner], type]] = {"eqr": (EqR, EqRConfig)}
+FAMILIES: dict[str, tuple[type[Reasoner], type[ReasonerConfig]]] = {"eqr": (EqR, EqRConfig)}
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read: the message names the file, what is wrong and what was expected."""
+    """A checkpoint that cannot be read: one line that names the file, what is wrong and what was expected."""
+
+    def __init__(
+        self, message: str
+    ):  # parts of a message may come from a file: no line breaks, no endless names
+        super().__init__(" ".join(message.splitlines())[:1000])
+
+
+def configure(family: str, values: dict[str, Any]) -> ReasonerConfig:
+    """Return the configuration of a family with these values.
+
+    Raises
+    ------
+    ValueError
+        For an unknown family or configuration key, naming the known ones, and for values that no model can have.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"family {family!r} unknown; choose from {', '.join(FAMILIES)}")
+    return FAMILIES[family][1].from_dict(values)
 
 
 def build(
@@ -37,12 +55,10 @@ def build(
     Raises
     ------
     ValueError
-        For an unknown family or configuration key, naming the known ones.
+        See `configure`.
     """
-    if family not in FAMILIES:
-        raise ValueError(f"family {family!r} unknown; choose from {', '.join(FAMILIES)}")
-    model, configuration = FAMILIES[family]
-    return model(configuration.from_dict(config), task, provenance)
+    configuration = configure(family, config)
+    return FAMILIES[family][0](configuration, task, provenance)
 
 
 @contextmanager
@@ -66,10 +82,19 @@ def replaced_whole(path: str | Path) -> Iterator[Path]:
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Write named tensors and a JSON header to one .safetensors file, whole or not at all."""
+    """Write named tensors and a JSON header to one .safetensors file, whole or not at all, with a checksum."""
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    header = {**header, "tensors_sha256": _checksum(plain)}
     with replaced_whole(path) as temporary:
         save_file(plain, temporary, metadata={"eqrlab": json.dumps(header)})
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name}|{tensors[name].dtype}|{tuple(tensors[name].shape)}|".encode())
+        digest.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -78,22 +103,27 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises
     ------
     CheckpointError
-        For a file that is truncated, is no safetensors file or has no eqrlab header.
+        For a file that is truncated, damaged, no safetensors file, or without an eqrlab header.
     """
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: not a readable safetensors file ({reason})") from None
+    except (SafetensorError, OSError, RuntimeError, MemoryError) as error:
+        raise CheckpointError(
+            f"{path}: not a readable safetensors file ({str(error) or 'out of memory'})"
+        ) from None
     try:
         header = json.loads(metadata.get("eqrlab", "null"))
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
         raise CheckpointError(
             f"{path}: the safetensors metadata has no eqrlab header; was it saved by eqrlab.core.save?"
+        )
+    if header.setdefault("tensors_sha256", "") not in ("", _checksum(tensors)):
+        raise CheckpointError(
+            f"{path}: the tensors do not have the checksum in the header: the file is damaged"
         )
     return tensors, header
 
@@ -133,12 +163,12 @@ def sha256(path: str | Path) -> str:
 
 
 def fill(reasoner: Reasoner, tensors: dict[str, Tensor], path: str | Path) -> None:
-    """Put tensors into a model; every one must be there, none may be over, shapes must agree, values be finite.
+    """Put tensors into a model: all of them, no others, of the right shapes, finite floating values.
 
     Raises
     ------
     CheckpointError
-        Naming the first disagreement.
+        Naming the first disagreement; the model is then as it was.
     """
     expected = reasoner.state_dict()
     missing, extra = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
@@ -151,12 +181,15 @@ def fill(reasoner: Reasoner, tensors: dict[str, Tensor], path: str | Path) -> No
             f"{path}: tensor {extra[0]} is not part of a {reasoner.family} model ({len(extra)} unknown)"
         )
     for name, target in expected.items():
-        if tuple(tensors[name].shape) != tuple(target.shape):
+        tensor = tensors[name]
+        if tensor.shape != target.shape:
             raise CheckpointError(
-                f"{path}: tensor {name} has shape {tuple(tensors[name].shape)}, "
+                f"{path}: tensor {name} has shape {tuple(tensor.shape)}, "
                 f"the configuration requires {tuple(target.shape)}"
             )
-        if not torch.isfinite(tensors[name]).all():
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{path}: tensor {name} holds {tensor.dtype}, floating values are required")
+        if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: tensor {name} has NaN or infinite values")
     reasoner.load_state_dict(tensors)
 
@@ -197,10 +230,13 @@ def load(source: str | Path, *, weights: str = "auto", seq_len: int | None = Non
         raise ValueError(f"weights must be auto, ema or raw, got {weights!r}")
     names = bundled()
     path = names.get(str(source), Path(source))
-    if not path.is_file():
-        kind = "is a directory" if path.is_dir() else "no such file"
+    try:
+        problem = "is a directory" if path.is_dir() else None if path.is_file() else "no such file"
+    except OSError as error:
+        problem = str(error.strerror)
+    if problem:
         raise CheckpointError(
-            f"{source}: {kind}, and no bundled model of that name; bundled are {', '.join(names)}"
+            f"{source}: {problem}, and no bundled model of that name; bundled are {', '.join(names) or 'none'}"
         )
     if path.suffix == ".safetensors":
         reasoner = _load_own(path)
@@ -219,16 +255,42 @@ def _load_own(path: Path) -> Reasoner:
         raise CheckpointError(
             f"{path}: format {header['format']} is newer than this eqrlab, which reads up to {FORMAT}"
         )
-    reasoner = on_error(
-        path, lambda: build(header["family"], header["config"], header["task"], header["provenance"])
-    )
+    return assemble(path, header["family"], header["config"], header["task"], header["provenance"], tensors)
+
+
+def assemble(
+    path: Path,
+    family: str,
+    config: dict[str, Any],
+    task: str,
+    provenance: dict[str, Any],
+    tensors: dict[str, Tensor],
+) -> Reasoner:
+    """Build the model that a file describes and fill it; it has the widest dtype among the tensors.
+
+    Raises
+    ------
+    CheckpointError
+        When the configuration is invalid, or tensors and configuration disagree.
+
+    Notes
+    -----
+    A configuration that declares more weights than the file has values is refused before anything is allocated, and
+    the global random state is left as it was.
+    """
+    try:
+        values = sum(t.numel() for t in tensors.values())
+        if configure(family, config).least_weights > values:
+            raise CheckpointError(
+                f"the configuration declares a model larger than the {values} values in the file"
+            )
+        with torch.random.fork_rng(devices=[]):
+            reasoner = build(family, config, task, provenance)
+    except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
+        raise CheckpointError(f"{path}: {str(error) or type(error).__name__}") from None
+    if any(t.dtype == torch.float64 for t in tensors.values()):
+        reasoner.double()
+    elif all(t.dtype == torch.bfloat16 for t in tensors.values()):
+        reasoner.bfloat16()
     fill(reasoner, tensors, path)
     return reasoner
-
-
-def on_error(path: Path, make: Callable[[], Reasoner]) -> Reasoner:
-    """Call `make`, turning complaints about a configuration into a CheckpointError that names the file."""
-    try:
-        return make()
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: {error}") from None

@@ -28,7 +28,7 @@ def keep_freed_memory() -> None:
     half its time.  Freeing one block of 31 MiB raises both thresholds concerned (mallopt(3), M_MMAP_THRESHOLD); other
     C libraries are unaffected.
     """
-    torch.empty(31 << 20, dtype=torch.uint8)
+    torch.empty(31 << 20, dtype=torch.uint8, device="cpu")
 
 
 def inner_width(size: int, expansion: float) -> int:
@@ -53,12 +53,12 @@ def rms_norm(h: Tensor) -> Tensor:
 
 
 class Linear(nn.Module):
-    """Linear map with weight (out, in), cast to the dtype of its input."""
+    """Linear map with weight (out, in), cast to the dtype of its input; `bias` is what its bias starts as, if any."""
 
-    def __init__(self, features_in: int, features_out: int, bias: bool = False):
+    def __init__(self, features_in: int, features_out: int, bias: float | None = None):
         super().__init__()
         self.weight = nn.Parameter(truncated_normal((features_out, features_in)) / math.sqrt(features_in))
-        self.bias = nn.Parameter(torch.zeros(features_out)) if bias else None
+        self.bias = None if bias is None else nn.Parameter(torch.full((features_out,), bias))
 
     def forward(self, h: Tensor) -> Tensor:
         return F.linear(h, self.weight.to(h.dtype), None if self.bias is None else self.bias.to(h.dtype))
@@ -99,6 +99,9 @@ class Rotary(nn.Module):
         (rows, columns) of the board and of its boxes, used by "rope2d"; one coordinate is left free between boxes, so
         that cells of one box are nearer to each other.  Without boxes coordinates are plain rows and columns.
     """
+
+    cos: Tensor
+    signed_sin: Tensor
 
     def __init__(
         self,
@@ -216,6 +219,8 @@ class TokenEmbedding(nn.Module):
         Add a learned vector a position (all P + seq_len of them), both scaled by 1/sqrt(2).
     """
 
+    prefix: Tensor | None
+
     def __init__(
         self, vocab: int, hidden: int, length: int, prefix_len: int, prefix_dim: int, learned_positions: bool
     ):
@@ -231,7 +236,7 @@ class TokenEmbedding(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Map tokens (n, L) to the context x (n, P + L, hidden)."""
         x = F.embedding(inputs.long(), self.embedding_weight)
-        if self.prefix_len:
+        if self.prefix is not None:
             prefix = F.pad(self.prefix, (0, self.prefix_len * self.hidden - self.prefix.numel()))
             x = torch.cat(
                 (prefix.view(1, self.prefix_len, self.hidden).expand(len(x), -1, -1).to(x), x), dim=1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
@@ -12,10 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from eqrlab.core.layers import Linear
+from eqrlab.core.layers import Linear, inner_width
 from eqrlab.core.random import Noise
 
 Streams = tuple[Tensor, ...]
+MIXERS = ("mlp", "attention")
+POSITIONS = ("none", "rope", "rope2d", "learned")
+MOST_POSITIONS = 1 << 16
 
 
 class System(Protocol):
@@ -149,19 +153,46 @@ class ReasonerConfig:
     halt_exploration: float = 0.1
 
     def __post_init__(self) -> None:
-        for name, choices in {
-            "mixer": ("mlp", "attention"),
-            "positions": ("none", "rope", "rope2d", "learned"),
-        }.items():
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
+            if type(value) not in kinds.get(str(field.type), (type(value),)):
+                raise ValueError(f"{field.name} must be of type {field.type}, got {value!r}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{field.name} must be finite, got {value}")
+        for name in ("board", "box"):
+            pair = getattr(self, name)
+            whole = isinstance(pair, tuple) and [type(v) for v in pair] == [int, int] and min(pair) >= 1
+            if pair is not None and not whole:
+                raise ValueError(f"{name} must be two integers >= 1 (rows, columns), got {pair!r}")
+        for name, choices in {"mixer": MIXERS, "positions": POSITIONS}.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} {getattr(self, name)!r} unknown; choose from {', '.join(choices)}")
-        for name in ("vocab_size", "seq_len", "hidden_size", "num_heads", "layers", "H_cycles", "L_cycles"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be an integer >= 1, got {getattr(self, name)!r}")
-        if self.halt_max_steps < 1:
-            raise ValueError(f"halt_max_steps must be >= 1, got {self.halt_max_steps}")
-        if not self.noise_scale >= 0:
-            raise ValueError(f"noise_scale must be >= 0, got {self.noise_scale}")
+        sizes = (
+            "vocab_size",
+            "seq_len",
+            "hidden_size",
+            "num_heads",
+            "layers",
+            "H_cycles",
+            "L_cycles",
+            "halt_max_steps",
+        )
+        for name, least in {
+            **dict.fromkeys(sizes, 1),
+            "prefix_len": 0,
+            "prefix_dim": 0,
+            "noise_scale": 0,
+        }.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
+        for name in ("expansion", "rope_theta"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if self.positions_total > MOST_POSITIONS:
+            raise ValueError(f"prefix_len + seq_len must be <= {MOST_POSITIONS}, got {self.positions_total}")
+        if not 0 <= self.halt_exploration <= 1:
+            raise ValueError(f"halt_exploration must be in [0, 1], got {self.halt_exploration}")
         if self.prefix_dim > self.prefix_len * self.hidden_size:
             raise ValueError(
                 f"prefix_dim {self.prefix_dim} does not fit into {self.prefix_len} positions of {self.hidden_size}"
@@ -188,6 +219,15 @@ class ReasonerConfig:
         return self.prefix_len + self.seq_len
 
     @property
+    def least_weights(self) -> int:
+        """A lower bound of the number of weights, for any family."""
+        mixing = 4 * self.hidden_size**2
+        if self.mixer == "mlp":
+            mixing = 3 * self.positions_total * inner_width(self.positions_total, self.expansion)
+        block = mixing + 3 * self.hidden_size * inner_width(self.hidden_size, self.expansion)
+        return self.layers * block + 2 * self.vocab_size * self.hidden_size
+
+    @property
     def board_shape(self) -> tuple[int, int]:
         """Rows and columns of the board."""
         side = round(self.seq_len**0.5)
@@ -205,7 +245,7 @@ class ReasonerConfig:
         missing = [n for n, f in known.items() if f.default is dataclasses.MISSING and n not in values]
         if missing:
             raise ValueError(f"configuration lacks {', '.join(missing)}")
-        pairs = {k: tuple(values[k]) for k in ("board", "box") if values.get(k) is not None}
+        pairs = {k: tuple(values[k]) for k in ("board", "box") if isinstance(values.get(k), list)}
         return cls(**{**values, **pairs})
 
 
@@ -235,10 +275,8 @@ class Reasoner(nn.Module):
         super().__init__()
         self.config, self.task, self.provenance = config, task, dict(provenance or {})
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
-        self.q_head = Linear(config.hidden_size, 2, bias=True)
-        with torch.no_grad():  # halting starts out unlikely
-            self.q_head.weight.zero_()
-            self.q_head.bias.fill_(-5.0)
+        self.q_head = Linear(config.hidden_size, 2, bias=-5.0)  # halting starts out unlikely
+        nn.init.zeros_(self.q_head.weight)
 
     @property
     def state_shape(self) -> tuple[int, int, int]:

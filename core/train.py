@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 import json
 import math
 import time
@@ -17,14 +16,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eqrlab.core.checkpoint import CheckpointError, build, fill, read_tensors, save, write_tensors
+from eqrlab.core.checkpoint import (
+    CheckpointError,
+    build,
+    fill,
+    read_tensors,
+    replaced_whole,
+    save,
+    write_tensors,
+)
 from eqrlab.core.layers import Blocks
 from eqrlab.core.losses import exact, halting_loss, stablemax_cross_entropy
 from eqrlab.core.optim import AdamATan2
 from eqrlab.core.random import GeneratorNoise, Noise
 from eqrlab.core.reasoner import Reasoner
+from eqrlab.core.stream import Augment, PuzzleStream
 
-Augment = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+_ROWS = ("z", "inputs", "labels", "taken", "halted")
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+LOG_EVERY = 50
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
@@ -97,37 +107,6 @@ def segment(model: Reasoner, z: Tensor, x: Tensor, noise: Noise | None) -> Tenso
     return torch.stack(streams, dim=1)
 
 
-class PuzzleStream:
-    """An endless, resumable stream of training rows: shuffled passes over the puzzles, each under a fresh symmetry."""
-
-    def __init__(self, inputs: np.ndarray, labels: np.ndarray, augment: Augment | None, seed: int):
-        self.inputs, self.labels, self.augment = inputs, labels, augment
-        self.rng = np.random.default_rng([seed, 1])
-        self.order, self.position = self.rng.permutation(len(inputs)), 0
-
-    def draw(self, count: int) -> tuple[Tensor, Tensor]:
-        """Return the next rows: inputs and labels (count, S) int64."""
-        index = np.empty(count, dtype=np.int64)
-        for i in range(count):
-            if self.position == len(self.order):
-                self.order, self.position = self.rng.permutation(len(self.order)), 0
-            index[i] = self.order[self.position]
-            self.position += 1
-        inputs, labels = self.inputs[index], self.labels[index]
-        if self.augment is not None:
-            inputs, labels = self.augment(inputs, labels, self.rng)
-        return torch.from_numpy(inputs.astype(np.int64)), torch.from_numpy(labels.astype(np.int64))
-
-    def state(self) -> dict[str, Any]:
-        """Return what `restore` needs, as plain values."""
-        return {"rng": self.rng.bit_generator.state, "order": self.order.tolist(), "position": self.position}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
-        self.rng.bit_generator.state = state["rng"]
-        self.order, self.position = np.array(state["order"]), state["position"]
-
-
 class Trainer:
     """One training run: model, averaged weights, optimiser, the rows under way and all random states.
 
@@ -161,35 +140,23 @@ class Trainer:
         augment: Augment | None = None,
         device: str = "cpu",
     ):
-        if inputs.shape != labels.shape or inputs.ndim != 2 or not len(inputs):
-            raise ValueError(
-                f"training needs inputs and labels of one shape (P, S), got {inputs.shape}, {labels.shape}"
-            )
         self.config, self.device, self.dtype = config, torch.device(device), DTYPES[config.dtype]
-        torch.manual_seed(config.seed)
-        self.model = build(family, model_config, task).to(self.device).train()
-        limit = (self.model.config.seq_len, self.model.config.vocab_size)
-        if (
-            inputs.shape[1] != limit[0]
-            or max(inputs.max(), labels.max()) >= limit[1]
-            or min(inputs.min(), labels.min()) < 0
-        ):
-            raise ValueError(
-                f"the puzzles do not fit the model: seq_len {limit[0]}, tokens 0..{limit[1] - 1} are required"
-            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.model = build(family, model_config, task).to(self.device).train()
+        self.data = PuzzleStream(inputs, labels, augment, config.seed)
+        self.data.check(self.model.config.seq_len, self.model.config.vocab_size)
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = AdamATan2(
             self.model.parameters(), config.lr, (config.beta1, config.beta2), config.weight_decay
         )
-        self.data = PuzzleStream(inputs, labels, augment, config.seed)
-        digest = hashlib.sha256(np.ascontiguousarray(inputs, "<i8").tobytes())
-        digest.update(np.ascontiguousarray(labels, "<i8").tobytes())
-        self.data_sha256 = digest.hexdigest()
         self.generator = torch.Generator(self.device).manual_seed(config.seed + 1)
         self.step_count = 0
+        # Sums since the last line of the log.
+        self.window = dict.fromkeys(("steps", "loss", "halted", "solved"), 0.0)
         n = config.batch_size
         self.z = torch.zeros(n, *self.model.state_shape, dtype=self.dtype, device=self.device)
-        self.inputs = torch.zeros(n, limit[0], dtype=torch.long, device=self.device)
+        self.inputs = torch.zeros(n, inputs.shape[1], dtype=torch.long, device=self.device)
         self.labels = torch.zeros_like(self.inputs)
         self.taken = torch.zeros(n, dtype=torch.long, device=self.device)
         self.halted = torch.ones(n, dtype=torch.bool, device=self.device)
@@ -199,7 +166,7 @@ class Trainer:
                     module.compile()
 
     def step(self) -> dict[str, float]:
-        """Take one optimiser step; return loss, exact share and mean segments of the rows that halted, and their number."""
+        """Take one optimiser step; return the loss, and of the rows that halted number, exact share and segments."""
         self._refill()
         model, n = self.model, self.config.batch_size
         noise = GeneratorNoise(self.generator) if model.noise_scale else None
@@ -221,10 +188,12 @@ class Trainer:
         self.taken += 1
         self._halt(q_halt.detach())
         self.step_count += 1
-        done = self.halted.sum().item()
+        done, solved = self.halted.sum().item(), (right & self.halted).sum().item()
+        for name, value in (("steps", 1), ("loss", loss.item()), ("halted", done), ("solved", solved)):
+            self.window[name] += value
         return {
             "loss": loss.item(),
-            "exact": (right & self.halted).sum().item() / done if done else math.nan,
+            "exact": solved / done if done else math.nan,
             "segments": self.taken[self.halted].float().mean().item() if done else math.nan,
             "halted": done,
         }
@@ -262,7 +231,7 @@ class Trainer:
             "steps": self.step_count,
             "puzzles": len(self.data.inputs),
             "augmented": self.data.augment is not None,
-            "data_sha256": self.data_sha256,
+            "data_sha256": self.data.sha256,
         }
         return model
 
@@ -272,7 +241,7 @@ class Trainer:
             "task": self.model.task,
             "model": json.loads(json.dumps(dataclasses.asdict(self.model.config))),
             "train": dataclasses.asdict(self.config),
-            "data_sha256": self.data_sha256,
+            "data_sha256": self.data.sha256,
         }
 
     def save_state(self, path: str | Path) -> None:
@@ -281,15 +250,16 @@ class Trainer:
         tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
         for name, p in self.model.named_parameters():
             moments = self.optimizer.state[p]
-            for key in ("exp_avg", "exp_avg_sq"):
+            for key in _MOMENTS:
                 tensors[f"{key}.{name}"] = moments[key] if moments else torch.zeros_like(p)
-        for name in ("z", "inputs", "labels", "taken", "halted"):
+        for name in _ROWS:
             tensors[f"rows.{name}"] = getattr(self, name)
         tensors["generator"] = self.generator.get_state()
         header = {
             "training_state": 1,
             "step": self.step_count,
             "stream": self.data.state(),
+            "window": self.window,
             **self._settings(),
         }
         write_tensors(path, tensors, header)
@@ -300,30 +270,50 @@ class Trainer:
         Raises
         ------
         CheckpointError
-            For an unreadable file, or one of a run with other settings or data (naming the first that differs).
+            For an unreadable file, or one of a run with other settings or data (naming those that differ).
         """
         tensors, header = read_tensors(path)
         if "training_state" not in header:
             raise CheckpointError(f"{path}: holds a model, not a training state")
-        for key, value in self._settings().items():
-            if header.get(key) != value:
-                raise CheckpointError(
-                    f"{path}: was trained with {key} {header.get(key)}, now {value} is asked for"
-                )
+        then, now = _leaves(header), _leaves(self._settings())
+        differ = [f"{k} {then.get(k)} there, {v} here" for k, v in now.items() if then.get(k) != v]
+        if differ:
+            raise CheckpointError(f"{path}: belongs to a run with other settings: {'; '.join(differ)}")
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
+        names = [name for name, _ in self.model.named_parameters()]
+        rows = {name: getattr(self, name) for name in _ROWS}
+        for name, like in rows.items():
+            stored = tensors.get(f"rows.{name}")
+            if stored is None or stored.shape != like.shape or stored.dtype != like.dtype:
+                raise CheckpointError(f"{path}: has no valid rows.{name}")
+        moments = [part(f"{key}.") for key in _MOMENTS]
+        if any(set(m) != set(names) for m in moments) or "generator" not in tensors:
+            raise CheckpointError(f"{path}: lacks a part of the optimiser or of the random state")
         fill(self.model, part("model."), path)
         fill(self.ema, part("ema."), path)
+        try:
+            self.data.restore(header["stream"])
+            self.generator.set_state(tensors["generator"])
+            self.step_count = int(header["step"])
+            self.window |= header.get("window", {})
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{path}: the training state is damaged ({error!r})") from None
         for name, p in self.model.named_parameters():
-            moments = {key: tensors[f"{key}.{name}"].to(p) for key in ("exp_avg", "exp_avg_sq")}
-            self.optimizer.state[p] = {"step": header["step"], **moments}
-        for name, value in part("rows.").items():
-            setattr(self, name, value.to(self.device))
-        self.generator.set_state(tensors["generator"])
-        self.data.restore(header["stream"])
-        self.step_count = header["step"]
+            first, second = (m[name].to(p) for m in moments)
+            self.optimizer.state[p] = {"step": self.step_count, "exp_avg": first, "exp_avg_sq": second}
+        for name, like in rows.items():
+            setattr(self, name, tensors[f"rows.{name}"].to(like.device))
+
+
+def _leaves(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested settings to dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 @torch.no_grad()
@@ -338,11 +328,8 @@ def exact_accuracy(
         z = model.initial(x, generator)
         for _ in range(depth):
             z = model.step(z, x)
-        solved += (
-            exact(model.logits(z, x), torch.as_tensor(labels[i : i + batch_size], device=model.device))
-            .sum()
-            .item()
-        )
+        right = exact(model.logits(z, x), torch.as_tensor(labels[i : i + batch_size], device=model.device))
+        solved += int(right.sum())
     return solved / len(inputs)
 
 
@@ -358,7 +345,7 @@ def train(
 ) -> Iterator[dict[str, float]]:
     """Train to the end, yielding a record a step; state, log and model are kept in the folder `run`.
 
-    Files: `state.safetensors` (to continue), `log.jsonl` (a line each 50 steps and each evaluation),
+    Files: `state.safetensors` (to continue), `log.jsonl` (a line each LOG_EVERY steps and each evaluation),
     `model.safetensors` (the averaged weights, at every save).  To continue, call `trainer.load_state` first; the log is
     then cut back to the step of that state, so that it reads as if the run had never been interrupted.
 
@@ -372,32 +359,33 @@ def train(
     run = Path(run)
     run.mkdir(parents=True, exist_ok=True)
     log = run / "log.jsonl"
-    kept = []
+    records: list[dict[str, float]] = []
     if trainer.step_count and log.exists():
-        records = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
-        kept = [r for r in records if r["step"] <= trainer.step_count]
-    log.write_text("".join(json.dumps(r) + "\n" for r in kept))
-    sums: dict[str, float] = {"loss": 0.0, "solved": 0.0, "halted": 0.0}
-    since, began = 0, time.monotonic()
-    while trainer.step_count < trainer.config.steps:
+        lines = [
+            line for line in log.read_text().splitlines() if line.endswith("}")
+        ]  # the last may be cut off
+        records = [r for r in map(json.loads, lines) if r["step"] <= trainer.step_count]
+    with replaced_whole(log) as temporary:
+        temporary.write_text("".join(json.dumps(r) + "\n" for r in records))
+    ending = trainer.step_count >= trainer.config.steps
+    if ending:  # it was killed between the last state and the last model
+        save(trainer.result(), run / "model.safetensors")
+    began, since = time.monotonic(), trainer.step_count
+    while not ending:
         record = trainer.step()
         step, last = trainer.step_count, trainer.step_count == trainer.config.steps
-        since += 1
-        sums["loss"] += record["loss"]
-        sums["halted"] += record["halted"]
-        sums["solved"] += record["exact"] * record["halted"] if record["halted"] else 0.0
         line: dict[str, float] = {}
-        if step % 50 == 0 or last:
-            line = {
-                "step": step,
-                "loss": sums["loss"] / since,
-                "steps_per_second": since / (time.monotonic() - began),
-            }
-            line["train_exact"] = sums["solved"] / sums["halted"] if sums["halted"] else math.nan
-            sums, since, began = dict.fromkeys(sums, 0.0), 0, time.monotonic()
+        if step % LOG_EVERY == 0 or last:
+            sums, trainer.window = trainer.window, dict.fromkeys(trainer.window, 0.0)
+            line = {"step": step, "loss": sums["loss"] / sums["steps"]}
+            if sums["halted"]:
+                line["train_exact"] = sums["solved"] / sums["halted"]
+            line["steps_per_second"] = (step - since) / (time.monotonic() - began)
+            began, since = time.monotonic(), step
         if test is not None and (step % evaluate_every == 0 or last):
+            paused = time.monotonic()
             line |= {"step": step, "test_exact": exact_accuracy(trainer.ema, *test, depth)}
-            began = time.monotonic()
+            began += time.monotonic() - paused
         if line:
             with open(log, "a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -406,5 +394,3 @@ def train(
             trainer.save_state(run / "state.safetensors")
             save(trainer.result(), run / "model.safetensors")
         yield {**record, **line}
-        if ending:
-            return

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 _NORM_EPS = 1e-5
+_WRITTEN_OUT = 128  # longest sequence whose attention is computed without a fused kernel
 _CACHE_VALUES = 1 << 20  # values of the widest activation that stay near the processor (4 MB in float32)
 
 
@@ -153,7 +154,8 @@ class Attention(nn.Module):
         if self.rotary is not None:
             q, k = self.rotary(qkv[:, :, :2]).unbind(2)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        if forward_ad._current_level >= 0:  # fused kernels have no forward-mode rule: write attention out
+        # Fused kernels have no forward-mode rule and no batched derivatives, and gain nothing on short sequences.
+        if length <= _WRITTEN_OUT or forward_ad._current_level >= 0:
             weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), dim=-1)
             mixed = weights @ v
         else:

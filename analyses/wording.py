@@ -139,6 +139,20 @@ def percent_interval(share: float, low: float, high: float) -> str:
     return f"{percent(share)} [{_percent(low)}, {_percent(high)}]"
 
 
+def over_puzzles(
+    value: float, low: float, high: float, puzzles: int, confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """Return a share over puzzles with its interval, widened where the bootstrap's has no width.
+
+    Where all puzzles agree on 0 or 1, resampling them cannot tell how far the share of all puzzles may be from that;
+    the bound is then alpha^(1/puzzles), valid for any distribution over puzzles.
+    """
+    if low == high and value in (0.0, 1.0):
+        edge = (1 - confidence) ** (1 / puzzles)
+        return (value, 0.0, 1 - edge) if value == 0 else (value, edge, 1.0)
+    return value, low, high
+
+
 def _percent(share: float) -> str:
     value = 100 * float(share)
     near_end = 0.05 <= value < 1 or 99 < value < 99.95
@@ -220,11 +234,15 @@ def _are(names: list[str], letter: str) -> str:
 
 def share_of(modes: xr.Dataset, letter: str) -> str:
     """Return the share of a mode with its interval, as text; without interval for a single puzzle."""
-    i = MODES.index(letter)
-    bounds = (float(modes[f"landscape_share_{end}"].values[i]) for end in ("low", "high"))
-    if modes.sizes["puzzle"] < 2:
-        bounds = iter((np.nan, np.nan))
-    return percent_interval(float(modes["landscape_share"].values[i]), *bounds)
+    i, puzzles = MODES.index(letter), modes.sizes["puzzle"]
+    value, *bounds = (float(modes[f"landscape_share{end}"].values[i]) for end in ("", "_low", "_high"))
+    if puzzles < 2:
+        return percent(value)
+    return percent_interval(*over_puzzles(value, *bounds, puzzles, _confidence(modes)))
+
+
+def _confidence(dataset: xr.Dataset) -> float:
+    return float(dataset.attrs.get("confidence", 0.95))
 
 
 def auc_depth(alignment: xr.Dataset) -> int | None:
@@ -332,10 +350,11 @@ def selector_warning(alignment: xr.Dataset) -> str | None:
 def accuracy_text(alignment: xr.Dataset, selector: str, index: int = -1) -> str:
     """Return the accuracy of a selector at a depth index, with its interval, as text."""
     row = [str(n) for n in alignment["selector"].values].index(selector)
-    ends = ("", "_low", "_high")
-    return percent_interval(
-        *(float(alignment[f"accuracy{e}"].transpose("selector", "depth").values[row, index]) for e in ends)
+    values = (
+        float(alignment[f"accuracy{end}"].transpose("selector", "depth").values[row, index])
+        for end in ("", "_low", "_high")
     )
+    return percent_interval(*over_puzzles(*values, alignment.sizes["puzzle"], _confidence(alignment)))
 
 
 def verdict_rows(groups: Mapping[str, xr.Dataset]) -> list[dict[str, str]]:
@@ -430,15 +449,3 @@ def landscape_advice(modes: xr.Dataset) -> str:
     advice = modes["advice"].values
     deeper, wider = ((advice == ADVICE.index(a)).sum() for a in ("buy_depth", "buy_restarts"))
     return ADVICE_SHORT["buy_depth" if deeper >= wider else "buy_restarts"]
-
-
-def text_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return rows as an aligned plain-text table with a heading; empty text for no rows."""
-    if not rows:
-        return ""
-    heads = list(rows[0])
-    widths = [max(len(h), *(len(r[h]) for r in rows)) for h in heads]
-    lines = [heads, ["-" * w for w in widths], *([r[h] for h in heads] for r in rows)]
-    return "\n".join(
-        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines
-    )

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from pathlib import Path
 
 import click
 import numpy as np
+import torch
+import xarray as xr
 
 from eqrlab.analyses.diagnose import archive_groups, diagnose
 from eqrlab.analyses.report import write_report
-from eqrlab.analyses.wording import verdict_lines
+from eqrlab.analyses.wording import landscape_sentence, verdict_rows
 from eqrlab.attractors import archive
-from eqrlab.core import Reasoner, bundled, load
-from eqrlab.datasets import PuzzleSet, oracle, read_puzzles
+from eqrlab.core import Reasoner, load
+from eqrlab.datasets import PuzzleSet, read_puzzles
 from eqrlab.datasets import bundled as bundled_puzzles
 
-SAMPLE = 24  # puzzles of a bundled set that are diagnosed unless --limit says otherwise
+DEFAULT = ("eqr-sudoku6", "eqr-attention-sudoku6")  # two bundled models with contrasting landscapes
+SAMPLE = 16  # puzzles of a bundled set that are diagnosed unless --limit says otherwise
+ROWS = 32  # puzzles in a printed table
 
 
 def puzzles_for(reasoner: Reasoner, path: str | None, split: str, limit: int | None, seed: int) -> PuzzleSet:
@@ -44,6 +49,23 @@ def puzzles_for(reasoner: Reasoner, path: str | None, split: str, limit: int | N
     return puzzles
 
 
+def table(rows: list[dict[str, str]]) -> list[str]:
+    """Return rows of texts as aligned lines, headings first."""
+    if not rows:
+        return []
+    width = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
+    lines = [{name: name for name in width}, *rows]
+    return ["  ".join(line[name].ljust(size) for name, size in width.items()).rstrip() for line in lines]
+
+
+def verdict_lines(groups: dict[str, xr.Dataset]) -> list[str]:
+    """Return what is printed of a diagnosis: the verdict in a sentence, then a table of puzzles."""
+    rows = verdict_rows(groups)
+    sentences = landscape_sentence(groups["modes"], groups["alignment"])
+    more = [f"... and {len(rows) - ROWS} more puzzles in the archive"] if len(rows) > ROWS else []
+    return [*textwrap.wrap(sentences, 110), "", *table(rows[:ROWS]), *more]
+
+
 @click.command(
     "diagnose",
     epilog="Example:  eqrlab diagnose eqr-sudoku6 --restarts 64 --depth 64 --out out",
@@ -53,7 +75,7 @@ def puzzles_for(reasoner: Reasoner, path: str | None, split: str, limit: int | N
 @click.option("--split", default="test", show_default=True, help="Split of a bundled set or .npy folder.")
 @click.option("--limit", type=click.IntRange(1), help="Diagnose this many, drawn at random (default: all of a file, "
               f"{SAMPLE} of a bundled set).")  # fmt: skip
-@click.option("--restarts", type=int, default=64, show_default=True, help="Breadth B.")
+@click.option("--restarts", type=int, default=32, show_default=True, help="Breadth B.")
 @click.option("--depth", type=int, default=64, show_default=True, help="Depth D in outer steps.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--noise", type=float, help="Noise amplitude in every level call (default: the model's own).")
@@ -79,24 +101,22 @@ def diagnose_command(
 ) -> None:
     """Diagnose the landscape of checkpoints: verdict, archive and report.
 
-    CKPT is a file (official or eqrlab's own) or the name of a bundled model; without any, all bundled models are
-    diagnosed.  Writes OUT/diagnosis.nc and OUT/report.html.
+    CKPT is a file (official or eqrlab's own) or the name of a bundled model; without any, two bundled models with
+    contrasting landscapes are diagnosed.  Writes OUT/diagnosis.nc and OUT/report.html.
     """
-    import torch
-
     began = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     results = {}
-    models = {Path(c).stem if Path(c).exists() else c: load(c) for c in checkpoints or bundled()}
+    models = {Path(c).stem if Path(c).exists() else c: load(c) for c in checkpoints or DEFAULT}
     for name, reasoner in models.items():
         chosen = puzzles_for(reasoner, puzzles, split, limit, seed)
-        click.echo(f"{name}: {len(chosen.inputs)} puzzles of {chosen.source}, {restarts} restarts, depth {depth}")
+        click.echo(f"{name}: {len(chosen.inputs)} puzzles of {Path(chosen.source).name}, {restarts} restarts, depth {depth}")
         results[name] = diagnose(
             reasoner,
             chosen.inputs,
             labels=chosen.labels,
-            oracle=oracle(chosen.task),
+            oracle=chosen.oracle,
             restarts=restarts,
             depth=depth,
             seed=seed,
@@ -107,7 +127,7 @@ def diagnose_command(
             progress=not quiet,
         )
         for dataset in results[name].values():
-            dataset.attrs |= {"name": name, "puzzles": chosen.source}
+            dataset.attrs |= {"name": name, "puzzles": Path(chosen.source).name}
         click.echo("\n".join(verdict_lines(results[name])) + "\n")
     archive.write(out / "diagnosis.nc", archive_groups(results))
     write_report(out / "diagnosis.nc", out / "report.html")

@@ -71,7 +71,9 @@ def verdict_lines(groups: dict[str, xr.Dataset]) -> list[str]:
     epilog="Example:  eqrlab diagnose eqr-sudoku6 --restarts 64 --depth 64 --out out",
 )
 @click.argument("checkpoints", nargs=-1, metavar="[CKPT]...")
-@click.option("--puzzles", metavar="FILE|DIR", help="Puzzles; default: the bundled test set of the model's task.")
+@click.option(
+    "--puzzles", metavar="FILE|DIR", help="Puzzles; default: the bundled test set of the model's task."
+)
 @click.option("--split", default="test", show_default=True, help="Split of a bundled set or .npy folder.")
 @click.option("--limit", type=click.IntRange(1), help="Diagnose this many, drawn at random (default: all of a file, "
               f"{SAMPLE} of a bundled set).")  # fmt: skip
@@ -80,7 +82,9 @@ def verdict_lines(groups: dict[str, xr.Dataset]) -> list[str]:
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--noise", type=float, help="Noise amplitude in every level call (default: the model's own).")
 @click.option("--device", help="cpu or cuda (default: cuda where there is one).")
-@click.option("--dtype", type=click.Choice(["float32", "float64", "bfloat16"]), help="Precision of the iteration.")
+@click.option(
+    "--dtype", type=click.Choice(["float32", "float64", "bfloat16"]), help="Precision of the iteration."
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Rows at once (default: automatic).")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -111,7 +115,9 @@ def diagnose_command(
     models = {Path(c).stem if Path(c).exists() else c: load(c) for c in checkpoints or DEFAULT}
     for name, reasoner in models.items():
         chosen = puzzles_for(reasoner, puzzles, split, limit, seed)
-        click.echo(f"{name}: {len(chosen.inputs)} puzzles of {Path(chosen.source).name}, {restarts} restarts, depth {depth}")
+        click.echo(
+            f"{name}: {len(chosen.inputs)} puzzles of {Path(chosen.source).name}, {restarts} restarts, depth {depth}"
+        )
         results[name] = diagnose(
             reasoner,
             chosen.inputs,
@@ -131,12 +137,16 @@ def diagnose_command(
         click.echo("\n".join(verdict_lines(results[name])) + "\n")
     archive.write(out / "diagnosis.nc", archive_groups(results))
     write_report(out / "diagnosis.nc", out / "report.html")
-    click.echo(f"archive {out / 'diagnosis.nc'}, report {out / 'report.html'}, {time.monotonic() - began:.0f} s")
+    click.echo(
+        f"archive {out / 'diagnosis.nc'}, report {out / 'report.html'}, {time.monotonic() - began:.0f} s"
+    )
 
 
 @click.command("report", epilog="Example:  eqrlab report out/diagnosis.nc --out out/report.html")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Where to write (default: report.html beside FILE).")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where to write (default: report.html beside FILE)."
+)
 def report_command(file: Path, out: Path | None) -> None:
     """Write the HTML report again, from an archive alone."""
     target = out or file.with_name("report.html")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 import xarray as xr
 
@@ -61,15 +64,15 @@ def alignment(
             status[i] = schema.STATUS.index("all_wrong" if wrong.any() else "all_right")
         pooled = PooledAuc(score, wrong)
         auc_puzzle[:, i] = pooled.within()
-        defined = np.isfinite(auc_puzzle[:, i])
-        per_puzzle = np.where(defined, auc_puzzle[:, i], 0.0)
-
-        def within(w: np.ndarray, known: np.ndarray = defined, value: np.ndarray = per_puzzle) -> np.ndarray:
-            return np.float64(w @ value / (w @ known)) if w @ known > 0 else np.float64(np.nan)
-
+        within = functools.partial(_mean_where_defined, auc_puzzle[:, i])
         wrongness = wrong.astype(float) if error is None else np.nan_to_num(error[:, :, depth - 1], nan=1.0)
         spearman = PooledSpearman(np.where(np.isnan(score), np.inf, score), wrongness)
-        for name, statistic in (("auc", pooled), ("auc_within", within), ("spearman", spearman)):
+        statistics: dict[str, Callable[[np.ndarray], float]] = {
+            "auc": pooled,
+            "auc_within": within,
+            "spearman": spearman,
+        }
+        for name, statistic in statistics.items():
             values[name][i] = statistic(np.ones(puzzles))
             if np.isfinite(values[name][i]):
                 bounds[name][:, i] = cluster_bootstrap(
@@ -109,6 +112,12 @@ def alignment(
     }
     coordinates = {"depth": depths, "selector": names, "puzzle": ensemble.puzzle.values}
     return schema.dataset(variables, attributes, coordinates, {"status": schema.STATUS})
+
+
+def _mean_where_defined(value: np.ndarray, weight: np.ndarray) -> float:
+    """Return the weighted mean of the values that are not NaN, NaN if there are none."""
+    known = weight * np.isfinite(value)
+    return float(known @ np.nan_to_num(value) / known.sum()) if known.sum() > 0 else float("nan")
 
 
 def depth_points(depth: int) -> np.ndarray:

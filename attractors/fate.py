@@ -89,7 +89,7 @@ def ring_length(depth: int) -> int:
 
 def answer_settled(code: np.ndarray) -> np.ndarray:
     """Return the first step (from 1) since which the answer code (n, D) is unchanged, (n,) int."""
-    n, depth = code.shape
+    depth = code.shape[1]
     same = code == code[:, -1:]
     changed = np.where(~same, np.arange(1, depth + 1), 0).max(1)
     return (changed + 1).astype(np.int32)
@@ -208,7 +208,7 @@ def classify(
     or falling with hardly any way left -> settled; residual falling, norm growing, or too few steps -> unfinished;
     states returning after p steps -> periodic; a small region and a constant answer -> recurrent; else wandering.
     """
-    n, depth = residual.shape
+    depth = residual.shape[1]
     t = tolerances
     window, k = answer_window(depth), ring.shape[1]
     since = answer_settled(code)

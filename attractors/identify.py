@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
 import xarray as xr
 
 from eqrlab.attractors.fate import CODE, decay_rate
@@ -37,9 +38,7 @@ def state_error(ensemble: xr.Dataset) -> np.ndarray:
     noisy = float(ensemble.attrs.get("noise", 0)) > 0
     spread = ensemble.spread.values.astype(float)
     extended = (ensemble.fate.values == CODE["recurrent"]) | noisy
-    epsilon = np.finfo({"float64": np.float64}.get(ensemble.attrs["dtype"], np.float32)).eps
-    if ensemble.attrs["dtype"] in ("bfloat16", "float16"):
-        epsilon = 2.0**-8 if ensemble.attrs["dtype"] == "bfloat16" else 2.0**-11
+    epsilon = torch.finfo(getattr(torch, ensemble.attrs["dtype"])).eps
     return np.maximum(np.where(extended, spread, left), 4 * epsilon)
 
 

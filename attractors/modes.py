@@ -44,8 +44,8 @@ def mode_posterior(
 
     Notes
     -----
-    Within b, c and d together the masses (correct, spurious, none) are uniform on the simplex, restricted to the mode; in
-    a, the split of the failures is uniform.  All integrals are incomplete beta functions, hence exact.
+    Within b, c and d the masses (correct, spurious, none) are uniform on the simplex, restricted to the mode; in a,
+    the split of the failures is uniform.  All integrals are incomplete beta functions, hence exact.
     """
     k, s, u = (np.asarray(v, float) for v in (correct, spurious, unsettled))
     failures = s + u
@@ -100,8 +100,8 @@ def modes(
 
     Notes
     -----
-    Unfinished runs may yet end anywhere: the posterior is taken with all of them at correct attractors, at spurious ones
-    and at none, and each mode gets its least probability; what remains is "undecided".
+    Unfinished runs may yet end anywhere: the posterior is taken with all of them at correct attractors, at spurious
+    ones and at none, and each mode gets its least probability; what remains is "undecided".
 
     References
     ----------

@@ -26,7 +26,7 @@ ADVICE = (
 )
 STATUS = ("ok", "all_right", "all_wrong", "no_residual_spread")
 
-Variable = tuple[tuple[str, ...], np.ndarray, str]
+Variable = tuple[tuple[str, ...], np.ndarray | np.generic, str]
 
 
 def flags(meanings: tuple[str, ...]) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def unseen_mass(
 
 
 def cluster_bootstrap(
-    statistic: Callable[[np.ndarray], np.ndarray],
+    statistic: Callable[[np.ndarray], np.ndarray | float],
     clusters: int,
     *,
     confidence: float = 0.95,

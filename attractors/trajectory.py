@@ -68,9 +68,8 @@ def iterate(system: System, x: Any, z: Tensor, depth: int, keys: Tensor | None) 
 
 def _checked(following: Tensor, z: Tensor) -> Tensor:
     if following.shape != z.shape or following.dtype != z.dtype:
-        raise ValueError(
-            f"step must return a state of shape {tuple(z.shape)} and {z.dtype}, got {tuple(following.shape)} of {following.dtype}"
-        )
+        found = f"{tuple(following.shape)} of {following.dtype}"
+        raise ValueError(f"step must return a state of shape {tuple(z.shape)} and {z.dtype}, got {found}")
     return following
 
 

@@ -22,7 +22,9 @@ def test_residual_of_a_contraction_ranks_the_error_exactly():
 
 def test_a_decoy_leaves_the_residual_uninformative():
     """G11: both sides settle, so late residuals are zero on both and the AUC is about one half."""
-    ensemble = at.sample(selector([[0.0]] * 6), puzzles(6), labels=torch.full((6, 1), 2), restarts=64, depth=64)
+    ensemble = at.sample(
+        selector([[0.0]] * 6), puzzles(6), labels=torch.full((6, 1), 2), restarts=64, depth=64
+    )
     result = at.alignment(ensemble)
     last = result.isel(depth=-1)
     assert abs(float(last.auc) - 0.5) < 0.2
@@ -40,8 +42,12 @@ def test_a_sea_that_never_settles_is_told_by_the_residual():
 
 
 def test_degenerate_correctness_is_nan_with_a_reason():
-    all_right = at.alignment(at.sample(selector([[-9.0]]), puzzles(), labels=torch.tensor([[2]]), restarts=8, depth=32))
-    all_wrong = at.alignment(at.sample(selector([[9.0]]), puzzles(), labels=torch.tensor([[2]]), restarts=8, depth=32))
+    all_right = at.alignment(
+        at.sample(selector([[-9.0]]), puzzles(), labels=torch.tensor([[2]]), restarts=8, depth=32)
+    )
+    all_wrong = at.alignment(
+        at.sample(selector([[9.0]]), puzzles(), labels=torch.tensor([[2]]), restarts=8, depth=32)
+    )
     for result, reason in ((all_right, "all_right"), (all_wrong, "all_wrong")):
         assert np.isnan(result.auc.values[-1]) and np.isnan(result.spearman.values[-1])
         assert STATUS[int(result.status[-1])] == reason
@@ -58,9 +64,12 @@ def test_intervals_contain_their_estimates():
 
 
 def test_mean_accuracy_is_the_share_of_right_runs():
-    ensemble = at.sample(selector([[0.2], [-0.3]]), puzzles(2), labels=torch.full((2, 1), 2), restarts=50, depth=32)
+    ensemble = at.sample(
+        selector([[0.2], [-0.3]]), puzzles(2), labels=torch.full((2, 1), 2), restarts=50, depth=32
+    )
     np.testing.assert_allclose(
-        at.alignment(ensemble).accuracy.sel(selector="mean"), ensemble.correct.sel(step=[1, 2, 4, 8, 16, 32]).mean(("puzzle", "restart"))
+        at.alignment(ensemble).accuracy.sel(selector="mean"),
+        ensemble.correct.sel(step=[1, 2, 4, 8, 16, 32]).mean(("puzzle", "restart")),
     )
 
 

@@ -1,10 +1,10 @@
 """Archives: what is written comes back, whole or not at all."""
 
+import shutil
 import subprocess
 
 import numpy as np
 import pytest
-import shutil
 import torch
 import xarray as xr
 
@@ -15,8 +15,15 @@ from tests.zoo import puzzles, selector
 
 @pytest.fixture(scope="module")
 def groups():
-    ensemble = at.sample(selector([[0.0], [1.0]]), puzzles(2), labels=torch.full((2, 1), 2), restarts=20, depth=16)
-    return {"ensemble": ensemble, "basins": at.basins(ensemble), "alignment": at.alignment(ensemble), "modes": at.modes(ensemble)}
+    ensemble = at.sample(
+        selector([[0.0], [1.0]]), puzzles(2), labels=torch.full((2, 1), 2), restarts=20, depth=16
+    )
+    return {
+        "ensemble": ensemble,
+        "basins": at.basins(ensemble),
+        "alignment": at.alignment(ensemble),
+        "modes": at.modes(ensemble),
+    }
 
 
 def test_every_group_comes_back_equal(groups, tmp_path):
@@ -27,7 +34,9 @@ def test_every_group_comes_back_equal(groups, tmp_path):
         xr.testing.assert_equal(tree[name].to_dataset(), dataset)
         for variable in dataset.variables:
             assert tree[name][variable].attrs.get("long_name") == dataset[variable].attrs.get("long_name")
-        assert {k: str(v) for k, v in dataset.attrs.items()} == {k: str(v) for k, v in tree[name].to_dataset().attrs.items()}
+        assert {k: str(v) for k, v in dataset.attrs.items()} == {
+            k: str(v) for k, v in tree[name].to_dataset().attrs.items()
+        }
 
 
 def test_plain_xarray_reads_it_too(groups, tmp_path):
@@ -40,7 +49,9 @@ def test_plain_xarray_reads_it_too(groups, tmp_path):
 @pytest.mark.skipif(shutil.which("ncdump") is None, reason="ncdump is not installed")
 def test_ncdump_reads_it(groups, tmp_path):
     archive.write(tmp_path / "a.nc", groups)
-    header = subprocess.run(["ncdump", "-h", tmp_path / "a.nc"], capture_output=True, text=True, check=True).stdout
+    header = subprocess.run(
+        ["ncdump", "-h", tmp_path / "a.nc"], capture_output=True, text=True, check=True
+    ).stdout
     assert "group: ensemble {" in header and 'residual:units = "1"' in header
 
 

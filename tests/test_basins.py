@@ -12,7 +12,9 @@ from tests.zoo import contraction, logistic, narrow_in_sea, puzzles, rotor, sele
 
 def test_masses_of_the_selector_are_right():
     offsets = [-1.0, 0.0, 0.7]
-    ensemble = at.sample(selector([[b] for b in offsets]), puzzles(3), labels=torch.full((3, 1), 2), restarts=400, depth=48)
+    ensemble = at.sample(
+        selector([[b] for b in offsets]), puzzles(3), labels=torch.full((3, 1), 2), restarts=400, depth=48
+    )
     found = at.basins(ensemble)
     assert found.attractors.values.tolist() == [2, 2, 2]
     for p, b in enumerate(offsets):
@@ -25,7 +27,9 @@ def test_masses_and_none_sum_to_one():
     ensemble = at.sample(narrow_in_sea(0.5), puzzles(), labels=torch.tensor([[3]]), restarts=80, depth=120)
     found = at.basins(ensemble)
     np.testing.assert_allclose(float(found.mass.sum("attractor")[0] + found.mass_none[0]), 1)
-    assert float(found.mass_none[0]) > 0.3 and (found.attractor_id.values == -1).mean() == float(found.mass_none[0])
+    assert float(found.mass_none[0]) > 0.3 and (found.attractor_id.values == -1).mean() == float(
+        found.mass_none[0]
+    )
 
 
 def test_product_landscapes_have_all_their_attractors():
@@ -34,13 +38,17 @@ def test_product_landscapes_have_all_their_attractors():
     found = at.basins(ensemble)
     assert int(found.attractors[0]) == 16
     for answer, count in zip(found.answer.values[0], found["count"].values[0], strict=True):
-        mass = np.prod([up_mass(b) if a == 2 else 1 - up_mass(b) for a, b in zip(answer, offsets, strict=True)])
+        mass = np.prod(
+            [up_mass(b) if a == 2 else 1 - up_mass(b) for a, b in zip(answer, offsets, strict=True)]
+        )
         assert stats.binomtest(int(count), 2000, mass).pvalue > 1e-4
 
 
 def test_states_tell_attractors_apart_where_answers_do_not():
     system = selector([[0.0]])
-    blind = MapSystem(system.step, system.initial, lambda z, x: torch.ones(len(z), 1, dtype=torch.long), system.encode)
+    blind = MapSystem(
+        system.step, system.initial, lambda z, x: torch.ones(len(z), 1, dtype=torch.long), system.encode
+    )
     found = at.basins(at.sample(blind, puzzles(), restarts=100, depth=48))
     assert int(found.attractors[0]) == 2
 

@@ -8,7 +8,17 @@ from eqrlab import attractors as at
 from eqrlab.attractors.fate import answer_settled, decay_rate, find_period, kendall
 from eqrlab.attractors.schema import FATES
 from eqrlab.core import MapSystem
-from tests.zoo import contraction, linear, logistic, narrow_in_sea, noisy_ar, normal_start, puzzles, rotor, selector
+from tests.zoo import (
+    contraction,
+    linear,
+    logistic,
+    narrow_in_sea,
+    noisy_ar,
+    normal_start,
+    puzzles,
+    rotor,
+    selector,
+)
 
 
 def fates(system, depth=200, restarts=20, **options):
@@ -53,7 +63,9 @@ def test_a_rotor_with_a_constant_answer_and_a_small_circle_is_recurrent():
         w = z - centre
         return centre + (1 + 0.1 * (1 - (w**2).sum(1, keepdim=True))) * w @ turn.T
 
-    _, names = fates(MapSystem(step, lambda x, g: centre + 0.5 * torch.randn((len(x), 2), generator=g).double()))
+    _, names = fates(
+        MapSystem(step, lambda x, g: centre + 0.5 * torch.randn((len(x), 2), generator=g).double())
+    )
     assert set(names) == {"recurrent"}
 
 
@@ -89,7 +101,9 @@ def test_growth_diverges_and_overflow_is_nonfinite():
 
 
 def test_a_start_near_zero_that_grows_to_a_fixed_point_has_not_diverged():
-    system = MapSystem(lambda z, x: torch.tanh(1.3 * z), lambda x, g: 1e-3 * torch.randn((len(x), 2), generator=g).double())
+    system = MapSystem(
+        lambda z, x: torch.tanh(1.3 * z), lambda x, g: 1e-3 * torch.randn((len(x), 2), generator=g).double()
+    )
     assert "diverged" not in fates(system, depth=24)[1]
 
 

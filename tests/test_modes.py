@@ -14,7 +14,9 @@ UP = torch.tensor([[2]])
 
 
 def verdict(system, labels, restarts=64, depth=100, seed=0):
-    result = at.modes(at.sample(system, puzzles(len(labels)), labels=labels, restarts=restarts, depth=depth, seed=seed))
+    result = at.modes(
+        at.sample(system, puzzles(len(labels)), labels=labels, restarts=restarts, depth=depth, seed=seed)
+    )
     return MODES[int(result.mode[0])], ADVICE[int(result.advice[0])], result
 
 
@@ -67,11 +69,16 @@ def test_posterior_agrees_with_numerical_integration(counts):
     def region(p_low, p_high, q_low, q_high):
         mass = lambda q, p: p**k * ((1 - p) * q) ** s * ((1 - p) * (1 - q)) ** u * (1 - p)
         norm = lambda q, p: 1 - p
-        return integrate.dblquad(mass, p_low, p_high, q_low, q_high)[0] / integrate.dblquad(norm, p_low, p_high, q_low, q_high)[0]
+        return (
+            integrate.dblquad(mass, p_low, p_high, q_low, q_high)[0]
+            / integrate.dblquad(norm, p_low, p_high, q_low, q_high)[0]
+        )
 
     nothing = integrate.quad(lambda q: q**s * (1 - q) ** u, 0, 1)[0] if k == 0 else 0.0
     evidence = np.array([nothing, region(0, broad, 0.5, 1), region(0, broad, 0, 0.5), region(broad, 1, 0, 1)])
-    np.testing.assert_allclose(mode_posterior([k], [s], [u], ModeRule())[0], evidence / evidence.sum(), rtol=1e-6)
+    np.testing.assert_allclose(
+        mode_posterior([k], [s], [u], ModeRule())[0], evidence / evidence.sum(), rtol=1e-6
+    )
 
 
 def test_one_correct_attractor_rules_out_mode_a():
@@ -84,10 +91,16 @@ def test_posterior_is_calibrated_under_its_prior():
     truth = rng.integers(0, 4, n)
     p_c, q = np.zeros(n), rng.random(n)
     draws = 1 - np.sqrt(rng.random(2_000_000))  # density 2 (1 - p)
-    for mode, pool in {1: draws[draws < rule.broad], 2: draws[draws < rule.broad], 3: draws[draws >= rule.broad]}.items():
+    for mode, pool in {
+        1: draws[draws < rule.broad],
+        2: draws[draws < rule.broad],
+        3: draws[draws >= rule.broad],
+    }.items():
         p_c[truth == mode] = pool[: (truth == mode).sum()]
     q = np.where(truth == 1, 0.5 + q / 2, np.where(truth == 2, q / 2, q))
-    counts = np.stack([rng.multinomial(24, [p, (1 - p) * s, (1 - p) * (1 - s)]) for p, s in zip(p_c, q, strict=True)])
+    counts = np.stack(
+        [rng.multinomial(24, [p, (1 - p) * s, (1 - p) * (1 - s)]) for p, s in zip(p_c, q, strict=True)]
+    )
     posterior = mode_posterior(*counts.T, rule)
     for low in np.arange(0, 1, 0.1):
         for mode in range(4):
@@ -102,7 +115,9 @@ def test_checkpoint_verdict_needs_a_clear_majority():
     result = at.modes(clear)
     assert MODES[int(result.landscape_mode)] == "d"
     np.testing.assert_allclose(float(result.landscape_share.sum()), 1)
-    mixed = at.sample(selector([[-2.5], [0.0]] * 4), puzzles(8), labels=torch.full((8, 1), 2), restarts=64, depth=48)
+    mixed = at.sample(
+        selector([[-2.5], [0.0]] * 4), puzzles(8), labels=torch.full((8, 1), 2), restarts=64, depth=48
+    )
     assert MODES[int(at.modes(mixed).landscape_mode)] == "undecided"
 
 

@@ -13,7 +13,9 @@ from tests.zoo import contraction, linear, noisy_ar, puzzles, rotor, selector
 @pytest.fixture(scope="module")
 def small_model():
     torch.manual_seed(0)
-    config = EqRConfig(vocab_size=6, seq_len=16, hidden_size=16, num_heads=2, mixer="attention", positions="rope2d")
+    config = EqRConfig(
+        vocab_size=6, seq_len=16, hidden_size=16, num_heads=2, mixer="attention", positions="rope2d"
+    )
     return EqR(config, "sudoku4").double()
 
 
@@ -24,7 +26,9 @@ def test_residual_update_and_answers_are_those_of_the_map():
     residual = torch.linalg.vector_norm(z @ a.T - z, dim=-1)
     np.testing.assert_allclose(ensemble.residual[0], residual, rtol=1e-13)
     np.testing.assert_allclose(ensemble["update"][0, :, 1:], residual[:, :-1], rtol=1e-13)
-    np.testing.assert_allclose(ensemble.relative_residual[0], residual / torch.linalg.vector_norm(z, dim=-1), rtol=1e-13)
+    np.testing.assert_allclose(
+        ensemble.relative_residual[0], residual / torch.linalg.vector_norm(z, dim=-1), rtol=1e-13
+    )
     np.testing.assert_array_equal(ensemble.answer[0], (z[:, -1] > 0).long() + 1)
     np.testing.assert_array_equal(ensemble.final_state[0], z[:, -1])
     assert ensemble.step.values.tolist() == [1, 2, 3, 4, 5]
@@ -34,7 +38,8 @@ def test_residual_update_and_answers_are_those_of_the_map():
 def test_results_do_not_depend_on_batch_size(small_model, noise):
     inputs = torch.randint(1, 6, (3, 16), generator=torch.Generator().manual_seed(1))
     whole, pieces = (
-        at.sample(small_model, inputs, restarts=5, depth=6, noise=noise, batch_size=size, seed=3) for size in (15, 4)
+        at.sample(small_model, inputs, restarts=5, depth=6, noise=noise, batch_size=size, seed=3)
+        for size in (15, 4)
     )
     np.testing.assert_allclose(whole.residual, pieces.residual, rtol=1e-9, atol=1e-12)
     np.testing.assert_array_equal(whole.answer, pieces.answer)
@@ -67,7 +72,9 @@ def test_starts_follow_the_restart_law():
 
 def test_given_starts_are_used():
     start = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    ensemble = at.sample(contraction(0.5, 4), puzzles(2), restarts=3, depth=1, initial=start, keep=("final_state",))
+    ensemble = at.sample(
+        contraction(0.5, 4), puzzles(2), restarts=3, depth=1, initial=start, keep=("final_state",)
+    )
     np.testing.assert_allclose(ensemble.final_state, 1 + 0.5 * (start - 1), rtol=1e-14)
     assert ensemble.attrs["initial_law"] == "given starts"
 
@@ -78,7 +85,9 @@ def test_noise_is_never_part_of_the_residual():
     late = slice(20, None)
     spread = sigma / np.sqrt(1 - rho**2) * np.sqrt(400)
     np.testing.assert_allclose(ensemble.residual[0, :, late].mean(), (1 - rho) * spread, rtol=0.02)
-    np.testing.assert_allclose(ensemble["update"][0, :, late].mean(), sigma * np.sqrt(2 / (1 + rho)) * 20, rtol=0.02)
+    np.testing.assert_allclose(
+        ensemble["update"][0, :, late].mean(), sigma * np.sqrt(2 / (1 + rho)) * 20, rtol=0.02
+    )
     assert ensemble.attrs["noise"] == sigma
     silent = at.sample(noisy_ar(rho, sigma), puzzles(), restarts=2, depth=60, noise=0)
     assert float(silent.residual[0, :, -1].max()) < 1e-12
@@ -87,11 +96,15 @@ def test_noise_is_never_part_of_the_residual():
 def test_noise_of_another_size_can_be_asked_for(small_model):
     inputs = torch.ones(1, 16, dtype=torch.long)
     silent, soft, loud = (
-        at.sample(small_model, inputs, restarts=4, depth=1, noise=n, keep=("final_state",)) for n in (0, 1e-7, 1e-6)
+        at.sample(small_model, inputs, restarts=4, depth=1, noise=n, keep=("final_state",))
+        for n in (0, 1e-7, 1e-6)
     )
     moved = [float(np.linalg.norm(e.final_state - silent.final_state)) for e in (soft, loud)]
     np.testing.assert_allclose(moved[1] / moved[0], 10, rtol=1e-3)
-    assert at.sample(small_model, inputs, restarts=1, depth=1).attrs["noise"] == 0.01 and loud.attrs["noise"] == 1e-6
+    assert (
+        at.sample(small_model, inputs, restarts=1, depth=1).attrs["noise"] == 0.01
+        and loud.attrs["noise"] == 1e-6
+    )
 
 
 def test_half_precision_residuals_are_computed_in_float32():
@@ -110,7 +123,9 @@ def test_half_precision_residuals_are_computed_in_float32():
 def test_correctness_comes_from_the_oracle_before_the_labels():
     system, labels = selector([[0.0]]), torch.tensor([[2]])
     plain = at.sample(system, puzzles(), labels=labels, restarts=40, depth=30)
-    lenient = at.sample(system, puzzles(), labels=labels, restarts=40, depth=30, oracle=lambda i, a: np.ones(len(a), bool))
+    lenient = at.sample(
+        system, puzzles(), labels=labels, restarts=40, depth=30, oracle=lambda i, a: np.ones(len(a), bool)
+    )
     assert 0 < float(plain.correct[..., -1].mean()) < 1
     assert bool(lenient.correct.all()) and not bool((lenient.token_accuracy == 1).all())
     assert "correct" not in at.sample(system, puzzles(), restarts=2, depth=2)
@@ -170,8 +185,9 @@ def test_a_step_or_decode_of_the_wrong_shape_is_named():
 
 
 def test_every_variable_is_labelled(small_model):
-    ensemble = at.sample(small_model, torch.ones(2, 16, dtype=torch.long), labels=torch.full((2, 16), 2), restarts=2, depth=3,
-                         keep=("summary", "path", "final_state", "trajectory"))  # fmt: skip
+    everything = ("summary", "path", "final_state", "trajectory")
+    inputs, labels = torch.ones(2, 16, dtype=torch.long), torch.full((2, 16), 2)
+    ensemble = at.sample(small_model, inputs, labels=labels, restarts=2, depth=3, keep=everything)
     for name, variable in ensemble.data_vars.items():
         assert {"long_name", "units"} <= set(variable.attrs), name
     assert set(ensemble.dims) <= set(ensemble.coords)

@@ -18,7 +18,9 @@ def normal_start(size: int):
 def linear(matrix: Tensor, offset: Tensor | None = None) -> MapSystem:
     """G1: z -> A z + b; answers are the signs of z."""
     b = torch.zeros(len(matrix), dtype=torch.float64) if offset is None else offset
-    return MapSystem(lambda z, x: z @ matrix.T + b, normal_start(len(matrix)), lambda z, x: (z > 0).long() + 1)
+    return MapSystem(
+        lambda z, x: z @ matrix.T + b, normal_start(len(matrix)), lambda z, x: (z > 0).long() + 1
+    )
 
 
 def selector(offsets: list[list[float]], beta: float = 2.0) -> MapSystem:
@@ -47,7 +49,9 @@ def rotor(angle: float, eta: float = 0.1) -> MapSystem:
         return z / z.norm(dim=1, keepdim=True).clamp(min=1.0)
 
     return MapSystem(
-        lambda z, x: (1 + eta * (1 - (z**2).sum(1, keepdim=True))) * z @ turn.T, start, lambda z, x: (z[:, :1] > 0).long() + 1
+        lambda z, x: (1 + eta * (1 - (z**2).sum(1, keepdim=True))) * z @ turn.T,
+        start,
+        lambda z, x: (z[:, :1] > 0).long() + 1,
     )
 
 
@@ -63,7 +67,9 @@ def logistic(r: float) -> MapSystem:
 def contraction(rho: float, size: int = 3) -> MapSystem:
     """G10: z -> z* + rho (z - z*) with z* = 1; right (token 2) once every coordinate is above 0.9."""
     return MapSystem(
-        lambda z, x: 1 + rho * (z - 1), normal_start(size), lambda z, x: (z > 0.9).all(1, keepdim=True).long() + 1
+        lambda z, x: 1 + rho * (z - 1),
+        normal_start(size),
+        lambda z, x: (z > 0.9).all(1, keepdim=True).long() + 1,
     )
 
 
@@ -77,20 +83,30 @@ def narrow_in_sea(threshold: float) -> MapSystem:
         y, u = z[:, :1], z[:, 1:]
         inside = y > threshold
         chaos = 4 * u.clamp(0, 1) * (1 - u.clamp(0, 1))
-        return torch.cat((torch.where(inside, threshold + 1 + (y - threshold - 1) / 2, y), torch.where(inside, u / 2, chaos)), 1)
+        return torch.cat(
+            (
+                torch.where(inside, threshold + 1 + (y - threshold - 1) / 2, y),
+                torch.where(inside, u / 2, chaos),
+            ),
+            1,
+        )
 
     def start(x: Tensor, generator: torch.Generator) -> Tensor:
         y = torch.randn((x.shape[0], 1), generator=generator, dtype=torch.float64)
         u = torch.rand((x.shape[0], 1), generator=generator, dtype=torch.float64)
         return torch.cat((y, u), 1)
 
-    return MapSystem(step, start, lambda z, x: torch.where(z[:, :1] > threshold, 3, 1 + (z[:, 1:] > 0.5).long()))
+    return MapSystem(
+        step, start, lambda z, x: torch.where(z[:, :1] > threshold, 3, 1 + (z[:, 1:] > 0.5).long())
+    )
 
 
 def noisy_ar(rho: float, sigma: float, size: int = 400) -> MapSystem:
     """G9: z -> rho z + sigma xi."""
     return MapSystem(
-        lambda z, x, noise=None: rho * z + (noise(z) if noise is not None else 0.0), normal_start(size), noise_scale=sigma
+        lambda z, x, noise=None: rho * z + (noise(z) if noise is not None else 0.0),
+        normal_start(size),
+        noise_scale=sigma,
     )
 
 

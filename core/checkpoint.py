@@ -178,7 +178,7 @@ def fill(reasoner: Reasoner, tensors: dict[str, Tensor], path: str | Path) -> No
         )
     if extra:
         raise CheckpointError(
-            f"{path}: tensor {extra[0]} is not part of a {reasoner.family} model ({len(extra)} unknown)"
+            f"{path}: tensor {extra[0]} is not part of this {reasoner.family} model ({len(extra)} unknown)"
         )
     for name, target in expected.items():
         tensor = tensors[name]

@@ -277,7 +277,7 @@ def _eqr(file: OfficialFile, seq_len: int | None) -> dict[str, Any]:
         "board": _board(file, seq_len) if positions == "rope2d" else None,
         "prefix_len": prefix_len,
         "prefix_dim": prefix_dim,
-        "damping": 1.0 - file.value("lambda_", float),
+        "damping": round(1.0 - file.value("lambda_", float), 12),
         "noise_scale": file.value("noise_scale", float),
         "H_init_std": file.value("H_init_std", float, 1.0),
         "L_init_std": file.value("L_init_std", float, 1.0),

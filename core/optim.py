@@ -63,7 +63,7 @@ class AdamATan2(torch.optim.Optimizer):
         return loss
 
     def _move(self, params: list[Tensor], t: int, group: dict[str, Any]) -> None:
-        grads = [p.grad for p in params]
+        grads = [p.grad for p in params if p.grad is not None]
         m = [self.state[p]["exp_avg"] for p in params]
         v = [self.state[p]["exp_avg_sq"] for p in params]
         (beta1, beta2), lr = group["betas"], group["lr"]

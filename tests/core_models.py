@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import collections
+import random
 import sys
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 
-from eqrlab.core import EqR, EqRConfig
+from eqrlab.core import CheckpointError, EqR, EqRConfig, load
 
 
 def small_eqr(seed: int = 0, **changes: Any) -> EqR:
@@ -19,7 +26,7 @@ def small_eqr(seed: int = 0, **changes: Any) -> EqR:
         "hidden_size": 16,
         "num_heads": 2,
         "expansion": 1.0,
-        "board": (2, 3),
+        "board": (2, 3) if changes.get("positions") == "rope2d" else None,
         "noise_scale": 0.1,
     }
     torch.manual_seed(seed)
@@ -35,19 +42,6 @@ def tokens(n: int, model: EqR, seed: int = 0) -> torch.Tensor:
     """Return random tokens (n, S) of the model's vocabulary."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, model.config.vocab_size, (n, model.config.seq_len), generator=generator)
-
-
-def foreign_class(module: str, name: str) -> type:
-    """Make a class of a throw-away module, so that its objects pickle by an import path that later does not exist."""
-    where = sys.modules.setdefault(module, types.ModuleType(module))
-    made = type(name, (), {"__module__": module})
-    setattr(where, name, made)
-    return made
-
-
-def forget_module(module: str) -> None:
-    """Undo `foreign_class`."""
-    sys.modules.pop(module, None)
 
 
 def official_tensors(model: EqR, prefix: str) -> dict[str, torch.Tensor]:
@@ -104,3 +98,72 @@ def assert_same_outputs(one: EqR, other: EqR, depth: int = 3) -> None:
     assert torch.equal(z, w)
     assert torch.equal(one.logits(z, x), other.logits(w, y))
     assert torch.equal(one.halt_logit(z, x), other.halt_logit(w, y))
+
+
+PREFIX = "_orig_mod.model.inner."
+
+
+class _Carry:
+    """Stands for both carry classes of the official code."""
+
+
+@contextmanager
+def foreign_modules() -> Iterator[None]:
+    """Let `_Carry` be pickled by an import path, `models.eqr`, that exists only here."""
+    names = {"models": types.ModuleType("models"), "models.eqr": types.ModuleType("models.eqr")}
+    names["models.eqr"].ModelCarry = _Carry
+    before = _Carry.__module__, _Carry.__qualname__
+    sys.modules.update(names)
+    _Carry.__module__, _Carry.__qualname__ = "models.eqr", "ModelCarry"
+    try:
+        yield
+    finally:
+        _Carry.__module__, _Carry.__qualname__ = before
+        for name in names:
+            del sys.modules[name]
+
+
+def training_state(
+    model: EqR, ema: EqR | None = None, prefix: str = PREFIX, **changes: Any
+) -> dict[str, Any]:
+    """Return the dictionary that the official trainer saves, with a carry of foreign classes."""
+    carry, inner = _Carry(), _Carry()
+    shape = (3, model.config.positions_total, model.config.hidden_size)
+    inner.z_H, inner.z_L = (torch.zeros(shape, dtype=torch.bfloat16) for _ in range(2))
+    carry.inner_carry, carry.steps = inner, torch.zeros(3, dtype=torch.int32)
+    carry.halted = torch.ones(3, dtype=torch.bool)
+    group = {"lr": 1e-4, "betas": (0.9, 0.95), "params": [0]}
+    content = {
+        "step": 77,
+        "model": collections.OrderedDict(official_tensors(model, prefix)),
+        "optimizers": [{"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [group]}],
+        "carry": carry,
+        "rng": {"torch": torch.get_rng_state()},
+        "numpy": np.random.default_rng(0).bit_generator.state,
+        "python": random.getstate(),
+        "train_dataset": {"order": np.arange(5), "seen": {1, 2}, "kind": collections.Counter("ab")},
+        "config": official_config(model, **changes),
+    }
+    content["model"]._metadata = collections.OrderedDict({"": {"version": 1}})
+    if ema is not None:
+        shadow = official_tensors(ema, prefix)
+        shadow.pop(prefix + "puzzle_emb.weights", None)  # a buffer: never averaged
+        content["ema"] = {"mu": 0.999, "shadow": shadow}
+    return content
+
+
+def write(folder: Path, content: Any, **options: Any) -> Path:
+    """Save a content as the official code does; its classes cannot be imported afterwards."""
+    path = folder / "step_77.pth"
+    with foreign_modules():
+        torch.save(content, path, **options)
+    return path
+
+
+def refused(path: Path, *parts: str) -> None:
+    """Check that a file is refused with one line that names it and says these things."""
+    with pytest.raises(CheckpointError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert message.startswith(str(path)) and "\n" not in message and len(message) <= 1000
+    assert all(part in message for part in parts), message

@@ -1,73 +1,32 @@
-"""Figures of a diagnosis: pure functions from datasets to matplotlib figures, and their conversion to inline SVG.
+"""Figures of a diagnosis: pure functions from datasets to matplotlib figures.
 
-Every figure is 5 inches wide with texts of at least 10 points, so that it stays readable on a phone.  Its colours are
-those of `COLOURS`; in SVG they become CSS variables, so that figures follow the page's light or dark scheme.
+Every figure is 5 inches wide with texts of at least 11 points, so that it stays readable on a phone.
 """
 
 from __future__ import annotations
 
-import html
-import io
 import json
-import re
-from collections.abc import Callable
-from functools import wraps
 
-import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
-from eqrlab.analyses.wording import (
-    MODE_NAMES,
-    UNDEFINED,
-    auc_depth,
-    auc_text,
-    percent_interval,
-    plural,
-    share_of,
-)
+from eqrlab.analyses import tables
+from eqrlab.analyses.amounts import percent, percent_interval, plural
+from eqrlab.analyses.svg import COLOURS, styled
+from eqrlab.analyses.vocabulary import MODE_NAMES, UNDEFINED
+from eqrlab.analyses.wording import auc_depth, auc_text, share_of
 from eqrlab.attractors.schema import MODES, STATUS
-from eqrlab.attractors.statistics import proportion_interval
 
-# Okabe and Ito's colours, which colour-blind readers tell apart.
-COLOURS = {
-    "ink": "#1b1f24", "muted": "#5c6570", "rule": "#d8dce1", "card": "#fffffe",
-    "right": "#0072b2", "wrong": "#d55e00", "none": "#8b929c",
-    "mode-a": "#5b3a8c", "mode-b": "#cc79a7", "mode-c": "#e69f00", "mode-d": "#009e73", "mode-undecided": "#b3b9c2",
-}  # fmt: skip
 WIDTH = 5.0
 EACH_RUN = 120  # up to so many runs are drawn one by one, without quantile bands
 FAINT_RUNS = 40  # of each kind, behind the bands
 PHASE_RUNS = 48
 RASTER_POINTS = 2500  # artists of more points become pictures
-SHOWN_ATTRACTORS = 5
-STYLE = {
-    "svg.fonttype": "none", "svg.hashsalt": "eqrlab", "savefig.transparent": True, "savefig.dpi": 200,
-    "figure.facecolor": "none", "axes.facecolor": "none", "font.size": 10.5, "axes.titlesize": 10.5,
-    "axes.labelsize": 10.5, "xtick.labelsize": 10, "ytick.labelsize": 10, "legend.fontsize": 10,
-    "axes.titlelocation": "left", "text.color": COLOURS["ink"], "axes.titlecolor": COLOURS["ink"],
-    "axes.labelcolor": COLOURS["muted"], "xtick.color": COLOURS["rule"], "ytick.color": COLOURS["rule"],
-    "xtick.labelcolor": COLOURS["muted"], "ytick.labelcolor": COLOURS["muted"], "axes.edgecolor": COLOURS["rule"],
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": COLOURS["rule"],
-    "grid.linewidth": 0.6, "axes.axisbelow": True, "axes.linewidth": 0.9, "legend.frameon": False,
-    "legend.borderaxespad": 0.0, "legend.borderpad": 0.0, "legend.handletextpad": 0.4, "legend.columnspacing": 1.2,
-    "legend.handlelength": 1.2, "hatch.linewidth": 0.7, "lines.solid_capstyle": "round",
-}  # fmt: skip
-
-
-def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Run a drawing function under the common style."""
-
-    @wraps(draw)
-    def inside(*args, **kwargs) -> Figure:
-        with mpl.rc_context(STYLE):
-            return draw(*args, **kwargs)
-
-    return inside
 
 
 def _figure(height: float) -> Figure:
@@ -85,7 +44,7 @@ def mode_shares(modes: xr.Dataset) -> Figure:
     modes
         From `attractors.modes`.
     """
-    figure = _figure(3.1)
+    figure = _figure(3.4)
     bar, axes = figure.subplots(2, 1, height_ratios=(1, 7))
     shares = modes["landscape_share"].values
     edges = np.concatenate([[0], np.cumsum(shares)])
@@ -162,7 +121,7 @@ def residual_paths(ensemble: xr.Dataset) -> Figure:
     ensemble
         From `attractors.sample`.  Of more than 120 runs medians and 10 to 90 % bands are drawn, and a few runs faintly.
     """
-    figure = _figure(3.4)
+    figure = _figure(3.6)
     axes = figure.subplots()
     steps = ensemble["step"].values
     residual = _positive(ensemble["relative_residual"].values)
@@ -188,15 +147,16 @@ def residual_paths(ensemble: xr.Dataset) -> Figure:
             axes.plot(at, middle, color=COLOURS[kind], linewidth=2.2)
         if len(steps) == 1:
             axes.scatter(np.ones(len(drawn)), drawn[:, 0], s=16, color=COLOURS[kind], alpha=0.5)
-        label = kind if kind != "none" else "all"
-        axes.plot([], [], color=COLOURS[kind], linewidth=2.2, label=f"{label}: {plural(len(paths), 'run')}")
+        label = f"{kind} ({len(paths):,})" if kind != "none" else plural(len(paths), "run")
+        axes.plot([], [], color=COLOURS[kind], linewidth=2.2, label=label)
     threshold, floor = settled_below(ensemble)
     finite = residual[np.isfinite(residual)]
     span = [finite.min(), finite.max()] if finite.size else [1e-3, 1.0]
+    near = bool(threshold <= 3 * floor)
     if np.isfinite(threshold):
         span = [min(span[0], threshold), max(span[1], threshold)]
-        _level(axes, threshold, f"settled below {threshold:.2g}", "--")
-    if np.isfinite(floor) and span[0] < 100 * floor:
+        _level(axes, threshold, "numerical floor" if near else f"settled below {threshold:.2g}", "--")
+    if np.isfinite(floor) and not near and span[0] < 100 * floor:
         span[0] = min(span[0], floor)
         _level(axes, floor, "numerical floor", ":")
     axes.set(yscale="log", ylim=(span[0] / 1.8, span[1] * 1.8), xlabel="outer step")
@@ -210,7 +170,7 @@ def residual_paths(ensemble: xr.Dataset) -> Figure:
 def _level(axes: Axes, value: float, text: str, style: str) -> None:
     axes.axhline(value, color=COLOURS["ink"], linestyle=style, linewidth=1.1)
     axes.annotate(text, (1, value), xycoords=("axes fraction", "data"), xytext=(-3, 3), textcoords="offset points",
-                  ha="right", va="bottom", fontsize=10, zorder=5,
+                  ha="right", va="bottom", fontsize=11, zorder=5,
                   bbox={"facecolor": COLOURS["card"], "edgecolor": "none", "alpha": 0.75, "pad": 1.0})  # fmt: skip
 
 
@@ -218,13 +178,15 @@ def _heading(axes: Axes, text: str, legend: bool = True) -> None:
     """Name the vertical axis above its end, with the legend to the right."""
     axes.set_title(text, color=COLOURS["muted"], pad=8)
     if legend and axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1.025), ncols=3)
+        drawn = axes.legend(loc="lower right", bbox_to_anchor=(1, 1.025), ncols=3)
+        for handle in drawn.legend_handles:
+            handle.set_alpha(1)
 
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def _log_axis(axis: mpl.axis.Axis, span: list[float]) -> None:
+def _log_axis(axis: Axis, span: list[float]) -> None:
     """Label powers of ten in plain text, all of them or every second, third, ...; within one decade 1, 2 and 5 too."""
     decades = np.log10(span[1] / span[0]) if span[0] > 0 else 1.0
     subs = (1.0, 2.0, 5.0) if decades < 1.5 else (1.0,)
@@ -250,7 +212,7 @@ def residual_error(ensemble: xr.Dataset, alignment: xr.Dataset) -> Figure:
     ensemble, alignment
         From `attractors.sample`, with labels or an oracle, and `attractors.alignment`.
     """
-    figure = _figure(4.9)
+    figure = _figure(5.6)
     axes, below = figure.subplots(2, 1, height_ratios=(3, 2))
     residual = _positive(ensemble["residual"].values[:, :, -1])
     graded = "token_accuracy" in ensemble
@@ -270,6 +232,8 @@ def residual_error(ensemble: xr.Dataset, alignment: xr.Dataset) -> Figure:
         xscale="log", xlim=(span[0] / 1.5, span[1] * 1.5), xlabel=f"residual at step {ensemble.sizes['step']}"
     )
     _log_axis(axes.xaxis, span)
+    if not (ensemble["residual"].values[:, :, -1] > 0).any():
+        axes.set_xticks([span[0]], ["0"])
     if graded:
         axes.set_ylim(-0.06 * top, 1.1 * top)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
@@ -293,8 +257,6 @@ def _auc_over_depth(axes: Axes, alignment: xr.Dataset) -> None:
     auc, low, high = (alignment[f"auc{end}"].values for end in ("", "_low", "_high"))
     places, depths = np.arange(len(auc)), alignment["depth"].values
     axes.axhline(0.5, color=COLOURS["muted"], linestyle=":", linewidth=1.2)
-    axes.annotate("chance", (1, 0.5), xycoords=("axes fraction", "data"), xytext=(-3, -2), ha="right", va="top",
-                  textcoords="offset points", color=COLOURS["muted"], fontsize=10)  # fmt: skip
     known = np.isfinite(auc)
     for place in places[~known]:
         axes.axvspan(place - 0.5, place + 0.5, color=COLOURS["none"], alpha=0.16, linewidth=0)
@@ -307,7 +269,7 @@ def _auc_over_depth(axes: Axes, alignment: xr.Dataset) -> None:
         reasons = {UNDEFINED.get(STATUS[int(s)], "no value") for s in alignment["status"].values[~known]}
         text = "undefined: " + " or ".join(sorted(reasons)) if len(undefined) > 2 else "undefined"
         axes.text(
-            undefined.mean(), 0.12, text, ha="center", fontsize=10, color=COLOURS["muted"], clip_on=True
+            undefined.mean(), 0.12, text, ha="center", fontsize=11, color=COLOURS["muted"], clip_on=True
         )
     axes.set(ylim=(-0.03, 1.06), xlim=(-0.5, len(auc) - 0.5), xlabel="depth", yticks=[0, 0.5, 1])
     axes.set_xticks(places, [str(d) for d in depths])
@@ -325,8 +287,8 @@ def basin_masses(basins: xr.Dataset, puzzle: int) -> Figure:
     puzzle
         Position of the puzzle.
     """
-    rows = mass_rows(basins, puzzle)
-    figure = _figure(0.62 + 0.31 * len(rows))
+    rows = tables.mass_rows(basins, puzzle)
+    figure = _figure(0.65 + 0.33 * len(rows))
     axes = figure.subplots()
     for row, (label, kind, mass, low, high) in enumerate(rows):
         ghost = kind == "unseen"
@@ -335,7 +297,7 @@ def basin_masses(basins: xr.Dataset, puzzle: int) -> Figure:
                   linewidth=0.9 if ghost else 0.0)  # fmt: skip
         if not ghost:
             _whisker(axes, row, low, high)
-        text = f"≤ {percent_interval(high, np.nan, np.nan)}" if ghost else percent_interval(mass, low, high)
+        text = f"≤ {percent(high)}" if ghost else percent_interval(mass, low, high)
         for x, side, words in ((-0.02, "right", label), (1.04, "left", text)):
             axes.text(x, row, words, ha=side, va="center_baseline", transform=axes.get_yaxis_transform(),
                       color=COLOURS["ink" if side == "right" else "muted"])  # fmt: skip
@@ -344,38 +306,6 @@ def basin_masses(basins: xr.Dataset, puzzle: int) -> Figure:
     axes.grid(axis="y", visible=False)
     axes.spines.left.set_visible(False)
     return figure
-
-
-def mass_rows(basins: xr.Dataset, puzzle: int) -> list[tuple[str, str, float, float, float]]:
-    """Return label, kind ("right", "wrong", "none", "unseen"), mass and bounds of the bars of one puzzle.
-
-    The largest attractors come one by one, the others summed by right and wrong.
-    """
-    one = basins.isel(puzzle=puzzle)
-    count, correct = one["count"].values, one["correct"].values
-    judged = str(basins.attrs.get("oracle", "labels")) != "none"
-    restarts = basins.sizes["restart"]
-    options = float(basins.attrs.get("confidence", 0.95)), str(basins.attrs.get("interval_method", "wilson"))
-    found = np.flatnonzero(count > 0)
-    shown = found if len(found) <= SHOWN_ATTRACTORS + 1 else found[:SHOWN_ATTRACTORS]
-    rows = []
-    for a in shown:
-        kind = ("right" if correct[a] else "wrong") if judged else "none"
-        bounds = (float(one[name].values[a]) for name in ("mass", "mass_low", "mass_high"))
-        rows.append((f"{a + 1}: {kind}" if judged else f"attractor {a + 1}", kind, *bounds))
-    rest = np.setdiff1d(found, shown)
-    for kind, members in (
-        (("right", rest[correct[rest]]), ("wrong", rest[~correct[rest]])) if len(rest) else ()
-    ):
-        if len(members):
-            total = count[members].sum()
-            bounds = (float(b) for b in proportion_interval(total, restarts, *options))
-            label = f"{len(members):,} more {kind}" if judged else f"{len(members):,} more"
-            rows.append((label, kind if judged else "none", float(total / restarts), *bounds))
-    none = (float(one[name].values) for name in ("mass_none", "mass_none_low", "mass_none_high"))
-    rows.append(("none", "none", *none))
-    rows.append(("unseen", "unseen", float(one["unseen_mass"]), 0.0, float(one["unseen_mass_high"])))
-    return rows
 
 
 def projection(paths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -436,7 +366,7 @@ def phase(ensemble: xr.Dataset, basins: xr.Dataset, puzzle: int) -> Figure:
         axes.scatter(*drawn[:, -1].T, color=COLOURS[kind], zorder=3, label=label, **mark)
     labels = basins["attractor_id"].values[puzzle]
     masses = basins["mass"].values[puzzle]
-    for a in range(min(int(basins["attractors"].values[puzzle]), SHOWN_ATTRACTORS)):
+    for a in range(min(int(basins["attractors"].values[puzzle]), tables.SHOWN_ATTRACTORS)):
         ends = points[labels == a, -1]
         ends = ends[np.isfinite(ends).all(1)]
         if len(ends):
@@ -450,51 +380,10 @@ def phase(ensemble: xr.Dataset, basins: xr.Dataset, puzzle: int) -> Figure:
                 zorder=4,
             )
             axes.annotate(str(a + 1), place, xytext=(6 + 11 * np.sqrt(masses[a]),) * 2, textcoords="offset points",
-                          ha="center", va="center", weight="bold", zorder=5, fontsize=10.5)  # fmt: skip
+                          ha="center", va="center", weight="bold", zorder=5, fontsize=11.5)  # fmt: skip
     axes.autoscale_view()
     axes.margins(0.08)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set(xticks=[], yticks=[], xlabel=f"direction 1: {100 * explained[0]:.0f} % of the variance")
-    axes.set_title(f"direction 2: {100 * explained[1]:.0f} %", color=COLOURS["muted"], pad=8)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1.025), ncols=3, title=None)
+    _heading(axes, f"direction 2: {100 * explained[1]:.0f} %")
     return figure
-
-
-def to_svg(figure: Figure, prefix: str, text: str) -> str:
-    """Return a figure as inline SVG that follows the page's colours and fonts.
-
-    Parameters
-    ----------
-    figure
-        From one of the functions above.
-    prefix
-        Put before every id, so that several figures can stand on one page.
-    text
-        What the picture shows, for those who do not see it.
-    """
-    stream = io.StringIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-    svg = stream.getvalue()
-    size = re.search(r'viewBox="([^"]+)"', svg).group(1)
-    body = svg[re.search(r"<svg[^>]*>", svg).end() :]
-    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.S)
-    body = re.sub(r' d="([^"]*)"', lambda m: f' d="{_short(m[1])}"', body)
-    body = body.replace("xlink:href=", "href=").replace(' transform="rotate(-0 ', ' data-drop="(')
-    body = re.sub(r' data-drop="[^"]*"', "", body)
-    body = re.sub(r"font-family:[^;\"]*;? ?", "", body)
-    referred = set(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
-    body = re.sub(r' id="([^"]+)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in referred else "", body)
-    body = re.sub(r'(url\(#|href="#)', rf"\g<1>{prefix}-", body)
-    for name, value in COLOURS.items():
-        body = body.replace(value, f"var(--{name})")
-    body = re.sub(r"<defs>\s*</defs>", "", body)
-    body = re.sub(r">\s+<", "><", body)
-    return f'<svg class="plot" viewBox="{size}" role="img" aria-label="{html.escape(text)}">{body.strip()}'
-
-
-def _short(path: str) -> str:
-    """Round the coordinates of a path to a hundredth of a point and drop blanks."""
-    path = re.sub(r"-?\d+\.\d+", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), path)
-    return re.sub(r"\s*([MLQCzZ])\s*", r"\1", path).strip()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,21 @@ import jinja2
 import numpy as np
 import xarray as xr
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from eqrlab import attractors as at
-from eqrlab.analyses import plots, wording
+from eqrlab.analyses import plots, tables, wording
+from eqrlab.analyses.amounts import percent_interval, plural
 from eqrlab.analyses.grids import board, board_kind
+from eqrlab.analyses.svg import COLOURS, to_svg
+from eqrlab.analyses.vocabulary import MODE_NAMES, SELECTOR_NAMES
 from eqrlab.attractors import archive
 from eqrlab.attractors.schema import FATES, MODES
-from eqrlab.attractors.statistics import cluster_bootstrap
 from eqrlab.core.checkpoint import replaced_whole
 
 Groups = dict[str, xr.Dataset]
 KNOWN = ("ensemble", "basins", "alignment", "modes")
 BOARDS = 4  # attractors of a puzzle whose answers are shown
-DEPTHS = (1, 4, 16)  # columns of the table of selectors, with the last
 
 
 def write_report(path: str | Path, out: str | Path) -> None:
@@ -71,8 +73,8 @@ def render(tree: xr.DataTree) -> str:
     return template.render(
         views=views,
         summary=wording.summary_rows(results),
-        colours=plots.COLOURS,
-        mode_names=wording.MODE_NAMES,
+        colours=COLOURS,
+        mode_names=MODE_NAMES,
     )
 
 
@@ -143,44 +145,6 @@ def telling_puzzles(groups: Mapping[str, xr.Dataset]) -> list[tuple[int, str]]:
     return list(chosen.items())
 
 
-def outcome_table(ensemble: xr.Dataset, basins: xr.Dataset) -> list[dict[str, Any]]:
-    """Count runs that reach an attractor or none, and are right or wrong, with intervals clustered by puzzle.
-
-    Notes
-    -----
-    Restarts of a puzzle are not independent, so that whole puzzles are resampled; see `wording.over_puzzles`.
-    """
-    reached = basins["attractor_id"].values >= 0
-    right = ensemble["correct"].values[:, :, -1]
-    puzzles, restarts = reached.shape
-    confidence = float(basins.attrs.get("confidence", 0.95))
-    rows = []
-    for name, row in (("reached an attractor", reached), ("reached none", ~reached)):
-        cells = []
-        for kind, column in (("right", right), ("wrong", ~right)):
-            count = (row & column).sum(1)
-            share = count.sum() / (puzzles * restarts)
-            low, high = cluster_bootstrap(
-                lambda w, count=count: np.float64(w @ count / (w.sum() * restarts)),
-                puzzles,
-                confidence=confidence,
-            )
-            bounds = wording.over_puzzles(share, *np.clip((low, high), 0, 1), puzzles, confidence)
-            cells.append({"kind": kind, "count": int(count.sum()), "text": wording.percent_interval(*bounds)})
-        rows.append({"name": name, "cells": cells})
-    return rows
-
-
-def fate_bar(fate: np.ndarray) -> list[dict[str, Any]]:
-    """Return the fates that occur among runs, with count, share and meaning."""
-    counts = np.bincount(fate.ravel(), minlength=len(FATES))
-    return [
-        {"name": name, "count": int(count), "share": count / fate.size, "meaning": wording.fate_meaning(name)}
-        for name, count in zip(FATES, counts, strict=True)
-        if count
-    ]
-
-
 def _split(text: str) -> Markup:
     """Set a value's interval apart, as in "58 % [31, 84]", and keep either on one line."""
     value, bracket, rest = text.partition(" [")
@@ -189,33 +153,32 @@ def _split(text: str) -> Markup:
 
 
 def _figures(text: str) -> str:
-    """Keep numbers and their percent sign on one line."""
-    return text.replace(" %", "\u00a0%")
+    """Keep numbers and their percent sign, and intervals, on one line."""
+    text = text.replace(" %", "\u00a0%").replace("% [", "%\u00a0[")
+    return re.sub(r"\[[^\]]*\]", lambda m: m[0].replace(" ", "\u00a0"), text)
 
 
 def _checkpoint(number: int, name: str, groups: Groups) -> dict[str, Any]:
     ensemble, basins = groups["ensemble"], groups["basins"]
     modes, alignment = groups.get("modes"), groups.get("alignment")
     restarts, puzzles, depth = (ensemble.sizes[d] for d in ("restart", "puzzle", "step"))
-    judged = modes is not None and alignment is not None
-    scope = f"{wording.plural(puzzles, 'puzzle')}, {wording.plural(restarts, 'restart')} each, {depth} steps"
+    scope = f"{plural(puzzles, 'puzzle')}, {plural(restarts, 'restart')} each, {depth} steps"
 
-    def figure(kind: str, drawn: plots.Figure, text: str) -> Markup:
-        return Markup(plots.to_svg(drawn, f"c{number}-{kind}", text))
+    def figure(kind: str, drawn: Figure, text: str) -> Markup:
+        return Markup(to_svg(drawn, f"c{number}-{kind}", text))
 
     view: dict[str, Any] = {
-        "id": f"checkpoint-{number}", "name": name, "judged": judged, "scope": scope, "puzzles": puzzles, "depth": depth,
+        "id": f"checkpoint-{number}", "name": name, "judged": False, "scope": scope, "puzzles": puzzles,
         "runs": puzzles * restarts, "task": str(ensemble.attrs.get("task", "unknown")),
         "family": str(ensemble.attrs.get("family", "unknown")),
-        "confidence": f"{float(basins.attrs.get('confidence', 0.95)):.0%}".replace("%", " %"),
-        "banded": puzzles * restarts > plots.EACH_RUN, "fates": fate_bar(ensemble["fate"].values),
+        "confidence": f"{float(basins.attrs.get('confidence', 0.95)):.0%}".replace("%", "\u00a0%"),
+        "banded": puzzles * restarts > plots.EACH_RUN, "fates": tables.fate_bar(ensemble["fate"].values),
         "paths": figure("paths", plots.residual_paths(ensemble), f"Relative residual of the runs of {name} over steps"),
-        "puzzle_views": [], "provenance": provenance(groups), "letter": "unknown",
-        "floor": plots.settled_below(ensemble),
-        "rule": "the clearest example of each mode, and the most uncertain verdict" if judged
-        else "the most attractors, the largest basin, the most runs at no attractor",
+        "puzzle_views": [], "provenance": tables.provenance(groups), "letter": "unknown",
+        "floor": plots.settled_below(ensemble), "zeros": bool((ensemble["residual"].values == 0).any()),
+        "rule": "the most attractors, the largest basin, the most runs at no attractor",
     }  # fmt: skip
-    if judged:
+    if modes is not None and alignment is not None:
         view |= _judged(ensemble, basins, modes, alignment)
         view["bar"] = figure("modes", plots.mode_shares(modes), f"Shares of the landscape modes of {name}")
         text = f"Error against residual of the runs of {name}: {plots.auc_label(alignment)}"
@@ -242,6 +205,8 @@ def _judged(
         )
         auc_note = f"wrong run has the higher residual, {where}"
     return {
+        "judged": True,
+        "rule": "the clearest example of each mode, and the most uncertain verdict",
         "letter": letter,
         "sentences": [
             ("Landscape", wording.mode_sentence(modes)),
@@ -256,68 +221,23 @@ def _judged(
             ),
             ("Best selector", wording.accuracy_text(alignment, best), _choice(best)),
             ("Residual AUC", "undefined" if index is None else wording.auc_text(alignment, index), auc_note),
-            ("Attractor reached", _reached(basins), "of runs; the others were unfinished or settle nowhere"),
+            (
+                "Attractor reached",
+                tables.reached_text(basins),
+                "of runs; the others were unfinished or settle nowhere",
+            ),
         ],
-        "strip": _strip(modes),
-        "selectors": selector_table(alignment),
+        "strip": tables.mode_strip(modes),
+        "selectors": tables.selector_table(alignment),
         "warning": wording.selector_warning(alignment),
-        "outcomes": outcome_table(ensemble, basins),
+        "outcomes": tables.outcome_table(ensemble, basins),
     }
 
 
 def _choice(selector: str) -> str:
     return (
-        "no selection beats one restart"
-        if selector == "mean"
-        else f"choosing by {wording.SELECTOR_NAMES[selector]}"
+        "no selection beats one restart" if selector == "mean" else f"choosing by {SELECTOR_NAMES[selector]}"
     )
-
-
-def _reached(basins: xr.Dataset) -> str:
-    """Return the share of runs at an attractor, with its interval clustered by puzzle, as text."""
-    share = (basins["attractor_id"].values >= 0).mean(1)
-    confidence = float(basins.attrs.get("confidence", 0.95))
-    bounds = cluster_bootstrap(lambda w: np.float64(w @ share / w.sum()), len(share), confidence=confidence)
-    bounds = wording.over_puzzles(float(share.mean()), *np.clip(bounds, 0, 1), len(share), confidence)
-    return wording.percent_interval(*bounds)
-
-
-def selector_table(alignment: xr.Dataset) -> dict[str, Any]:
-    """Return the table of selectors: depths, and for each selector its name, meaning, accuracies and rank."""
-    depths = alignment["depth"].values
-    columns = [i for i, d in enumerate(depths) if d in DEPTHS or i == len(depths) - 1]
-    best = wording.best_selector(alignment)
-    names = [str(n) for n in alignment["selector"].values]
-    return {
-        "depths": [int(depths[i]) for i in columns],
-        "rows": [
-            {
-                "name": wording.SELECTOR_NAMES.get(name, name),
-                "meaning": wording.SELECTOR_MEANINGS.get(name, ""),
-                "cells": [wording.accuracy_text(alignment, name, i) for i in columns],
-                "best": name == best,
-                "ceiling": name == "any_correct",
-            }
-            for name in names
-        ],
-    }
-
-
-def _strip(modes: xr.Dataset) -> list[dict[str, Any]]:
-    """Return a cell for each puzzle: its mode, and of an undecided one the likeliest, with probability."""
-    cells = []
-    for p, letter in enumerate(wording.puzzle_modes(modes)):
-        chance = modes["mode_probability"].values[p]
-        likeliest = MODES[int(chance.argmax())]
-        cells.append(
-            {
-                "letter": letter,
-                "colour": likeliest,
-                "probability": float(chance.max()),
-                "text": f"puzzle {modes['puzzle'].values[p]}: {letter}, {wording.probability_text(modes, p)}",
-            }
-        )
-    return cells
 
 
 def _puzzle(groups: Groups, p: int, reason: str, figure: Any) -> dict[str, Any]:
@@ -330,9 +250,9 @@ def _puzzle(groups: Groups, p: int, reason: str, figure: Any) -> dict[str, Any]:
         "letter": wording.puzzle_modes(modes)[p] if modes is not None else "unknown",
         "probability": wording.probability_text(modes, p) if modes is not None else "",
         "correct": wording.mass_text(basins, "correct_mass", p) if modes is not None else "",
-        "found": wording.plural(found, "attractor"),
+        "found": plural(found, "attractor"),
         "basins": figure("basins", plots.basin_masses(basins, p), f"Basin masses of puzzle {label}"),
-        "fates": fate_bar(ensemble["fate"].values[p]),
+        "fates": tables.fate_bar(ensemble["fate"].values[p]),
         "boards": [attractor_view(groups, p, a) for a in range(min(found, BOARDS))],
         "more": max(0, found - BOARDS),
         "phase": None,
@@ -359,36 +279,8 @@ def attractor_view(groups: Mapping[str, xr.Dataset], puzzle: int, a: int) -> dic
     return {
         "number": a + 1,
         "kind": kind,
-        "mass": wording.percent_interval(*(float(one[n]) for n in ("mass", "mass_low", "mass_high"))),
+        "mass": percent_interval(*(float(one[n]) for n in ("mass", "mass_low", "mass_high"))),
         "fate": f"period {period}" if fate == "periodic" else fate,
         "residual": f"{float(one['residual']):.2g}",
         "board": board(task, one["answer"].values, inputs, labels, correct and judged),
     }
-
-
-def provenance(groups: Mapping[str, xr.Dataset]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return the recorded attributes in sections, each a list of names and texts; JSON is taken apart."""
-    attrs = {str(k): str(v) for k, v in groups["ensemble"].attrs.items()}
-    extra = {
-        k: str(v) for g in ("basins", "alignment", "modes") if g in groups for k, v in groups[g].attrs.items()
-    }
-    attrs |= {k: extra[k] for k in ("confidence", "interval_method", "bootstrap", "rule") if k in extra}
-    taken = {
-        "config": "Configuration",
-        "tolerances": "Tolerances",
-        "checkpoint_provenance": "Checkpoint",
-        "rule": "Modes",
-    }
-    sections = [("Run", [(k.replace("_", " "), v) for k, v in attrs.items() if k not in taken])]
-    for key, title in taken.items():
-        try:
-            values = json.loads(attrs.get(key, "{}"))
-        except json.JSONDecodeError:
-            values = {key: attrs[key]}
-        if isinstance(values, dict) and values:
-            sections.append((title, [(str(k).replace("_", " "), _plain(v)) for k, v in values.items()]))
-    return sections
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

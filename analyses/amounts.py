@@ -1,0 +1,65 @@
+"""Shares, numbers and counts as text, with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+
+def percent(share: float) -> str:
+    """Return a share as text: whole percents, one decimal within 1 % of either end.
+
+    Examples
+    --------
+    >>> percent(0.5833), percent(0.004), percent(1.0), percent(float("nan"))
+    ('58 %', '0.4 %', '100 %', 'undefined')
+    """
+    return "undefined" if not np.isfinite(share) else f"{_percent(share)} %"
+
+
+def percent_interval(share: float, low: float, high: float) -> str:
+    """Return a share with its interval, as in "58 % [31, 84]"; without interval where the bounds are NaN."""
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return percent(share)
+    return f"{percent(share)} [{_percent(low)}, {_percent(high)}]"
+
+
+def over_puzzles(
+    values: Iterable[float], puzzles: int, confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """Return a share over puzzles and its two bounds, set wide where the bootstrap's have no width at 0 or 1.
+
+    Where all puzzles agree, resampling them cannot tell how far the share of all puzzles may be from theirs; the bound
+    is then alpha^(1/puzzles), valid for any distribution over puzzles.
+    """
+    value, low, high = map(float, values)
+    edge = (1 - confidence) ** (1 / puzzles)
+    if high - low < 1e-3 and value < 1e-3:
+        return value, 0.0, 1 - edge
+    if high - low < 1e-3 and value > 1 - 1e-3:
+        return value, edge, 1.0
+    return value, low, high
+
+
+def _percent(share: float) -> str:
+    value = 100 * float(share)
+    near_end = 0.05 <= value < 1 or 99 < value < 99.95
+    return f"{value:.1f}" if near_end else f"{value:.0f}"
+
+
+def number(value: float) -> str:
+    """Return a number in [0, 1] with two decimals, three above 0.98."""
+    return "undefined" if not np.isfinite(value) else f"{value:.3f}" if 0.98 < value < 1 else f"{value:.2f}"
+
+
+def number_interval(value: float, low: float, high: float) -> str:
+    """Return a number with its interval, as in "0.97 [0.95, 0.99]"; without interval where the bounds are NaN."""
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return number(value)
+    return f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return "1 puzzle", "2 puzzles", "1,000 puzzles"."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

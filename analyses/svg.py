@@ -1,0 +1,83 @@
+"""The look of the figures, and their conversion to inline SVG that follows the page's light or dark scheme."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Callable
+from functools import wraps
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which colour-blind readers tell apart.
+COLOURS = {
+    "ink": "#1b1f24", "muted": "#5c6570", "rule": "#d8dce1", "card": "#fffffe",
+    "right": "#0072b2", "wrong": "#d55e00", "none": "#8b929c",
+    "mode-a": "#5b3a8c", "mode-b": "#cc79a7", "mode-c": "#e69f00", "mode-d": "#009e73", "mode-undecided": "#b3b9c2",
+}  # fmt: skip
+STYLE = {
+    "svg.fonttype": "none", "svg.hashsalt": "eqrlab", "savefig.transparent": True, "savefig.dpi": 200,
+    "figure.facecolor": "none", "axes.facecolor": "none", "font.size": 11.5, "axes.titlesize": 11.5,
+    "axes.labelsize": 11.5, "xtick.labelsize": 11, "ytick.labelsize": 11, "legend.fontsize": 11,
+    "axes.titlelocation": "left", "text.color": COLOURS["ink"], "axes.titlecolor": COLOURS["ink"],
+    "axes.labelcolor": COLOURS["muted"], "xtick.color": COLOURS["rule"], "ytick.color": COLOURS["rule"],
+    "xtick.labelcolor": COLOURS["muted"], "ytick.labelcolor": COLOURS["muted"], "axes.edgecolor": COLOURS["rule"],
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": COLOURS["rule"],
+    "grid.linewidth": 0.6, "axes.axisbelow": True, "axes.linewidth": 0.9, "legend.frameon": False,
+    "legend.borderaxespad": 0.0, "legend.borderpad": 0.0, "legend.handletextpad": 0.4, "legend.columnspacing": 1.2,
+    "legend.handlelength": 1.2, "hatch.linewidth": 0.7, "lines.solid_capstyle": "round",
+}  # fmt: skip
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Run a drawing function under the common style."""
+
+    @wraps(draw)
+    def inside(*args, **kwargs) -> Figure:
+        with mpl.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return inside
+
+
+def to_svg(figure: Figure, prefix: str, text: str) -> str:
+    """Return a figure as inline SVG that follows the page's colours and fonts.
+
+    Parameters
+    ----------
+    figure
+        From one of the functions above.
+    prefix
+        Put before every id, so that several figures can stand on one page.
+    text
+        What the picture shows, for those who do not see it.
+    """
+    stream = io.StringIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    svg = stream.getvalue()
+    size = " ".join(f"{72 * side:g}" for side in figure.get_size_inches())
+    body = svg.partition("<svg ")[2].partition(">")[2]
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.S)
+    body = re.sub(r' d="([^"]*)"', lambda m: f' d="{_short(m[1])}"', body)
+    body = body.replace("xlink:href=", "href=").replace(' transform="rotate(-0 ', ' data-drop="(')
+    body = re.sub(r' data-drop="[^"]*"', "", body)
+    body = re.sub(r"font-family:[^;\"]*;? ?", "", body)
+    referred = set(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
+    body = re.sub(r' id="([^"]+)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in referred else "", body)
+    body = re.sub(r'(url\(#|href="#)', rf"\g<1>{prefix}-", body)
+    for name, value in COLOURS.items():
+        body = body.replace(value, f"var(--{name})")
+    body = re.sub(r"<defs>\s*</defs>", "", body)
+    body = re.sub(r">\s+<", "><", body)
+    return (
+        f'<svg class="plot" viewBox="0 0 {size}" role="img" aria-label="{html.escape(text)}">{body.strip()}'
+    )
+
+
+def _short(path: str) -> str:
+    """Round the coordinates of a path to a hundredth of a point and drop blanks."""
+    path = re.sub(r"-?\d+\.\d+", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), path)
+    return re.sub(r"\s*([MLQCzZ])\s*", r"\1", path).strip()

@@ -18,11 +18,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from eqrlab.core.config import ReasonerConfig
 from eqrlab.core.eqr import EqR, EqRConfig
-from eqrlab.core.reasoner import Reasoner, ReasonerConfig
+from eqrlab.core.feedforward import Feedforward, FeedforwardConfig
+from eqrlab.core.hrm import HRM, HRMConfig
+from eqrlab.core.reasoner import Reasoner
+from eqrlab.core.tied import Tied, TiedConfig
+from eqrlab.core.trm import TRM, TRMConfig
+from eqrlab.core.urm import URM, URMConfig
 
 FORMAT = 1
-FAMILIES: dict[str, tuple[type[Reasoner], type[ReasonerConfig]]] = {"eqr": (EqR, EqRConfig)}
+FAMILIES: dict[str, tuple[type[Reasoner], type[ReasonerConfig]]] = {
+    "eqr": (EqR, EqRConfig),
+    "trm": (TRM, TRMConfig),
+    "hrm": (HRM, HRMConfig),
+    "urm": (URM, URMConfig),
+    "feedforward": (Feedforward, FeedforwardConfig),
+    "tied": (Tied, TiedConfig),
+}
 
 
 class CheckpointError(ValueError):

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eqrlab.core.layers import Block, Blocks, Rotary, TokenEmbedding, truncated_normal
-from eqrlab.core.random import Noise
-from eqrlab.core.reasoner import Reasoner, ReasonerConfig, Streams
+from eqrlab.core.config import ReasonerConfig
+from eqrlab.core.layers import truncated_normal
+from eqrlab.core.reasoner import Reasoner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,47 +50,22 @@ class EqR(Reasoner):
     """
 
     family = "eqr"
+    random_starts = True
     config: EqRConfig
 
     def __init__(self, config: EqRConfig, task: str = "unknown", provenance: dict[str, Any] | None = None):
         super().__init__(config, task, provenance)
-        c = config
-        self.embed_tokens = TokenEmbedding(
-            c.vocab_size,
-            c.hidden_size,
-            c.positions_total,
-            c.prefix_len,
-            c.prefix_dim,
-            c.positions == "learned",
-        )
-        rotary = None
-        if c.mixer == "attention" and c.positions.startswith("rope"):
-            head_size = c.hidden_size // c.num_heads
-            rotary = Rotary(c.positions, c.positions_total, head_size, c.rope_theta, c.board_shape, c.box)
-        block = (c.hidden_size, c.num_heads, c.expansion, c.positions_total, c.mixer, rotary)
-        self.L_level = Blocks([Block(*block) for _ in range(c.layers)])
+        self.L_level = self.stack(config.layers)
 
     @property
     def trained_updates(self) -> int:
         return self.config.L_cycles + 1
-
-    def encode(self, inputs: Tensor) -> Tensor:
-        return self.embed_tokens(inputs)
 
     def initial(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         z = truncated_normal((x.shape[0], *self.state_shape), generator)
         deviation = torch.tensor([self.config.H_init_std, self.config.L_init_std], device=z.device)
         return z.mul_(deviation.view(1, 2, 1, 1)).to(device=x.device, dtype=x.dtype)
 
-    def update(self, streams: Streams, x: Tensor, level: str, noise: Noise | None) -> Streams:
-        z_H, z_L = streams
-        if level == "L":
-            return z_H, self._level(z_L, z_H + x, noise)
-        return self._level(z_H, z_L, noise), z_L
-
-    def _level(self, z: Tensor, injection: Tensor, noise: Noise | None) -> Tensor:
+    def apply_level(self, level: str, z: Tensor, injection: Tensor) -> Tensor:
         keep = self.config.damping
-        out = keep * z + (1 - keep) * self.L_level(z + injection)
-        if noise is not None and self.config.noise_scale:
-            out = out + self.config.noise_scale * noise(out)
-        return out
+        return keep * z + (1 - keep) * self.L_level(z + injection)

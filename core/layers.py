@@ -65,18 +65,47 @@ class Linear(nn.Module):
         return F.linear(h, self.weight.to(h.dtype), None if self.bias is None else self.bias.to(h.dtype))
 
 
-class SwiGLU(nn.Module):
-    """down(silu(gate) * up), gate rows first."""
+class TokenPair(nn.Module):
+    """Depthwise convolution along tokens, y_t = w_0 a_{t-1} + w_1 a_t + b with a_{-1} = 0: causal in token order."""
 
-    def __init__(self, size: int, expansion: float):
+    def __init__(self, width: int):
+        super().__init__()
+        bound = math.sqrt(0.5)  # one over the root of the two values that a sum has
+        self.weight = nn.Parameter(torch.empty(width, 1, 2).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
+
+    def forward(self, h: Tensor, narrow: bool = False) -> Tensor:
+        """Map h (n, T, width); `narrow` rounds weights and result to bfloat16."""
+        weight, bias = (_rounded(p.to(h.dtype), narrow) for p in (self.weight, self.bias))
+        before = F.pad(h, (0, 0, 1, 0))[:, :-1]
+        return _rounded(
+            torch.addcmul(torch.addcmul(bias, before, weight[:, 0, 0]), h, weight[:, 0, 1]), narrow
+        )
+
+
+def _rounded(h: Tensor, narrow: bool) -> Tensor:
+    """Round to bfloat16 and back where `narrow`; sums between two roundings keep the dtype of the state."""
+    return h.to(torch.bfloat16).to(h.dtype) if narrow else h
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate) * up), gate rows first; with a convolution, down(silu(conv(silu(gate) * up)))."""
+
+    def __init__(self, size: int, expansion: float, convolution: bool = False):
         super().__init__()
         width = inner_width(size, expansion)
         self.gate_up_proj = Linear(size, 2 * width)
         self.down_proj = Linear(width, size)
+        self.dwconv = TokenPair(width) if convolution else None
 
-    def forward(self, h: Tensor) -> Tensor:
+    def forward(self, h: Tensor, narrow: bool = False) -> Tensor:
+        """Map h (n, T, size); `narrow` rounds what follows silu(gate) * up to bfloat16 where there is a convolution."""
         gate, up = self.gate_up_proj(h).chunk(2, dim=-1)
-        return self.down_proj(F.silu(gate) * up)
+        inner = F.silu(gate) * up
+        if self.dwconv is None:
+            return self.down_proj(inner)
+        inner = _rounded(F.silu(self.dwconv(_rounded(inner, narrow), narrow)), narrow)
+        return _rounded(F.linear(inner, _rounded(self.down_proj.weight.to(h.dtype), narrow)), narrow)
 
 
 def rotary_angles(positions: Tensor, features: int, theta: float) -> Tensor:
@@ -167,7 +196,14 @@ class Block(nn.Module):
     """Post-norm block: mix over tokens (attention, or a SwiGLU over the token axis), then a SwiGLU over channels."""
 
     def __init__(
-        self, hidden: int, heads: int, expansion: float, length: int, mixer: str, rotary: Rotary | None
+        self,
+        hidden: int,
+        heads: int,
+        expansion: float,
+        length: int,
+        mixer: str,
+        rotary: Rotary | None,
+        convolution: bool = False,
     ):
         super().__init__()
         if mixer == "mlp":
@@ -175,17 +211,17 @@ class Block(nn.Module):
         else:
             self.self_attn = Attention(hidden, heads, rotary)
         self.mixer = mixer
-        self.mlp = SwiGLU(hidden, expansion)
+        self.mlp = SwiGLU(hidden, expansion, convolution)
         token_width = hidden * 2 * inner_width(length, expansion) if mixer == "mlp" else 3 * length * hidden
         self.widest = max(token_width, length * 2 * inner_width(hidden, expansion))  # values a row
 
-    def forward(self, h: Tensor) -> Tensor:
+    def forward(self, h: Tensor, narrow: bool = False) -> Tensor:
         if self.mixer == "mlp":
             tokens_last = h.transpose(1, 2)
             h = rms_norm(tokens_last + self.mlp_t(tokens_last)).transpose(1, 2)  # this norm runs over tokens
         else:
             h = rms_norm(h + self.self_attn(h))
-        return rms_norm(h + self.mlp(h))
+        return rms_norm(h + self.mlp(h, narrow))
 
 
 class Blocks(nn.Module):
@@ -197,16 +233,19 @@ class Blocks(nn.Module):
         self.rows_at_once = max(1, _CACHE_VALUES // max(layer.widest for layer in layers))
         keep_freed_memory()
 
-    def forward(self, h: Tensor) -> Tensor:
-        """Map h (n, T, D); a CPU takes as many rows at once as keep the widest activation in its cache."""
+    def forward(self, h: Tensor, narrow: bool = False) -> Tensor:
+        """Map h (n, T, D); a CPU takes as many rows at once as keep the widest activation in its cache.
+
+        `narrow` rounds to bfloat16 where a convolutional SwiGLU does so by origin.
+        """
         groups = -(-h.shape[0] // self.rows_at_once)
         if groups <= 1 or h.device.type != "cpu" or torch.compiler.is_compiling():
-            return self._stack(h)
-        return torch.cat([self._stack(part) for part in h.chunk(groups)])
+            return self._stack(h, narrow)
+        return torch.cat([self._stack(part, narrow) for part in h.chunk(groups)])
 
-    def _stack(self, h: Tensor) -> Tensor:
+    def _stack(self, h: Tensor, narrow: bool) -> Tensor:
         for layer in self.layers:
-            h = layer(h)
+            h = layer(h, narrow)
         return h
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
@@ -13,13 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from eqrlab.core.layers import Linear, inner_width
+from eqrlab.core.config import ReasonerConfig
+from eqrlab.core.layers import Block, Blocks, Linear, Rotary, TokenEmbedding, truncated_normal
 from eqrlab.core.random import Noise
 
 Streams = tuple[Tensor, ...]
-MIXERS = ("mlp", "attention")
-POSITIONS = ("none", "rope", "rope2d", "learned")
-MOST_POSITIONS = 1 << 16
 
 
 class System(Protocol):
@@ -106,154 +103,11 @@ class MapSystem:
         return MapSystem(self._step, self._initial, self._decode, self._encode, noise_scale)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ReasonerConfig:
-    """What all families share.
-
-    Attributes
-    ----------
-    vocab_size, seq_len
-        Tokens V and grid cells S of the task.
-    hidden_size, num_heads, expansion, layers
-        Width D, attention heads, SwiGLU expansion, blocks in a level.
-    H_cycles, L_cycles
-        Inner cycles of one outer step.
-    mixer
-        "mlp" (SwiGLU over the token axis) or "attention".
-    positions
-        "none", "rope" (place in the sequence), "rope2d" (row and column of the board), "learned".
-    rope_theta, board, box
-        Base of the rotary frequencies; rows and columns of the board (default: the square root of S) and, if "rope2d"
-        shall leave a gap between boxes, of a box.
-    prefix_len, prefix_dim
-        Prefix positions in front of the grid and the length of their stored vector (0: none).
-    noise_scale
-        Test-time and training noise amplitude beta of every level call.
-    halt_max_steps, halt_exploration
-        Most outer steps a training segment takes, and the share of rows that must explore further.
-    """
-
-    vocab_size: int
-    seq_len: int
-    hidden_size: int = 64
-    num_heads: int = 4
-    expansion: float = 4.0
-    layers: int = 1
-    H_cycles: int = 2
-    L_cycles: int = 2
-    mixer: str = "mlp"
-    positions: str = "none"
-    rope_theta: float = 10000.0
-    board: tuple[int, int] | None = None
-    box: tuple[int, int] | None = None
-    prefix_len: int = 0
-    prefix_dim: int = 0
-    noise_scale: float = 0.0
-    halt_max_steps: int = 16
-    halt_exploration: float = 0.1
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
-            if type(value) not in kinds.get(str(field.type), (type(value),)):
-                raise ValueError(f"{field.name} must be of type {field.type}, got {value!r}")
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{field.name} must be finite, got {value}")
-        for name in ("board", "box"):
-            pair = getattr(self, name)
-            whole = isinstance(pair, tuple) and [type(v) for v in pair] == [int, int] and min(pair) >= 1
-            if pair is not None and not whole:
-                raise ValueError(f"{name} must be two integers >= 1 (rows, columns), got {pair!r}")
-        for name, choices in {"mixer": MIXERS, "positions": POSITIONS}.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} {getattr(self, name)!r} unknown; choose from {', '.join(choices)}")
-        sizes = (
-            "vocab_size",
-            "seq_len",
-            "hidden_size",
-            "num_heads",
-            "layers",
-            "H_cycles",
-            "L_cycles",
-            "halt_max_steps",
-        )
-        for name, least in {
-            **dict.fromkeys(sizes, 1),
-            "prefix_len": 0,
-            "prefix_dim": 0,
-            "noise_scale": 0,
-        }.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
-        for name in ("expansion", "rope_theta"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        if self.positions_total > MOST_POSITIONS:
-            raise ValueError(f"prefix_len + seq_len must be <= {MOST_POSITIONS}, got {self.positions_total}")
-        if not 0 <= self.halt_exploration <= 1:
-            raise ValueError(f"halt_exploration must be in [0, 1], got {self.halt_exploration}")
-        if self.prefix_dim > self.prefix_len * self.hidden_size:
-            raise ValueError(
-                f"prefix_dim {self.prefix_dim} does not fit into {self.prefix_len} positions of {self.hidden_size}"
-            )
-        if self.mixer == "attention":
-            if self.hidden_size % self.num_heads:
-                raise ValueError(
-                    f"hidden_size {self.hidden_size} must be a multiple of num_heads {self.num_heads}"
-                )
-            divisor = {"rope": 2, "rope2d": 4}.get(self.positions, 1)
-            if (self.hidden_size // self.num_heads) % divisor:
-                raise ValueError(f"{self.positions} needs a head size that is a multiple of {divisor}")
-        if self.positions == "rope2d":
-            rows, columns = self.board_shape
-            if self.prefix_len or rows * columns != self.seq_len:
-                raise ValueError(
-                    f"rope2d needs a board of seq_len {self.seq_len} cells and no prefix, "
-                    f"got board {rows}x{columns} and prefix_len {self.prefix_len}"
-                )
-
-    @property
-    def positions_total(self) -> int:
-        """Positions T of a state: prefix and grid."""
-        return self.prefix_len + self.seq_len
-
-    @property
-    def least_weights(self) -> int:
-        """A lower bound of the number of weights, for any family."""
-        mixing = 4 * self.hidden_size**2
-        if self.mixer == "mlp":
-            mixing = 3 * self.positions_total * inner_width(self.positions_total, self.expansion)
-        block = mixing + 3 * self.hidden_size * inner_width(self.hidden_size, self.expansion)
-        return self.layers * block + 2 * self.vocab_size * self.hidden_size
-
-    @property
-    def board_shape(self) -> tuple[int, int]:
-        """Rows and columns of the board."""
-        side = round(self.seq_len**0.5)
-        return self.board if self.board is not None else (side, self.seq_len // side)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Any:
-        """Build a configuration from plain values; unknown or missing names raise ValueError."""
-        known = {f.name: f for f in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ValueError(
-                f"unknown configuration keys {', '.join(unknown)}; {cls.__name__} knows {', '.join(known)}"
-            )
-        missing = [n for n, f in known.items() if f.default is dataclasses.MISSING and n not in values]
-        if missing:
-            raise ValueError(f"configuration lacks {', '.join(missing)}")
-        pairs = {k: tuple(values[k]) for k in ("board", "box") if isinstance(values.get(k), list)}
-        return cls(**{**values, **pairs})
-
-
 class Reasoner(nn.Module):
     """A learned System: a family's equations, its configuration, task and provenance.
 
-    A subclass gives `schedule` (the level updates of one outer step, in order), `trained_updates` (how many of the
-    last carry gradient in training), `initial` and `update`; everything else follows.
+    A family gives `trained_updates`, `initial` and `apply_level` and builds the stacks of blocks these need; everything
+    else follows.
 
     Attributes
     ----------
@@ -263,10 +117,20 @@ class Reasoner(nn.Module):
         The family's frozen configuration.
     provenance
         Where the weights come from: plain values, stored with every result.
+    streams
+        2 for (z_H, z_L), 1 for a single z.
+    random_starts
+        Whether the family is trained from random starts; if not, `initial` gives one stored state whatever the
+        generator, all restarts of a puzzle are the same run, and `random_initial` is outside the training law.
+    continue_head
+        Whether training lets a row halt when its halting logit exceeds its continuation logit, instead of 0, and trains
+        the continuation logit towards the value of one more step.
     """
 
     family: ClassVar[str]
     streams: ClassVar[int] = 2
+    random_starts: ClassVar[bool] = False
+    continue_head: ClassVar[bool] = False
     config: Any
 
     def __init__(
@@ -277,6 +141,24 @@ class Reasoner(nn.Module):
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
         self.q_head = Linear(config.hidden_size, 2, bias=-5.0)  # halting starts out unlikely
         nn.init.zeros_(self.q_head.weight)
+        learned = config.positions == "learned"
+        self.embed_tokens = TokenEmbedding(
+            config.vocab_size,
+            config.hidden_size,
+            config.positions_total,
+            config.prefix_len,
+            config.prefix_dim,
+            learned,
+        )
+
+    def stack(self, layers: int, convolution: bool = False) -> Blocks:
+        """Build a stack of blocks as the configuration says; they share one rotary encoding."""
+        c, rotary = self.config, None
+        if c.mixer == "attention" and c.positions.startswith("rope"):
+            head_size = c.hidden_size // c.num_heads
+            rotary = Rotary(c.positions, c.positions_total, head_size, c.rope_theta, c.board_shape, c.box)
+        block = (c.hidden_size, c.num_heads, c.expansion, c.positions_total, c.mixer, rotary, convolution)
+        return Blocks([Block(*block) for _ in range(layers)])
 
     @property
     def state_shape(self) -> tuple[int, int, int]:
@@ -290,8 +172,9 @@ class Reasoner(nn.Module):
 
     @property
     def schedule(self) -> tuple[str, ...]:
-        """Level updates of one outer step, in order."""
-        return (("L",) * self.config.L_cycles + ("H",)) * self.config.H_cycles
+        """Level updates of one outer step, in order: "L" and "H" of a pair of streams, "z" of a single one."""
+        cycle = ("L",) * self.config.L_cycles + ("H",) if self.streams == 2 else ("z",) * self.config.L_cycles
+        return cycle * self.config.H_cycles
 
     @property
     @abstractmethod
@@ -299,16 +182,46 @@ class Reasoner(nn.Module):
         """Number of level updates at the end of an outer step that carry gradient in training."""
 
     @abstractmethod
-    def encode(self, inputs: Tensor) -> Tensor:
-        """Map tokens (n, L) to the context x (n, T, D)."""
-
-    @abstractmethod
     def initial(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw starts (n, *state_shape) from the family's restart law, in the dtype and on the device of x."""
 
     @abstractmethod
+    def apply_level(self, level: str, z: Tensor, injection: Tensor) -> Tensor:
+        """Map one stream z (n, T, D), driven by an injection of that shape, by the blocks of a level; noise-free."""
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Map tokens (n, L) to the context x (n, T, D)."""
+        return self.embed_tokens(inputs)
+
+    def random_initial(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw starts (n, *state_shape) of truncated standard normals, whatever the family's restart law.
+
+        Notes
+        -----
+        The `initial=` of `attractors.sample` for families with a stored start, to see their landscape beyond it.  They
+        never saw such starts in training (`random_starts` is False): results must be labelled as outside their
+        training law.
+        """
+        z = truncated_normal((x.shape[0], *self.state_shape), generator)
+        return z.to(device=x.device, dtype=x.dtype)
+
+    def stored_initial(self, x: Tensor, *vectors: Tensor) -> Tensor:
+        """Return starts (n, *state_shape) that hold one stored vector (D,) a stream at every position of every row."""
+        z = torch.stack(vectors).to(x).view(1, self.streams, 1, -1)
+        return z.expand(x.shape[0], *self.state_shape).contiguous()
+
     def update(self, streams: Streams, x: Tensor, level: str, noise: Noise | None) -> Streams:
-        """Apply one level update to the streams, each (n, T, D), without changing them in place."""
+        """Apply one level update to the streams, each (n, T, D), without changing them in place.
+
+        z_L is driven by z_H + x and z_H by z_L; a single z is driven by x.
+        """
+        if level == "L":
+            return streams[0], self._noisy(self.apply_level(level, streams[1], streams[0] + x), noise)
+        injection = streams[1] if level == "H" else x
+        return self._noisy(self.apply_level(level, streams[0], injection), noise), *streams[1:]
+
+    def _noisy(self, z: Tensor, noise: Noise | None) -> Tensor:
+        return z if noise is None or not self.noise_scale else z + self.noise_scale * noise(z)
 
     def step(self, z: Tensor, x: Tensor, noise: Noise | None = None) -> Tensor:
         """Apply one outer step to z (n, *state_shape); pure, differentiable, in the dtype of z.

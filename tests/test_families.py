@@ -1,0 +1,306 @@
+"""Every family keeps the contract of a System, and is the recursion that it claims to be."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch.func import jvp, vjp
+
+from eqrlab import attractors as at
+from eqrlab.core import FAMILIES, KeyedNoise, build, load, save
+from eqrlab.core.layers import SwiGLU
+from eqrlab.core.reasoner import cast_floating, take_rows
+from tests.core_models import assert_same_outputs, tokens
+from tests.family_models import SMOOTH, VARIANTS, small_model
+
+# torch.func.jvp loads decompositions that torch itself still writes with torch.jit.script.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+all_variants = pytest.mark.parametrize("name", VARIANTS)
+smooth_variants = pytest.mark.parametrize("name", SMOOTH)
+
+
+def model_and_states(name, dtype=torch.float64, n=5):
+    """Return a model, a context and random states of n rows in one dtype."""
+    model = small_model(name)
+    x = cast_floating(model.encode(tokens(n, model)).detach(), dtype, None)
+    return model, x, model.random_initial(x, torch.Generator().manual_seed(3))
+
+
+# The contract ------------------------------------------------------------------------------------------------------
+
+
+@all_variants
+def test_step_changes_nothing_and_repeats_exactly(name):
+    model, x, z = model_and_states(name)
+    x_before, z_before, state = x.clone(), z.clone(), torch.get_rng_state()
+    plain = [model.step(z, x) for _ in range(2)]
+    noisy = [model.step(z, x, KeyedNoise(torch.arange(5), 0)) for _ in range(2)]
+    model.train()
+    assert torch.equal(model.step(z, x), plain[0]), "the step depends on train() and eval()"
+    assert torch.equal(*plain) and torch.equal(*noisy) and not torch.equal(plain[0], noisy[0])
+    assert torch.equal(x, x_before) and torch.equal(z, z_before)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@all_variants
+def test_rows_do_not_see_each_other(name):
+    model, x, z = model_and_states(name)
+    keys = torch.arange(5) * 7919
+    together, noisy = model.step(z, x), model.step(z, x, KeyedNoise(keys, 2))
+    for row in range(5):
+        one = slice(row, row + 1)
+        assert torch.allclose(model.step(z[one], take_rows(x, one)), together[one], rtol=0, atol=1e-13)
+        alone = model.step(z[one], take_rows(x, one), KeyedNoise(keys[one], 2))
+        assert torch.allclose(alone, noisy[one], rtol=0, atol=1e-13)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    assert torch.allclose(model.step(z[order], take_rows(x, order)), together[order], rtol=0, atol=1e-13)
+
+
+@smooth_variants
+def test_forward_mode_reverse_mode_and_differences_agree(name):
+    model, x, z = model_and_states(name, n=2)
+    f = lambda z: model.step(z, x)
+    v, u = torch.randn_like(z), torch.randn_like(z)
+    value, forward = jvp(f, (z,), (v,))
+    assert torch.allclose(value, f(z), rtol=0, atol=1e-13)
+    h = 1e-5
+    central = (8 * (f(z + h * v) - f(z - h * v)) - (f(z + 2 * h * v) - f(z - 2 * h * v))) / (12 * h)
+    (backward,) = vjp(f, z)[1](u)
+    if model.family == "feedforward":
+        assert central.norm() == forward.norm() == backward.norm() == 0, (
+            "the map must not depend on the state"
+        )
+        return
+    assert (forward - central).norm() <= 1e-9 * forward.norm()
+    assert abs((u * forward).sum() - (backward * v).sum()) <= 1e-11 * (u.norm() * forward.norm())
+    assert forward.norm() > 1e-3 and backward.norm() > 1e-3, "a derivative is cut off"
+
+
+@all_variants
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_dtype_of_the_state_is_kept_everywhere(name, dtype):
+    model, x, z = model_and_states(name, dtype)
+    stepped, noisy = model.step(z, x), model.step(z, x, KeyedNoise(torch.arange(5), 0))
+    assert stepped.dtype == noisy.dtype == model.initial(x).dtype == dtype and torch.isfinite(noisy).all()
+    assert stepped.shape == z.shape == (5, *model.state_shape)
+    assert model.logits(z, x).shape == (5, 6, 5) and model.logits(z, x).dtype == dtype
+    assert model.halt_logit(z, x).dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert model.decode(z, x).dtype == torch.int64
+    assert jvp(lambda z: model.step(z, x), (z,), (torch.ones_like(z),))[1].dtype == dtype
+
+
+@smooth_variants
+def test_no_hidden_cast_spoils_float64(name):
+    model, x, z = model_and_states(name)
+    wide = model.step(z, x)
+    narrow = model.step(z.float(), cast_floating(x, torch.float32, None))
+    assert 1e-9 < (wide - narrow).norm() / wide.norm() < 1e-5, "they must differ by float32 rounding"
+    # A change of 1e-12 of the context passes through; any float32 cast on the way would swallow it.
+    nudge = 1e-12 * x.sign()
+    change = (model.step(z, x + nudge) - wide) / 1e-12
+    expected = jvp(lambda x: model.step(z, x), (x,), (nudge / 1e-12,))[1]
+    assert (change - expected).norm() <= 0.02 * expected.norm()
+
+
+@all_variants
+def test_saved_models_come_back_as_they_were(name, tmp_path):
+    model = small_model(name)
+    save(model, tmp_path / "m.safetensors")
+    back = load(tmp_path / "m.safetensors")
+    assert (back.family, back.task, back.config) == (model.family, "toy", model.config)
+    assert_same_outputs(model, back)
+
+
+@all_variants
+def test_a_family_can_be_sampled(name):
+    model = small_model(name)
+    ensemble = at.sample(model, tokens(2, model), restarts=3, depth=4, noise=0.0)
+    assert ensemble.sizes["restart"] == 3 and ensemble.attrs["family"] == model.family
+
+
+# The families ------------------------------------------------------------------------------------------------------
+
+
+def unfolded(model, z, x):
+    """Apply one outer step as the equations of the family say, block by block."""
+    c, streams = model.config, list(z.unbind(1))
+    through = lambda blocks, h: [h := layer(h) for layer in blocks.layers][-1]
+    if model.family == "feedforward":
+        return torch.stack([through(model.level, x)], dim=1)
+    for _ in range(c.H_cycles):
+        for _ in range(c.L_cycles):
+            if model.streams == 1:
+                streams[0] = through(model.level, streams[0] + x)
+            else:
+                streams[1] = through(model.L_level, streams[1] + streams[0] + x)
+        if model.family == "trm":
+            streams[0] = through(model.L_level, streams[0] + streams[1])
+        if model.family == "hrm":
+            streams[0] = through(model.H_level, streams[0] + streams[1])
+    return torch.stack(streams, dim=1)
+
+
+@pytest.mark.parametrize("name", [n for n in SMOOTH if n != "eqr"])
+@pytest.mark.parametrize("cycles", [(1, 1), (2, 3)])
+def test_an_outer_step_is_the_recursion_of_the_family(name, cycles):
+    family = VARIANTS[name][0]
+    changes = {} if family == "feedforward" else dict(zip(("H_cycles", "L_cycles"), cycles, strict=True))
+    model = small_model(name, **changes)
+    x = model.encode(tokens(3, model)).double()
+    z = model.random_initial(x, torch.Generator().manual_seed(0))
+    assert torch.allclose(model.step(z, x), unfolded(model, z, x), rtol=0, atol=1e-13)
+
+
+def test_eqr_without_damping_is_trm_without_prefix():
+    eqr, trm = small_model("eqr", damping=0.0), small_model("trm mlp")
+    trm.load_state_dict(eqr.state_dict() | {k: getattr(trm, k) for k in ("H_init", "L_init")})
+    x = eqr.encode(tokens(3, eqr))
+    z = eqr.initial(x, torch.Generator().manual_seed(0))
+    assert torch.equal(eqr.step(z, x), trm.step(z, x))
+    noise = lambda: KeyedNoise(torch.arange(3), 0)
+    assert torch.equal(eqr.step(z, x, noise()), trm.step(z, x, noise()))
+
+
+@all_variants
+def test_trained_updates_are_those_of_the_official_trainers(name):
+    model = small_model(name)
+    c = model.config
+    free, last = len(model.schedule) - model.trained_updates, model.schedule[-model.trained_updates :]
+    expected = {
+        "eqr": ((c.H_cycles - 1) * (c.L_cycles + 1), ("L",) * c.L_cycles + ("H",)),
+        "trm": ((c.H_cycles - 1) * (c.L_cycles + 1), ("L",) * c.L_cycles + ("H",)),
+        "hrm": (c.H_cycles * (c.L_cycles + 1) - 2, ("L", "H")),
+        "urm": ((c.H_cycles - 1) * c.L_cycles, ("z",) * c.L_cycles),
+        "tied": ((c.H_cycles - 1) * c.L_cycles, ("z",) * c.L_cycles),
+        "feedforward": (0, ("z",)),
+    }
+    assert (free, last) == expected[model.family]
+
+
+@all_variants
+def test_restarts_follow_the_law_of_the_family(name):
+    model = small_model(name)
+    x = model.encode(tokens(3, model))
+    first, second = (model.initial(x, torch.Generator().manual_seed(s)) for s in (0, 1))
+    assert torch.equal(first, second) == (not model.random_starts)
+    if not model.random_starts:
+        assert torch.equal(first, first[:1, :, :1].expand_as(first)), (
+            "one vector at every position of every row"
+        )
+        first += 1  # nobody else sees this
+        assert torch.equal(model.initial(x), second)
+    if model.family in ("trm", "hrm"):
+        assert torch.equal(second[0, :, 0], torch.stack((model.H_init, model.L_init)))
+    if model.family == "feedforward":
+        assert second.count_nonzero() == 0
+
+
+@all_variants
+def test_random_starts_are_truncated_standard_normals_of_the_generator(name):
+    model = small_model(name, hidden_size=64)
+    x = model.encode(tokens(40, model)).double()
+    z, again = (model.random_initial(x, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(z, again) and z.dtype == torch.float64 and z.shape == (40, *model.state_shape)
+    assert abs(z.mean()) < 0.03 and abs(z.std() - 1) < 0.03 and z.abs().max() < 2.3
+
+
+def test_stored_starts_make_all_restarts_the_same_run_and_random_ones_do_not():
+    model = small_model("trm mlp")
+    inputs = tokens(2, model)
+    stored = at.sample(model, inputs, restarts=3, depth=3, noise=0.0)
+    assert (stored.residual == stored.residual.isel(restart=0)).all()
+    free = at.sample(model, inputs, restarts=3, depth=3, noise=0.0, initial=model.random_initial)
+    assert not (free.residual == free.residual.isel(restart=0)).all()
+    assert free.attrs["initial_law"] != stored.attrs["initial_law"]
+
+
+def test_a_feedforward_model_is_settled_after_one_step_wherever_it_starts():
+    model = small_model("feedforward mlp")
+    x = model.encode(tokens(3, model))
+    z = model.random_initial(x, torch.Generator().manual_seed(0))
+    assert torch.equal(model.step(z, x), model.step(model.initial(x), x))
+    assert torch.equal(model.step(model.step(z, x), x), model.step(z, x))
+
+
+# URM's convolution -------------------------------------------------------------------------------------------------
+
+
+def test_the_convolution_is_a_causal_depthwise_one():
+    torch.manual_seed(0)
+    mlp = SwiGLU(8, 1.0, convolution=True).double()
+    h = torch.randn(2, 5, 8, dtype=torch.float64)
+    gate, up = mlp.gate_up_proj(h).chunk(2, dim=-1)
+    inner = torch.nn.functional.silu(gate) * up
+    conv = torch.nn.Conv1d(256, 256, 2, padding=1, groups=256, dtype=torch.float64)
+    conv.load_state_dict(mlp.dwconv.state_dict())
+    mixed = torch.nn.functional.silu(conv(inner.transpose(1, 2))[..., :5].transpose(1, 2))
+    assert torch.allclose(mlp(h), mlp.down_proj(mixed), rtol=0, atol=1e-13)
+    later = h.clone()
+    later[:, 3:] = 0
+    assert torch.equal(mlp(later)[:, :3], mlp(h)[:, :3])
+
+
+def test_the_bfloat16_section_rounds_as_half_precision_does():
+    torch.manual_seed(0)
+    mlp = SwiGLU(64, 4.0, convolution=True)
+    h = torch.randn(2, 7, 64)
+    narrow = mlp(h, narrow=True)
+    assert narrow.dtype == torch.float32 and torch.equal(narrow, narrow.bfloat16().float())
+    relative = ((narrow - mlp(h)).norm() / mlp(h).norm()).item()
+    assert 5e-4 < relative < 1e-2, "the distance must be that of bfloat16 rounding"
+
+
+def test_the_convolution_follows_the_state_when_it_is_asked_to():
+    rough = small_model("urm bfloat16")
+    smooth = rough.replace(conv_dtype="state")
+    x = rough.encode(tokens(3, rough)).double()
+    z = rough.random_initial(x, torch.Generator().manual_seed(0))
+    difference = (rough.step(z, x) - smooth.step(z, x)).norm() / smooth.step(z, x).norm()
+    assert 1e-5 < difference < 1e-1 and smooth.level is rough.level
+    assert rough.config.conv_dtype == "bfloat16" and rough.step(z, x).dtype == torch.float64
+
+
+def test_rough_derivatives_are_those_of_the_smooth_map_up_to_rounding():
+    rough = small_model("urm bfloat16", H_cycles=1, L_cycles=1)
+    smooth = rough.replace(conv_dtype="state")
+    x = rough.encode(tokens(3, rough)).detach().double()
+    z = rough.random_initial(x, torch.Generator().manual_seed(0))
+    v, u = torch.randn_like(z), torch.randn_like(z)
+    one, two = (jvp(lambda z, m=m: m.step(z, x), (z,), (v,))[1] for m in (rough, smooth))
+    assert 0 < (one - two).norm() < 0.05 * two.norm()
+    one, two = (vjp(lambda z, m=m: m.step(z, x), z)[1](u)[0] for m in (rough, smooth))
+    assert 0 < (one - two).norm() < 0.05 * two.norm()
+
+
+# Configurations ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "values", "reason"),
+    [
+        ("foo", {}, "family 'foo' unknown; choose from eqr, trm, hrm, urm, feedforward, tied"),
+        ("trm", {"damping": 0.1}, "unknown configuration keys damping"),
+        ("hrm", {"H_layers": 0}, "H_layers must be >= 1, got 0"),
+        ("hrm", {"H_layers": 1.0}, "H_layers must be of type int, got 1.0"),
+        ("urm", {"conv_dtype": "float8"}, "conv_dtype 'float8' unknown; choose from bfloat16, state"),
+        ("feedforward", {"H_cycles": 2}, "H_cycles of a feedforward model must be 1, got 2"),
+        ("feedforward", {"halt_max_steps": 16}, "halt_max_steps of a feedforward model must be 1, got 16"),
+    ],
+)
+def test_wrong_configurations_are_refused(family, values, reason):
+    with pytest.raises(ValueError) as caught:
+        build(family, {"vocab_size": 5, "seq_len": 6, **values})
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_defaults_build_and_weights_are_at_least_what_the_configuration_promises(family):
+    torch.manual_seed(0)
+    model = build(family, {"vocab_size": 8, "seq_len": 36})
+    assert model.family == family and dataclasses.is_dataclass(model.config)
+    weights = sum(p.numel() for p in model.parameters())
+    assert 0.9 * weights < model.config.least_weights <= weights
+    deeper = build(family, {"vocab_size": 8, "seq_len": 36, "layers": 3})
+    assert deeper.config.least_weights > model.config.least_weights

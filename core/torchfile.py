@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickletools
 import struct
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -265,7 +266,8 @@ def read_torch_file(path: str | Path) -> Any:
         order = f"{prefix}/byteorder"
         if order in archive.NameToInfo and archive.read(order) != b"little":
             raise CheckpointError("the tensors are big-endian, little-endian is required")
-        return _Interpreter(archive, prefix).run(archive.read(pickles[0]))
+        with warnings.catch_warnings(action="ignore"):  # pickletools warns of odd escapes in damaged text
+            return _Interpreter(archive, prefix).run(archive.read(pickles[0]))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except _DAMAGE as error:

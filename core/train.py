@@ -81,8 +81,12 @@ class TrainConfig:
             raise ValueError(f"steps and batch_size must be >= 1, got {self.steps} and {self.batch_size}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype {self.dtype!r} unknown; choose from {', '.join(DTYPES)}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema must be in [0, 1), got {self.ema}")
+        for name in ("ema", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        for name in ("lr", "lr_min_ratio", "warmup", "weight_decay", "halt_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be >= 0 and finite, got {getattr(self, name)}")
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -361,10 +365,10 @@ def train(
     log = run / "log.jsonl"
     records: list[dict[str, float]] = []
     if trainer.step_count and log.exists():
-        lines = [
+        whole = [
             line for line in log.read_text().splitlines() if line.endswith("}")
         ]  # the last may be cut off
-        records = [r for r in map(json.loads, lines) if r["step"] <= trainer.step_count]
+        records = [r for r in map(json.loads, whole) if r["step"] <= trainer.step_count]
     with replaced_whole(log) as temporary:
         temporary.write_text("".join(json.dumps(r) + "\n" for r in records))
     ending = trainer.step_count >= trainer.config.steps
@@ -393,4 +397,4 @@ def train(
         if step % save_every == 0 or ending:
             trainer.save_state(run / "state.safetensors")
             save(trainer.result(), run / "model.safetensors")
-        yield {**record, **line}
+        yield {**line, **record}

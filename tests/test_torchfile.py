@@ -192,6 +192,7 @@ HOSTILE = {
         b"\x80\x04)" + b"2\x86" * 100 + b"\x8c\x01x\x93.",
         "by something that is no text",
     ),
+    "odd escapes": (b"\x80\x02ca\\H\nb\nR.", "takes more than it has"),
     "extension code": (b"\x80\x02\x82\x01.", "the operation EXT1"),
     "persistent text": (b"P123\n.", "the operation PERSID"),
     "out of band": (b"\x80\x05\x97.", "the operation NEXT_BUFFER"),

@@ -1,0 +1,426 @@
+"""Training: gradients, halting and averages as stated, and a run that continues as if it had never been killed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from eqrlab.core import CheckpointError, EqRConfig, load
+from eqrlab.core import train as training
+from eqrlab.core.train import TrainConfig, Trainer, exact_accuracy, learning_rate, segment, train
+from tests.core_models import small_eqr, tokens
+
+MODEL = {
+    "vocab_size": 5,
+    "seq_len": 4,
+    "hidden_size": 16,
+    "num_heads": 2,
+    "expansion": 1.0,
+    "halt_max_steps": 4,
+}
+TIMING = "steps_per_second"
+
+
+def puzzles(n=40, seed=0):
+    """Rows of four tokens whose solution is the row reversed."""
+    inputs = np.random.default_rng(seed).integers(1, 5, (n, 4))
+    return inputs, inputs[:, ::-1].copy()
+
+
+def swap(inputs, labels, rng):
+    """A symmetry a row: renumber the tokens."""
+    order = np.concatenate(
+        (np.zeros((len(inputs), 1), int), 1 + rng.permuted(np.tile(np.arange(4), (len(inputs), 1)), axis=1)),
+        1,
+    )
+    rows = np.arange(len(inputs))[:, None]
+    return order[rows, inputs], order[rows, labels]
+
+
+def trainer(model=None, augment=swap, data=None, **changes):
+    config = TrainConfig(**{"steps": 40, "batch_size": 8, "warmup": 5, **changes})
+    return Trainer(
+        "eqr", {**MODEL, "noise_scale": 0.01, **(model or {})}, "toy", *(data or puzzles()), config, augment
+    )
+
+
+def weights(t):
+    return {**t.model.state_dict(), **{f"ema.{k}": v for k, v in t.ema.state_dict().items()}}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+# The objective ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mixer", ["mlp", "attention"])
+def test_gradients_are_those_of_the_last_cycle_alone(mixer):
+    model = small_eqr(mixer=mixer, H_cycles=3, L_cycles=2).double()
+    x = model.encode(tokens(3, model))
+    z = model.initial(x, torch.Generator().manual_seed(0)).requires_grad_()
+    u = torch.randn_like(z)
+
+    def gradients(state):
+        model.zero_grad()
+        (state * u).sum().backward(retain_graph=True)
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    got = gradients(segment(model, z, x, None))
+    assert z.grad is None, "no gradient reaches the state that came in"
+    streams = z.detach().unbind(1)
+    for level in ("L", "L", "H") * 2:
+        streams = tuple(s.detach() for s in model.update(streams, x.detach(), level, None))
+    for level in ("L", "L", "H"):
+        streams = model.update(streams, x, level, None)
+    want = gradients(torch.stack(streams, 1))
+    assert got.keys() == want.keys() and "embed_tokens.embedding_weight" in got
+    assert all(torch.allclose(got[k], want[k], rtol=1e-12, atol=1e-14) for k in got)
+    whole = gradients(model.step(z, x))
+    assert any(not torch.allclose(got[k], whole[k], rtol=1e-3) for k in got)
+    assert torch.equal(segment(model, z, x, None), model.step(z, x))
+
+
+def test_learning_rate_warms_up_and_falls_along_a_cosine():
+    config = TrainConfig(steps=110, lr=1.0, warmup=10, lr_min_ratio=0.2)
+    assert learning_rate(config, 1) == 0.1 and learning_rate(config, 10) == 1.0
+    assert learning_rate(config, 60) == pytest.approx(0.6) and learning_rate(config, 110) == pytest.approx(
+        0.2
+    )
+    assert learning_rate(dataclasses.replace(config, lr_min_ratio=1.0), 90) == 1.0
+    assert learning_rate(TrainConfig(steps=1, lr=1.0, warmup=0), 1) == 0.1
+
+
+def test_averaged_weights_follow_the_weights():
+    t = trainer(ema=0.9)
+    average = {k: v.clone() for k, v in t.model.state_dict().items()}
+    for _ in range(5):
+        t.step()
+        for name, value in t.model.state_dict().items():
+            average[name] = 0.9 * average[name] + 0.1 * value
+    assert all(torch.allclose(average[k], v, atol=1e-6) for k, v in t.ema.state_dict().items())
+    assert not t.ema.training and not any(p.requires_grad for p in t.ema.parameters())
+
+
+def test_rows_halt_when_the_head_says_so_or_their_segments_are_used_up():
+    t = trainer(model={"halt_exploration": 0.0})
+    t.taken = torch.tensor([1, 1, 3, 3, 4, 4, 5, 1])
+    t._halt(torch.tensor([-1.0, 2.0, -1.0, 0.1, -9.0, 9.0, -1.0, 0.0]))
+    assert t.halted.tolist() == [False, True, False, True, True, True, True, False]
+
+
+def test_exploring_rows_take_two_segments_or_more():
+    t = trainer(model={"halt_exploration": 1.0}, batch_size=1000)
+    shares = []
+    for taken in (1, 2, 3, 4):
+        t.taken = torch.full((1000,), taken)
+        t._halt(torch.ones(1000))
+        shares.append(t.halted.double().mean().item())
+    assert shares[0] == 0.0 and shares[3] == 1.0
+    assert shares[1] == pytest.approx(1 / 3, abs=0.06) and shares[2] == pytest.approx(2 / 3, abs=0.06)
+
+
+def test_a_single_segment_always_halts():
+    t = trainer(model={"halt_max_steps": 1})
+    t.step()
+    assert t.halted.all()
+
+
+def test_only_halted_rows_get_a_new_puzzle_and_a_new_start():
+    t = trainer()
+    t.step()
+    t.halted = torch.tensor([True, False] * 4)
+    inputs, labels, z, taken = t.inputs.clone(), t.labels.clone(), t.z.clone(), t.taken.clone()
+    t._refill()
+    kept = ~t.halted
+    for now, before in ((t.inputs, inputs), (t.labels, labels), (t.z, z), (t.taken, taken)):
+        assert torch.equal(now[kept], before[kept])
+    assert t.taken[t.halted].tolist() == [0] * 4
+    assert not torch.isclose(t.z[t.halted], z[t.halted]).flatten(1).all(1).any()
+    assert torch.equal(t.inputs[t.halted].flip(1), t.labels[t.halted])
+
+
+def test_every_puzzle_is_drawn_once_a_pass():
+    inputs, labels = puzzles()
+    inputs[:, 0] = np.arange(40) % 5
+    stream = training.PuzzleStream(np.arange(40)[:, None] + inputs * 0, labels, None, seed=0)
+    passes = torch.cat([stream.draw(n)[0][:, 0] for n in (7, 30, 3, 40)]).view(2, 40)
+    assert sorted(passes[0].tolist()) == sorted(passes[1].tolist()) == list(range(40))
+    assert passes[0].tolist() != passes[1].tolist()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_a_tiny_task_is_learned(dtype):
+    copied = puzzles()[0], puzzles()[0]
+    t = trainer(
+        {"mixer": "attention"},
+        data=copied,
+        steps=120,
+        batch_size=16,
+        lr=3e-3,
+        weight_decay=0.0,
+        ema=0.8,
+        dtype=dtype,
+    )
+    before = exact_accuracy(t.ema, *copied, depth=4)
+    for _ in range(120):
+        t.step()
+    assert before < 0.2 and exact_accuracy(t.ema, *copied, depth=4) > 0.9
+    assert t.z.dtype == getattr(torch, dtype) and t.model.dtype == torch.float32
+
+
+def test_exact_accuracy_counts_solved_puzzles():
+    model = small_eqr(**{k: v for k, v in MODEL.items()})
+    inputs, labels = puzzles(20)
+    accuracy = exact_accuracy(model, inputs, labels, depth=2, batch_size=6)
+    assert accuracy == exact_accuracy(model, inputs, labels, depth=2, batch_size=6) and 0 <= accuracy <= 1
+    answers = []
+    generator = torch.Generator().manual_seed(0)
+    for i in range(0, 20, 6):
+        x = model.encode(torch.as_tensor(inputs[i : i + 6]))
+        z = model.initial(x, generator)
+        answers.append(model.decode(model.step(model.step(z, x), x), x))
+    assert (
+        exact_accuracy(model, inputs, torch.cat(answers).clamp(min=1).numpy(), depth=2, batch_size=6)
+        >= accuracy
+    )
+
+
+# Reproducibility ----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not():
+    state = torch.get_rng_state()
+    runs = [trainer(seed=s) for s in (3, 3, 4)]
+    torch.rand(5)  # the global state does not matter
+    for t in runs:
+        for _ in range(6):
+            t.step()
+    assert same(weights(runs[0]), weights(runs[1])) and not same(weights(runs[0]), weights(runs[2]))
+    torch.set_rng_state(state)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_continued_run_is_the_uninterrupted_one(dtype, tmp_path):
+    whole = trainer(dtype=dtype)
+    first, second = trainer(dtype=dtype), trainer(dtype=dtype)
+    for _ in range(13):
+        whole.step(), first.step()
+    first.save_state(tmp_path / "state.safetensors")
+    second.load_state(tmp_path / "state.safetensors")
+    assert second.step_count == 13 and second.window == whole.window
+    for _ in range(13):
+        assert repr(second.step()) == repr(whole.step())
+    assert same(weights(whole), weights(second))
+    assert torch.equal(whole.generator.get_state(), second.generator.get_state())
+
+
+def test_what_a_run_leaves_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "LOG_EVERY", 10)
+    test = puzzles(16, seed=1)
+    records = list(train(trainer(), tmp_path / "run", test=test, evaluate_every=20, save_every=15, depth=2))
+    assert len(records) == 40 and {"loss", "exact", "segments", "halted"} <= set(records[0])
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "log.jsonl",
+        "model.safetensors",
+        "state.safetensors",
+    ]
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in log] == [10, 20, 30, 40]
+    assert ["test_exact" in r for r in log] == [False, True, False, True]
+    assert log[0]["loss"] == pytest.approx(np.mean([r["loss"] for r in records[:10]]))
+    solved = sum(r["exact"] * r["halted"] for r in records[:10] if r["halted"])
+    assert log[0]["train_exact"] == pytest.approx(solved / sum(r["halted"] for r in records[:10]))
+    model = load(tmp_path / "run" / "model.safetensors")
+    assert model.provenance["steps"] == 40 and model.provenance["train"]["batch_size"] == 8
+    assert model.task == "toy" and model.provenance["puzzles"] == 40
+    assert exact_accuracy(model, *test, 2) == log[-1]["test_exact"]
+
+
+def without_timing(path):
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != TIMING} for line in lines]
+
+
+def test_a_stopped_run_leaves_log_and_weights_as_if_it_had_gone_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "LOG_EVERY", 10)
+    options = {"test": puzzles(16, seed=1), "evaluate_every": 15, "save_every": 10, "depth": 2}
+    list(train(trainer(), tmp_path / "whole", **options))
+    t, run = trainer(), tmp_path / "parts"
+    for stops in (7, 23, 24, 36, 99):
+        for _ in train(t, run, stop=lambda t=t, stops=stops: t.step_count >= stops, **options):
+            pass
+        t = trainer()
+        t.load_state(run / "state.safetensors")
+    assert t.step_count == 40
+    (run / "model.safetensors").unlink()  # as if killed after the last state, before the last model
+    assert list(train(t, run, **options)) == []
+    assert without_timing(run / "log.jsonl") == without_timing(tmp_path / "whole" / "log.jsonl")
+    assert same(load_file(run / "model.safetensors"), load_file(tmp_path / "whole" / "model.safetensors"))
+
+
+SCRIPT = """
+import sys
+import torch
+from eqrlab.core import train as training
+from tests.test_train import puzzles, trainer
+torch.set_num_threads(1)
+training.LOG_EVERY = 5
+t = trainer(steps=60)
+run = sys.argv[1]
+if sys.argv[2:]:
+    t.load_state(run + "/state.safetensors")
+for record in training.train(t, run, test=puzzles(16, seed=1), evaluate_every=20, save_every=2, depth=2):
+    print(t.step_count, flush=True)
+"""
+
+
+def test_a_run_killed_at_random_moments_ends_as_the_uninterrupted_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "LOG_EVERY", 5)
+    options = {"test": puzzles(16, seed=1), "evaluate_every": 20, "save_every": 2, "depth": 2}
+    list(train(trainer(steps=60), tmp_path / "whole", **options))
+    run, moments, killed = tmp_path / "killed", random.Random(time.time_ns()), 0
+    for steps in (*(moments.randint(3, 17) for _ in range(3)), 1000):
+        resume = ["resume"] if (run / "state.safetensors").exists() else []
+        command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(run), *resume]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=os.getcwd()) as process:
+            for count, _ in enumerate(process.stdout, start=1):
+                if count >= steps:
+                    time.sleep(moments.random() * 0.03)  # within a step, or while a file is written
+                    process.send_signal(signal.SIGKILL)
+                    killed += 1
+                    break
+        assert process.returncode in (0, -signal.SIGKILL)
+    assert killed == 3 and process.returncode == 0
+    assert same(load_file(run / "model.safetensors"), load_file(tmp_path / "whole" / "model.safetensors"))
+    assert without_timing(run / "log.jsonl") == without_timing(tmp_path / "whole" / "log.jsonl")
+    states = [load_file(folder / "state.safetensors") for folder in (run, tmp_path / "whole")]
+    assert same(*states)
+
+
+# Misuse -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def state(tmp_path):
+    t = trainer()
+    for _ in range(3):
+        t.step()
+    path = tmp_path / "state.safetensors"
+    t.save_state(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"lr": 1e-3, "seed": 1},
+            r"other settings: train.lr 0.002 there, 0.001 here; train.seed 0 there, 1 here",
+        ),
+        ({"model": {"damping": 0.1}}, "model.damping 0.05 there, 0.1 here"),
+        ({"model": {"hidden_size": 32}}, "model.hidden_size 16 there, 32 here"),
+        ({"data": puzzles(seed=5)}, "data_sha256"),
+        ({"batch_size": 4}, "train.batch_size 8 there, 4 here"),
+    ],
+)
+def test_continuing_with_other_settings_names_those_that_differ(change, message, state):
+    t = trainer(**change)
+    before = weights(t)
+    before = {k: v.clone() for k, v in before.items()}
+    with pytest.raises(CheckpointError, match=message) as caught:
+        t.load_state(state)
+    assert str(caught.value).startswith(str(state)) and "\n" not in str(caught.value)
+    assert same(weights(t), before) and t.step_count == 0
+
+
+def test_a_damaged_state_is_refused(state):
+    content = state.read_bytes()
+    for damaged in (content[:-1], content[: len(content) // 2], b"", content[:-9] + b"\x01" + content[-8:]):
+        state.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"not a readable safetensors file|the file is damaged"):
+            trainer().load_state(state)
+
+
+def test_a_state_without_one_of_its_parts_is_refused(state):
+    from eqrlab.core.checkpoint import read_tensors, write_tensors
+
+    tensors, header = read_tensors(state)
+    for part in (
+        "rows.z",
+        "generator",
+        "exp_avg.q_head.bias",
+        "exp_avg_sq.q_head.bias",
+        "model.q_head.bias",
+        "ema.q_head.bias",
+    ):
+        write_tensors(state, {k: v for k, v in tensors.items() if k != part}, header)
+        with pytest.raises(CheckpointError, match=r"lacks|has no valid|is missing"):
+            trainer().load_state(state)
+    for part, value in (("stream", {}), ("stream", None), ("step", "x"), ("window", 3)):
+        write_tensors(state, tensors, {**header, part: value})
+        with pytest.raises(CheckpointError, match="the training state is damaged"):
+            trainer().load_state(state)
+
+
+def test_a_model_is_no_training_state_and_the_reverse(state, tmp_path):
+    list(train(trainer(steps=2), tmp_path / "run"))
+    with pytest.raises(CheckpointError, match="holds a model, not a training state"):
+        trainer().load_state(tmp_path / "run" / "model.safetensors")
+    with pytest.raises(CheckpointError, match="no valid 'format'"):
+        load(state)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ((np.ones((3, 4), int), np.ones((3, 5), int)), r"one shape \(P, S\), got \(3, 4\) and \(3, 5\)"),
+        ((np.ones((0, 4), int), np.ones((0, 4), int)), "one shape"),
+        (
+            (np.ones((3, 5), int), np.ones((3, 5), int)),
+            "have 5 cells and tokens 1..1, the model requires 4 cells",
+        ),
+        (
+            (np.ones((3, 4), int), np.full((3, 4), 5)),
+            r"tokens 1..5, the model requires 4 cells and tokens 0..4",
+        ),
+        ((np.full((3, 4), -1), np.ones((3, 4), int)), r"tokens -1..1"),
+    ],
+)
+def test_data_that_do_not_fit_the_model_are_refused(data, message):
+    with pytest.raises(ValueError, match=message):
+        trainer(data=data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps and batch_size must be >= 1"),
+        ({"batch_size": 0}, "steps and batch_size must be >= 1"),
+        ({"dtype": "float8"}, "dtype 'float8' unknown; choose from float32, bfloat16, float64"),
+        ({"ema": 1.0}, r"ema must be in \[0, 1\)"),
+        ({"lr": -1.0}, "lr"),
+        ({"lr": math.nan}, "lr"),
+    ],
+)
+def test_training_options_out_of_range_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**change)
+
+
+def test_the_configuration_of_a_run_is_that_of_its_model():
+    assert trainer().model.config == EqRConfig.from_dict({**MODEL, "noise_scale": 0.01})

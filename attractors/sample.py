@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -134,7 +137,7 @@ def sample(
         "trajectory" in keep, place, precision,
     )  # fmt: skip
     rows = len(tokens) * restarts
-    records = _run(recipe, rows, batch_size or automatic_batch(recipe), progress)
+    records = _run(recipe, rows, batch_size or automatic_batch(recipe, rows), progress)
     return _assemble(recipe, records, beta, limits)
 
 
@@ -171,15 +174,16 @@ def with_noise(system: System, noise: float | None) -> tuple[System, float]:
     return (system if change is None else change(noise)), float(noise)
 
 
-def automatic_batch(recipe: Recipe) -> int:
-    """Return a number of rows whose working set stays moderate: a million state numbers on a CPU, 32 on a GPU."""
+def automatic_batch(recipe: Recipe, rows: int) -> int:
+    """Return a batch size whose working set stays moderate: a million state numbers on a CPU thread, 32 on a GPU."""
     if isinstance(recipe.initial, Tensor):
         size = recipe.initial[0, 0].numel()
     else:
         x = recipe.system.encode(recipe.inputs[:1].to(recipe.device))
         size = (recipe.initial or recipe.system.initial)(x, torch.Generator().manual_seed(0))[0].numel()
-    budget = 2**20 if recipe.device.type == "cpu" else 2**25
-    return int(np.clip(budget // max(size, 1), 1, 8192))
+    cpu = recipe.device.type == "cpu"
+    share = -(-rows // torch.get_num_threads()) if cpu else rows  # every thread shall have a batch
+    return int(np.clip((2**20 if cpu else 2**25) // max(size, 1), 1, min(8192, share)))
 
 
 def _tokens(values: Tensor | np.ndarray, name: str) -> Tensor:
@@ -195,24 +199,44 @@ def _run(
     recipe: Recipe, rows: int, batch: int, progress: bool | Callable[[int, int], None]
 ) -> dict[str, np.ndarray]:
     """Run all rows in batches and return the records, row axis first."""
-    total = rows * recipe.depth
+    total, seen, lock = rows * recipe.depth, 0, threading.Lock()
     bar = tqdm(
         total=total, unit="step", unit_scale=True, desc="sampling", disable=progress is not True, leave=False
     )
-    seen = 0
 
     def tick(count: int) -> None:
         nonlocal seen
-        seen += count
-        bar.update(count)
-        if callable(progress):
-            progress(seen, total)
+        with lock:
+            seen += count
+            bar.update(count)
+            if callable(progress):
+                progress(seen, total)
 
-    parts = []
-    with bar:
-        for start in range(0, rows, batch):
-            parts.append(run_rows(recipe, np.arange(start, min(start + batch, rows)), tick))
+    pieces = [np.arange(start, min(start + batch, rows)) for start in range(0, rows, batch)]
+    with bar, one_thread_a_batch(recipe.device, len(pieces)) as run:
+        parts = list(run(lambda piece: run_rows(recipe, piece, tick), pieces))
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+@contextmanager
+def one_thread_a_batch(device: torch.device, batches: int) -> Iterator[Callable]:
+    """Give a `map` that runs batches side by side on a CPU, each on one thread.
+
+    Notes
+    -----
+    The matrices of a small model are too small to be split over threads: waiting for one another costs more than it
+    saves, and far more on a busy machine.  On a GPU, or with a single batch or thread, it is the ordinary `map`.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or min(threads, batches) < 2:
+        yield map
+        return
+    pool = ThreadPoolExecutor(min(threads, batches), initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 def _assemble(recipe: Recipe, records: dict[str, np.ndarray], beta: float, limits: Tolerances) -> xr.Dataset:

@@ -208,12 +208,12 @@ def fill(reasoner: Reasoner, tensors: dict[str, Tensor], path: str | Path) -> No
 
 
 def load(source: str | Path, *, weights: str = "auto", seq_len: int | None = None) -> Reasoner:
-    """Load a model: a bundled name, an eqrlab .safetensors file, or an official checkpoint.
+    """Load a model: a bundled name, an eqrlab .safetensors file, or an official checkpoint, here or on the hub.
 
     Parameters
     ----------
     source
-        A path, or the name of a bundled model.
+        A path, the name of a bundled model, or hf://owner/repository/path, for which `eqrlab[hub]` must be installed.
     weights
         For official files that hold both: "ema", "raw", or "auto" (what the official evaluator uses).
     seq_len
@@ -237,12 +237,14 @@ def load(source: str | Path, *, weights: str = "auto", seq_len: int | None = Non
     >>> load("eqr-sudoku6").family
     'eqr'
     """
-    from eqrlab.core.official import load_official  # official builds on this module
+    from eqrlab.core import hub  # it and official build on this module
+    from eqrlab.core.official import load_official
 
     if weights not in ("auto", "ema", "raw"):
         raise ValueError(f"weights must be auto, ema or raw, got {weights!r}")
     names = bundled()
-    path = names.get(str(source), Path(source))
+    name = str(source)
+    path = hub.fetch(name) if name.startswith(hub.SCHEME) else names.get(name, Path(source))
     try:
         problem = "is a directory" if path.is_dir() else None if path.is_file() else "no such file"
     except OSError as error:
@@ -255,7 +257,8 @@ def load(source: str | Path, *, weights: str = "auto", seq_len: int | None = Non
         reasoner = _load_own(path)
     else:
         reasoner = load_official(path, weights=weights, seq_len=seq_len)
-    reasoner.provenance = {**reasoner.provenance, "checkpoint": path.name, "checkpoint_sha256": sha256(path)}
+    origin = name if name.startswith(hub.SCHEME) else path.name
+    reasoner.provenance = {**reasoner.provenance, "checkpoint": origin, "checkpoint_sha256": sha256(path)}
     return reasoner.eval()
 
 
@@ -288,12 +291,12 @@ def assemble(
 
     Notes
     -----
-    A configuration that declares more weights than the file has values is refused before anything is allocated, and
-    the global random state is left as it was.
+    A configuration that declares more than twice as many weights as the file has values is refused before anything is
+    allocated, and the global random state is left as it was.
     """
     try:
         values = sum(t.numel() for t in tensors.values())
-        if configure(family, config).least_weights > values:
+        if configure(family, config).least_weights > 2 * values:  # with less, `fill` names what is missing
             raise CheckpointError(
                 f"the configuration declares a model larger than the {values} values in the file"
             )

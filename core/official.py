@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,74 +10,18 @@ import yaml
 from torch import Tensor
 
 from eqrlab.core.checkpoint import CheckpointError, assemble
+from eqrlab.core.official_configs import NAMES, TRANSLATIONS, OfficialFile, check_family, detect_family
 from eqrlab.core.reasoner import Reasoner
 from eqrlab.core.torchfile import Opaque, StoredTensor, read_stored, read_torch_file
 
 _RENAMED = {
     "puzzle_emb.weights": "embed_tokens.prefix",
     "embed_pos.embedding_weight": "embed_tokens.position_weight",
+    "absolute_pos_embedding": "embed_tokens.position_weight",
 }
-_UNUSED = ("H_init", "L_init")  # buffers that the official EqR registers and never reads
-_BUFFERS = {"puzzle_emb.weights", *_UNUSED}  # never part of averaged weights
-
-
-@dataclass
-class OfficialFile:
-    """What an official checkpoint holds, before translation.
-
-    Attributes
-    ----------
-    content
-        The top-level dictionary; empty for a file that is a plain dictionary of weights.
-    tensors
-        The chosen weights under stripped names, still in the file.
-    config
-        The official configuration, from the file or from the YAML beside it.
-    weights
-        "ema" or "raw".
-    inferred
-        What the translation read off the weights or assumed by default, in words.
-    """
-
-    content: dict[str, Any]
-    tensors: dict[str, StoredTensor]
-    config: dict[str, Any]
-    weights: str
-    inferred: list[str] = field(default_factory=list)
-    asked: set[str] = field(default_factory=set)
-
-    @property
-    def arch(self) -> dict[str, Any]:
-        """The section of the configuration that describes the network."""
-        arch = self.config.get("arch")
-        if not isinstance(arch, dict):
-            raise CheckpointError("the configuration has no 'arch' section")
-        return arch
-
-    def value(self, name: str, kind: type, default: Any = None) -> Any:
-        """Return `arch.<name>`, or the default of the official code; a value that is needed has none."""
-        self.asked.add(name)
-        if name not in self.arch:
-            if default is None:
-                raise CheckpointError(f"the configuration lacks arch.{name}, which the weights do not tell")
-            self.inferred.append(f"{name} {default} by default")
-            return default
-        value = self.arch[name]
-        if kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kind:
-            raise CheckpointError(f"arch.{name} must be {kind.__name__}, got {str(value)[:40]!r}")
-        return value
-
-    def shape(self, name: str, dims: int = 2) -> tuple[int, ...]:
-        """Return the shape of a tensor that must be there."""
-        if name not in self.tensors or len(self.tensors[name].shape) != dims:
-            raise CheckpointError(f"tensor {name} with {dims} axes is missing")
-        return self.tensors[name].shape
-
-    def ignored(self) -> list[str]:
-        """Names in the configuration's network section that no translation asked for."""
-        return sorted(str(name) for name in self.arch if name not in self.asked)
+_STARTS = ("H_init", "L_init")  # buffers that the official EqR registers and never reads
+_BUFFERS = {"puzzle_emb.weights", "absolute_pos_embedding", *_STARTS}  # never part of averaged weights
+_KEPT = ("model", "model_state_dict", "ema", "config", "step")
 
 
 def strip_names(tensors: dict[Any, Any]) -> dict[str, Any]:
@@ -95,17 +37,6 @@ def strip_names(tensors: dict[Any, Any]) -> dict[str, Any]:
             raise CheckpointError(f"tensor {short} is there twice, with and without the wrappers of its name")
         plain[short] = tensor
     return plain
-
-
-def detect_family(names: set[str]) -> str:
-    """Name the family of a stripped state dict by the tensors that only this family has (FORMATS, section 1)."""
-    if "init_hidden" in names:
-        return "urm"
-    if any(n.startswith("H_level.") for n in names):
-        return "hrm"
-    if "H_init" in names:
-        return "trm"
-    return "eqr"
 
 
 def task_name(vocab: int, seq_len: int) -> str:
@@ -164,18 +95,15 @@ def load_official(path: Path, *, weights: str = "auto", seq_len: int | None = No
     try:
         file, family = _open(path, content, weights)
         values = TRANSLATIONS[family](file, seq_len)
-        dropped = [n for n in _UNUSED if file.tensors.pop(n, None) is not None]
-        forward_dtype = str(file.arch.get("forward_dtype", "bfloat16"))
-        file.asked.add("forward_dtype")
+        unused = [n for n in _STARTS if family == "eqr" and file.tensors.pop(n, None) is not None]
         provenance = {
-            "format": f"official {family.upper().replace('EQR', 'EqR')}",
-            "variant": f"{values['prefix_len'] or 'no'} prefix positions",
+            "format": f"official {NAMES[family]}",
+            "variant": _variant(file, family, values),
             "weights": file.weights,
             "step": file.content.get("step") if type(file.content.get("step")) is int else None,
-            "forward_dtype": forward_dtype,
+            "forward_dtype": file.value("forward_dtype", str, "bfloat16"),
             "inferred": file.inferred,
-            "dropped": dropped
-            + sorted(str(k) for k in file.content if k not in ("model", "ema", "config", "step")),
+            "dropped": unused + sorted(str(k) for k in file.content if k not in _KEPT),
             "ignored_config": file.ignored(),
         }
     except CheckpointError as error:
@@ -192,18 +120,27 @@ def _open(path: Path, content: Any, weights: str) -> tuple[OfficialFile, str]:
             "an object of a foreign class" if isinstance(content, Opaque) else f"a {type(content).__name__}"
         )
         raise CheckpointError(f"holds {what}, a dictionary of weights or training state is required")
-    state = content if "model" in content else {}
-    raw = _tensors(state["model"], "'model'") if state else _tensors(content, "the file")
-    family = detect_family(set(raw))
-    if family not in TRANSLATIONS:
-        known = ", ".join(name.upper().replace("EQR", "EqR") for name in TRANSLATIONS)
-        raise CheckpointError(f"an official {family.upper()} checkpoint; this version reads {known}")
+    key = next((k for k in ("model", "model_state_dict") if k in content), None)
+    state = content if key else {}
+    raw = _tensors(content[key], f"{key!r}") if key else _tensors(content, "the file")
     config = state.get("config")
     if not isinstance(config, dict):
         config = read_config(path)
+    file = OfficialFile(state, raw, config, "raw")
+    family = detect_family(set(raw))
+    if family == "trm" and "lambda_" in file.arch:
+        family = "eqr"
+    check_family(file, family)
     average = state.get("ema")
+    if (
+        key != "model" and family != "eqr" and config.get("ema") is True
+    ):  # these trainers save the averages alone
+        if weights == "raw":
+            raise CheckpointError("holds no raw weights, only their averages")
+        file.weights = "ema"
+        return file, family
     if weights == "raw" or (weights == "auto" and (average is None or not config.get("ema"))):
-        return OfficialFile(state, raw, config, "raw"), family
+        return file, family
     if average is None:
         raise CheckpointError("holds no EMA weights")
     if isinstance(average, dict) and "shadow" in average:
@@ -215,6 +152,20 @@ def _open(path: Path, content: Any, weights: str) -> tuple[OfficialFile, str]:
     if lacking:
         raise CheckpointError(f"EMA weights lack tensor {lacking[0]}")
     return OfficialFile(state, {**raw, **shadow}, config, "ema"), family
+
+
+def _variant(file: OfficialFile, family: str, values: dict[str, Any]) -> str:
+    """Say in words which of a family's variants a file holds."""
+    prefix = values["prefix_len"]
+    parts = [
+        f"{prefix or 'no'} prefix position{'' if prefix == 1 else 's'}",
+        "token-mixing MLP" if values["mixer"] == "mlp" else f"attention, positions {values['positions']}",
+    ]
+    if family == "urm":
+        parts.append("bfloat16 convolution")
+    if family in ("trm", "hrm") and file.content:
+        parts.append("written by EqR's trainer")
+    return ", ".join(parts)
 
 
 def _tensors(value: Any, what: str) -> dict[str, StoredTensor]:
@@ -232,112 +183,7 @@ def _renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if name == "puzzle_emb.weights":
             tensor = tensor[0]
+        if name.startswith("layers."):  # URM's only stack stands outside of any level
+            name = f"level.{name}"
         plain[_RENAMED.get(name, name)] = tensor.float() if tensor.is_floating_point() else tensor
     return plain
-
-
-def _eqr(file: OfficialFile, seq_len: int | None) -> dict[str, Any]:
-    """Translate the configuration of an official EqR, reading sizes off the tensors."""
-    vocab, hidden = file.shape("lm_head.weight")
-    if hidden != file.value("hidden_size", int):
-        raise CheckpointError(
-            f"lm_head.weight has width {hidden}, the configuration says {file.arch['hidden_size']}"
-        )
-    layers = len({n.split(".")[2] for n in file.tensors if n.startswith("L_level.layers.")})
-    if layers != file.value("L_layers", int, layers):
-        raise CheckpointError(
-            f"the weights have {layers} L_level layers, the configuration says {file.arch['L_layers']}"
-        )
-    file.inferred.append("vocab_size from lm_head")
-    mixer = "mlp" if "L_level.layers.0.mlp_t.gate_up_proj.weight" in file.tensors else "attention"
-    if file.value("mlp_t", bool, mixer == "mlp") != (mixer == "mlp"):
-        raise CheckpointError(
-            f"the weights have the {mixer} mixer, the configuration says mlp_t={file.arch['mlp_t']}"
-        )
-    prefix_len, prefix_dim = _prefix(file, hidden)
-    seq_len = _grid(file, mixer, prefix_len, seq_len)
-    learned = "embed_pos.embedding_weight" in file.tensors
-    positions = file.value("pos_encodings", str, "rope")
-    if positions not in ("none", "rope", "rope2d", "learned") or (learned and positions != "learned"):
-        raise CheckpointError(f"arch.pos_encodings {positions!r} does not go with the weights")
-    if mixer == "mlp" and not learned:
-        positions = "none"  # the token mixer knows its tokens: rotary settings are not used
-    return {
-        "vocab_size": vocab,
-        "seq_len": seq_len,
-        "hidden_size": hidden,
-        "num_heads": file.value("num_heads", int),
-        "expansion": file.value("expansion", float, 4.0),
-        "layers": layers,
-        "H_cycles": file.value("H_cycles", int),
-        "L_cycles": file.value("L_cycles", int),
-        "mixer": mixer,
-        "positions": positions,
-        "rope_theta": file.value("rope_theta", float, 10000.0) if positions.startswith("rope") else 10000.0,
-        "board": _board(file, seq_len) if positions == "rope2d" else None,
-        "prefix_len": prefix_len,
-        "prefix_dim": prefix_dim,
-        "damping": round(1.0 - file.value("lambda_", float), 12),
-        "noise_scale": file.value("noise_scale", float),
-        "H_init_std": file.value("H_init_std", float, 1.0),
-        "L_init_std": file.value("L_init_std", float, 1.0),
-        "halt_max_steps": file.value("halt_max_steps", int, 16),
-        "halt_exploration": file.value("halt_exploration_prob", float, 0.1),
-    }
-
-
-def _prefix(file: OfficialFile, hidden: int) -> tuple[int, int]:
-    """Return prefix positions and the length of their stored vector."""
-    if "puzzle_emb.weights" not in file.tensors:
-        return 0, 0
-    identifiers, width = file.shape("puzzle_emb.weights")
-    if not identifiers:
-        raise CheckpointError("puzzle_emb.weights has no row")
-    if identifiers > 1:
-        raise CheckpointError(
-            f"puzzle_emb.weights has {identifiers} rows; one puzzle identifier is supported"
-        )
-    file.inferred.append("prefix positions from puzzle_emb")
-    file.asked.add("puzzle_emb_ndim")
-    return file.value("puzzle_emb_len", int, -(-width // hidden)) or -(-width // hidden), width
-
-
-def _grid(file: OfficialFile, mixer: str, prefix_len: int, seq_len: int | None) -> int:
-    """Return the grid cells, from the weights, the training state or the caller."""
-    total, source = None, ""
-    if mixer == "mlp":
-        total, source = file.shape("L_level.layers.0.mlp_t.gate_up_proj.weight")[1], "the token mixer"
-    elif "embed_pos.embedding_weight" in file.tensors:
-        total, source = file.shape("embed_pos.embedding_weight")[0], "the position embedding"
-    else:
-        z_H = _attribute(_attribute(file.content.get("carry"), "inner_carry"), "z_H")
-        if isinstance(z_H, StoredTensor) and len(z_H.shape) == 3:
-            total, source = z_H.shape[1], "the training state"
-    if total is None and seq_len is None:
-        raise CheckpointError("an attention checkpoint that does not tell its grid size; pass seq_len")
-    if total is None:
-        return int(seq_len or 0)
-    if seq_len not in (None, total - prefix_len):
-        raise CheckpointError(
-            f"seq_len {seq_len} was asked for, {source} has {total - prefix_len} grid cells"
-        )
-    file.inferred.append(f"seq_len from {source}")
-    return total - prefix_len
-
-
-def _attribute(value: Any, name: str) -> Any:
-    """Return what an object of a foreign class kept under a name, or None."""
-    return value.state.get(name) if isinstance(value, Opaque) and isinstance(value.state, dict) else None
-
-
-def _board(file: OfficialFile, seq_len: int) -> tuple[int, int]:
-    side = math.isqrt(seq_len)
-    board = tuple(file.arch.get(name) for name in ("board_height", "board_width"))
-    file.asked |= {"board_height", "board_width"}
-    if all(type(v) is int for v in board):
-        return board  # type: ignore[return-value]
-    file.inferred.append("square board by default")
-    return side, seq_len // max(1, side)
-
-
-TRANSLATIONS: dict[str, Callable[[OfficialFile, int | None], dict[str, Any]]] = {"eqr": _eqr}

@@ -28,17 +28,15 @@ def percent_interval(share: float, low: float, high: float) -> str:
 def over_puzzles(
     values: Iterable[float], puzzles: int, confidence: float = 0.95
 ) -> tuple[float, float, float]:
-    """Return a share over puzzles and its two bounds, set wide where the bootstrap's have no width at 0 or 1.
+    """Return a share over puzzles and its two bounds, set wide where the bootstrap's have no width.
 
-    Where all puzzles agree, resampling them cannot tell how far the share of all puzzles may be from theirs; the bound
-    is then alpha^(1/puzzles), valid for any distribution over puzzles.
+    Where all puzzles agree, resampling them cannot tell how far the share of all puzzles may be from theirs.  With
+    confidence 1 - alpha, at least alpha^(1/puzzles) of all puzzles are like those seen, whatever the others are.
     """
     value, low, high = map(float, values)
-    edge = (1 - confidence) ** (1 / puzzles)
-    if high - low < 1e-3 and value < 1e-3:
-        return value, 0.0, 1 - edge
-    if high - low < 1e-3 and value > 1 - 1e-3:
-        return value, edge, 1.0
+    if high - low < 1e-3:
+        edge = (1 - confidence) ** (1 / puzzles)
+        return value, min(low, value * edge), max(high, value + (1 - value) * (1 - edge))
     return value, low, high
 
 

@@ -26,7 +26,8 @@ WIDTH = 5.0
 EACH_RUN = 120  # up to so many runs are drawn one by one, without quantile bands
 FAINT_RUNS = 40  # of each kind, behind the bands
 PHASE_RUNS = 48
-RASTER_POINTS = 2500  # artists of more points become pictures
+RASTER_POINTS = 2500  # lines of more points, and scatters of more marks, become pictures
+RASTER_MARKS = 1000
 
 
 def _figure(height: float) -> Figure:
@@ -225,7 +226,7 @@ def residual_error(ensemble: xr.Dataset, alignment: xr.Dataset) -> Figure:
         if chosen.any():
             mark = {"marker": "o", "s": 15, "linewidths": 0} if kind == "right" else {"marker": "x", "s": 20}
             axes.scatter(residual[chosen], shaken[chosen], color=COLOURS[kind], alpha=0.55, label=kind,
-                         rasterized=bool(chosen.sum() > RASTER_POINTS), **mark)  # fmt: skip
+                         rasterized=wrong.size > RASTER_MARKS, **mark)  # fmt: skip
     finite = residual[np.isfinite(residual)]
     span = [finite.min(), finite.max()] if finite.size else [1e-3, 1.0]
     axes.set(
@@ -264,13 +265,10 @@ def _auc_over_depth(axes: Axes, alignment: xr.Dataset) -> None:
     if known.any():
         axes.plot(places, auc, "o-", color=COLOURS["ink"], markersize=5, linewidth=1.3)
         axes.vlines(places[ranged], low[ranged], high[ranged], color=COLOURS["ink"], linewidth=1.3)
-    if (~known).any():
-        undefined = places[~known]
-        reasons = {UNDEFINED.get(STATUS[int(s)], "no value") for s in alignment["status"].values[~known]}
-        text = "undefined: " + " or ".join(sorted(reasons)) if len(undefined) > 2 else "undefined"
-        axes.text(
-            undefined.mean(), 0.12, text, ha="center", fontsize=11, color=COLOURS["muted"], clip_on=True
-        )
+    for span in np.split(places, np.flatnonzero(np.diff(alignment["status"].values)) + 1):
+        reason = UNDEFINED.get(STATUS[int(alignment["status"].values[span[0]])])
+        if reason and not known[span].any() and len(span) > 2:
+            axes.text(span.mean(), 0.12, reason, ha="center", fontsize=11, color=COLOURS["muted"])
     axes.set(ylim=(-0.03, 1.06), xlim=(-0.5, len(auc) - 0.5), xlabel="depth", yticks=[0, 0.5, 1])
     axes.set_xticks(places, [str(d) for d in depths])
     _heading(axes, "AUC of the residual")

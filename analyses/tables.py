@@ -114,7 +114,7 @@ def mass_rows(basins: xr.Dataset, puzzle: int) -> list[tuple[str, str, float, fl
     shown = found if len(found) <= SHOWN_ATTRACTORS + 1 else found[:SHOWN_ATTRACTORS]
     rows: list[tuple[str, str, float, float, float]] = []
 
-    def add(label: str, kind: str, value: float, low: float, high: float) -> None:
+    def add(label: str, kind: str, value: Any, low: Any, high: Any) -> None:
         rows.append((label, kind, float(value), float(low), float(high)))
 
     for a in shown:

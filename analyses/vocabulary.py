@@ -14,7 +14,7 @@ MODE_NAMES = {
     "undecided": "too little evidence",
 }
 MODE_MEANINGS = {
-    "a": "no correct attractor was found: no restart ends at a right answer, however often or long it is run",
+    "a": "no correct attractor was found: no restart comes to rest at a right answer",
     "b": "right and wrong attractors coexist: where a run ends depends on where it starts",
     "c": "a correct attractor exists but is hard to reach: most failed runs settle nowhere",
     "d": "the correct basin is broad and stable: nearly every restart ends there",
@@ -24,7 +24,7 @@ ADVICE_TEXTS = {
     "deeper_is_enough": "depth is enough: one restart, run until it settles",
     "more_restarts": "buy restarts and choose among their answers; depth helps only inside the right basin",
     "more_restarts_and_depth": "buy restarts to reach the basin, and depth to settle in it",
-    "retrain": "retrain: neither depth nor restarts reach a right answer",
+    "retrain": "retrain: neither depth nor restarts reach a correct attractor",
     "buy_restarts": "undecided: buy restarts, more of them would tell",
     "buy_depth": "undecided: buy depth, too many runs are unfinished",
 }

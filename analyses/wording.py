@@ -76,13 +76,12 @@ def mode_sentence(modes: xr.Dataset) -> str:
     letter, names = landscape_mode(modes), puzzle_modes(modes)
     puzzles = len(names)
     if letter != "undecided":
-        share = share_of(modes, letter)
-        agree = f"{names.count(letter)} of {plural(puzzles, 'puzzle')} on their own"
+        share, clear = share_of(modes, letter), names.count(letter)
         if puzzles == 1:
             return f"Mode ({letter}): {mode_meaning(letter)}. One puzzle, probability {share}."
         return (
             f"Mode ({letter}): {mode_meaning(letter)}. Its share over puzzles is {share}; "
-            f"{agree} {_are(names, letter)} clearly in it."
+            f"{clear or 'none'} of {plural(puzzles, 'puzzle')} {'is' if clear < 2 else 'are'} clearly in it."
         )
     undecided = names.count("undecided")
     if is_split(modes):
@@ -91,7 +90,8 @@ def mode_sentence(modes: xr.Dataset) -> str:
         return f"Undecided: no one mode prevails over {plural(puzzles, 'puzzle')}: {', '.join(listed)}."
     shares = dict(zip(MODES, map(float, modes["landscape_share"].values), strict=True))
     best = max(MODES[:-1], key=shares.__getitem__)
-    text = f"Undecided: too little evidence on {undecided} of {plural(puzzles, 'puzzle')}"
+    text = "Undecided: too little evidence"
+    text += f" on {undecided} of {plural(puzzles, 'puzzle')}" if puzzles > 1 else ""
     if shares["undecided"] >= 0.01:
         text += f"; unfinished runs leave {share_of(modes, 'undecided')} of the probability open"
     if shares[best] >= 0.01:
@@ -103,10 +103,6 @@ def is_split(modes: xr.Dataset) -> bool:
     """Return whether the checkpoint is undecided because most puzzles are decided, but differently."""
     names = puzzle_modes(modes)
     return landscape_mode(modes) == "undecided" and 2 * names.count("undecided") < len(names)
-
-
-def _are(names: list[str], letter: str) -> str:
-    return "is" if names.count(letter) == 1 else "are"
 
 
 def share_of(modes: xr.Dataset, letter: str) -> str:
@@ -130,18 +126,25 @@ def auc_depth(alignment: xr.Dataset) -> int | None:
 
 def auc_text(alignment: xr.Dataset, index: int) -> str:
     """Return the AUC at a depth index with its interval, as text."""
-    return number_interval(*(float(alignment[f"auc{end}"].values[index]) for end in ("", "_low", "_high")))
+    return number_interval(*_auc(alignment, index))
+
+
+def _auc(alignment: xr.Dataset, index: int) -> tuple[float, float, float]:
+    value, low, high = (float(alignment[f"auc{end}"].values[index]) for end in ("", "_low", "_high"))
+    return value, max(low, 0.0), min(high, 1.0)  # in this order NaN stays NaN
 
 
 def auc_meaning(value: float, low: float, high: float) -> str:
     """Return what an AUC with its interval says about the residual, as a clause."""
     if np.isfinite(low) and low <= 0.5 <= high:
         return "the residual does not tell right from wrong (chance is inside the interval)"
+    if not np.isfinite(low) and abs(value - 0.5) < 0.1:
+        return "the residual does not tell right from wrong"
     if value < 0.5:
         return "the residual misleads: wrong runs have the lower one"
     if value >= 0.9:
         return "the residual tells right from wrong"
-    return f"the residual tells right from wrong {'in part' if value >= 0.7 else 'hardly'}"
+    return f"the residual {'tells right from wrong in part' if value >= 0.7 else 'hardly tells right from wrong'}"
 
 
 def residual_sentence(alignment: xr.Dataset) -> str:
@@ -160,7 +163,7 @@ def residual_sentence(alignment: xr.Dataset) -> str:
 
 
 def _auc_clause(alignment: xr.Dataset, index: int) -> str:
-    value, low, high = (float(alignment[f"auc{end}"].values[index]) for end in ("", "_low", "_high"))
+    value, low, high = _auc(alignment, index)
     return f"{auc_meaning(value, low, high)}, AUC {number_interval(value, low, high)}"
 
 
@@ -173,26 +176,35 @@ def buy_sentence(modes: xr.Dataset, alignment: xr.Dataset | None = None) -> str:
         if is_split(modes):
             return "Read the verdicts puzzle by puzzle; more puzzles would tell which mode prevails."
         if deeper >= wider:
-            what = f"depth beyond {_attr(modes, 'depth')} steps: runs are unfinished on {plural(int(deeper), 'puzzle')}"
             also = f", and more restarts on {plural(int(wider), 'other')}" if wider else ""
-            return f"To decide, buy {what}{also}."
+            where = f"runs are unfinished on {plural(int(deeper), 'puzzle')}"
+            return f"To decide, buy depth beyond {_size(modes, 'depth', 'step')}: {where}{also}."
         also = f", and depth on {plural(int(deeper), 'other')}" if deeper else ""
-        return f"To decide, buy more than {_attr(modes, 'restarts')} restarts{also}."
+        return f"To decide, buy more than {_size(modes, 'restarts', 'restart')}{also}."
     text = {
-        "a": "Retrain: neither depth nor restarts reach a right answer",
+        "a": "Retrain: neither depth nor restarts reach a correct attractor",
         "b": "Buy restarts; depth helps only inside the right basin",
         "c": "Buy restarts to reach the basin, and depth to settle in it",
         "d": "Depth is enough: one restart, run until it settles",
     }[letter]
+    if 2 * puzzle_modes(modes).count(letter) < modes.sizes["puzzle"]:
+        text += "; more restarts would make the verdicts on single puzzles sure"
     best = best_selector(alignment) if alignment is not None else None
+    if letter == "a" and alignment is not None and best is not None:
+        passing = _last(alignment)[[str(n) for n in alignment["selector"].values].index("mean")]
+        text += (
+            f"; {percent(passing)} of the runs are right in passing, without an attractor"
+            if passing > 0
+            else ""
+        )
     if letter in "bc" and best is not None:
         choice = f"choose by {SELECTOR_NAMES[best]}"
         text += f"; {choice if best != 'mean' else 'but no selector tried here beats a single restart'}"
     return text + "."
 
 
-def _attr(dataset: xr.Dataset, name: str) -> str:
-    return str(dataset.attrs.get(name, "the given"))
+def _size(modes: xr.Dataset, name: str, noun: str) -> str:
+    return plural(int(modes.attrs[name]), noun) if name in modes.attrs else f"the {noun}s given"
 
 
 def best_selector(alignment: xr.Dataset) -> str:

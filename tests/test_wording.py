@@ -1,0 +1,187 @@
+"""Verdicts in words say what the datasets say."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eqrlab.analyses import wording
+from eqrlab.analyses.amounts import number, number_interval, over_puzzles, percent, percent_interval, plural
+from eqrlab.analyses.vocabulary import ADVICE_SHORT, FATE_MEANINGS, MODE_NAMES, SELECTOR_NAMES
+from eqrlab.attractors.schema import ADVICE, FATES, MODES
+from tests import planted as plan
+
+
+@pytest.mark.parametrize(
+    ("letter", "groups"), [("a", plan.mode_a), ("b", plan.mode_b), ("c", plan.mode_c), ("d", plan.mode_d)]
+)
+def test_sentence_names_the_mode_its_meaning_and_its_share(letter, groups):
+    modes, alignment = groups()["modes"], groups()["alignment"]
+    text = wording.landscape_sentence(modes, alignment)
+    assert text.startswith(f"Mode ({letter}): {wording.mode_meaning(letter)}.")
+    share = float(modes.landscape_share[MODES.index(letter)])
+    assert f"share over puzzles is {percent(share)}" in text
+
+
+def test_sentence_recommends_what_the_mode_calls_for():
+    for groups, what in (
+        (plan.mode_a, "Retrain"),
+        (plan.mode_b, "Buy restarts"),
+        (plan.mode_d, "Depth is enough"),
+    ):
+        assert what in wording.landscape_sentence(groups()["modes"], groups()["alignment"])
+    narrow = wording.landscape_sentence(plan.mode_c()["modes"], plan.mode_c()["alignment"])
+    assert "Buy restarts to reach the basin, and depth" in narrow and "choose by top-1 converged" in narrow
+
+
+def test_unfinished_runs_are_undecided_and_ask_for_depth():
+    text = wording.landscape_sentence(plan.unfinished()["modes"], plan.unfinished()["alignment"])
+    assert text.startswith("Undecided: too little evidence on 4 of 4 puzzles; unfinished runs leave 100 %")
+    assert "buy depth beyond 40 steps" in text
+
+
+def test_few_restarts_are_undecided_and_ask_for_restarts():
+    text = wording.landscape_sentence(plan.DEGENERATE["one restart"]()["modes"])
+    assert text.startswith("Undecided: too little evidence on 3 of 3 puzzles")
+    assert "buy more than 1 restart." in text
+
+
+def test_puzzles_in_different_modes_are_called_a_split_not_too_little_evidence():
+    modes = plan.mixed()["modes"]
+    text = wording.landscape_sentence(modes)
+    names = wording.puzzle_modes(modes)
+    assert "no one mode prevails over 8 puzzles" in text and wording.is_split(modes)
+    assert all(f"({m}) on {names.count(m)}" in text for m in "abd") and "too little" not in text
+    assert wording.landscape_advice(modes) == "mixed: puzzle by puzzle"
+
+
+def test_right_answers_without_attractor_are_not_called_hopeless():
+    groups = plan.planted(plan.rotor_of_one_answer(), [[2]] * 3, restarts=64, depth=60)
+    assert wording.landscape_mode(groups["modes"]) == "a"
+    share = percent(float(groups["ensemble"].correct[:, :, -1].mean()))
+    assert f"{share} of the runs are right in passing" in wording.landscape_sentence(
+        groups["modes"], groups["alignment"]
+    )
+
+
+def test_residual_sentence_falls_back_on_the_last_depth_with_right_and_wrong():
+    alignment = plan.DEGENERATE["all right"]()["alignment"]
+    index = wording.auc_depth(alignment)
+    assert index is not None and not np.isfinite(alignment.auc[-1])
+    text = wording.residual_sentence(alignment)
+    assert "At depth 40 every run is right, so there is nothing for the residual to tell apart" in text
+    assert f"at depth {int(alignment.depth[index])}, the last with both" in text
+    assert number(float(alignment.auc[index])) in text
+
+
+def test_residual_sentence_says_when_it_is_never_defined():
+    text = wording.residual_sentence(plan.mode_a()["alignment"])
+    assert "every run is wrong" in text and text.endswith("nor is there at any lesser depth.")
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "said"),
+    [
+        (0.97, 0.95, 0.99, "the residual tells right from wrong"),
+        (0.8, 0.7, 0.9, "in part"),
+        (0.6, 0.55, 0.65, "hardly"),
+        (0.6, 0.45, 0.75, "does not tell"),
+        (0.2, 0.1, 0.3, "misleads"),
+        (0.5, np.nan, np.nan, "does not tell"),
+        (0.95, np.nan, np.nan, "the residual tells right from wrong"),
+    ],
+)
+def test_auc_is_read_with_its_interval(value, low, high, said):
+    assert said in wording.auc_meaning(value, low, high)
+
+
+def test_bounds_of_an_auc_are_shown_within_0_and_1():
+    for groups in (plan.DEGENERATE["all right"](), plan.mode_c()):
+        alignment = groups["alignment"]
+        for i in np.flatnonzero(np.isfinite(alignment.auc.values)):
+            bounds = wording.auc_text(alignment, i).partition("[")[2].rstrip("]").split(", ")
+            assert all(0 <= float(b) <= 1 for b in bounds)
+
+
+def test_best_selector_never_is_the_ceiling_and_the_cheapest_of_equals():
+    assert wording.best_selector(plan.mode_c()["alignment"]) == "top1_converged"
+    assert wording.best_selector(plan.mode_d()["alignment"]) == "mean"
+
+
+def test_warning_where_the_least_residual_does_worse_than_the_majority():
+    alignment = plan.mode_b()["alignment"].copy(deep=True)
+    rows = list(alignment.selector.values)
+    alignment.accuracy[rows.index("top1_converged"), -1] = 0.25
+    alignment.accuracy[rows.index("majority"), -1] = 0.5
+    assert "(25 %) does worse here than a majority vote (50 %)" in wording.selector_warning(alignment)
+    alignment.accuracy[rows.index("top1_converged"), -1] = 0.5
+    assert wording.selector_warning(alignment) is None
+
+
+def test_rows_have_one_heading_set_and_the_numbers_of_the_datasets():
+    groups = plan.mixed()
+    rows = wording.verdict_rows(groups)
+    assert len(rows) == 8 and len({tuple(r) for r in rows}) == 1
+    for p, row in enumerate(rows):
+        code = int(groups["modes"]["mode"].values[p])
+        assert row["mode"] == MODES[code]
+        assert row["advice"] == ADVICE_SHORT[ADVICE[int(groups["modes"].advice[p])]]
+        assert row["correct mass"].startswith(percent(float(groups["basins"].correct_mass[p])))
+        assert int(row["attractors"]) == int(groups["basins"].attractors[p])
+
+
+def test_rows_without_labels_leave_the_verdict_out():
+    rows = wording.verdict_rows(plan.DEGENERATE["no labels"]())
+    assert "mode" not in rows[0] and "no attractor" in rows[0]
+
+
+def test_summary_has_a_row_for_each_checkpoint():
+    rows = wording.summary_rows(
+        {"one": plan.mode_c(), "two": plan.mixed(), "three": plan.DEGENERATE["no labels"]()}
+    )
+    assert [r["checkpoint"] for r in rows] == ["one", "two", "three"]
+    assert [r["mode"] for r in rows] == ["c", "undecided", "unknown"]
+    assert rows[0]["best selector"].startswith("top-1 converged 100 %") and rows[1]["share"][0] in "abcd"
+    assert rows[2]["advice"] == "needs labels or an oracle"
+
+
+def test_every_code_has_words():
+    assert (
+        set(MODE_NAMES) == set(MODES)
+        and set(FATE_MEANINGS) == set(FATES)
+        and set(ADVICE_SHORT) == set(ADVICE)
+    )
+    assert all(wording.advice_text(i) == wording.advice_text(name) for i, name in enumerate(ADVICE))
+    assert all(wording.fate_meaning(f) for f in FATES)
+    assert set(map(str, plan.mode_b()["alignment"].selector.values)) <= set(SELECTOR_NAMES)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda: wording.mode_meaning("e"), lambda: wording.advice_text(9), lambda: wording.fate_meaning("lost")],
+)
+def test_unknown_names_are_refused_by_name(call):
+    with pytest.raises(ValueError, match=r"unknown; (choose from|codes run)"):
+        call()
+
+
+def test_percents_keep_a_decimal_near_the_ends():
+    texts = [percent(x) for x in (0, 0.0004, 0.004, 0.0123, 0.5833, 0.99, 0.996, 0.9999, 1, np.nan)]
+    assert texts == ["0 %", "0 %", "0.4 %", "1 %", "58 %", "99 %", "99.6 %", "100 %", "100 %", "undefined"]
+    assert (
+        percent_interval(0.5, 0.25, 0.755) == "50 % [25, 76]"
+        and percent_interval(0.5, np.nan, np.nan) == "50 %"
+    )
+    assert number_interval(0.97, 0.95, 0.993) == "0.97 [0.95, 0.993]" and plural(1000, "run") == "1,000 runs"
+
+
+@given(st.floats(0, 1), st.integers(1, 500))
+def test_agreeing_puzzles_get_an_interval_of_honest_width(value, count):
+    kept, low, high = over_puzzles((value, value, value), count)
+    assert kept == value and 0 <= low <= value <= high <= 1
+    assert high - low == pytest.approx(1 - 0.05 ** (1 / count))
+
+
+def test_intervals_of_some_width_are_kept():
+    assert over_puzzles((0.5, 0.2, 0.8), 10) == (0.5, 0.2, 0.8)
+    assert np.isnan(over_puzzles((0.5, np.nan, np.nan), 1)[1:]).all()

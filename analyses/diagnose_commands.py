@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import click
-import numpy as np
 import torch
 import xarray as xr
 
@@ -20,12 +19,12 @@ from eqrlab.datasets import PuzzleSet, read_puzzles
 from eqrlab.datasets import bundled as bundled_puzzles
 
 DEFAULT = ("eqr-sudoku6", "eqr-attention-sudoku6")  # two bundled models with contrasting landscapes
-SAMPLE = 16  # puzzles of a bundled set that are diagnosed unless --limit says otherwise
+SAMPLE = 16  # puzzles of a bundled set that are diagnosed unless --limit says otherwise; their difficulties alternate
 ROWS = 32  # puzzles in a printed table
 
 
-def puzzles_for(reasoner: Reasoner, path: str | None, split: str, limit: int | None, seed: int) -> PuzzleSet:
-    """Return the puzzles to diagnose: a file's, or the bundled set of the model's task, `limit` of them at random.
+def puzzles_for(reasoner: Reasoner, path: str | None, split: str, limit: int | None) -> PuzzleSet:
+    """Return the puzzles to diagnose: a file's, or the bundled set of the model's task; the first `limit` of them.
 
     Raises
     ------
@@ -43,10 +42,7 @@ def puzzles_for(reasoner: Reasoner, path: str | None, split: str, limit: int | N
             f"{puzzles.source}: {puzzles.task} puzzles of {puzzles.inputs.shape[1]} cells, "
             f"the model reads {reasoner.task} of {shape[0]} cells and {shape[1]} tokens"
         )
-    if limit is not None and limit < len(puzzles.inputs):
-        chosen = np.sort(np.random.default_rng(seed).choice(len(puzzles.inputs), limit, replace=False))
-        puzzles = puzzles.take(chosen)
-    return puzzles
+    return puzzles if limit is None else puzzles.take(slice(limit))
 
 
 def table(rows: list[dict[str, str]]) -> list[str]:
@@ -75,9 +71,12 @@ def verdict_lines(groups: dict[str, xr.Dataset]) -> list[str]:
     "--puzzles", metavar="FILE|DIR", help="Puzzles; default: the bundled test set of the model's task."
 )
 @click.option("--split", default="test", show_default=True, help="Split of a bundled set or .npy folder.")
-@click.option("--limit", type=click.IntRange(1), help="Diagnose this many, drawn at random (default: all of a file, "
-              f"{SAMPLE} of a bundled set).")  # fmt: skip
-@click.option("--restarts", type=int, default=32, show_default=True, help="Breadth B.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    help=f"The first so many (default: all of a file, {SAMPLE} of a bundled set).",
+)
+@click.option("--restarts", type=int, default=40, show_default=True, help="Breadth B.")
 @click.option("--depth", type=int, default=64, show_default=True, help="Depth D in outer steps.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--noise", type=float, help="Noise amplitude in every level call (default: the model's own).")
@@ -114,7 +113,7 @@ def diagnose_command(
     results = {}
     models = {Path(c).stem if Path(c).exists() else c: load(c) for c in checkpoints or DEFAULT}
     for name, reasoner in models.items():
-        chosen = puzzles_for(reasoner, puzzles, split, limit, seed)
+        chosen = puzzles_for(reasoner, puzzles, split, limit)
         click.echo(
             f"{name}: {len(chosen.inputs)} puzzles of {Path(chosen.source).name}, {restarts} restarts, depth {depth}"
         )

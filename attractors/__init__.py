@@ -5,5 +5,6 @@ from eqrlab.attractors.basins import basins
 from eqrlab.attractors.fate import Tolerances
 from eqrlab.attractors.modes import ModeRule, modes
 from eqrlab.attractors.sample import sample
+from eqrlab.attractors.spectrum import spectrum
 
-__all__ = ["ModeRule", "Tolerances", "alignment", "basins", "modes", "sample"]
+__all__ = ["ModeRule", "Tolerances", "alignment", "basins", "modes", "sample", "spectrum"]

@@ -113,3 +113,99 @@ def noisy_ar(rho: float, sigma: float, size: int = 400) -> MapSystem:
 def puzzles(count: int = 1) -> Tensor:
     """Inputs (count, 1): the numbers of the puzzles."""
     return torch.arange(count)[:, None]
+
+
+def rotation_blocks(values: list[complex]) -> Tensor:
+    """G1: a normal real matrix with these eigenvalues; each complex one stands for itself and its conjugate."""
+    blocks = [
+        torch.tensor([[v.real, -v.imag], [v.imag, v.real]] if v.imag else [[v.real]], dtype=torch.float64)
+        for v in map(complex, values)
+    ]
+    return torch.block_diag(*blocks)
+
+
+def householder(size: int, seed: int = 3) -> Tensor:
+    """Unit vector (size,) of a Householder reflection H z = z - 2 u (u . z)."""
+    u = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return u / u.norm()
+
+
+def reflect(z: Tensor, u: Tensor) -> Tensor:
+    """Apply the Householder reflection with unit vector u to rows of z."""
+    return z - 2 * (z @ u)[:, None] * u
+
+
+def hidden_selector(size: int, rest: Tensor, units: int = 2, beta: float = 2.0) -> MapSystem:
+    """G4: H g(H z) with g = G3 (offsets 0) on the first units and a contraction by `rest` on the others."""
+    u = householder(size)
+
+    def step(z: Tensor, x: Tensor) -> Tensor:
+        w = reflect(z, u)
+        return reflect(torch.cat((torch.tanh(beta * w[:, :units]), rest.to(z) * w[:, units:]), 1), u)
+
+    return MapSystem(step, normal_start(size), lambda z, x: (reflect(z, u)[:, :units] > 0).long() + 1)
+
+
+def selector_level(beta: float) -> float:
+    """m = tanh(beta m) > 0, to machine precision."""
+    m = 1.0
+    for _ in range(200):
+        m = math.tanh(beta * m)
+    return m
+
+
+def one_pattern(size: int, beta: float = 2.0) -> tuple[MapSystem, Tensor]:
+    """G5: tanh(beta xi (xi . z) / d) and its pattern xi."""
+    xi = (torch.randint(0, 2, (size,), generator=torch.Generator().manual_seed(5)) * 2 - 1).double()
+    step = lambda z, x: torch.tanh(beta * xi * (z @ xi)[:, None] / size)
+    return MapSystem(step, normal_start(size), lambda z, x: (z[:, :1] > 0).long() + 1), xi
+
+
+def hopfield(power: int, patterns: int, beta: float = 2.0) -> tuple[MapSystem, Tensor]:
+    """G6: tanh(beta W z), W = sum of xi xi^T / d over rows 1.. of the Sylvester-Hadamard matrix of size 2^power."""
+    h = torch.ones(1, 1, dtype=torch.float64)
+    for _ in range(power):
+        h = torch.cat((torch.cat((h, h), 1), torch.cat((h, -h), 1)))
+    xi = h[1 : patterns + 1]
+    return MapSystem(lambda z, x: torch.tanh(beta * (z @ xi.T) @ xi / len(h)), normal_start(len(h))), xi
+
+
+def softmax_memory(size: int, patterns: int, beta: float) -> MapSystem:
+    """G7: X softmax(beta X^T z) with X the first unit vectors."""
+    return MapSystem(
+        lambda z, x: torch.cat(
+            (torch.softmax(beta * z[:, :patterns], 1), torch.zeros_like(z[:, patterns:])), 1
+        ),
+        normal_start(size),
+        lambda z, x: z[:, :patterns].argmax(1, keepdim=True),
+    )
+
+
+def henon(a: float = 1.4, b: float = 0.3) -> MapSystem:
+    """(x, y) -> (1 - a x^2 + y, b x)."""
+    return MapSystem(
+        lambda z, x: torch.stack((1 - a * z[:, 0] ** 2 + z[:, 1], b * z[:, 0]), 1),
+        lambda x, g: 0.1 * torch.randn((len(x), 2), generator=g, dtype=torch.float64),
+    )
+
+
+def ikeda(u: float = 0.9, a: float = 0.4, b: float = 6.0) -> MapSystem:
+    """w -> 1 + u w exp(i (a - b / (1 + |w|^2)))."""
+
+    def step(z: Tensor, x: Tensor) -> Tensor:
+        angle = a - b / (1 + z.square().sum(1))
+        c, s = torch.cos(angle), torch.sin(angle)
+        return torch.stack((1 + u * (z[:, 0] * c - z[:, 1] * s), u * (z[:, 0] * s + z[:, 1] * c)), 1)
+
+    return MapSystem(step, normal_start(2))
+
+
+def cat_map() -> MapSystem:
+    """(x, y) -> (2x + y, x + y) mod 1."""
+    matrix = torch.tensor([[2.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+
+    def step(z: Tensor, x: Tensor) -> Tensor:
+        w = z @ matrix.T
+        return w - torch.floor(w).detach()
+
+    return MapSystem(step, lambda x, g: torch.rand((len(x), 2), generator=g, dtype=torch.float64))

@@ -1,0 +1,320 @@
+"""Leading eigenpairs of many operators at once: Krylov-Schur with whole conjugate pairs, rows retired when done."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import scipy.linalg
+import torch
+from torch import Tensor
+
+
+class Operator(Protocol):
+    """n independent linear maps of vectors (n, d)."""
+
+    def __call__(self, v: Tensor) -> Tensor: ...
+
+    def select(self, rows: Tensor) -> Operator:
+        """Return the operator of some of the rows."""
+        ...
+
+
+class Pairs(NamedTuple):
+    """Eigenpairs of n operators, each row in the order wanted.
+
+    Attributes
+    ----------
+    value
+        (n, k + 1) complex; the last column is NaN unless a conjugate pair would have been cut without it.
+    vector
+        (n, k + 1, d) real: the eigenvector of a real value; real and imaginary part for the two members of a pair.
+    residual
+        (n, k + 1), ||A v - value v|| / |value| with ||v|| = 1, measured by applying the operator.
+    products
+        (n,) products spent.
+    """
+
+    value: np.ndarray
+    vector: Tensor
+    residual: np.ndarray
+    products: np.ndarray
+
+
+class Order(NamedTuple):
+    """Which eigenvalues come first: "modulus" (largest), "real" (largest real part) or "near" (a real target)."""
+
+    kind: str
+    target: float = 0.0
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Return the indices of values (m,), wanted first, pairs adjacent with the positive imaginary part first."""
+        key = {
+            "modulus": lambda v: -np.abs(v),
+            "real": lambda v: -v.real,
+            "near": lambda v: np.abs(v - self.target),
+        }[self.kind](values)
+        return np.lexsort((-values.imag, np.abs(values.imag), key))
+
+
+MODULUS = Order("modulus")
+
+
+def leading_pairs(
+    operator: Operator,
+    start: Tensor,
+    k: int,
+    *,
+    order: Order = MODULUS,
+    tol: float = 1e-4,
+    subspace: int | None = None,
+    max_products: int = 1000,
+) -> Pairs:
+    """Return k eigenpairs of each operator.
+
+    Parameters
+    ----------
+    start
+        (n, d) start vectors; a row's result depends on its own only.
+    subspace
+        Size m of a Krylov space, k + 3 <= m <= d; None is `default_subspace`.
+    tol
+        A pair is done when its estimated residual is below tol |value| (below tol eps^(2/3) of the operator's size for
+        values that are zero to rounding).
+
+    Notes
+    -----
+    A restart keeps the half of the Krylov-Schur space nearest to what is wanted, cut between pairs, by reordering the
+    real Schur form (LAPACK dtrsen): orthonormal transformations only.  "near" selects by harmonic Ritz values, whose
+    residual vector becomes the next basis vector, and reports Rayleigh quotients.  Every new vector meets the basis
+    twice (classical Gram-Schmidt, two passes).  An exhausted space continues with a random vector.  Converged pairs
+    stay in the kept half until their row is done; done rows leave the batch once a quarter of it is done.
+    Memory: m + 1 vectors a row, and as many as are kept during a restart.
+
+    References
+    ----------
+    G. W. Stewart, SIAM J. Matrix Anal. Appl. 23 (2001) 601; R. B. Morgan and M. Zeng, Linear Algebra Appl. 415 (2006)
+    96 (harmonic restarts); L. Giraud et al., Comput. Math. Appl. 50 (2005) 1069 (two passes).
+    """
+    n, d = start.shape
+    m = min(default_subspace(k) if subspace is None else subspace, d)
+    if not 1 <= k <= m - 3:
+        raise ValueError(f"k must be between 1 and {m - 3} for a subspace of {m}, got {k}")
+    value = np.full((n, k + 1), np.nan + 0j)
+    vector = start.new_zeros(n, k + 1, d)
+    products = np.zeros(n, int)
+    rows = torch.arange(n, device=start.device)  # rows still in the batch
+    working = operator
+    space = _Space(start, m)
+    alive = np.ones(n, bool)  # of the batch, not yet done
+    spent = 0
+    while True:
+        spent += space.expand(working)
+        for i in np.flatnonzero(alive):
+            ritz = _Ritz(*space.projected(i), order)
+            count = ritz.whole(k)
+            if ritz.done(count, tol, space.epsilon) or spent + m > max_products:
+                row = int(rows[i])
+                value[row, :count] = ritz.values[:count]
+                vector[row, :count] = space.combine(i, ritz.real_vectors(count))
+                products[row], alive[i] = spent, False
+                space.retire(i)
+            else:
+                space.restart(i, *ritz.restart(ritz.whole(k + (space.size[i] - k) // 2, spare=2)))
+        if not alive.any():
+            break
+        if alive.sum() <= 0.75 * len(alive):
+            keep = torch.as_tensor(np.flatnonzero(alive), device=start.device)
+            rows, working, space = rows[keep], working.select(keep), space.select(keep)
+            alive = np.ones(len(keep), bool)
+    residual, extra = certify(operator, value, vector)
+    return Pairs(value, vector, residual, products + extra)
+
+
+def default_subspace(k: int) -> int:
+    """Return the number of Krylov vectors used for k eigenpairs."""
+    return max(32, 2 * k + 16)
+
+
+def certify(operator: Operator, value: np.ndarray, vector: Tensor) -> tuple[np.ndarray, int]:
+    """Return ||A v - value v|| / |value| of pairs as in `Pairs`, (n, k + 1), and the products this took.
+
+    Values below the rounding error of the operator are divided by that instead.
+    """
+    n, k, _ = vector.shape
+    used = int((~np.isnan(value)).any(0).sum())
+    image = torch.stack([operator(vector[:, j].contiguous()) for j in range(used)], dim=1)
+    v, w = vector[:, :used].double(), image.double()
+    lam = torch.as_tensor(np.nan_to_num(value[:, :used]), device=vector.device)
+    pair = lam.imag > 0
+    after = torch.zeros_like(pair)
+    after[:, 1:] = pair[:, :-1]  # the second member holds the imaginary part
+    other_v, other_w = torch.roll(v, -1, 1), torch.roll(w, -1, 1)
+    real = w - lam.real[..., None] * v
+    real = torch.where(pair[..., None], real + lam.imag[..., None] * other_v, real)
+    imag = other_w - lam.real[..., None] * other_v - lam.imag[..., None] * v
+    square = real.square().sum(2) + torch.where(pair, imag.square().sum(2), 0.0)
+    length = v.square().sum(2) + torch.where(pair, other_v.square().sum(2), 0.0)
+    relative = (square / length.clamp(min=1e-300)).sqrt()
+    relative = torch.where(after, torch.roll(relative, 1, 1), relative)
+    size = torch.maximum(lam.abs(), torch.finfo(vector.dtype).eps * w.norm(dim=2).amax(1, keepdim=True))
+    out = np.full((n, k), np.nan)
+    out[:, :used] = (relative / size.clamp(min=1e-300)).cpu().numpy()
+    out[np.isnan(value)] = np.nan
+    return out, used
+
+
+class _Ritz:
+    """Ritz values and vectors of A V = V S + u b^T, in the order wanted."""
+
+    def __init__(self, S: np.ndarray, b: np.ndarray, order: Order):
+        self.S, self.b, self.order = S, b, order
+        self.g = np.zeros(len(b))
+        self.scale = float(np.linalg.norm(S, 2)) if len(S) else 0.0
+        if order.kind == "near":
+            shifted = S.T - order.target * np.eye(len(S))
+            self.g = np.linalg.lstsq(shifted, b, rcond=None)[0]
+        self.matrix = S + np.outer(self.g, b)
+        values, vectors = np.linalg.eig(self.matrix)
+        values = values.astype(complex)
+        first = order(values)
+        self.raw, self.y = values[first], vectors[:, first].astype(complex)
+        self.values = self.raw
+        if order.kind == "near":  # Rayleigh quotients
+            self.values = np.einsum("ij,ij->j", self.y.conj(), S @ self.y)
+
+    def whole(self, count: int, spare: int = 0) -> int:
+        """Return `count`, or one more where it would cut a pair (one less where that leaves fewer than `spare`)."""
+        if count < len(self.raw) and self.raw[count - 1].imag > 0:
+            return count + 1 if count + 1 <= len(self.raw) - spare else count - 1
+        return min(count, len(self.raw))
+
+    def done(self, count: int, tol: float, epsilon: float) -> bool:
+        y = self.y[:, :count]
+        outside = np.abs(self.b @ y)
+        inside = np.linalg.norm(self.S @ y - y * self.values[:count], axis=0) if self.g.any() else 0.0
+        size = np.maximum(np.abs(self.values[:count]), epsilon ** (2 / 3) * self.scale)
+        return bool((np.hypot(outside, inside) <= tol * size).all())
+
+    def real_vectors(self, count: int) -> np.ndarray:
+        """Return (s, count): eigenvectors of real values, real and imaginary part for the members of a pair."""
+        columns = self.y[:, :count].real.copy()
+        second = np.flatnonzero(self.raw[:count].imag < 0)
+        columns[:, second] = -self.y[:, second].imag  # the first member's imaginary part
+        return columns
+
+    def restart(self, keep: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the new S and b, and the coefficients (s + 1, keep + 1) of the new basis in the old one and u."""
+        T, Z = scipy.linalg.schur(self.matrix, output="real")
+        chosen = np.zeros(len(T), np.int32)
+        chosen[self.order(_schur_values(T))[:keep]] = 1
+        T, Z, *_, info = scipy.linalg.lapack.dtrsen(chosen, T, Z, job=b"N")
+        if (
+            info
+        ):  # a reordering too ill-conditioned to be carried out: an orthonormal basis of the eigenvectors
+            Z = np.linalg.qr(self.real_vectors(keep))[0]
+            T = Z.T @ self.matrix @ Z
+        Q, T = Z[:, :keep], T[:keep, :keep]
+        inside, b = Q.T @ self.g, Q.T @ self.b
+        outside = self.g - Q @ inside
+        length = np.sqrt(1 + outside @ outside)
+        basis = np.zeros((len(self.b) + 1, keep + 1))
+        basis[:-1, :keep], basis[:-1, keep], basis[-1, keep] = Q, -outside / length, 1 / length
+        return T - np.outer(inside, b), length * b, basis
+
+
+def _schur_values(T: np.ndarray) -> np.ndarray:
+    """Return the eigenvalues on the diagonal of a real Schur form, conjugates exact."""
+    values = np.diag(T).astype(complex)
+    low = np.diag(T, -1)
+    for i in np.flatnonzero(low):
+        imag = np.sqrt(abs(T[i, i + 1])) * np.sqrt(abs(low[i]))
+        values[i], values[i + 1] = complex(T[i, i], imag), complex(T[i, i], -imag)
+    return values
+
+
+class _Space:
+    """Orthonormal bases of n Krylov spaces of up to m vectors, with the projected operators."""
+
+    def __init__(self, start: Tensor, m: int):
+        n, d = start.shape
+        self.m = m
+        self.epsilon = float(torch.finfo(start.dtype).eps)
+        self.V = start.new_zeros(n, m + 1, d)
+        self.V[:, 0] = start / start.norm(dim=1, keepdim=True)
+        self.H = np.zeros((n, m + 1, m))
+        self.size = np.zeros(n, int)
+
+    def select(self, rows: Tensor) -> _Space:
+        other = object.__new__(_Space)
+        other.m, other.epsilon = self.m, self.epsilon
+        other.V = self.V[rows]
+        other.H, other.size = self.H[rows.cpu().numpy()], self.size[rows.cpu().numpy()]
+        return other
+
+    def expand(self, operator: Operator) -> int:
+        """Grow every space until the largest has m vectors; return the number of products."""
+        each = torch.arange(len(self.V), device=self.V.device)
+        count = self.m - int(self.size.max())
+        for _ in range(count):
+            j = torch.as_tensor(self.size, device=self.V.device)
+            w = operator(self.V[each, j].contiguous())
+            before = w.norm(dim=1)
+            w, h, length = orthogonalise(self.V[:, : int(self.size.max()) + 1], w)
+            broken = length <= 10 * self.epsilon * before
+            if broken.any():
+                w = torch.where(broken[:, None], self.fresh(), w)
+            w = w / torch.where(broken, 1.0, length)[:, None]
+            length = torch.where(broken, 0.0, length)
+            self.V[each, j + 1] = w
+            rows, j = np.arange(len(self.H)), self.size
+            self.H[rows, : h.shape[1], j] = h.double().cpu().numpy()
+            self.H[rows, j + 1, j] = length.double().cpu().numpy()
+            self.size = self.size + 1
+        return count
+
+    def fresh(self) -> Tensor:
+        """Return unit vectors (n, d) orthogonal to the bases; zero where a basis spans everything."""
+        generator = torch.Generator().manual_seed(1 + int(self.size.max()))
+        fill = torch.randn(self.V.shape[2], generator=generator).to(self.V).expand(len(self.V), -1)
+        rest, _, length = orthogonalise(self.V, fill)
+        spanned = length <= self.epsilon**0.5 * fill.norm(dim=1)
+        return torch.where(spanned[:, None], 0.0, rest / torch.where(spanned, 1.0, length)[:, None])
+
+    def projected(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return S (s, s) and b (s,) of row i."""
+        s = self.size[i]
+        return self.H[i, :s, :s], self.H[i, s, :s]
+
+    def combine(self, i: int, coefficients: np.ndarray) -> Tensor:
+        """Return the vectors (count, d) with coefficients (s, count) in the basis of row i."""
+        c = torch.as_tensor(coefficients.T, device=self.V.device, dtype=self.V.dtype)
+        return c @ self.V[i, : c.shape[1]]
+
+    def retire(self, i: int) -> None:
+        """Empty the space of a row that is done, so that it waits for its removal without harm."""
+        self.V[i, 1:], self.H[i], self.size[i] = 0, 0, 0
+
+    def restart(self, i: int, S: np.ndarray, b: np.ndarray, basis: np.ndarray) -> None:
+        p = len(S)
+        kept = self.combine(i, basis)
+        self.V[i, : p + 1] = kept
+        self.V[i, p + 1 :] = 0
+        self.H[i] = 0
+        self.H[i, :p, :p], self.H[i, p, :p] = S, b
+        self.size[i] = p
+
+
+def orthogonalise(V: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Remove from w (n, d) its part in the orthonormal rows of V (n, m, d), in two passes.
+
+    Returns
+    -------
+    The remainder (n, d), coefficients (n, m) and the remainder's length (n,).
+    """
+    h = torch.zeros(V.shape[:2], dtype=w.dtype, device=w.device)
+    for _ in range(2):
+        c = torch.bmm(V, w.unsqueeze(2))
+        w = torch.baddbmm(w.unsqueeze(1), c.transpose(1, 2), V, alpha=-1).squeeze(1)
+        h = h + c.squeeze(2)
+    return w, h, w.norm(dim=1)

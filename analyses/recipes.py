@@ -1,0 +1,106 @@
+"""How models of each task are trained unless options say otherwise: the bundled models were trained like this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from eqrlab.core.checkpoint import configure
+from eqrlab.core.train import TrainConfig
+from eqrlab.datasets import seq_len, vocab_size
+from eqrlab.datasets.sudoku import geometry
+from eqrlab.datasets.tasks import board, parse_task
+
+# Option name -> name in the model's configuration, and in the training's.
+_MODEL = {
+    "hidden": "hidden_size",
+    "layers": "layers",
+    "heads": "num_heads",
+    "mixer": "mixer",
+    "positions": "positions",
+    "h_cycles": "H_cycles",
+    "l_cycles": "L_cycles",
+    "halt_max_steps": "halt_max_steps",
+    "damping": "damping",
+    "noise": "noise_scale",
+}
+_TRAIN = {
+    "steps": "steps",
+    "batch_size": "batch_size",
+    "lr": "lr",
+    "weight_decay": "weight_decay",
+    "ema": "ema",
+    "seed": "seed",
+    "dtype": "dtype",
+    "compile": "compile",
+}
+MODEL_NOISE = 0.01  # beta that models are trained with unless asked otherwise, as in the paper
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Options of one task that differ from the defaults of the family's and the training's configuration."""
+
+    model: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+
+
+RECIPES = {
+    "sudoku4": Recipe({"hidden_size": 32, "halt_max_steps": 4}, {"steps": 1000}),
+    "sudoku6": Recipe({"halt_max_steps": 8}, {"steps": 4000}),
+    "sudoku9": Recipe({"hidden_size": 128, "L_cycles": 3, "halt_max_steps": 8}, {"steps": 6000}),
+    "maze": Recipe(
+        {"mixer": "attention", "positions": "rope2d", "halt_max_steps": 8}, {"steps": 4000, "lr": 1e-3}
+    ),
+}
+
+
+def recipe(task: str) -> Recipe:
+    """Return the recipe of a task; mazes of all sizes share one.
+
+    Raises
+    ------
+    ValueError
+        If there is no such task.
+    """
+    kind, _ = parse_task(task)
+    return RECIPES[kind if kind == "maze" else task]
+
+
+def board_options(task: str, gap: bool) -> dict[str, Any]:
+    """Return the board of a task for "rope2d" positions; `gap` leaves one coordinate free between Sudoku boxes."""
+    kind, side = parse_task(task)
+    options: dict[str, Any] = {"board": board(task)}
+    if gap and kind == "sudoku":
+        shape = geometry(side)
+        options["box"] = (shape.box_rows, shape.box_columns)
+    return options
+
+
+def configurations(task: str, options: dict[str, Any], device: str) -> tuple[dict[str, Any], TrainConfig]:
+    """Return the configurations of model and training for command-line options; None stands for "not given".
+
+    Options that were given win over the recipe of the task, and this over the defaults.
+
+    Raises
+    ------
+    ValueError
+        If there is no such task, or no model or run can have these options.
+    """
+    usual = recipe(task)
+    given = {new: options[old] for old, new in _MODEL.items() if options[old] is not None}
+    model = {
+        "vocab_size": vocab_size(task),
+        "seq_len": seq_len(task),
+        "noise_scale": MODEL_NOISE,
+        **usual.model,
+        **given,
+    }
+    if model.get("positions") == "rope2d":
+        model |= board_options(task, options["box_gap"])
+    elif options["box_gap"]:
+        raise ValueError("--box-gap needs --positions rope2d")
+    configure(options["family"], model)
+    chosen = {new: options[old] for old, new in _TRAIN.items() if options[old] is not None}
+    usual_dtype = {"dtype": "bfloat16"} if device == "cuda" else {}
+    return model, TrainConfig(**{**usual_dtype, **usual.train, **chosen})

@@ -1,0 +1,373 @@
+"""`eqrlab train`, `eqrlab evaluate` and `eqrlab info`."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from click.core import ParameterSource
+from tqdm import tqdm
+
+from eqrlab.analyses.accuracy import measure
+from eqrlab.analyses.describe import aligned, describe, flat, plain
+from eqrlab.analyses.recipes import MODEL_NOISE, configurations
+from eqrlab.attractors.statistics import proportion_interval
+from eqrlab.core import load
+from eqrlab.core.checkpoint import FAMILIES, replaced_whole
+from eqrlab.core.config import MIXERS, POSITIONS
+from eqrlab.core.train import DTYPES, Trainer
+from eqrlab.core.train import train as run_training
+from eqrlab.datasets import PuzzleSet, augmentation, bundled, bundled_names, read_puzzles
+
+_NOT_KEPT = (
+    "out",
+    "resume",
+    "threads",
+    "device",
+    "quiet",
+    "save_every",
+)  # may differ when a run is continued
+
+
+def _options(command: Callable) -> Callable:
+    """Attach the options of `train` that go into configurations."""
+    for option in reversed(
+        [
+            click.option("--steps", type=int, help="Optimiser steps (one a segment of the whole batch)."),
+            click.option("--batch-size", type=int, help="Rows in training at a time."),
+            click.option("--lr", type=float, help="Peak step size."),
+            click.option("--weight-decay", type=float),
+            click.option("--ema", type=float, help="Decay of the averaged weights, which are what is kept."),
+            click.option("--seed", type=int, help="Of weights, data order, symmetries, starts and noise."),
+            click.option("--hidden", type=int, help="Channels of a position."),
+            click.option("--layers", type=int, help="Blocks of a level."),
+            click.option("--heads", type=int, help="Attention heads."),
+            click.option("--mixer", type=click.Choice(MIXERS), help="How positions exchange information."),
+            click.option("--positions", type=click.Choice(POSITIONS), help="Position encoding."),
+            click.option("--box-gap", is_flag=True, help="rope2d: leave a gap between Sudoku boxes."),
+            click.option("--h-cycles", type=int, help="Inner cycles of the high level in an outer step."),
+            click.option("--l-cycles", type=int, help="Inner cycles of the low level in each of these."),
+            click.option(
+                "--halt-max-steps", type=int, help="Most outer steps a puzzle is trained for at a time."
+            ),
+            click.option(
+                "--damping", type=float, help="Share of the old state that a level call keeps (EqR)."
+            ),
+            click.option(
+                "--noise", type=float, help=f"Noise amplitude beta of a level call [default: {MODEL_NOISE}]."
+            ),
+            click.option("--dtype", type=click.Choice(list(DTYPES)), help="Of the state in training."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@click.command(
+    "train",
+    epilog="Example:  eqrlab train sudoku6 --family eqr --steps 2000 --out runs/mine",
+)
+@click.argument("task")
+@click.option("--family", type=click.Choice(list(FAMILIES)), default="eqr", show_default=True)
+@click.option(
+    "--puzzles", metavar="FILE|DIR", help="Training puzzles with solutions (default: the bundled set)."
+)
+@click.option(
+    "--test-puzzles", metavar="FILE|DIR", help="Held-out puzzles (default: the bundled set, if any)."
+)
+@click.option(
+    "--no-symmetries", is_flag=True, help="Show every puzzle as it is, not under random symmetries."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run [default: runs/FAMILY-TASK].")
+@_options
+@click.option("--compile/--no-compile", default=False, help="Use torch.compile: slow to start, then faster.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="Processor threads [default: all].")
+@click.option(
+    "--evaluate-every", type=click.IntRange(1), default=500, show_default=True, help="Steps between tests."
+)
+@click.option(
+    "--save-every", type=click.IntRange(1), default=250, show_default=True, help="Steps between saves."
+)
+@click.option(
+    "--depth", type=click.IntRange(1), default=16, show_default=True, help="Outer steps of the tests."
+)
+@click.option(
+    "--resume", is_flag=True, help="Continue the run in --out; options not given are those of that run."
+)
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.pass_context
+def train(context: click.Context, task: str, **options: Any) -> None:
+    """Train a model on TASK: sudoku4, sudoku6, sudoku9, or maze5 to maze99.
+
+    Options not given come from the recipe of the task.  The folder of the run holds model.safetensors (the averaged
+    weights), state.safetensors (to continue), log.jsonl and options.json.  A run that was stopped or killed continues
+    with --resume to the same result as an uninterrupted one on the same machine with the same number of threads.
+    """
+    out = options["out"] = options["out"] or Path("runs") / f"{options['family']}-{task}"
+    state = out / "state.safetensors"
+    _recall(context, task, options, out)
+    if options["threads"]:
+        torch.set_num_threads(options["threads"])
+    trainer, test = _prepare(task, options)
+    if options["resume"]:
+        if state.exists():
+            trainer.load_state(state)
+            click.echo(f"continuing {out} at step {trainer.step_count}")
+        else:
+            click.echo(f"nothing was saved in {out} yet: starting from the beginning")
+    out.mkdir(parents=True, exist_ok=True)
+    _remember(task, options, out)
+    size = sum(p.numel() for p in trainer.model.parameters())
+    click.echo(
+        f"{options['family']} on {task}: {size:,} parameters, {len(trainer.data.inputs)} puzzles, {trainer.device}, "
+        f"{trainer.config.steps} steps of {trainer.config.batch_size} rows, in {out}"
+    )
+    with _stop_signals() as stopped:
+        accuracy = _run(trainer, test, options, out, stopped)
+    if trainer.step_count < trainer.config.steps:
+        click.echo(
+            f"eqrlab: stopped at step {trainer.step_count} of {trainer.config.steps} with all saved; "
+            f"continue with: eqrlab train {task} --out {out} --resume",
+            err=True,
+        )
+        sys.exit(1)
+    click.echo(f"wrote {out / 'model.safetensors'}")
+    if test is not None and accuracy is not None:
+        low, high = (float(v) for v in proportion_interval(np.array(accuracy * len(test)), len(test)))
+        click.echo(
+            f"exact accuracy at depth {options['depth']}: {accuracy:.1%} of {len(test)} held-out puzzles "
+            f"(95 % interval {low:.1%} to {high:.1%})"
+        )
+
+
+def _recall(context: click.Context, task: str, options: dict[str, Any], out: Path) -> None:
+    """Refuse to overwrite a run; to continue one, take from it all options that were not given."""
+    stored = out / "options.json"
+    if not options["resume"]:
+        found = [p for p in (stored, out / "state.safetensors", out / "model.safetensors") if p.exists()]
+        if found:
+            raise click.UsageError(f"{found[0]} exists: continue with --resume, or choose another --out")
+        return
+    if not stored.exists():
+        return
+    try:
+        kept = json.loads(stored.read_text())
+    except ValueError:
+        raise ValueError(f"{stored}: not readable as JSON, give the options of the run again") from None
+    if not isinstance(kept, dict) or kept.get("task") != task:
+        raise ValueError(f"{stored}: is of a run on another task than {task}")
+    for name, value in kept.items():
+        if name in options and context.get_parameter_source(name) is ParameterSource.DEFAULT:
+            options[name] = value
+
+
+def _remember(task: str, options: dict[str, Any], out: Path) -> None:
+    """Write the options of a run beside its results."""
+    kept = {"task": task} | {k: v for k, v in options.items() if k not in _NOT_KEPT}
+    with replaced_whole(out / "options.json") as temporary:
+        temporary.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def _prepare(task: str, options: dict[str, Any]) -> tuple[Trainer, PuzzleSet | None]:
+    """Read the data and build the trainer; options that no run can have are wrong usage."""
+    device = options["device"]
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("no CUDA device here; use --device cpu")
+    try:
+        model, config = configurations(task, options, device)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    puzzles = (
+        read_puzzles(options["puzzles"], task, "train") if options["puzzles"] else bundled(task, "train")
+    )
+    test = None
+    if options["test_puzzles"]:
+        test = read_puzzles(options["test_puzzles"], task)
+    elif f"{task}-test" in bundled_names():
+        test = bundled(task, "test")
+    for given in (puzzles, test):
+        if given is not None and given.labels is None:
+            raise ValueError(f"{given.source}: training needs puzzles with solutions")
+    assert puzzles.labels is not None
+    symmetries = None if options["no_symmetries"] else augmentation(task)
+    trainer = Trainer(
+        options["family"], model, task, puzzles.inputs, puzzles.labels, config, symmetries, device
+    )
+    return trainer, test
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Give a list that is filled when the process is asked to stop; asked twice, it stops at once."""
+    stopped: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        stopped.append(number)
+        signal.signal(number, before[number])
+
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run(
+    trainer: Trainer, test: PuzzleSet | None, options: dict[str, Any], out: Path, stopped: list[int]
+) -> float | None:
+    """Train to the end or until stopped, with a progress bar; return the last exact accuracy on held-out puzzles."""
+    held_out = None if test is None or test.labels is None else (test.inputs, test.labels)
+    shown: dict[str, str] = {}
+    accuracy = _last_accuracy(out / "log.jsonl") if trainer.step_count else None
+    records = run_training(
+        trainer,
+        out,
+        test=held_out,
+        evaluate_every=options["evaluate_every"],
+        save_every=options["save_every"],
+        depth=options["depth"],
+        stop=lambda: bool(stopped),
+    )
+    bar = tqdm(
+        total=trainer.config.steps,
+        initial=trainer.step_count,
+        unit="step",
+        disable=options["quiet"],
+        mininterval=0.5 if sys.stderr.isatty() else 30.0,
+        dynamic_ncols=True,
+    )
+    loss = math.nan
+    with bar:
+        for record in records:
+            loss = record["loss"] if math.isnan(loss) else 0.95 * loss + 0.05 * record["loss"]
+            shown["loss"] = f"{loss:.3f}"
+            if "train_exact" in record:
+                shown["train exact"] = f"{record['train_exact']:.1%}"
+            if "test_exact" in record:
+                accuracy = record["test_exact"]
+                shown["test exact"] = f"{accuracy:.1%}"
+            bar.set_postfix(shown, refresh=False)
+            bar.update()
+    return accuracy
+
+
+def _last_accuracy(log: Path) -> float | None:
+    """Return the last exact accuracy in the log of a run that is continued."""
+    if not log.exists():
+        return None
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
+    return next((line["test_exact"] for line in reversed(lines) if "test_exact" in line), None)
+
+
+@click.command(
+    "evaluate",
+    epilog="Example:  eqrlab evaluate eqr-sudoku6 --depth 16 --restarts 8",
+)
+@click.argument("checkpoint", metavar="CKPT")
+@click.option(
+    "--puzzles", metavar="FILE|DIR", help="Puzzles (default: the bundled test set of the model's task)."
+)
+@click.option("--split", default="test", show_default=True, help="Split of a bundled set or .npy folder.")
+@click.option("--limit", type=click.IntRange(1), help="Only the first puzzles.")
+@click.option("--depth", type=click.IntRange(1), default=16, show_default=True, help="Outer steps D.")
+@click.option(
+    "--restarts", type=click.IntRange(1), default=1, show_default=True, help="Restarts B of each puzzle."
+)
+@click.option("--noise", type=float, help="Noise amplitude in every level call (default: the model's own).")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--device", help="cpu or cuda (default: cuda where there is one).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def evaluate(
+    checkpoint: str,
+    puzzles: str | None,
+    split: str,
+    limit: int | None,
+    depth: int,
+    restarts: int,
+    noise: float | None,
+    seed: int,
+    device: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Exact and cell accuracy of a checkpoint.
+
+    CKPT is a file (official or eqrlab's own) or the name of a bundled model.  An answer is exact when it is valid (a
+    Sudoku rule for every row, column and box; a shortest path), whatever the stored solution.  Accuracies are means
+    over restarts; their 95 % intervals take puzzles as the independent units, not restarts.
+    """
+    reasoner = load(checkpoint)
+    chosen = read_puzzles(puzzles, split=split) if puzzles else bundled(reasoner.task, split)
+    chosen = chosen.take(slice(limit))
+    result = measure(
+        reasoner,
+        chosen,
+        depth=depth,
+        restarts=restarts,
+        noise=noise,
+        seed=seed,
+        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        progress=not (as_json or quiet) and sys.stderr.isatty(),
+    )
+    result = {"checkpoint": checkpoint, **result}
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    lines = {
+        "checkpoint": f"{checkpoint} ({reasoner.family})",
+        "puzzles": f"{result['puzzles']} of {chosen.task} ({Path(chosen.source).name or chosen.source})",
+        "run": f"depth {depth}, restarts {restarts}, noise {result['noise']:g}, seed {seed}",
+        "exact": _share(result["exact"]),
+        "cells": _share(result["cells"])
+        if result["cells"]
+        else "not known: the puzzles come without solutions",
+    }
+    click.echo("\n".join(aligned(lines)))
+
+
+def _share(result: dict[str, float]) -> str:
+    return f"{result['value']:6.1%}  (95 % interval {result['low']:.1%} to {result['high']:.1%})"
+
+
+@click.command("info", epilog="Example:  eqrlab info eqr-sudoku6")
+@click.argument("checkpoint", metavar="CKPT")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def info(checkpoint: str, as_json: bool) -> None:
+    """Family, configuration, size and provenance of a checkpoint.
+
+    CKPT is a file (official or eqrlab's own) or the name of a bundled model.
+    """
+    reasoner = load(checkpoint)
+    facts = describe(reasoner)
+    if as_json:
+        click.echo(json.dumps({"checkpoint": checkpoint, **facts}))
+        return
+    shape = facts["state_shape"]
+    lines = {
+        "checkpoint": checkpoint,
+        "family": facts["family"],
+        "variant": facts["variant"],
+        "task": facts["task"],
+        "parameters": f"{facts['parameters']:,}",
+        "state": f"{facts['state_dimension']:,} numbers: {' x '.join(map(str, shape))} (streams, positions, channels)",
+        "outer step": f"{facts['level_calls']} level calls, {facts['equivalent_layers']} equivalent layers",
+    }
+    click.echo("\n".join(aligned(lines)))
+    for title, values in (("configuration", facts["config"]), ("provenance", facts["provenance"])):
+        click.echo("\n".join(["", title, *aligned({f"  {k}": plain(v) for k, v in flat(values).items()})]))

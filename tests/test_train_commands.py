@@ -1,0 +1,345 @@
+"""`eqrlab train`, `evaluate` and `info`: what they print, write, refuse and continue."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+from scipy.stats import binomtest
+
+from eqrlab.analyses.accuracy import clustered, measure
+from eqrlab.analyses.describe import blocks_per_step, describe
+from eqrlab.analyses.train_commands import evaluate, info, train
+from eqrlab.core import load, save
+from eqrlab.datasets import bundled, write_csv
+from tests.core_models import small_eqr
+
+TINY = "--hidden 16 --heads 2 --batch-size 8 --halt-max-steps 3 --depth 2 --quiet"
+
+
+def run(command, arguments, code=0):
+    """Run a command; return what it printed."""
+    result = CliRunner().invoke(command, [str(a) for a in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A handful of 4x4 puzzles, to train on and to test on."""
+    folder = tmp_path_factory.mktemp("data")
+    solution = np.array([1, 2, 3, 4, 3, 4, 1, 2, 2, 1, 4, 3, 4, 3, 2, 1])
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 12), ("test", 6)):
+        rows = []
+        for _ in range(count):
+            renamed = rng.permutation(4)[solution - 1] + 1
+            blank = rng.random(16) < 0.3
+            rows.append(
+                (
+                    "".join("." if b else str(d) for b, d in zip(blank, renamed, strict=True)),
+                    "".join(map(str, renamed)),
+                )
+            )
+        (folder / f"{name}.csv").write_text("puzzle,solution\n" + "".join(f"{p},{s}\n" for p, s in rows))
+    (folder / "unsolved.txt").write_text("".join(f"{p}\n" for p, _ in rows))
+    return folder
+
+
+def arguments(data, out, *more, steps=12):
+    files = f"--puzzles {data}/train.csv --test-puzzles {data}/test.csv --evaluate-every 6 --save-every 5"
+    return ["sudoku4", "--out", out, "--steps", steps, *TINY.split(), *files.split(), *more]
+
+
+def test_training_writes_a_model_a_log_and_the_final_accuracy(data, tmp_path):
+    out = tmp_path / "runs" / "one"
+    printed = run(train, arguments(data, out))
+    files = ["log.jsonl", "model.safetensors", "options.json", "state.safetensors"]
+    assert sorted(p.name for p in out.iterdir()) == files
+    model = load(out / "model.safetensors")
+    assert model.task == "sudoku4" and model.config.hidden_size == 16 and model.config.noise_scale == 0.01
+    assert model.provenance["steps"] == 12
+    found = re.search(
+        r"depth 2: (\S+)% of 6 held-out puzzles \(95 % interval (\S+) % to (\S+) %\)",
+        printed.replace("%", " %"),
+    )
+    assert "exact accuracy at depth 2:" in printed and "of 6 held-out puzzles (95 % interval" in printed, (
+        found
+    )
+    accuracy = json.loads((out / "log.jsonl").read_text().splitlines()[-1])["test_exact"]
+    interval = binomtest(round(accuracy * 6), 6).proportion_ci(method="wilson")
+    assert f"(95 % interval {interval.low:.1%} to {interval.high:.1%})" in printed
+
+
+def test_the_default_folder_data_and_recipe_are_those_of_the_task(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    printed = run(
+        train,
+        ["sudoku6", "--steps", 1, "--batch-size", 2, "--hidden", 16, "--heads", 2, "--depth", 1, "--quiet"],
+    )
+    model = load("runs/eqr-sudoku6/model.safetensors")
+    assert model.config.seq_len == 36 and model.config.halt_max_steps == 8
+    assert model.provenance["puzzles"] == len(bundled("sudoku6", "train")) and model.provenance["augmented"]
+    assert f"of {len(bundled('sudoku6', 'test'))} held-out puzzles" in printed
+
+
+def test_an_existing_run_is_not_overwritten(data, tmp_path):
+    run(train, arguments(data, tmp_path, steps=1))
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    printed = run(train, arguments(data, tmp_path, steps=1), code=2)
+    assert "continue with --resume, or choose another --out" in printed
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_run_stopped_by_a_signal_continues_to_the_same_end(data, tmp_path):
+    often = ("--save-every", 50, "--evaluate-every", 100)
+    run(train, arguments(data, tmp_path / "whole", *often, steps=200))
+    out = tmp_path / "stopped"
+    code = "import sys; from eqrlab.analyses.train_commands import train; train.main(sys.argv[1:], 'eqrlab train')"
+    for number in (signal.SIGTERM, signal.SIGINT):
+        again = ["sudoku4", "--out", out, "--resume", "--quiet"]
+        more = again if out.exists() else arguments(data, out, *often, steps=200)
+        command = [sys.executable, "-c", code, *map(str, more)]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=os.getcwd()
+        )
+        while "parameters" not in process.stdout.readline():
+            pass
+        time.sleep(0.2)
+        process.send_signal(number)
+        _, complaint = process.communicate(timeout=60)
+        found = re.fullmatch(
+            r"eqrlab: stopped at step (\d+) of 200 with all saved; continue with: (.*)\n", complaint
+        )
+        assert process.returncode == 1 and found and 0 < int(found[1]) < 200, complaint
+        assert found[2] == f"eqrlab train sudoku4 --out {out} --resume"
+    printed = run(train, ["sudoku4", "--out", out, "--resume", "--quiet"])
+    assert printed.startswith(f"continuing {out} at step {found[1]}")
+    one, other = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "whole"))
+    assert all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_a_finished_run_can_be_continued_to_no_effect(data, tmp_path):
+    first = run(train, arguments(data, tmp_path, steps=6))
+    again = run(train, ["sudoku4", "--out", tmp_path, "--resume", "--quiet"])
+    assert first.splitlines()[-1] == again.splitlines()[-1]
+
+
+def test_continuing_where_nothing_was_saved_starts_from_the_beginning(data, tmp_path):
+    printed = run(train, arguments(data, tmp_path / "new", "--resume", steps=1))
+    assert printed.startswith("nothing was saved in") and (tmp_path / "new" / "model.safetensors").exists()
+
+
+def test_continuing_with_other_options_names_them(data, tmp_path):
+    run(train, arguments(data, tmp_path, steps=2))
+    with pytest.raises(ValueError, match=r"other settings: train\.lr 0\.002 there, 0\.5 here"):
+        run(train, ["sudoku4", "--out", tmp_path, "--resume", "--lr", 0.5])
+    with pytest.raises(ValueError, match="run on another task than sudoku6"):
+        run(train, ["sudoku6", "--out", tmp_path, "--resume"])
+    (tmp_path / "options.json").write_text("{")
+    with pytest.raises(ValueError, match="not readable as JSON"):
+        run(train, ["sudoku4", "--out", tmp_path, "--resume"])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--family", "gpt"], "Invalid value for '--family'"),
+        (["--steps", "0"], "steps and batch_size must be >= 1"),
+        (["--steps", "many"], "not a valid integer"),
+        (["--lr", "-1"], "lr must be >= 0 and finite"),
+        (["--heads", "3", "--mixer", "attention"], "hidden_size 16 must be a multiple of num_heads 3"),
+        (["--mixer", "conv"], "Invalid value for '--mixer'"),
+        (["--damping", "2"], "damping must be in [0, 1)"),
+        (["--box-gap"], "--box-gap needs --positions rope2d"),
+        (["--depth", "0"], "Invalid value for '--depth'"),
+        (["--unknown"], "No such option"),
+    ],
+)
+def test_wrong_usage_is_named_before_anything_is_written(more, message, data, tmp_path):
+    printed = run(train, arguments(data, tmp_path / "run", *more), code=2)
+    assert message in printed and not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_asking_for_a_device_that_is_not_there_is_wrong_usage(data, tmp_path):
+    assert "no CUDA device here" in run(train, arguments(data, tmp_path / "run", "--device", "cuda"), code=2)
+
+
+def test_unknown_tasks_and_unfit_data_are_refused(data, tmp_path):
+    assert "task 'sudoku5' unknown" in run(train, ["sudoku5", "--out", tmp_path / "run"], code=2)
+    assert "Missing argument 'TASK'" in run(train, [], code=2)
+    for files, message in {
+        f"--puzzles {data}/unsolved.txt": "training needs puzzles with solutions",
+        f"--puzzles {data}/nothing.csv": "nothing.csv",
+    }.items():
+        with pytest.raises((ValueError, OSError), match=message):
+            run(train, ["sudoku4", "--out", tmp_path / "run", *files.split()])
+    with pytest.raises(ValueError, match="sudoku"):
+        run(train, ["sudoku6", "--out", tmp_path / "run", "--puzzles", data / "train.csv"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unwritable_folder_is_an_error_of_the_system(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        run(train, arguments(data, tmp_path / "file" / "run"))
+
+
+@pytest.mark.parametrize("family", ["eqr", "trm"])
+def test_boards_for_two_dimensional_positions_come_from_the_task(family, data, tmp_path):
+    more = [
+        "--mixer",
+        "attention",
+        "--positions",
+        "rope2d",
+        "--box-gap",
+        "--family",
+        family,
+        "--no-symmetries",
+    ]
+    run(train, arguments(data, tmp_path / family, *more, steps=1))
+    model = load(tmp_path / family / "model.safetensors")
+    assert (model.family, model.config.board, model.config.box) == (family, (4, 4), (2, 2))
+    assert not model.provenance["augmented"]
+
+
+# evaluate -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained") / "run"
+    run(train, arguments(data, out, steps=3))
+    return out / "model.safetensors"
+
+
+def test_evaluation_is_the_same_as_text_and_json(trained, data):
+    options = [trained, "--puzzles", data / "test.csv", "--depth", 3, "--restarts", 2]
+    result = json.loads(run(evaluate, [*options, "--json"]))
+    assert (
+        result["puzzles"] == 6
+        and result["restarts"] == 2
+        and result["noise"] == 0.01
+        and result["task"] == "sudoku4"
+    )
+    assert 0 <= result["exact"]["low"] <= result["exact"]["value"] <= result["exact"]["high"] <= 1
+    text = run(evaluate, options)
+    for key in ("exact", "cells"):
+        share = result[key]
+        assert f"{share['value']:.1%}  (95 % interval {share['low']:.1%} to {share['high']:.1%})" in text
+    assert run(evaluate, [*options, "--json"]) == run(evaluate, [*options, "--json"])
+
+
+def test_evaluation_takes_the_bundled_test_set_by_default(tmp_path):
+    save(model := small_eqr(vocab_size=8, seq_len=36), path := tmp_path / "m.safetensors")
+    model.task = "sudoku6"
+    save(model, path)
+    result = json.loads(run(evaluate, [path, "--limit", 5, "--depth", 1, "--noise", 0, "--json"]))
+    assert result["puzzles"] == 5 and result["noise"] == 0
+
+
+def test_cells_are_not_judged_without_solutions(trained, data):
+    options = [trained, "--puzzles", data / "unsolved.txt", "--depth", 1]
+    assert json.loads(run(evaluate, [*options, "--json"]))["cells"] is None
+    assert "not known: the puzzles come without solutions" in run(evaluate, options)
+
+
+def test_puzzles_of_another_size_are_refused(trained, tmp_path):
+    write_csv(tmp_path / "six.csv", bundled("sudoku6").take([0]))
+    with pytest.raises(
+        ValueError, match=r"sudoku6 puzzles of 36 cells, the model reads 16 cells and tokens 0 to 5"
+    ):
+        run(evaluate, [trained, "--puzzles", tmp_path / "six.csv"])
+    with pytest.raises(ValueError, match="no such file, and no bundled model of that name"):
+        run(evaluate, ["missing.pth"])
+    assert "Invalid value for '--restarts'" in run(evaluate, [trained, "--restarts", 0], code=2)
+
+
+def test_the_interval_with_one_restart_is_wilson_over_puzzles():
+    result = clustered(np.array([[1.0]] * 7 + [[0.0]] * 3), 1)
+    expected = binomtest(7, 10).proportion_ci(method="wilson")
+    assert result["value"] == 0.7
+    assert result["low"] == pytest.approx(expected.low, abs=0.01) and result["high"] == pytest.approx(
+        expected.high, abs=0.01
+    )
+
+
+def test_restarts_of_a_puzzle_are_not_independent_evidence():
+    alike = np.repeat(np.array([[1.0]] * 7 + [[0.0]] * 3), 100, axis=1)
+    once, often = clustered(alike[:, :1], 1), clustered(alike, 1)
+    assert (once["low"], once["high"]) == pytest.approx((often["low"], often["high"]))
+    sure = clustered(np.ones((20, 50)), 1)
+    assert sure["value"] == 1.0 and sure["low"] == pytest.approx(
+        binomtest(20, 20).proportion_ci(method="wilson").low
+    )
+    mixed = clustered(np.tile([0.0, 1.0], (50, 10)), 1)
+    assert mixed["high"] - mixed["low"] < 0.1
+
+
+def test_intervals_cover_the_mean_over_puzzles():
+    """Puzzles with success rates from a beta law, few restarts each: coverage near 95 %."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        rates = rng.beta(0.5, 0.3, 60)
+        result = clustered((rng.random((60, 4)) < rates[:, None]).astype(float), 1)
+        covered += result["low"] <= 0.5 / 0.8 <= result["high"]
+    assert 0.92 <= covered / 400 <= 0.985
+
+
+def test_measuring_judges_by_the_oracle(data):
+    model = small_eqr(vocab_size=6, seq_len=16)
+    puzzles = bundled("sudoku6").take([0])
+    with pytest.raises(ValueError, match="the model reads 16 cells"):
+        measure(model, puzzles, depth=1, restarts=1)
+
+
+# info ---------------------------------------------------------------------------------------------------------------
+
+
+def test_info_tells_size_state_and_cost(trained):
+    facts = json.loads(run(info, [trained, "--json"]))
+    model = load(trained)
+    assert facts["family"] == "eqr" and facts["task"] == "sudoku4"
+    assert facts["parameters"] == sum(p.numel() for p in model.parameters())
+    assert facts["state_shape"] == [2, 16, 16] and facts["state_dimension"] == 512
+    assert facts["level_calls"] == 6 and facts["equivalent_layers"] == 6
+    assert facts["config"]["hidden_size"] == 16 and facts["provenance"]["steps"] == 3
+    text = run(info, [trained])
+    assert "512 numbers: 2 x 16 x 16 (streams, positions, channels)" in text and "train.batch_size" in text
+    columns = {
+        line.index(value) for line, value in zip(text.splitlines()[1:3], ("eqr", "mlp mixer"), strict=True)
+    }
+    assert len(columns) == 1
+
+
+def test_an_outer_step_costs_layers_times_level_calls():
+    model = small_eqr(layers=2, H_cycles=3, L_cycles=6)
+    assert blocks_per_step(model) == 42 and describe(model)["level_calls"] == 21
+    assert not any(block._forward_hooks for block in model.modules())
+
+
+def test_info_tells_what_an_official_file_left_out(shared):
+    path = shared / "conformance/eqr_prefix_mlp/checkpoint/eqr.pth"
+    text = run(info, [path])
+    assert "16 prefix positions" in text and "official EqR" in text
+    assert "ignored_config" in text and "vocab_size from lm_head" in text
+
+
+@pytest.mark.parametrize("command", [train, evaluate, info])
+def test_every_verb_has_help_with_an_example(command):
+    printed = run(command, ["--help"])
+    assert "Example:  eqrlab " + command.name in printed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -28,11 +29,14 @@ def find_chromium() -> str | None:
 class Browser:
     """One page in a headless browser; a context manager that ends the browser it started."""
 
-    def __init__(self, program: str, limit: float = 60.0):
+    def __init__(self, program: str, limit: float = 120.0):
         self.limit = limit
         self.profile = tempfile.TemporaryDirectory(prefix="eqrlab-chromium-", ignore_cleanup_errors=True)
-        read_commands, self._out = os.pipe()
-        self._in, write_events = os.pipe()
+        commands, self._out = os.pipe()
+        self._in, events = os.pipe()
+        read_commands, write_events = (fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (commands, events))
+        os.close(commands)
+        os.close(events)
         # The browser reads commands at descriptor 3 and writes answers and events at 4.
         launch = f'exec "$0" "$@" 3<&{read_commands} 4>&{write_events}'
         self.process = subprocess.Popen(
@@ -126,9 +130,10 @@ class Browser:
         return [json.dumps(e["params"])[:500] for e in self.events if e.get("method") in kinds]
 
     def requests(self) -> list[str]:
-        """Return the addresses that were requested since the page was opened."""
+        """Return the addresses that were requested since the page was opened; pictures inside the page are none."""
         sent = [e for e in self.events if e.get("method") == "Network.requestWillBeSent"]
-        return [e["params"]["request"]["url"] for e in sent]
+        urls = [e["params"]["request"]["url"] for e in sent]
+        return [url for url in urls if not url.startswith("data:")]
 
     def screenshot(self, path: Path, top: float | None = None, height: float | None = None) -> None:
         """Write a PNG of the whole page, or of a part of it."""

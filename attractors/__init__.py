@@ -5,6 +5,7 @@ from eqrlab.attractors.basins import basins
 from eqrlab.attractors.fate import Tolerances
 from eqrlab.attractors.modes import ModeRule, modes
 from eqrlab.attractors.sample import sample
+from eqrlab.attractors.singular import singular_values
 from eqrlab.attractors.spectrum import spectrum
 
-__all__ = ["ModeRule", "Tolerances", "alignment", "basins", "modes", "sample", "spectrum"]
+__all__ = ["ModeRule", "Tolerances", "alignment", "basins", "modes", "sample", "singular_values", "spectrum"]

@@ -80,5 +80,10 @@ def clustered(shares: np.ndarray, trials: int) -> dict[str, float]:
     variance = float(means.var(ddof=1)) / n if n > 1 else np.inf
     effective = p * (1 - p) / variance if variance else np.inf
     effective = min(max(effective, n), shares.size * trials) if 0 < p < 1 else n
-    low, high = proportion_interval(np.array(p * effective), np.array(effective))
+    return proportion(p, effective)
+
+
+def proportion(p: float, trials: float) -> dict[str, float]:
+    """Return a proportion of independent trials with its 95 % Wilson interval."""
+    low, high = proportion_interval(np.array(p * trials), np.array(trials))
     return {"value": p, "low": float(low), "high": float(high)}

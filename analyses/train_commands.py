@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import torch
 from click.core import ParameterSource
 from tqdm import tqdm
 
-from eqrlab.analyses.accuracy import measure
 from eqrlab.analyses.describe import aligned, describe, flat, plain
 from eqrlab.analyses.recipes import MODEL_NOISE, configurations
-from eqrlab.attractors.statistics import proportion_interval
 from eqrlab.core import load
 from eqrlab.core.checkpoint import FAMILIES, replaced_whole
 from eqrlab.core.config import MIXERS, POSITIONS
@@ -143,10 +140,11 @@ def train(context: click.Context, task: str, **options: Any) -> None:
         sys.exit(1)
     click.echo(f"wrote {out / 'model.safetensors'}")
     if test is not None and accuracy is not None:
-        low, high = (float(v) for v in proportion_interval(np.array(accuracy * len(test)), len(test)))
+        from eqrlab.analyses.accuracy import proportion  # here, for a quick start
+
         click.echo(
-            f"exact accuracy at depth {options['depth']}: {accuracy:.1%} of {len(test)} held-out puzzles "
-            f"(95 % interval {low:.1%} to {high:.1%})"
+            f"exact accuracy at depth {options['depth']}: {_share(proportion(accuracy, len(test)))} "
+            f"of {len(test)} held-out puzzles"
         )
 
 
@@ -312,6 +310,8 @@ def evaluate(
     Sudoku rule for every row, column and box; a shortest path), whatever the stored solution.  Accuracies are means
     over restarts; their 95 % intervals take puzzles as the independent units, not restarts.
     """
+    from eqrlab.analyses.accuracy import measure  # here, so that the other commands start quickly
+
     reasoner = load(checkpoint)
     chosen = read_puzzles(puzzles, split=split) if puzzles else bundled(reasoner.task, split)
     chosen = chosen.take(slice(limit))
@@ -342,7 +342,7 @@ def evaluate(
 
 
 def _share(result: dict[str, float]) -> str:
-    return f"{result['value']:6.1%}  (95 % interval {result['low']:.1%} to {result['high']:.1%})"
+    return f"{result['value']:.1%} (95 % interval {result['low']:.1%} to {result['high']:.1%})"
 
 
 @click.command("info", epilog="Example:  eqrlab info eqr-sudoku6")

@@ -75,3 +75,11 @@ class AdamATan2(torch.optim.Optimizer):
         torch._foreach_sqrt_(denominator)
         for p, numerator, d in zip(params, m, denominator, strict=True):
             p.sub_(torch.atan2(numerator, d), alpha=lr / (1 - beta1**t))
+
+
+@torch.no_grad()
+def sign_step(tensor: Tensor, lr: float, weight_decay: float) -> None:
+    """Move a tensor by p <- p (1 - lr wd) - lr sign(gradient), and clear the gradient; without one it stays."""
+    if tensor.grad is not None:
+        tensor.mul_(1 - lr * weight_decay).sub_(tensor.grad.sign(), alpha=lr)
+        tensor.grad = None

@@ -1,4 +1,4 @@
-"""Training: segmented online training with adaptive halting, random initial states and path noise."""
+"""Training of every family: the run, its state on disk, its log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,89 +25,24 @@ from eqrlab.core.checkpoint import (
     write_tensors,
 )
 from eqrlab.core.layers import Blocks
-from eqrlab.core.losses import exact, halting_loss, stablemax_cross_entropy
-from eqrlab.core.optim import AdamATan2
-from eqrlab.core.random import GeneratorNoise, Noise
+from eqrlab.core.losses import exact
+from eqrlab.core.optim import AdamATan2, sign_step
+from eqrlab.core.random import GeneratorNoise
 from eqrlab.core.reasoner import Reasoner
+from eqrlab.core.recipes import (
+    DTYPES,
+    TrainConfig,
+    halted_rows,
+    learning_rate,
+    rollout,
+    segment,
+    segment_loss,
+)
 from eqrlab.core.stream import Augment, PuzzleStream
 
 _ROWS = ("z", "inputs", "labels", "taken", "halted")
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 LOG_EVERY = 50
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How to train.
-
-    Attributes
-    ----------
-    steps, batch_size
-        Optimiser steps (one a segment, i.e. one outer step of the whole batch) and rows.
-    lr, lr_min_ratio, warmup
-        Peak step size, its final share after the cosine, steps of linear warm-up.
-    weight_decay, beta1, beta2
-        Of AdamATan2.
-    ema
-        Decay of the averaged weights, which are what is saved and evaluated.
-    halt_weight
-        Weight of the halting loss beside the cross-entropy.
-    seed
-        Of initial weights, data order, symmetries, initial states and noise.
-    dtype
-        Of the state during training: float32, bfloat16 or float64; weights and optimiser stay in float32.
-    compile
-        Compile the level blocks with torch.compile.
-    """
-
-    steps: int = 2000
-    batch_size: int = 64
-    lr: float = 2e-3
-    lr_min_ratio: float = 0.1
-    warmup: int = 100
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.95
-    ema: float = 0.99
-    halt_weight: float = 0.5
-    seed: int = 0
-    dtype: str = "float32"
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1:
-            raise ValueError(f"steps and batch_size must be >= 1, got {self.steps} and {self.batch_size}")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype {self.dtype!r} unknown; choose from {', '.join(DTYPES)}")
-        for name in ("ema", "beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        for name in ("lr", "lr_min_ratio", "warmup", "weight_decay", "halt_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be >= 0 and finite, got {getattr(self, name)}")
-
-
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Return the step size of optimiser step `step` (first: 1): linear warm-up, then a cosine to its final share."""
-    if step < config.warmup:
-        return config.lr * step / config.warmup
-    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.lr * (
-        config.lr_min_ratio + (1 - config.lr_min_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
-    )
-
-
-def segment(model: Reasoner, z: Tensor, x: Tensor, noise: Noise | None) -> Tensor:
-    """Apply one outer step whose last `trained_updates` level updates carry gradient, the others none."""
-    streams = z.detach().unbind(1)
-    free = len(model.schedule) - model.trained_updates
-    with torch.no_grad():
-        for level in model.schedule[:free]:
-            streams = model.update(streams, x, level, noise)
-    for level in model.schedule[free:]:
-        streams = model.update(streams, x, level, noise)
-    return torch.stack(streams, dim=1)
 
 
 class Trainer:
@@ -130,7 +64,8 @@ class Trainer:
     Raises
     ------
     ValueError
-        When the data do not have the shape or the tokens that the model configuration states.
+        When the data do not have the shape or the tokens that the model configuration states, or the anchors lie
+        outside of its outer steps.
     """
 
     def __init__(
@@ -150,10 +85,14 @@ class Trainer:
             self.model = build(family, model_config, task).to(self.device).train()
         self.data = PuzzleStream(inputs, labels, augment, config.seed)
         self.data.check(self.model.config.seq_len, self.model.config.vocab_size)
+        self.outer_steps, self.anchors = rollout(config, self.model.config.halt_max_steps)
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = AdamATan2(
             self.model.parameters(), config.lr, (config.beta1, config.beta2), config.weight_decay
         )
+        self.prefix = self.model.embed_tokens.prefix  # a buffer: neither AdamATan2 nor the averages reach it
+        if self.prefix is not None:
+            self.prefix.requires_grad_()
         self.generator = torch.Generator(self.device).manual_seed(config.seed + 1)
         self.step_count = 0
         # Sums since the last line of the log.
@@ -172,31 +111,30 @@ class Trainer:
     def step(self) -> dict[str, float]:
         """Take one optimiser step; return the loss, and of the rows that halted number, exact share and segments."""
         self._refill()
-        model, n = self.model, self.config.batch_size
+        model, z = self.model, self.z
         noise = GeneratorNoise(self.generator) if model.noise_scale else None
-        x = model.encode(self.inputs).to(self.dtype)
-        z = segment(model, self.z, x, noise)
-        logits, q_halt = model.logits(z, x), model.halt_logit(z, x)
-        right = exact(logits.detach(), self.labels)
-        loss = stablemax_cross_entropy(logits, self.labels).sum()
-        loss = (loss + self.config.halt_weight * halting_loss(q_halt, right).sum()) / n
-        rate = learning_rate(self.config, self.step_count + 1)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.ema.parameters()), list(model.parameters()), 1 - self.config.ema)
-        self.z = z.detach()
-        self.taken += 1
-        self._halt(q_halt.detach())
+        total = 0.0
+        for step in range(1, self.outer_steps + 1):
+            self.taken += 1
+            if step not in self.anchors:
+                with torch.no_grad():
+                    z = model.step(z, model.encode(self.inputs).to(self.dtype), noise)
+                continue
+            x = model.encode(self.inputs).to(self.dtype)
+            z = segment(model, z, x, noise)
+            judged = segment_loss(model, z, x, self.labels, self.taken, self.config, noise)
+            loss = judged.loss.sum() / (len(z) * len(self.anchors))
+            loss.backward()
+            total, z = total + loss.item(), z.detach()
+        self._descend()
+        self.z = z
+        self.halted = halted_rows(model, judged, self.taken, self.config, self.generator)
         self.step_count += 1
-        done, solved = self.halted.sum().item(), (right & self.halted).sum().item()
-        for name, value in (("steps", 1), ("loss", loss.item()), ("halted", done), ("solved", solved)):
+        done, solved = self.halted.sum().item(), (judged.right & self.halted).sum().item()
+        for name, value in (("steps", 1), ("loss", total), ("halted", done), ("solved", solved)):
             self.window[name] += value
         return {
-            "loss": loss.item(),
+            "loss": total,
             "exact": solved / done if done else math.nan,
             "segments": self.taken[self.halted].float().mean().item() if done else math.nan,
             "halted": done,
@@ -214,16 +152,20 @@ class Trainer:
         self.z[rows] = fresh.to(self.dtype)
         self.taken[rows] = 0
 
-    def _halt(self, q_halt: Tensor) -> None:
-        """Halt rows whose halting logit is positive or whose segments are used up; some must explore further."""
-        c, n = self.model.config, len(q_halt)
-        last = self.taken >= c.halt_max_steps
-        if c.halt_max_steps > 1:
-            explore = torch.rand(n, generator=self.generator, device=self.device) < c.halt_exploration
-            least = torch.randint(2, c.halt_max_steps + 1, (n,), generator=self.generator, device=self.device)
-            self.halted = (last | (q_halt > 0)) & (self.taken >= explore * least)
-        else:
-            self.halted = last
+    def _descend(self) -> None:
+        """Move weights, prefix and averages by the gradients, and clear these."""
+        rate = learning_rate(self.config, self.step_count + 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            weights: list[Tensor] = list(self.model.parameters())
+            torch._foreach_lerp_(list(self.ema.parameters()), weights, 1 - self.config.ema)
+            averaged = self.ema.embed_tokens.prefix
+            if self.prefix is not None and averaged is not None:
+                sign_step(self.prefix, rate, self.config.weight_decay)
+                averaged.copy_(self.prefix)
 
     def result(self) -> Reasoner:
         """Return the averaged model with its provenance."""
@@ -231,7 +173,7 @@ class Trainer:
         model.provenance = {
             "trained_by": "eqrlab",
             "torch": torch.__version__,
-            "train": dataclasses.asdict(self.config),
+            "train": _plain(self.config),
             "steps": self.step_count,
             "puzzles": len(self.data.inputs),
             "augmented": self.data.augment is not None,
@@ -243,8 +185,8 @@ class Trainer:
         return {
             "family": self.model.family,
             "task": self.model.task,
-            "model": json.loads(json.dumps(dataclasses.asdict(self.model.config))),
-            "train": dataclasses.asdict(self.config),
+            "model": _plain(self.model.config),
+            "train": _plain(self.config),
             "data_sha256": self.data.sha256,
         }
 
@@ -279,7 +221,11 @@ class Trainer:
         tensors, header = read_tensors(path)
         if "training_state" not in header:
             raise CheckpointError(f"{path}: holds a model, not a training state")
-        then, now = _leaves(header), _leaves(self._settings())
+        then = {
+            **_leaves({"train": _plain(TrainConfig())}),
+            **_leaves(header),
+        }  # older states lack newer options
+        now = _leaves(self._settings())
         differ = [f"{k} {then.get(k)} there, {v} here" for k, v in now.items() if then.get(k) != v]
         if differ:
             raise CheckpointError(f"{path}: belongs to a run with other settings: {'; '.join(differ)}")
@@ -310,6 +256,11 @@ class Trainer:
             self.optimizer.state[p] = {"step": self.step_count, "exp_avg": first, "exp_avg_sq": second}
         for name, like in rows.items():
             setattr(self, name, tensors[f"rows.{name}"].to(like.device))
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """Return a configuration as JSON gives it back."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def _leaves(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

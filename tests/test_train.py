@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 
 from eqrlab.core import CheckpointError, EqRConfig, load
 from eqrlab.core import train as training
-from eqrlab.core.train import TrainConfig, Trainer, exact_accuracy, learning_rate, segment, train
+from eqrlab.core.recipes import SegmentLoss, halted_rows, learning_rate, segment
+from eqrlab.core.train import TrainConfig, Trainer, exact_accuracy, train
 from tests.core_models import small_eqr, tokens
 
 MODEL = {
@@ -116,11 +117,16 @@ def test_averaged_weights_follow_the_weights():
     assert not t.ema.training and not any(p.requires_grad for p in t.ema.parameters())
 
 
+def halted(t, margin):
+    """Return which rows end when the halting head says this."""
+    return halted_rows(t.model, SegmentLoss(margin, margin > 99, margin), t.taken, t.config, t.generator)
+
+
 def test_rows_halt_when_the_head_says_so_or_their_segments_are_used_up():
     t = trainer(model={"halt_exploration": 0.0})
     t.taken = torch.tensor([1, 1, 3, 3, 4, 4, 5, 1])
-    t._halt(torch.tensor([-1.0, 2.0, -1.0, 0.1, -9.0, 9.0, -1.0, 0.0]))
-    assert t.halted.tolist() == [False, True, False, True, True, True, True, False]
+    ended = halted(t, torch.tensor([-1.0, 2.0, -1.0, 0.1, -9.0, 9.0, -1.0, 0.0]))
+    assert ended.tolist() == [False, True, False, True, True, True, True, False]
 
 
 def test_exploring_rows_take_two_segments_or_more():
@@ -128,8 +134,7 @@ def test_exploring_rows_take_two_segments_or_more():
     shares = []
     for taken in (1, 2, 3, 4):
         t.taken = torch.full((1000,), taken)
-        t._halt(torch.ones(1000))
-        shares.append(t.halted.double().mean().item())
+        shares.append(halted(t, torch.ones(1000)).double().mean().item())
     assert shares[0] == 0.0 and shares[3] == 1.0
     assert shares[1] == pytest.approx(1 / 3, abs=0.06) and shares[2] == pytest.approx(2 / 3, abs=0.06)
 

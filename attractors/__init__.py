@@ -3,9 +3,22 @@
 from eqrlab.attractors.alignment import alignment
 from eqrlab.attractors.basins import basins
 from eqrlab.attractors.fate import Tolerances
+from eqrlab.attractors.ftle import ftle
+from eqrlab.attractors.lyapunov import lyapunov
 from eqrlab.attractors.modes import ModeRule, modes
 from eqrlab.attractors.sample import sample
 from eqrlab.attractors.singular import singular_values
 from eqrlab.attractors.spectrum import spectrum
 
-__all__ = ["ModeRule", "Tolerances", "alignment", "basins", "modes", "sample", "singular_values", "spectrum"]
+__all__ = [
+    "ModeRule",
+    "Tolerances",
+    "alignment",
+    "basins",
+    "ftle",
+    "lyapunov",
+    "modes",
+    "sample",
+    "singular_values",
+    "spectrum",
+]

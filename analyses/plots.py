@@ -26,6 +26,7 @@ WIDTH = 5.0
 EACH_RUN = 120  # up to so many runs are drawn one by one, without quantile bands
 FAINT_RUNS = 40  # of each kind, behind the bands
 PHASE_RUNS = 48
+CORNERS = ((0.8, 0.8), (-0.8, -0.8), (-0.8, 0.8), (0.8, -0.8), (0.0, 1.0))  # where attractors' numbers stand
 RASTER_POINTS = 2500  # lines of more points, and scatters of more marks, become pictures
 RASTER_MARKS = 1000
 
@@ -45,7 +46,7 @@ def mode_shares(modes: xr.Dataset) -> Figure:
     modes
         From `attractors.modes`.
     """
-    figure = _figure(3.4)
+    figure = _figure(3.6)
     bar, axes = figure.subplots(2, 1, height_ratios=(1, 7))
     shares = modes["landscape_share"].values
     edges = np.concatenate([[0], np.cumsum(shares)])
@@ -213,7 +214,7 @@ def residual_error(ensemble: xr.Dataset, alignment: xr.Dataset) -> Figure:
     ensemble, alignment
         From `attractors.sample`, with labels or an oracle, and `attractors.alignment`.
     """
-    figure = _figure(5.6)
+    figure = _figure(6.3)
     axes, below = figure.subplots(2, 1, height_ratios=(3, 2))
     residual = _positive(ensemble["residual"].values[:, :, -1])
     graded = "token_accuracy" in ensemble
@@ -350,7 +351,8 @@ def phase(ensemble: xr.Dataset, basins: xr.Dataset, puzzle: int) -> Figure:
         drawn = drawn[np.isfinite(drawn).all((1, 2))]
         if not len(drawn):
             continue
-        axes.add_collection(LineCollection(list(drawn), colors=COLOURS[kind], linewidths=0.7, alpha=0.3,
+        faint = float(np.clip(200 / drawn[..., 0].size, 0.12, 0.35))
+        axes.add_collection(LineCollection(list(drawn), colors=COLOURS[kind], linewidths=0.7, alpha=faint,
                                            rasterized=drawn.size > 2 * RASTER_POINTS))  # fmt: skip
         axes.scatter(
             *drawn[:, 0].T, s=9, facecolors="none", edgecolors=COLOURS[kind], linewidths=0.7, alpha=0.6
@@ -377,8 +379,9 @@ def phase(ensemble: xr.Dataset, basins: xr.Dataset, puzzle: int) -> Figure:
                 linewidths=1.3,
                 zorder=4,
             )
-            axes.annotate(str(a + 1), place, xytext=(6 + 11 * np.sqrt(masses[a]),) * 2, textcoords="offset points",
-                          ha="center", va="center", weight="bold", zorder=5, fontsize=11.5)  # fmt: skip
+            away = (9 + 11 * np.sqrt(masses[a])) * np.array(CORNERS[a % len(CORNERS)])
+            axes.annotate(str(a + 1), place, xytext=away, textcoords="offset points", ha="center", va="center",
+                          weight="bold", zorder=5, fontsize=11.5)  # fmt: skip
     axes.autoscale_view()
     axes.margins(0.08)
     axes.set_aspect("equal", adjustable="datalim")

@@ -174,7 +174,8 @@ def _checkpoint(number: int, name: str, groups: Groups) -> dict[str, Any]:
         "confidence": f"{float(basins.attrs.get('confidence', 0.95)):.0%}".replace("%", "\u00a0%"),
         "banded": puzzles * restarts > plots.EACH_RUN, "fates": tables.fate_bar(ensemble["fate"].values),
         "paths": figure("paths", plots.residual_paths(ensemble), f"Relative residual of the runs of {name} over steps"),
-        "puzzle_views": [], "provenance": tables.provenance(groups), "letter": "unknown",
+        "some": plots.PHASE_RUNS if restarts > plots.PHASE_RUNS else 0, "puzzle_views": [],
+        "provenance": tables.provenance(groups), "letter": "unknown",
         "floor": plots.settled_below(ensemble), "zeros": bool((ensemble["residual"].values == 0).any()),
         "rule": "the most attractors, the largest basin, the most runs at no attractor",
     }  # fmt: skip

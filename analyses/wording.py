@@ -190,8 +190,12 @@ def buy_sentence(modes: xr.Dataset, alignment: xr.Dataset | None = None) -> str:
     if 2 * puzzle_modes(modes).count(letter) < modes.sizes["puzzle"]:
         text += "; more restarts would make the verdicts on single puzzles sure"
     best = best_selector(alignment) if alignment is not None else None
+    if letter == "d" and alignment is not None and best not in (None, "mean"):
+        one, chosen = (percent(_at_last(alignment, n)) for n in ("mean", str(best)))
+        how = SELECTOR_NAMES[str(best)]
+        text += f"; on the other puzzles restarts help: over all, {one} with one, {chosen} choosing by {how}"
     if letter == "a" and alignment is not None and best is not None:
-        passing = _last(alignment)[[str(n) for n in alignment["selector"].values].index("mean")]
+        passing = _at_last(alignment, "mean")
         text += (
             f"; {percent(passing)} of the runs are right in passing, without an attractor"
             if passing > 0
@@ -215,6 +219,10 @@ def best_selector(alignment: xr.Dataset) -> str:
 
 def _last(alignment: xr.Dataset) -> np.ndarray:
     return alignment["accuracy"].transpose("selector", "depth").values[:, -1]
+
+
+def _at_last(alignment: xr.Dataset, selector: str) -> float:
+    return float(_last(alignment)[[str(n) for n in alignment["selector"].values].index(selector)])
 
 
 def selector_warning(alignment: xr.Dataset) -> str | None:
@@ -296,10 +304,10 @@ def summary_rows(results: Mapping[str, Mapping[str, xr.Dataset]]) -> list[dict[s
         row |= {"residual AUC": "", "advice": "needs labels or an oracle"}
         if modes is not None:
             letter = landscape_mode(modes)
-            row["mode"], row["share"] = letter, share_of(modes, letter)
-            if is_split(modes):
-                leading = MODES[int(modes["landscape_share"].values.argmax())]
-                row["share"] = f"{leading} {share_of(modes, leading)}"
+            leading = MODES[int(modes["landscape_share"].values.argmax())]
+            row["mode"], row["share"] = letter, share_of(modes, leading)
+            if leading != letter:  # undecided: which mode leads
+                row["share"] = f"{leading} {row['share']}"
             row["advice"] = landscape_advice(modes)
         if alignment is not None:
             best, index = best_selector(alignment), auc_depth(alignment)

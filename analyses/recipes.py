@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eqrlab.core.checkpoint import configure
-from eqrlab.core.train import TrainConfig
+from eqrlab.core.recipes import RECIPES as FAMILY_RECIPES
+from eqrlab.core.recipes import TrainConfig
 from eqrlab.datasets import seq_len, vocab_size
 from eqrlab.datasets.sudoku import geometry
 from eqrlab.datasets.tasks import board, parse_task
@@ -23,6 +24,7 @@ _MODEL = {
     "halt_max_steps": "halt_max_steps",
     "damping": "damping",
     "noise": "noise_scale",
+    "prefix": "prefix_len",
 }
 _TRAIN = {
     "steps": "steps",
@@ -33,8 +35,13 @@ _TRAIN = {
     "seed": "seed",
     "dtype": "dtype",
     "compile": "compile",
+    "supervision": "supervision",
+    "anchors": "anchors",
+    "halting": "halting",
 }
-MODEL_NOISE = 0.01  # beta that models are trained with unless asked otherwise, as in the paper
+MODEL_NOISE = (
+    0.01  # beta that EqR is trained with unless asked otherwise, as in the paper; other families have none
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ def board_options(task: str, gap: bool) -> dict[str, Any]:
 def configurations(task: str, options: dict[str, Any], device: str) -> tuple[dict[str, Any], TrainConfig]:
     """Return the configurations of model and training for command-line options; None stands for "not given".
 
-    Options that were given win over the recipe of the task, and this over the defaults.
+    Options that were given win over the recipe of the family, this over that of the task, and this over the defaults.
 
     Raises
     ------
@@ -89,18 +96,19 @@ def configurations(task: str, options: dict[str, Any], device: str) -> tuple[dic
     """
     usual = recipe(task)
     given = {new: options[old] for old, new in _MODEL.items() if options[old] is not None}
-    model = {
-        "vocab_size": vocab_size(task),
-        "seq_len": seq_len(task),
-        "noise_scale": MODEL_NOISE,
-        **usual.model,
-        **given,
-    }
+    family, usual_model = options["family"], dict(usual.model)
+    if family == "eqr":
+        usual_model["noise_scale"] = MODEL_NOISE
+    if family == "feedforward":  # it has no cycles and a single step
+        usual_model = {k: v for k, v in usual_model.items() if k not in ("L_cycles", "halt_max_steps")}
+    model = {"vocab_size": vocab_size(task), "seq_len": seq_len(task), **usual_model, **given}
     if model.get("positions") == "rope2d":
         model |= board_options(task, options["box_gap"])
     elif options["box_gap"]:
         raise ValueError("--box-gap needs --positions rope2d")
-    configure(options["family"], model)
+    width = configure(family, model).hidden_size
+    if model.get("prefix_len"):
+        model["prefix_dim"] = width
     chosen = {new: options[old] for old, new in _TRAIN.items() if options[old] is not None}
     usual_dtype = {"dtype": "bfloat16"} if device == "cuda" else {}
-    return model, TrainConfig(**{**usual_dtype, **usual.train, **chosen})
+    return model, TrainConfig(**{**usual_dtype, **usual.train, **FAMILY_RECIPES.get(family, {}), **chosen})

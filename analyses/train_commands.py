@@ -21,7 +21,8 @@ from eqrlab.analyses.recipes import MODEL_NOISE, configurations
 from eqrlab.core import load
 from eqrlab.core.checkpoint import FAMILIES, replaced_whole
 from eqrlab.core.config import MIXERS, POSITIONS
-from eqrlab.core.train import DTYPES, Trainer
+from eqrlab.core.recipes import DTYPES, HALTINGS, SUPERVISIONS
+from eqrlab.core.train import Trainer
 from eqrlab.core.train import train as run_training
 from eqrlab.datasets import PuzzleSet, augmentation, bundled, bundled_names, read_puzzles
 
@@ -60,7 +61,27 @@ def _options(command: Callable) -> Callable:
                 "--damping", type=float, help="Share of the old state that a level call keeps (EqR)."
             ),
             click.option(
-                "--noise", type=float, help=f"Noise amplitude beta of a level call [default: {MODEL_NOISE}]."
+                "--noise",
+                type=float,
+                help=f"Noise amplitude beta of a level call [default: {MODEL_NOISE} for eqr, else 0].",
+            ),
+            click.option(
+                "--prefix", type=int, help="Prefix positions in front of the grid, with one vector."
+            ),
+            click.option(
+                "--supervision",
+                type=click.Choice(SUPERVISIONS),
+                help="A loss and a step every segment (sot), or rollouts with losses at the end or at anchors.",
+            ),
+            click.option(
+                "--anchors",
+                type=int,
+                nargs=2,
+                metavar="FIRST LAST",
+                help="Anchored outer steps of a rollout.",
+            ),
+            click.option(
+                "--halting", type=click.Choice(HALTINGS), help="What ends a puzzle's segments in training."
             ),
             click.option("--dtype", type=click.Choice(list(DTYPES)), help="Of the state in training."),
         ]

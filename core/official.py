@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def load_official(path: Path, *, weights: str = "auto", seq_len: int | None = No
             "format": f"official {NAMES[family]}",
             "variant": _variant(file, family, values),
             "weights": file.weights,
-            "step": file.content.get("step") if type(file.content.get("step")) is int else None,
+            "step": _step(file, path),
             "forward_dtype": file.value("forward_dtype", str, "bfloat16"),
             "inferred": file.inferred,
             "dropped": unused + sorted(str(k) for k in file.content if k not in _KEPT),
@@ -152,6 +153,16 @@ def _open(path: Path, content: Any, weights: str) -> tuple[OfficialFile, str]:
     if lacking:
         raise CheckpointError(f"EMA weights lack tensor {lacking[0]}")
     return OfficialFile(state, {**raw, **shadow}, config, "ema"), family
+
+
+def _step(file: OfficialFile, path: Path) -> int | None:
+    """Return the optimiser step at which a file was written, by its content or else its name."""
+    step = file.content.get("step")
+    named = re.match(r"step_(\d{1,9})(?!\d)", path.name)
+    if type(step) is int or not named:
+        return step if type(step) is int else None
+    file.inferred.append("step from the name of the file")
+    return int(named[1])
 
 
 def _variant(file: OfficialFile, family: str, values: dict[str, Any]) -> str:

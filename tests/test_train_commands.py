@@ -203,6 +203,30 @@ def test_boards_for_two_dimensional_positions_come_from_the_task(family, data, t
     assert not model.provenance["augmented"]
 
 
+@pytest.mark.parametrize("family", ["eqr", "trm", "hrm", "urm", "feedforward", "tied"])
+def test_every_family_trains_with_its_own_recipe(family, data, tmp_path):
+    one = ["--halt-max-steps", "1", "--l-cycles", "1", "--h-cycles", "1"] if family == "feedforward" else []
+    run(train, arguments(data, tmp_path / "run", "--family", family, *one, steps=2))
+    model = load(tmp_path / "run/model.safetensors")
+    assert model.family == family and model.noise_scale == (0.01 if family == "eqr" else 0.0)
+    options = model.provenance["train"]
+    assert options["halting"] == ("off" if family == "feedforward" else "learned")
+    assert (options["ema"] == 0.0) == (family == "hrm")
+
+
+def test_schedules_and_prefix_are_options(data, tmp_path):
+    more = ["--family", "tied", "--supervision", "anchors", "--anchors", "2", "3", "--halting", "off"]
+    run(train, arguments(data, tmp_path / "run", *more, "--prefix", "2", steps=2))
+    model = load(tmp_path / "run/model.safetensors")
+    assert (
+        model.provenance["train"]["anchors"] == [2, 3]
+        and model.provenance["train"]["supervision"] == "anchors"
+    )
+    assert (model.config.prefix_len, model.config.prefix_dim) == (2, 16)
+    printed = run(train, arguments(data, tmp_path / "other", "--supervision", "terminal"), code=2)
+    assert "halting must be 'off', got 'learned'" in printed
+
+
 # evaluate -----------------------------------------------------------------------------------------------------------
 
 

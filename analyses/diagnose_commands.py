@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import textwrap
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -23,19 +25,22 @@ SAMPLE = 16  # puzzles of a bundled set that are diagnosed unless --limit says o
 ROWS = 32  # puzzles in a printed table
 
 
-def puzzles_for(reasoner: Reasoner, path: str | None, split: str, limit: int | None) -> PuzzleSet:
+def puzzles_for(
+    reasoner: Reasoner, path: str | None, split: str, limit: int | None, several: bool
+) -> PuzzleSet:
     """Return the puzzles to diagnose: a file's, or the bundled set of the model's task; the first `limit` of them.
 
     Raises
     ------
     ValueError
-        When the model's task has no bundled set, or the puzzles are of another task than the model.
+        When the model's task has no bundled set, the puzzles are of another task than the model, or one has
+        more than one solution and `several` does not allow that.
     """
     if path is None:
         puzzles = bundled_puzzles(reasoner.task, split)
         limit = SAMPLE if limit is None else limit
     else:
-        puzzles = read_puzzles(path, split=split)
+        puzzles = read_puzzles(path, split=split, limit=limit, unique=not several)
     shape = (reasoner.config.seq_len, reasoner.config.vocab_size)
     if puzzles.inputs.shape[1] != shape[0] or puzzles.inputs.max() >= shape[1]:
         raise ValueError(
@@ -43,6 +48,29 @@ def puzzles_for(reasoner: Reasoner, path: str | None, split: str, limit: int | N
             f"the model reads {reasoner.task} of {shape[0]} cells and {shape[1]} tokens"
         )
     return puzzles if limit is None else puzzles.take(slice(limit))
+
+
+def named(checkpoints: Sequence[str]) -> dict[str, Reasoner]:
+    """Load checkpoints under names of their own: the bundled name or the file's stem, numbered where two agree."""
+    models: dict[str, Reasoner] = {}
+    for checkpoint in checkpoints:
+        stem = Path(checkpoint).stem if Path(checkpoint).exists() else checkpoint
+        taken = sum(name == stem or name.startswith(f"{stem}-") for name in models)
+        models[f"{stem}-{taken + 1}" if stem in models else stem] = load(checkpoint)
+    return models
+
+
+def require_writable(folder: Path) -> None:
+    """Make the output folder and see that files can be written there, before a long run.
+
+    Raises
+    ------
+    OSError
+        When that fails.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def table(rows: list[dict[str, str]]) -> list[str]:
@@ -76,10 +104,17 @@ def verdict_lines(groups: dict[str, xr.Dataset]) -> list[str]:
     type=click.IntRange(1),
     help=f"The first so many (default: all of a file, {SAMPLE} of a bundled set).",
 )
-@click.option("--restarts", type=int, default=40, show_default=True, help="Breadth B.")
-@click.option("--depth", type=int, default=64, show_default=True, help="Depth D in outer steps.")
+@click.option("--allow-several", is_flag=True, help="Accept puzzles of a file that have several solutions.")
+@click.option("--restarts", type=click.IntRange(1), default=40, show_default=True, help="Breadth B.")
+@click.option(
+    "--depth", type=click.IntRange(1), default=64, show_default=True, help="Depth D in outer steps."
+)
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--noise", type=float, help="Noise amplitude in every level call (default: the model's own).")
+@click.option(
+    "--noise",
+    type=click.FloatRange(0),
+    help="Noise amplitude in every level call (default: the model's own).",
+)
 @click.option("--device", help="cpu or cuda (default: cuda where there is one).")
 @click.option(
     "--dtype", type=click.Choice(["float32", "float64", "bfloat16"]), help="Precision of the iteration."
@@ -92,6 +127,7 @@ def diagnose_command(
     puzzles: str | None,
     split: str,
     limit: int | None,
+    allow_several: bool,
     restarts: int,
     depth: int,
     seed: int,
@@ -108,15 +144,15 @@ def diagnose_command(
     contrasting landscapes are diagnosed.  Writes OUT/diagnosis.nc and OUT/report.html.
     """
     began = time.monotonic()
-    out.mkdir(parents=True, exist_ok=True)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    models = named(checkpoints or DEFAULT)
+    sets = {name: puzzles_for(model, puzzles, split, limit, allow_several) for name, model in models.items()}
+    require_writable(out)
     results = {}
-    models = {Path(c).stem if Path(c).exists() else c: load(c) for c in checkpoints or DEFAULT}
     for name, reasoner in models.items():
-        chosen = puzzles_for(reasoner, puzzles, split, limit)
-        click.echo(
-            f"{name}: {len(chosen.inputs)} puzzles of {Path(chosen.source).name}, {restarts} restarts, depth {depth}"
-        )
+        chosen = sets[name]
+        source = Path(chosen.source).name
+        click.echo(f"{name}: {len(chosen)} puzzles of {source}, {restarts} restarts, depth {depth}")
         results[name] = diagnose(
             reasoner,
             chosen.inputs,
@@ -132,7 +168,7 @@ def diagnose_command(
             progress=not quiet,
         )
         for dataset in results[name].values():
-            dataset.attrs |= {"name": name, "puzzles": Path(chosen.source).name}
+            dataset.attrs |= {"name": name, "puzzles": source}
         click.echo("\n".join(verdict_lines(results[name])) + "\n")
     archive.write(out / "diagnosis.nc", archive_groups(results))
     write_report(out / "diagnosis.nc", out / "report.html")

@@ -199,13 +199,15 @@ def _run(
     recipe: Recipe, rows: int, batch: int, progress: bool | Callable[[int, int], None]
 ) -> dict[str, np.ndarray]:
     """Run all rows in batches and return the records, row axis first."""
-    total, seen, lock = rows * recipe.depth, 0, threading.Lock()
+    total, seen, lock, stopped = rows * recipe.depth, 0, threading.Lock(), threading.Event()
     bar = tqdm(
         total=total, unit="step", unit_scale=True, desc="sampling", disable=progress is not True, leave=False
     )
 
     def tick(count: int) -> None:
         nonlocal seen
+        if stopped.is_set():
+            raise InterruptedError("sampling was stopped")
         with lock:
             seen += count
             bar.update(count)
@@ -214,7 +216,11 @@ def _run(
 
     pieces = [np.arange(start, min(start + batch, rows)) for start in range(0, rows, batch)]
     with bar, one_thread_a_batch(recipe.device, len(pieces)) as run:
-        parts = list(run(lambda piece: run_rows(recipe, piece, tick), pieces))
+        try:
+            parts = list(run(lambda piece: run_rows(recipe, piece, tick), pieces))
+        except BaseException:
+            stopped.set()  # batches under way end at their next step
+            raise
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 

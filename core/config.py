@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from eqrlab.core.layers import inner_width
 
@@ -39,6 +39,10 @@ class ReasonerConfig:
     halt_max_steps, halt_exploration
         Most outer steps a training segment takes, and the share of rows that must explore further.
     """
+
+    smoothing: ClassVar[
+        dict[str, Any]
+    ] = {}  # changes that take roundings out of the map, see Reasoner.smooth
 
     vocab_size: int
     seq_len: int

@@ -267,6 +267,16 @@ class Reasoner(nn.Module):
         """Return the same model with another noise amplitude."""
         return self.replace(noise_scale=float(noise_scale))
 
+    def smooth(self) -> Reasoner:
+        """Return the same model without the roundings to lower precision that its map may have by origin (URM).
+
+        Notes
+        -----
+        Spectra, Lyapunov exponents and Newton's method need a differentiable map.  It differs from the original by the
+        rounding, relative 4e-3 a level call: say so beside results, and check that answers agree.
+        """
+        return self.replace(**self.config.smoothing)
+
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the weights."""

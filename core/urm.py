@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,8 +24,10 @@ class URMConfig(ReasonerConfig):
     conv_dtype
         "bfloat16": as in the official code, everything from the convolution's input to the SwiGLU's output is rounded
         to bfloat16, so that the map is a staircase of relative step 4e-3 and its derivatives hold between steps only;
-        "state": that section computes in the dtype of the state, as smooth analyses in float64 require.
+        "state": that section computes in the dtype of the state, as derivatives require (`smooth()` asks for it).
     """
+
+    smoothing: ClassVar[dict[str, Any]] = {"conv_dtype": "state"}
 
     mixer: str = "attention"
     positions: str = "rope"

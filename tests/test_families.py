@@ -92,6 +92,12 @@ def test_dtype_of_the_state_is_kept_everywhere(name, dtype):
 
 
 @smooth_variants
+def test_smoothing_leaves_smooth_maps_alone(name):
+    model = small_model(name)
+    assert model.smooth().config == model.config
+
+
+@smooth_variants
 def test_no_hidden_cast_spoils_float64(name):
     model, x, z = model_and_states(name)
     wide = model.step(z, x)
@@ -259,6 +265,7 @@ def test_the_convolution_follows_the_state_when_it_is_asked_to():
     z = rough.random_initial(x, torch.Generator().manual_seed(0))
     difference = (rough.step(z, x) - smooth.step(z, x)).norm() / smooth.step(z, x).norm()
     assert 1e-5 < difference < 1e-1 and smooth.level is rough.level
+    assert torch.equal(rough.smooth().step(z, x), smooth.step(z, x))
     assert rough.config.conv_dtype == "bfloat16" and rough.step(z, x).dtype == torch.float64
 
 

@@ -295,6 +295,14 @@ def test_a_continued_run_is_the_uninterrupted_one(name, tmp_path):
     assert torch.equal(whole.generator.get_state(), second.generator.get_state())
 
 
+@pytest.mark.parametrize("family", ["trm", "hrm", "urm", "tied", "feedforward"])
+def test_states_may_be_bfloat16_in_training(family):
+    t = trainer(family, {"prefix_len": 1, "prefix_dim": 16}, dtype="bfloat16")
+    for _ in range(3):
+        assert np.isfinite(t.step()["loss"])
+    assert t.z.dtype == torch.bfloat16 and t.model.dtype == t.prefix.dtype == torch.float32
+
+
 def test_a_state_from_before_an_option_existed_continues_with_its_default(tmp_path):
     t = trainer()
     t.step()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
 
@@ -23,21 +21,6 @@ def percent_interval(share: float, low: float, high: float) -> str:
     if not (np.isfinite(low) and np.isfinite(high)):
         return percent(share)
     return f"{percent(share)} [{_percent(low)}, {_percent(high)}]"
-
-
-def over_puzzles(
-    values: Iterable[float], puzzles: int, confidence: float = 0.95
-) -> tuple[float, float, float]:
-    """Return a share over puzzles and its two bounds, set wide where the bootstrap's have no width.
-
-    Where all puzzles agree, resampling them cannot tell how far the share of all puzzles may be from theirs.  With
-    confidence 1 - alpha, at least alpha^(1/puzzles) of all puzzles are like those seen, whatever the others are.
-    """
-    value, low, high = map(float, values)
-    if high - low < 1e-3:
-        edge = (1 - confidence) ** (1 / puzzles)
-        return value, min(low, value * edge), max(high, value + (1 - value) * (1 - edge))
-    return value, low, high
 
 
 def _percent(share: float) -> str:

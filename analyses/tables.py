@@ -10,10 +10,10 @@ import numpy as np
 import xarray as xr
 
 from eqrlab.analyses import wording
-from eqrlab.analyses.amounts import over_puzzles, percent_interval
+from eqrlab.analyses.amounts import percent_interval
 from eqrlab.analyses.vocabulary import SELECTOR_MEANINGS, SELECTOR_NAMES, fate_meaning
 from eqrlab.attractors.schema import FATES, MODES
-from eqrlab.attractors.statistics import cluster_bootstrap, proportion_interval
+from eqrlab.attractors.statistics import proportion_interval, share_over_puzzles
 
 DEPTHS = (1, 4, 16)  # columns of the table of selectors, with the last
 SHOWN_ATTRACTORS = 5  # of a puzzle, one by one; the others are summed
@@ -24,7 +24,7 @@ def outcome_table(ensemble: xr.Dataset, basins: xr.Dataset) -> list[dict[str, An
 
     Notes
     -----
-    Restarts of a puzzle are not independent, so that whole puzzles are resampled; see `over_puzzles`.
+    Restarts of a puzzle are not independent, so that whole puzzles are resampled.
     """
     reached = basins["attractor_id"].values >= 0
     right = ensemble["correct"].values[:, :, -1]
@@ -58,8 +58,7 @@ def reached_text(basins: xr.Dataset) -> str:
 
 def share_text(share: np.ndarray, confidence: float) -> str:
     """Return the mean of shares of restarts, one a puzzle, with its interval from resampling puzzles, as text."""
-    bounds = cluster_bootstrap(lambda w: np.asarray(w @ share / w.sum()), len(share), confidence=confidence)
-    return percent_interval(*over_puzzles((share.mean(), *np.clip(bounds, 0, 1)), len(share), confidence))
+    return percent_interval(*map(float, share_over_puzzles(share, confidence=confidence)))
 
 
 def selector_table(alignment: xr.Dataset) -> dict[str, Any]:

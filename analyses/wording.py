@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
-from eqrlab.analyses.amounts import number_interval, over_puzzles, percent, percent_interval, plural
+from eqrlab.analyses.amounts import number_interval, percent, percent_interval, plural
 from eqrlab.analyses.vocabulary import (
     ADVICE_SHORT,
     MODE_NAMES,
@@ -111,11 +111,7 @@ def share_of(modes: xr.Dataset, letter: str) -> str:
     value, *bounds = (float(modes[f"landscape_share{end}"].values[i]) for end in ("", "_low", "_high"))
     if puzzles < 2:
         return percent(value)
-    return percent_interval(*over_puzzles((value, *bounds), puzzles, _confidence(modes)))
-
-
-def _confidence(dataset: xr.Dataset) -> float:
-    return float(dataset.attrs.get("confidence", 0.95))
+    return percent_interval(value, *bounds)
 
 
 def auc_depth(alignment: xr.Dataset) -> int | None:
@@ -246,7 +242,7 @@ def accuracy_text(alignment: xr.Dataset, selector: str, index: int = -1) -> str:
         float(alignment[f"accuracy{end}"].transpose("selector", "depth").values[row, index])
         for end in ("", "_low", "_high")
     )
-    return percent_interval(*over_puzzles(values, alignment.sizes["puzzle"], _confidence(alignment)))
+    return percent_interval(*values)
 
 
 def verdict_rows(groups: Mapping[str, xr.Dataset]) -> list[dict[str, str]]:

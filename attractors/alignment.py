@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from eqrlab.attractors import schema
-from eqrlab.attractors.statistics import PooledAuc, PooledSpearman, cluster_bootstrap
+from eqrlab.attractors.statistics import PooledAuc, PooledSpearman, cluster_bootstrap, share_over_puzzles
 
 WINDOW = 3  # steps over which the convergence selector averages the residual (EqR, eq. 20)
 
@@ -75,18 +75,15 @@ def alignment(
         for name, statistic in statistics.items():
             values[name][i] = statistic(np.ones(puzzles))
             if np.isfinite(values[name][i]):
-                bounds[name][:, i] = cluster_bootstrap(
+                interval = cluster_bootstrap(
                     statistic, puzzles, confidence=confidence, resamples=resamples, seed=seed
                 )
+                bounds[name][:, i] = np.clip(interval, -1 if name == "spearman" else 0, 1)
     selected = selector_accuracy(ensemble, depths)
     names = list(selected)
     per_puzzle = np.stack([selected[n] for n in names], axis=1)
-    accuracy_bounds = cluster_bootstrap(
-        lambda w: np.tensordot(w, per_puzzle, 1) / w.sum(),
-        puzzles,
-        confidence=confidence,
-        resamples=resamples,
-        seed=seed,
+    accuracy, *accuracy_bounds = share_over_puzzles(
+        per_puzzle, confidence=confidence, resamples=resamples, seed=seed
     )
     text = {
         "auc": "probability that the wrong one of a right and a wrong run has the higher residual",
@@ -101,9 +98,9 @@ def alignment(
     variables["status"] = (("depth",), status, "why a correlation is undefined")
     variables["auc_puzzle"] = (("puzzle", "depth"), auc_puzzle, "AUC within the puzzle")
     pair = ("selector", "depth")
-    variables["accuracy"] = (pair, per_puzzle.mean(0), "share of puzzles whose chosen answer is right")
-    variables["accuracy_low"] = (pair, np.clip(accuracy_bounds[0], 0, 1), "lower bound of that share")
-    variables["accuracy_high"] = (pair, np.clip(accuracy_bounds[1], 0, 1), "upper bound of that share")
+    variables["accuracy"] = (pair, accuracy, "share of puzzles whose chosen answer is right")
+    variables["accuracy_low"] = (pair, accuracy_bounds[0], "lower bound of that share")
+    variables["accuracy_high"] = (pair, accuracy_bounds[1], "upper bound of that share")
     variables["accuracy_puzzle"] = (("puzzle", *pair), per_puzzle, "chance that the chosen answer is right")
     attributes = {
         **schema.carried(ensemble),

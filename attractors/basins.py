@@ -25,8 +25,8 @@ def basins(ensemble: xr.Dataset, *, confidence: float = 0.95, method: str = "wil
     xarray.Dataset
         Over (puzzle, attractor), the largest first, NaN beyond a puzzle's last: `mass`, `mass_low`, `mass_high`,
         `count`, `correct`, `fate`, `period`, `residual` (median, relative), `settling_step` (median), `answer`
-        (token).  Over puzzle: `attractors` (how many), `mass_none` with bounds (runs that reached none; all masses sum to 1),
-        `correct_mass`, `spurious_mass` with bounds, `unseen_mass`, `unseen_mass_high`, `ambiguous`.
+        (token).  Over puzzle: `attractors` (how many), `mass_none` with bounds (runs that reached none; all masses sum
+        to 1), `correct_mass`, `spurious_mass` with bounds, `unseen_mass`, `unseen_mass_high`, `ambiguous`.
         `attractor_id(puzzle, restart)`, -1: none.
 
     Notes

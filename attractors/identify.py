@@ -27,14 +27,15 @@ def state_error(ensemble: xr.Dataset) -> np.ndarray:
 
     A settled run is off by what a geometric decay still has to go; a recurrent or noisy one by its spread.
     """
-    relative = ensemble.residual.values.astype(float) / ensemble.scale.values[:, :, None]
+    with np.errstate(invalid="ignore"):  # a nonfinite run has an infinite scale
+        relative = ensemble.residual.values.astype(float) / ensemble.scale.values[:, :, None]
     puzzles, restarts, depth = relative.shape
     k = min(depth, 16)
     recent = np.nan_to_num(relative[:, :, -k:], nan=1.0, posinf=1.0).reshape(-1, k)
     rate = np.clip(decay_rate(recent) if k > 1 else np.zeros(len(recent)), 0, RATE_CAP).reshape(
         puzzles, restarts
     )
-    left = relative[:, :, -1] / (1 - rate)
+    left = np.nan_to_num(relative[:, :, -1], nan=1.0, posinf=1.0) / (1 - rate)
     noisy = float(ensemble.attrs.get("noise", 0)) > 0
     spread = ensemble.spread.values.astype(float)
     extended = (ensemble.fate.values == CODE["recurrent"]) | noisy

@@ -11,7 +11,7 @@ from scipy.special import betainc, betaln, logsumexp
 from eqrlab.attractors import schema
 from eqrlab.attractors.basins import basins
 from eqrlab.attractors.fate import CODE
-from eqrlab.attractors.statistics import cluster_bootstrap
+from eqrlab.attractors.statistics import share_over_puzzles
 
 
 @dataclass(frozen=True)
@@ -142,11 +142,7 @@ def modes(
         by_mode[best],
         np.where(open_share, schema.ADVICE.index("buy_depth"), schema.ADVICE.index("buy_restarts")),
     ).astype(np.int8)
-    puzzles = len(mode)
-    low, high = cluster_bootstrap(
-        lambda w: w @ probability / w.sum(), puzzles, confidence=confidence, resamples=1000, seed=seed
-    )
-    share = probability.mean(0)
+    share, low, high = share_over_puzzles(probability, confidence=confidence, seed=seed)
     landscape, certainty = _checkpoint(probability, mode, rule, seed)
     each = ("puzzle",)
     variables: dict[str, schema.Variable] = {
@@ -174,10 +170,10 @@ def modes(
             "runs that were still settling at the last step",
         ),
         "landscape_share": (("mode",), share, "mean probability of the mode over puzzles"),
-        "landscape_share_low": (("mode",), np.clip(low, 0, 1), f"lower bound of the share, {confidence:.0%}"),
+        "landscape_share_low": (("mode",), low, f"lower bound of the share, {confidence:.0%}"),
         "landscape_share_high": (
             ("mode",),
-            np.clip(high, 0, 1),
+            high,
             f"upper bound of the share, {confidence:.0%}",
         ),
         "landscape_mode": ((), np.int8(landscape), "mode with the largest share, if that is sure"),

@@ -130,6 +130,33 @@ def cluster_bootstrap(
     return np.where(defined, low, np.nan), np.where(defined, high, np.nan)
 
 
+def share_over_puzzles(
+    share: np.ndarray, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the mean over puzzles of shares (puzzle, ...) in [0, 1], and bounds from resampling puzzles.
+
+    Notes
+    -----
+    Where all puzzles agree, resampling them cannot tell how far the share of all puzzles may be from theirs.  With
+    confidence 1 - alpha, at least alpha^(1/P) of all puzzles are like the P seen, whatever the others are: bounds
+    without width are set that wide.  A single puzzle has none (NaN).
+    """
+    share = np.asarray(share, float)
+    mean, puzzles = share.mean(0), len(share)
+    low, high = cluster_bootstrap(
+        lambda w: np.tensordot(w, share, 1) / w.sum(),
+        puzzles,
+        confidence=confidence,
+        resamples=resamples,
+        seed=seed,
+    )
+    edge = (1 - confidence) ** (1 / puzzles)
+    narrow = high - low < 1e-3
+    low = np.where(narrow, np.minimum(low, mean * edge), low)
+    high = np.where(narrow, np.maximum(high, mean + (1 - mean) * (1 - edge)), high)
+    return mean, np.clip(low, 0, 1), np.clip(high, 0, 1)
+
+
 def _nan_quantile(values: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
     """Quantiles over axis 0 that ignore NaN and are NaN where there is nothing else."""
     empty = ~np.isfinite(values).any(0)

@@ -9,6 +9,7 @@ from eqrlab.attractors.statistics import (
     PooledSpearman,
     cluster_bootstrap,
     proportion_interval,
+    share_over_puzzles,
     unseen_mass,
 )
 
@@ -140,3 +141,19 @@ def test_cluster_bootstrap_covers_the_mean_of_clusters_where_pooling_would_not()
 def test_one_cluster_has_no_interval():
     low, high = cluster_bootstrap(lambda w: np.float64(w.mean()), 1)
     assert np.isnan(low) and np.isnan(high)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("puzzles", [2, 12, 500])
+def test_agreeing_puzzles_get_an_interval_of_honest_width(value, puzzles):
+    mean, low, high = share_over_puzzles(np.full((puzzles, 2), value))
+    np.testing.assert_allclose(mean, value)
+    np.testing.assert_allclose(high - low, 1 - 0.05 ** (1 / puzzles), atol=1e-12)
+    assert (low >= 0).all() and (high <= 1).all()
+
+
+def test_differing_puzzles_keep_the_interval_of_the_bootstrap():
+    share = np.random.default_rng(0).random(30)
+    mean, low, high = share_over_puzzles(share, seed=3)
+    expected = cluster_bootstrap(lambda w: w @ share / w.sum(), 30, resamples=1000, seed=3)
+    np.testing.assert_allclose((mean, low, high), (share.mean(), *expected))

@@ -2,11 +2,9 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from eqrlab.analyses import wording
-from eqrlab.analyses.amounts import number, number_interval, over_puzzles, percent, percent_interval, plural
+from eqrlab.analyses.amounts import number, number_interval, percent, percent_interval, plural
 from eqrlab.analyses.vocabulary import ADVICE_SHORT, FATE_MEANINGS, MODE_NAMES, SELECTOR_NAMES
 from eqrlab.attractors.schema import ADVICE, FATES, MODES
 from tests import planted as plan
@@ -173,15 +171,3 @@ def test_percents_keep_a_decimal_near_the_ends():
         and percent_interval(0.5, np.nan, np.nan) == "50 %"
     )
     assert number_interval(0.97, 0.95, 0.993) == "0.97 [0.95, 0.993]" and plural(1000, "run") == "1,000 runs"
-
-
-@given(st.floats(0, 1), st.integers(1, 500))
-def test_agreeing_puzzles_get_an_interval_of_honest_width(value, count):
-    kept, low, high = over_puzzles((value, value, value), count)
-    assert kept == value and 0 <= low <= value <= high <= 1
-    assert high - low == pytest.approx(1 - 0.05 ** (1 / count))
-
-
-def test_intervals_of_some_width_are_kept():
-    assert over_puzzles((0.5, 0.2, 0.8), 10) == (0.5, 0.2, 0.8)
-    assert np.isnan(over_puzzles((0.5, np.nan, np.nan), 1)[1:]).all()

@@ -63,13 +63,13 @@ class OfficialFile:
             raise CheckpointError("the configuration has no 'arch' section")
         return arch
 
-    def value(self, name: str, kind: type, default: Any = None) -> Any:
-        """Return `arch.<name>`, or the default of the official code; a value that is needed has none."""
+    def value(self, name: str, kind: type, default: Any = None, source: str = "by default") -> Any:
+        """Return `arch.<name>`, or the default that a source gives; a value that is needed has none."""
         self.asked.add(name)
         if name not in self.arch:
             if default is None:
                 raise CheckpointError(f"the configuration lacks arch.{name}, which the weights do not tell")
-            self.inferred.append(f"{name} {default} by default")
+            self.inferred.append(f"{name} {default} {source}")
             return default
         value = self.arch[name]
         if kind is float and type(value) is int:
@@ -117,7 +117,7 @@ def _shared(
 ) -> dict[str, Any]:
     """Translate what all families have; `blocks` are the option that counts the blocks and where they are."""
     vocab, hidden = file.shape("lm_head.weight")
-    if hidden != file.value("hidden_size", int):
+    if hidden != file.value("hidden_size", int, hidden, "from lm_head"):
         raise CheckpointError(
             f"lm_head.weight has width {hidden}, the configuration says {file.arch['hidden_size']}"
         )
@@ -158,7 +158,7 @@ def _layers(file: OfficialFile, option: str, prefix: str) -> int:
     """Count the blocks of a stack, which must be as many as the configuration says."""
     start = f"{prefix}layers."
     layers = len({n.removeprefix(start).split(".")[0] for n in file.tensors if n.startswith(start)})
-    if layers != file.value(option, int, layers):
+    if layers != file.value(option, int, layers, "from the weights"):
         what = f"{prefix}layers".replace(".", " ")
         raise CheckpointError(f"the weights have {layers} {what}, the configuration says {file.arch[option]}")
     return layers

@@ -257,6 +257,21 @@ def test_saved_weights_are_averages_when_the_configuration_says_so(tmp_path):
         load(path, weights="ema")
 
 
+def test_sizes_that_the_configuration_lacks_are_read_off_the_weights(tmp_path):
+    model = model_of("hrm")
+    config = official_config(model)
+    for name in ("hidden_size", "H_layers", "L_layers"):
+        del config["arch"][name]
+    loaded = load(write(tmp_path, official_tensors(model), config), seq_len=6)
+    assert_same_outputs(model, loaded)
+    inferred = loaded.provenance["inferred"]
+    assert {
+        "hidden_size 16 from lm_head",
+        "H_layers 2 from the weights",
+        "L_layers 1 from the weights",
+    } <= set(inferred)
+
+
 def test_a_missing_prefix_length_is_that_of_the_code_that_wrote_the_file(tmp_path):
     for name, expected in {"trm attention prefix": 16, "hrm prefix": 1}.items():
         model = model_of(name)
@@ -389,7 +404,6 @@ REFUSED = {
         "the weights have 1 layers, the configuration says 8",
     ),
     "hrm: width": ("hrm", arch(hidden_size=512), "lm_head.weight has width 16, the configuration says 512"),
-    "hrm: no width": ("hrm", arch(hidden_size=None), "lacks arch.hidden_size, which the weights do not tell"),
     "hrm: no heads": ("hrm", arch(num_heads=None), "lacks arch.num_heads, which the weights do not tell"),
     "hrm: no cycles": ("hrm", arch(H_cycles=None), "lacks arch.H_cycles, which the weights do not tell"),
     "urm: no cycles": ("urm bfloat16", arch(L_cycles=None), "lacks arch.L_cycles"),

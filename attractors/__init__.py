@@ -3,6 +3,7 @@
 from eqrlab.attractors.alignment import alignment
 from eqrlab.attractors.basins import basins
 from eqrlab.attractors.fate import Tolerances
+from eqrlab.attractors.fixed_points import fixed_points
 from eqrlab.attractors.ftle import ftle
 from eqrlab.attractors.lyapunov import lyapunov
 from eqrlab.attractors.modes import ModeRule, modes
@@ -15,6 +16,7 @@ __all__ = [
     "Tolerances",
     "alignment",
     "basins",
+    "fixed_points",
     "ftle",
     "lyapunov",
     "modes",

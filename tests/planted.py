@@ -152,8 +152,7 @@ def quadratic() -> MapSystem:
 @cache
 def nonfinite() -> Groups:
     """All runs right, some at rest, some overflowed."""
-    with np.errstate(invalid="ignore"):
-        return planted(quadratic(), [[2]] * 2, depth=20)
+    return planted(quadratic(), [[2]] * 2, depth=20)
 
 
 DEGENERATE: dict[str, Callable[[], Groups]] = {

@@ -23,6 +23,7 @@ def diagnose(
     depth: int = 64,
     seed: int = 0,
     noise: float | None = None,
+    initial: Callable[[Any, torch.Generator], torch.Tensor] | None = None,
     device: str | None = None,
     dtype: str | None = None,
     batch_size: int | None = None,
@@ -38,7 +39,7 @@ def diagnose(
         Puzzles and solutions (P, L), integer tokens.
     oracle
         Decides correctness, see `attractors.sample`.
-    restarts, depth, seed, noise, device, dtype, batch_size, progress
+    restarts, depth, seed, noise, initial, device, dtype, batch_size, progress
         See `attractors.sample`.
 
     Returns
@@ -55,6 +56,7 @@ def diagnose(
         depth=depth,
         seed=seed,
         noise=noise,
+        initial=initial,
         device=device,
         dtype=dtype,
         batch_size=batch_size,

@@ -115,6 +115,11 @@ def verdict_lines(groups: dict[str, xr.Dataset]) -> list[str]:
     type=click.FloatRange(0),
     help="Noise amplitude in every level call (default: the model's own).",
 )
+@click.option(
+    "--starts",
+    type=click.Choice(["own", "random"]),
+    help="own: the family's restart law; random: truncated normals (default: own where that law is random).",
+)
 @click.option("--device", help="cpu or cuda (default: cuda where there is one).")
 @click.option(
     "--dtype", type=click.Choice(["float32", "float64", "bfloat16"]), help="Precision of the iteration."
@@ -132,6 +137,7 @@ def diagnose_command(
     depth: int,
     seed: int,
     noise: float | None,
+    starts: str | None,
     device: str | None,
     dtype: str | None,
     batch_size: int | None,
@@ -142,6 +148,9 @@ def diagnose_command(
 
     CKPT is a file (official or eqrlab's own) or the name of a bundled model; without any, two bundled models with
     contrasting landscapes are diagnosed.  Writes OUT/diagnosis.nc and OUT/report.html.
+
+    Families with one stored start (TRM, HRM, URM) have no restarts of their own: they are started from random states,
+    outside their training law, or with `--starts own` run once.
     """
     began = time.monotonic()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -152,16 +161,29 @@ def diagnose_command(
     for name, reasoner in models.items():
         chosen = sets[name]
         source = Path(chosen.source).name
-        click.echo(f"{name}: {len(chosen)} puzzles of {source}, {restarts} restarts, depth {depth}")
+        random = starts == "random" or (starts is None and not reasoner.random_starts)
+        single = (
+            not random
+            and not reasoner.random_starts
+            and not (reasoner.noise_scale if noise is None else noise)
+        )
+        breadth = (
+            1 if single else restarts
+        )  # one stored start without noise: every restart would be the same run
+        said = (
+            ", from random states outside its training law" if random and not reasoner.random_starts else ""
+        )
+        click.echo(f"{name}: {len(chosen)} puzzles of {source}, {breadth} restarts, depth {depth}{said}")
         results[name] = diagnose(
             reasoner,
             chosen.inputs,
             labels=chosen.labels,
             oracle=chosen.oracle,
-            restarts=restarts,
+            restarts=breadth,
             depth=depth,
             seed=seed,
             noise=noise,
+            initial=reasoner.random_initial if random else None,
             device=device,
             dtype=dtype,
             batch_size=batch_size,

@@ -322,9 +322,10 @@ def _assemble(recipe: Recipe, records: dict[str, np.ndarray], beta: float, limit
             variables["trajectory"] = ((*each, *axes), states, "state after each step")
         if recipe.final_state:
             variables["final_state"] = ((*run, *axes), states[:, :, -1], "state after the last step")
-    law = {Tensor: "given starts", type(None): "restart law of the system"}.get(
-        type(recipe.initial), "callable"
-    )
+    law = "given starts"
+    if not isinstance(recipe.initial, Tensor):
+        drawn = getattr(recipe.initial, "__name__", "callable")
+        law = "restart law of the system" if recipe.initial is None else drawn
     config = getattr(recipe.system, "config", None)
     stds = [getattr(config, k) for k in ("H_init_std", "L_init_std") if hasattr(config, k)]
     judge = (

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from eqrlab.attractors import archive
-from eqrlab.core import EqR, EqRConfig, save
+from eqrlab.core import EqR, EqRConfig, build, save
 
 PUZZLES = [  # 4x4, one solution each
     ("1234341223414.23", "1234341223414123"),
@@ -66,6 +66,18 @@ def test_two_checkpoints_of_one_name_are_kept_apart(checkpoint, puzzles, tmp_pat
     assert run.returncode == 0, run.stderr
     tree = archive.read(tmp_path / "diagnosis.nc")
     np.testing.assert_array_equal(tree["ensemble"].residual, tree["tiny-2/ensemble"].residual)
+
+
+def test_a_family_with_one_stored_start_says_how_it_was_started(puzzles, tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "stored.safetensors"
+    save(build("trm", {"vocab_size": 6, "seq_len": 16, "hidden_size": 16, "num_heads": 2}, "sudoku4"), path)
+    common = ("diagnose", path, "--puzzles", puzzles, "--restarts", 5, "--depth", 3, "--quiet")
+    free, own = (eqrlab(*common, "--out", tmp_path / s, "--starts", s) for s in ("random", "own"))
+    assert "5 restarts, depth 3, from random states outside its training law" in free.stdout, free.stderr
+    assert "1 restarts, depth 3\n" in own.stdout, own.stderr
+    ensemble = archive.read(tmp_path / "random" / "diagnosis.nc")["ensemble"]
+    assert ensemble.attrs["initial_law"] == "random_initial"
 
 
 def bad_inputs():

@@ -110,7 +110,7 @@ def leading_pairs(
     spent = 0
     while True:
         spent += space.expand(working)
-        for i in np.flatnonzero(alive):
+        for i in map(int, np.flatnonzero(alive)):
             ritz = _Ritz(*space.projected(i), order)
             count = ritz.whole(k)
             if ritz.done(count, tol, space.epsilon) or spent + m > max_products:
@@ -267,9 +267,9 @@ class _Space:
             w = w / torch.where(broken, 1.0, length)[:, None]
             length = torch.where(broken, 0.0, length)
             self.V[each, j + 1] = w
-            rows, j = np.arange(len(self.H)), self.size
-            self.H[rows, : h.shape[1], j] = h.double().cpu().numpy()
-            self.H[rows, j + 1, j] = length.double().cpu().numpy()
+            rows, last = np.arange(len(self.H)), self.size
+            self.H[rows, : h.shape[1], last] = h.double().cpu().numpy()
+            self.H[rows, last + 1, last] = length.double().cpu().numpy()
             self.size = self.size + 1
         return count
 

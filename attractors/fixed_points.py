@@ -110,7 +110,7 @@ def fixed_points(
     >>> import torch
     >>> from eqrlab.core import MapSystem
     >>> system = MapSystem(lambda z, x: torch.tanh(2 * z), lambda x, g: torch.randn(len(x), 1, generator=g))
-    >>> starts = torch.tensor([[[0.5], [-0.3], [0.01]]], dtype=torch.float64)
+    >>> starts = torch.tensor([[[0.9], [-0.9], [0.01]]], dtype=torch.float64)
     >>> fixed_points(system, torch.zeros(1, 1, dtype=torch.long), starts, method="newton").fixed_point.values.round(4)
     array([[[ 0.9575],
             [-0.9575],
@@ -131,10 +131,10 @@ def fixed_points(
     limit = DEFAULT_TOL[points.z.dtype] if tol is None else float(tol)
     size = batch_size or rows_within(usable, KRYLOV + 20, graphs=2 if derivatives else 1)
     records = _search(usable, method, limit, max_steps, deflate, size, progress)
-    wide = _widened(points, torch.stack([r.z for r in records]))
+    wide = _widened(points, torch.stack([r["z"] for r in records]))
 
     def gather(name: str) -> np.ndarray:
-        parts = torch.stack([getattr(r, name) for r in records]).view(deflate + 1, *points.shape)
+        parts = torch.stack([r[name] for r in records]).view(deflate + 1, *points.shape)
         return parts.transpose(0, 1).reshape(-1).cpu().numpy()
 
     variables = _searched(wide, gather)
@@ -157,17 +157,14 @@ def _widened(points: Points, states: Tensor) -> Points:
     return dataclasses.replace(points, z=z, shape=(puzzles, per * len(states)), present=present)
 
 
-class _Record(dict):
-    """Row values of one round, by name."""
-
-    __getattr__ = dict.__getitem__
+Record = dict[str, Tensor]  # row values of one round of searches, by name
 
 
 def _search(
     points: Points, method: str, tol: float, max_steps: int, deflate: int, size: int, progress: bool
-) -> list[_Record]:
+) -> list[Record]:
     """Search from every start; return one record for the first round and each deflated one."""
-    rounds: list[_Record] = []
+    rounds: list[Record] = []
     known: Tensor | None = None
     bar = tqdm(
         total=len(points.z) * (deflate + 1), unit="start", desc="searching", disable=not progress, leave=False
@@ -184,7 +181,7 @@ def _search(
                 stage = _stages(search, "newton" if number else method, max_steps, apart)
                 parts.append((search, stage))
                 bar.update(len(rows))
-            record = _Record(stage=torch.cat([stage for _, stage in parts]))
+            record: Record = {"stage": torch.cat([stage for _, stage in parts])}
             for name in ("z", "code", "residual", "scale", "period", "evaluations", "products"):
                 record[name] = torch.cat([getattr(search, name) for search, _ in parts])
             rounds.append(record)

@@ -161,7 +161,7 @@ def _krylov(
     triples = leading_triples(orbit, start, k, tol=tol, max_products=max_products)
     with np.errstate(divide="ignore"):
         logs = np.log(triples.value) + orbit.log_scale[:, None]
-    converged = (triples.residual <= tol).all(1)
+    converged = np.asarray((triples.residual <= tol).all(1))
     least = torch.finfo(points.z.dtype).eps ** 0.5
     graded = np.flatnonzero(triples.value[:, -1] < least * triples.value[:, 0])
     if len(graded):

@@ -74,7 +74,7 @@ class Jacobian:
     def pull(self, u: Tensor) -> Tensor:
         """Return J^T u (n, d)."""
         if self._pull is None:
-            self._value, self._pull = torch.func.vjp(self.map, self.z.flatten(1))
+            self._value, self._pull = torch.func.vjp(self.map, self.z.flatten(1))  # type: ignore[misc]
         return self._pull(u)[0]
 
     @torch.no_grad()
@@ -82,8 +82,8 @@ class Jacobian:
         """Return J v (n, d)."""
         if self._push is None:
             with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
-                self._value, self._pull = torch.func.vjp(self.map, self.z.flatten(1))
-                _, self._push = torch.func.vjp(lambda u: self._pull(u)[0], torch.zeros_like(v))
+                self._value, self._pull = torch.func.vjp(self.map, self.z.flatten(1))  # type: ignore[misc]
+                _, self._push = torch.func.vjp(lambda u: self._pull(u)[0], torch.zeros_like(v))  # type: ignore[misc]
         return self._push(v)[0]
 
     def select(self, rows: Tensor) -> Jacobian:

@@ -148,8 +148,8 @@ def lyapunov(
     if keep_frame:
         axes = state_axes(points)
         last = spread(len(points.z), torch.cat(states).numpy(), rows)
-        frame = spread(len(points.z), torch.cat(tangents).numpy(), rows)
-        frame = frame.reshape(*frame.shape[:2], *points.z.shape[1:])
+        vectors = spread(len(points.z), torch.cat(tangents).numpy(), rows)
+        vectors = vectors.reshape(*vectors.shape[:2], *points.z.shape[1:])
         variables["last_state"] = (("puzzle", "point", *axes), points.fold(last), "state after the last step")
         variables["frame"] = (
             ("puzzle", "point", "eig", *axes),

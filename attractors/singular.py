@@ -163,12 +163,12 @@ def _dense(matrices: np.ndarray, k: int, horizon: int) -> Growth:
     for _ in range(horizon):
         norms.append(np.linalg.norm(power, 2, axis=(1, 2)))
         power = matrices @ power
-    norms = np.stack(norms, 1)
+    table = np.stack(norms, 1)
     transposed = matrices.transpose(0, 2, 1)
     commutator = np.linalg.norm(matrices @ transposed - transposed @ matrices, axis=(1, 2))
     square = (matrices**2).sum((1, 2))
     departure = np.divide(commutator, square, out=np.zeros_like(square), where=square > 0)
-    return Growth(values[:, :k], np.zeros((len(values), k)), norms.max(1), norms.argmax(1) + 1, departure)
+    return Growth(values[:, :k], np.zeros((len(values), k)), table.max(1), table.argmax(1) + 1, departure)
 
 
 def _krylov(

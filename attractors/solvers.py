@@ -22,6 +22,7 @@ CODE = {name: i for i, name in enumerate(RESULTS)}
 OPEN = -1
 WINDOW = 32  # steps between two looks at a Picard orbit, and the longest period it recognises
 MEMORY = 8  # differences kept by Anderson mixing
+JUMPS, JUMP = 3, 0.3  # leaps of Newton's method out of a valley, and their largest length over the scale
 RUNAWAY = 1e6
 KRYLOV = 40  # vectors of a linear solve
 STRIKES = 2  # windows in a row without progress before a Picard orbit is left
@@ -216,7 +217,8 @@ def newton(search: Search, known: Tensor | None = None) -> None:
     Notes
     -----
     The linear residual asked for follows the progress made (Eisenstat-Walker, choice 2), steps are halved until the
-    residual falls.  Deflation multiplies the residual by a factor that is infinite at the known points; its Newton
+    residual falls; where it will not, the row is at a valley of the residual and leaps out of it, three times at most.
+    Deflation multiplies the residual by a factor that is infinite at the known points; its Newton
     direction is the plain one times a number.
 
     References
@@ -227,10 +229,10 @@ def newton(search: Search, known: Tensor | None = None) -> None:
     rows = search.open
     z = search.z[rows]
     f = search.step(rows, z) - z
-    forcing = torch.full_like(f[:, 0], 0.3)
+    forcing, jumps = torch.full_like(f[:, 0], 0.3), torch.zeros_like(f[:, 0])
     stay = search.see(rows, z, f.norm(dim=1))
     for _ in range(NEWTON_STEPS):
-        rows, z, f, forcing = rows[stay], z[stay], f[stay], forcing[stay]
+        rows, z, f, forcing, jumps = (v[stay] for v in (rows, z, f, forcing, jumps))
         if not len(rows):
             return
         search.z[rows] = z
@@ -256,6 +258,14 @@ def newton(search: Search, known: Tensor | None = None) -> None:
             if not waiting.any():
                 break
             length /= 2
+        jumps += waiting
+        leaping = (waiting & (jumps <= JUMPS)).nonzero()[:, 0]
+        if len(leaping):
+            far = direction[leaping].norm(dim=1, keepdim=True)
+            shorten = (JUMP * search.scale[rows[leaping]][:, None] / far).clamp(max=1.0)
+            new_z[leaping] = z[leaping] + shorten * direction[leaping]
+            new_f[leaping] = search.step(rows[leaping], new_z[leaping]) - new_z[leaping]
+        waiting &= jumps > JUMPS
         ratio = new_f.norm(dim=1) / f.norm(dim=1).clamp(min=1e-300)
         forcing = (0.9 * ratio**2).clamp(1e-6, 0.3)
         z, f = new_z, new_f

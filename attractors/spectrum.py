@@ -52,6 +52,7 @@ def spectrum(
     tol: float = 1e-4,
     which: str | float = "modulus",
     steps: int = 1,
+    power: int = 1,
     condition: bool = False,
     subspace: int | None = None,
     max_products: int = 1000,
@@ -80,6 +81,10 @@ def spectrum(
         "modulus": largest modulus; "real": largest real part; a number: nearest to it.
     steps
         Outer steps p: the Jacobian of f^p along the orbit of the state, for the multipliers of a p-cycle.
+    power
+        Report the eigenvalues of f^power, as powers of those of f: right at fixed points of f only, which is checked.
+        For a reasoner whose outer step is H equal cycles, `spectrum(reasoner.replace(H_cycles=1), ..., power=H)` finds
+        the spectrum of an outer step from products that cost an H-th of it, where a state is fixed by every cycle.
     condition
         Also compute right eigenvectors, for the condition numbers 1 / |w* v|: twice the work and memory.
     subspace
@@ -132,11 +137,16 @@ def spectrum(
         raise ValueError(f"k must be between 1 and the {points.size} numbers of a state, got {k}")
     if not tol > 0:
         raise ValueError(f"tol must be > 0, got {tol}")
+    if steps < 1 or power < 1:
+        raise ValueError(f"steps and power must be >= 1, got {steps} and {power}")
     check_differentiable(points, seed)
+    if power > 1:
+        _check_fixed(points)
     eigen = eigenvalues(
         points, k, tol=tol, order=order, steps=steps, condition=condition, subspace=subspace,
         max_products=max_products, seed=seed, batch_size=batch_size, progress=progress,
     )  # fmt: skip
+    eigen = eigen._replace(value=eigen.value**power, residual=eigen.residual * power)  # to first order
     wide = k + bool(np.isfinite(eigen.value[:, k:]).any())
     value, residual = eigen.value[:, :wide], eigen.residual[:, :wide]
     real = np.float64 if points.z.dtype == torch.float64 else np.float32
@@ -176,6 +186,21 @@ def spectrum(
         tolerances={"eigen_residual": tol, "max_products": max_products},
     )
     return schema.dataset(variables, attributes)
+
+
+@torch.no_grad()
+def _check_fixed(points: Points) -> None:
+    """Refuse states that one step moves: the eigenvalues of f^p are powers of those of f at its fixed points only."""
+    limit = torch.finfo(points.z.dtype).eps ** 0.5
+    for rows in points.batches(64):
+        z = points.z[rows]
+        move = (points.system.step(z, points.context(rows)) - z).flatten(1).norm(dim=1)
+        moved = (move > limit * z.flatten(1).norm(dim=1).clamp(min=1.0)).nonzero()[:, 0]
+        if len(moved):
+            name = points.name(int(rows[int(moved[0])]))
+            raise ValueError(
+                f"power > 1 needs fixed points of the step, but {name} moves by {float(move.max()):.1e}"
+            )
 
 
 def _order(which: str | float) -> Order:

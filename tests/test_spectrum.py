@@ -184,6 +184,20 @@ def test_classic_maps_have_their_eigenvalues():
     np.testing.assert_allclose(np.abs(result.eigenvalue), 0.9, rtol=1e-12)  # |det J| = u^2 everywhere
 
 
+def test_the_power_relation_holds_at_fixed_points_and_is_refused_elsewhere():
+    matrix = torch.block_diag(rotation_blocks([0.9 + 0.3j, -0.5]), torch.zeros(70, 70, dtype=torch.float64))
+    system = linear(matrix)
+    result = at.spectrum(system, puzzles(), zeros(1, 1, 73), k=3, power=3, tol=1e-9)
+    exact = [(0.9 + 0.3j) ** 3, (0.9 - 0.3j) ** 3, -0.125]
+    np.testing.assert_allclose(result.eigenvalue.values[0, 0], exact, atol=1e-9)
+    np.testing.assert_allclose(
+        result.spectral_radius,
+        at.spectrum(system, puzzles(), zeros(1, 1, 73), k=1, steps=3, tol=1e-9).spectral_radius,
+    )
+    with pytest.raises(ValueError, match="needs fixed points"):
+        at.spectrum(system, puzzles(), zeros(1, 1, 73) + 1, power=3)
+
+
 def test_multipliers_of_a_cycle():
     logistic = MapSystem(lambda z, x: 3.2 * z * (1 - z), normal_start(1))
     z = torch.tensor([[[0.5130445095]]], dtype=torch.float64)

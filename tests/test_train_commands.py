@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -354,3 +357,13 @@ def test_info_tells_what_an_official_file_left_out(shared):
 def test_every_verb_has_help_with_an_example(command):
     printed = run(command, ["--help"])
     assert "Example:  eqrlab " + command.name in printed
+
+
+def test_the_command_line_keeps_threads_from_spinning_before_torch_is_loaded():
+    code = "import os, sys, eqrlab.analyses.cli; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    for given, expected in ({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"):
+        environment = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"} | given
+        printed = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+        )
+        assert printed.stdout == f"{expected} False\n", printed.stderr

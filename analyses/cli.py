@@ -10,6 +10,9 @@ import click
 VERBS = {
     "diagnose": "eqrlab.analyses.diagnose_commands:diagnose_command",
     "report": "eqrlab.analyses.diagnose_commands:report_command",
+    "spectrum": "eqrlab.analyses.dynamics_commands:spectrum_command",
+    "fixed-points": "eqrlab.analyses.dynamics_commands:fixed_points_command",
+    "lyapunov": "eqrlab.analyses.dynamics_commands:lyapunov_command",
     "train": "eqrlab.analyses.train_commands:train",
     "evaluate": "eqrlab.analyses.train_commands:evaluate",
     "info": "eqrlab.analyses.train_commands:info",
@@ -18,6 +21,9 @@ VERBS = {
 SUMMARIES = {
     "diagnose": "The main job: verdict, archive and report for checkpoints.",
     "report": "Write the HTML report again, from an archive alone.",
+    "spectrum": "Leading eigenvalues of the Jacobian where runs end.",
+    "fixed-points": "Fixed points next to where runs end, certified.",
+    "lyapunov": "Lyapunov exponents of the trajectories that go on from there.",
     "train": "Train a model on a task.",
     "evaluate": "Exact accuracy of a checkpoint.",
     "info": "Family, configuration, size and provenance of a checkpoint.",

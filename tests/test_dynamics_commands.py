@@ -1,0 +1,55 @@
+"""`eqrlab spectrum`, `fixed-points`, `lyapunov`: a table and an archive for a small model."""
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from eqrlab.analyses.dynamics_commands import fixed_points_command, lyapunov_command, spectrum_command
+from eqrlab.attractors import archive
+from eqrlab.core import EqR, EqRConfig, save
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    config = EqRConfig(vocab_size=6, seq_len=16, hidden_size=8, num_heads=2, H_cycles=1, L_cycles=1)
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    save(EqR(config, "sudoku4"), path)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's forward mode
+@pytest.mark.parametrize(
+    ("command", "options", "group", "variable"),
+    [
+        (spectrum_command, ["-k", "2", "--tol", "1e-3"], "spectrum", "spectral_radius"),
+        (fixed_points_command, ["--method", "newton", "--max-steps", "50"], "fixed_points", "result"),
+        (lyapunov_command, ["-k", "1", "--steps", "20"], "lyapunov", "lyapunov_exponent"),
+    ],
+    ids=["spectrum", "fixed-points", "lyapunov"],
+)
+def test_local_dynamics_print_a_row_a_run_and_keep_an_archive(
+    command, options, group, variable, checkpoint, tmp_path
+):
+    puzzles = tmp_path / "four.txt"
+    puzzles.write_text("1234341223414.23\n12343412.3414123\n")
+    common = [
+        str(checkpoint),
+        "--puzzles",
+        str(puzzles),
+        "--restarts",
+        "2",
+        "--depth",
+        "6",
+        "--dtype",
+        "float64",
+    ]
+    run = CliRunner().invoke(command, [*common, "--quiet", "--out", str(tmp_path / "out"), *options])
+    assert run.exit_code == 0, run.output
+    rows = run.output.splitlines()
+    assert rows[0].split()[:4] == ["puzzle", "run", "answer", "fate"]
+    assert [row.split()[:2] for row in rows[1:5]] == [["0", "0"], ["0", "1"], ["1", "0"], ["1", "1"]]
+    tree = archive.read(next((tmp_path / "out").glob("*.nc")))
+    assert set(tree.children) == {"ensemble", group}
+    assert tree[group][variable].sizes["point"] == 2
+    assert tree[group].attrs["family"] == "eqr"

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from eqrlab.core import CheckpointError, StoredNoise, load, official
+from eqrlab.core import CheckpointError, StoredNoise, load
 from tests.core_models import (
     PREFIX,
     assert_same_outputs,
@@ -320,17 +320,6 @@ def test_asking_for_averages_that_are_not_there_is_refused(tmp_path):
     path = write(tmp_path, training_state(small_eqr()))
     with pytest.raises(CheckpointError, match="holds no EMA weights"):
         load(path, weights="ema")
-
-
-@pytest.mark.parametrize(
-    ("name", "family"), [("H_init", "TRM"), ("H_level.layers.0.mlp.x", "HRM"), ("init_hidden", "URM")]
-)
-def test_families_that_are_not_read_yet_are_named(name, family, tmp_path):
-    content = training_state(small_eqr())
-    content["model"] = {k: v for k, v in content["model"].items()} | {PREFIX + name: torch.zeros(16)}
-    if family.lower() in official.TRANSLATIONS:
-        pytest.skip(f"{family} is read by this version")
-    refused(write(tmp_path, content), f"an official {family} checkpoint; this version reads EqR")
 
 
 NOT_A_DICTIONARY = {"a list": [torch.zeros(2)], "a tensor": torch.zeros(2), "a number": 3, "an empty one": {}}

@@ -14,6 +14,7 @@ from eqrlab.core import KeyedNoise, System
 from eqrlab.core.reasoner import take_rows
 
 RESOLVED = 8.0  # a factor below this many epsilons of the largest in its step cannot be told from zero
+SMALL_BLOCK = 1 << 15  # numbers in a block that is carried in one pass
 
 
 class NoisyStep:
@@ -33,8 +34,17 @@ def one_step(system: System, x: Any, z: Tensor, keys: Tensor | None, number: int
 
 
 def push_block(jacobian: Jacobian, block: Tensor) -> Tensor:
-    """Return J applied to a block of vectors, (n, k, d) to (n, k, d)."""
-    return torch.stack([jacobian.push(block[:, i].contiguous()) for i in range(block.shape[1])], 1)
+    """Return J applied to a block of vectors, (n, k, d) to (n, k, d).
+
+    Small blocks repeat the rows instead of the products: one pass, at the cost of k states.
+    """
+    n, k, d = block.shape
+    if block.numel() > SMALL_BLOCK or isinstance(
+        jacobian.system, NoisyStep
+    ):  # whose noise belongs to its n rows
+        return torch.stack([jacobian.push(block[:, i].contiguous()) for i in range(k)], 1)
+    rows = torch.arange(n, device=block.device).repeat_interleave(k)
+    return jacobian.select(rows).push(block.reshape(n * k, d)).view(n, k, d)
 
 
 def pull_block(jacobian: Jacobian, block: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from eqrlab.datasets import PuzzleSet, read_puzzles
 from eqrlab.datasets import bundled as bundled_puzzles
 
 DEFAULT = ("eqr-sudoku6", "eqr-attention-sudoku6")  # two bundled models with contrasting landscapes
-SAMPLE = 16  # puzzles of a bundled set that are diagnosed unless --limit says otherwise; their difficulties alternate
+SAMPLE = 12  # puzzles of a bundled set that are diagnosed unless --limit says otherwise; their difficulties alternate
 ROWS = 32  # puzzles in a printed table
 
 

@@ -71,7 +71,7 @@ def sample(
     tolerances
         Thresholds of the fates.
     progress
-        True shows a bar; a callable gets (row-steps done, all).
+        True shows a bar on a terminal; a callable gets (row-steps done, all).
 
     Returns
     -------
@@ -201,7 +201,7 @@ def _run(
     """Run all rows in batches and return the records, row axis first."""
     total, seen, lock, stopped = rows * recipe.depth, 0, threading.Lock(), threading.Event()
     bar = tqdm(
-        total=total, unit="step", unit_scale=True, desc="sampling", disable=progress is not True, leave=False
+        total=total, unit="step", unit_scale=True, desc="sampling", disable=None if progress is True else True, leave=False
     )
 
     def tick(count: int) -> None:

@@ -30,7 +30,9 @@ def checked(step, state=None, dtype=torch.float64):
     check_differentiable(take_points(MapSystem(step, normal_start(4)), puzzles(), z))
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's forward mode, used here as oracle
+@pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script` is deprecated"
+)  # torch's forward mode, used here as oracle
 @pytest.mark.parametrize("config", [mlp, attention], ids=["mlp", "attention"])
 def test_products_are_those_of_the_dense_jacobian(config):
     points = reasoner_points(config)

@@ -201,7 +201,12 @@ def _run(
     """Run all rows in batches and return the records, row axis first."""
     total, seen, lock, stopped = rows * recipe.depth, 0, threading.Lock(), threading.Event()
     bar = tqdm(
-        total=total, unit="step", unit_scale=True, desc="sampling", disable=None if progress is True else True, leave=False
+        total=total,
+        unit="step",
+        unit_scale=True,
+        desc="sampling",
+        disable=None if progress is True else True,
+        leave=False,
     )
 
     def tick(count: int) -> None:

@@ -68,9 +68,18 @@ def require_writable(folder: Path) -> None:
     OSError
         When that fails.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"{folder}: cannot write there ({error.strerror})") from None
+
+
+def short_source(puzzles: PuzzleSet) -> str:
+    """Return the file name of a puzzle set, or the last two names of a split's folder."""
+    path = Path(puzzles.source)
+    return "/".join(path.parts[-2:]) if path.is_dir() else path.name
 
 
 def table(rows: list[dict[str, str]]) -> list[str]:
@@ -160,7 +169,7 @@ def diagnose_command(
     results = {}
     for name, reasoner in models.items():
         chosen = sets[name]
-        source = Path(chosen.source).name
+        source = short_source(chosen)
         random = starts == "random" or (starts is None and not reasoner.random_starts)
         single = (
             not random

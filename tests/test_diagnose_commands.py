@@ -125,6 +125,7 @@ def test_an_unwritable_output_is_found_before_the_run(checkpoint, puzzles, tmp_p
     (tmp_path / "file").write_text("in the way")
     run = eqrlab("diagnose", checkpoint, "--puzzles", puzzles, "--out", tmp_path / "file", "--quiet")
     assert run.returncode == 1 and len(run.stderr.strip().splitlines()) == 1
+    assert f"{tmp_path / 'file'}: cannot write there" in run.stderr
     assert (tmp_path / "file").read_text() == "in the way"
 
 

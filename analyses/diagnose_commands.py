@@ -1,17 +1,19 @@
-"""`eqrlab diagnose` and `eqrlab report`."""
+"""`eqrlab diagnose`, `eqrlab compare` and `eqrlab report`."""
 
 from __future__ import annotations
 
 import tempfile
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
 import xarray as xr
 
+from eqrlab.analyses.compare import compare, comparison_rows
 from eqrlab.analyses.diagnose import archive_groups, diagnose
 from eqrlab.analyses.report import write_report
 from eqrlab.analyses.wording import landscape_sentence, verdict_rows
@@ -99,59 +101,93 @@ def verdict_lines(groups: dict[str, xr.Dataset]) -> list[str]:
     return [*textwrap.wrap(sentences, 110), "", *table(rows[:ROWS]), *more]
 
 
-@click.command(
-    "diagnose",
-    epilog="Example:  eqrlab diagnose eqr-sudoku6 --restarts 64 --depth 64 --out out",
-)
+SAMPLING = (
+    click.option("--puzzles", metavar="FILE|DIR", help="Puzzles; default: the bundled test set of the model's task."),
+    click.option("--split", default="test", show_default=True, help="Split of a bundled set or .npy folder."),
+    click.option("--limit", type=click.IntRange(1),
+                 help=f"The first so many (default: all of a file, {SAMPLE} of a bundled set)."),
+    click.option("--allow-several", is_flag=True, help="Accept puzzles of a file that have several solutions."),
+    click.option("--restarts", type=click.IntRange(1), default=40, show_default=True, help="Breadth B."),
+    click.option("--depth", type=click.IntRange(1), default=64, show_default=True, help="Depth D in outer steps."),
+    click.option("--seed", type=int, default=0, show_default=True),
+    click.option("--noise", type=click.FloatRange(0),
+                 help="Noise amplitude in every level call (default: the model's own)."),
+    click.option("--starts", type=click.Choice(["own", "random"]),
+                 help="own: the family's restart law; random: truncated normals (default: own where that is random)."),
+    click.option("--device", help="cpu or cuda (default: cuda where there is one)."),
+    click.option("--dtype", type=click.Choice(["float32", "float64", "bfloat16"]),
+                 help="Precision of the iteration."),
+    click.option("--batch-size", type=click.IntRange(1), help="Rows at once (default: automatic)."),
+    click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True),
+    click.option("--quiet", is_flag=True, help="No progress bar."),
+)  # fmt: skip
+
+
+def sampling_options(command: Callable) -> Callable:
+    """Give a command the options that say what is sampled, and how."""
+    for option in reversed(SAMPLING):
+        command = option(command)
+    return command
+
+
+def run_one(
+    name: str,
+    model: Reasoner,
+    chosen: PuzzleSet,
+    *,
+    restarts: int,
+    starts: str | None,
+    noise: float | None,
+    device: str | None,
+    quiet: bool,
+    **options: Any,
+) -> dict[str, xr.Dataset]:
+    """Diagnose one model on its puzzles and print the verdict."""
+    random = starts == "random" or (starts is None and not model.random_starts)
+    beta = model.noise_scale if noise is None else noise
+    if not (random or model.random_starts or beta):
+        restarts = 1  # one stored start and no noise: every restart would be the same run
+    outside = ", from random states outside its training law" if random and not model.random_starts else ""
+    source = short_source(chosen)
+    click.echo(
+        f"{name}: {len(chosen)} puzzles of {source}, {restarts} restarts, depth {options['depth']}{outside}"
+    )
+    groups = diagnose(
+        model,
+        chosen.inputs,
+        labels=chosen.labels,
+        oracle=chosen.oracle,
+        restarts=restarts,
+        noise=noise,
+        initial=model.random_initial if random else None,
+        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        progress=not quiet,
+        **options,
+    )
+    for dataset in groups.values():
+        dataset.attrs |= {"name": name, "puzzles": source}
+    click.echo("\n".join(verdict_lines(groups)) + "\n")
+    return groups
+
+
+def finish(out: Path, name: str, groups: dict[str, xr.Dataset], began: float) -> None:
+    """Write archive and report, and say where they are."""
+    archive.write(out / name, groups)
+    write_report(out / name, out / "report.html")
+    click.echo(f"archive {out / name}, report {out / 'report.html'}, {time.monotonic() - began:.0f} s")
+
+
+@click.command("diagnose", epilog="Example:  eqrlab diagnose eqr-sudoku6 --restarts 64 --depth 64 --out out")
 @click.argument("checkpoints", nargs=-1, metavar="[CKPT]...")
-@click.option(
-    "--puzzles", metavar="FILE|DIR", help="Puzzles; default: the bundled test set of the model's task."
-)
-@click.option("--split", default="test", show_default=True, help="Split of a bundled set or .npy folder.")
-@click.option(
-    "--limit",
-    type=click.IntRange(1),
-    help=f"The first so many (default: all of a file, {SAMPLE} of a bundled set).",
-)
-@click.option("--allow-several", is_flag=True, help="Accept puzzles of a file that have several solutions.")
-@click.option("--restarts", type=click.IntRange(1), default=40, show_default=True, help="Breadth B.")
-@click.option(
-    "--depth", type=click.IntRange(1), default=64, show_default=True, help="Depth D in outer steps."
-)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option(
-    "--noise",
-    type=click.FloatRange(0),
-    help="Noise amplitude in every level call (default: the model's own).",
-)
-@click.option(
-    "--starts",
-    type=click.Choice(["own", "random"]),
-    help="own: the family's restart law; random: truncated normals (default: own where that law is random).",
-)
-@click.option("--device", help="cpu or cuda (default: cuda where there is one).")
-@click.option(
-    "--dtype", type=click.Choice(["float32", "float64", "bfloat16"]), help="Precision of the iteration."
-)
-@click.option("--batch-size", type=click.IntRange(1), help="Rows at once (default: automatic).")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True)
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@sampling_options
 def diagnose_command(
     checkpoints: tuple[str, ...],
     puzzles: str | None,
     split: str,
     limit: int | None,
     allow_several: bool,
-    restarts: int,
-    depth: int,
-    seed: int,
-    noise: float | None,
-    starts: str | None,
-    device: str | None,
-    dtype: str | None,
-    batch_size: int | None,
     out: Path,
-    quiet: bool,
+    **options: Any,
 ) -> None:
     """Diagnose the landscape of checkpoints: verdict, archive and report.
 
@@ -162,50 +198,45 @@ def diagnose_command(
     outside their training law, or with `--starts own` run once.
     """
     began = time.monotonic()
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     models = named(checkpoints or DEFAULT)
     sets = {name: puzzles_for(model, puzzles, split, limit, allow_several) for name, model in models.items()}
     require_writable(out)
-    results = {}
-    for name, reasoner in models.items():
-        chosen = sets[name]
-        source = short_source(chosen)
-        random = starts == "random" or (starts is None and not reasoner.random_starts)
-        single = (
-            not random
-            and not reasoner.random_starts
-            and not (reasoner.noise_scale if noise is None else noise)
-        )
-        breadth = (
-            1 if single else restarts
-        )  # one stored start without noise: every restart would be the same run
-        said = (
-            ", from random states outside its training law" if random and not reasoner.random_starts else ""
-        )
-        click.echo(f"{name}: {len(chosen)} puzzles of {source}, {breadth} restarts, depth {depth}{said}")
-        results[name] = diagnose(
-            reasoner,
-            chosen.inputs,
-            labels=chosen.labels,
-            oracle=chosen.oracle,
-            restarts=breadth,
-            depth=depth,
-            seed=seed,
-            noise=noise,
-            initial=reasoner.random_initial if random else None,
-            device=device,
-            dtype=dtype,
-            batch_size=batch_size,
-            progress=not quiet,
-        )
-        for dataset in results[name].values():
-            dataset.attrs |= {"name": name, "puzzles": source}
-        click.echo("\n".join(verdict_lines(results[name])) + "\n")
-    archive.write(out / "diagnosis.nc", archive_groups(results))
-    write_report(out / "diagnosis.nc", out / "report.html")
+    results = {name: run_one(name, model, sets[name], **options) for name, model in models.items()}
+    finish(out, "diagnosis.nc", archive_groups(results), began)
+
+
+@click.command(
+    "compare", epilog="Example:  eqrlab compare eqr-sudoku6 eqr-attention-sudoku6 --restarts 32 --depth 32"
+)
+@click.argument("checkpoints", nargs=-1, metavar="CKPT CKPT...")
+@sampling_options
+def compare_command(
+    checkpoints: tuple[str, ...],
+    puzzles: str | None,
+    split: str,
+    limit: int | None,
+    allow_several: bool,
+    out: Path,
+    **options: Any,
+) -> None:
+    """Compare landscapes on the same puzzles and seeds, with intervals on the differences paired by puzzle.
+
+    Differences are to the first CKPT.  Writes OUT/compare.nc and OUT/report.html, the landscapes side by side.  For
+    families with one stored start see `eqrlab diagnose --help`.
+    """
+    began = time.monotonic()
+    if len(checkpoints) < 2:
+        raise click.UsageError("compare needs at least two checkpoints")
+    models = named(checkpoints)
+    sets = {name: puzzles_for(model, puzzles, split, limit, allow_several) for name, model in models.items()}
+    require_writable(out)
+    results = {name: run_one(name, model, sets[name], **options) for name, model in models.items()}
+    comparison = compare(results)
+    click.echo("\n".join(table(comparison_rows(comparison))) + "\n")
     click.echo(
-        f"archive {out / 'diagnosis.nc'}, report {out / 'report.html'}, {time.monotonic() - began:.0f} s"
+        "mean over puzzles, then the difference to the first with its 95 % interval, paired by puzzle\n"
     )
+    finish(out, "compare.nc", {**archive_groups(results), "compare": comparison}, began)
 
 
 @click.command("report", epilog="Example:  eqrlab report out/diagnosis.nc --out out/report.html")

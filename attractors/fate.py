@@ -83,8 +83,8 @@ def answer_window(depth: int) -> int:
 
 
 def ring_length(depth: int) -> int:
-    """Return the number of last states that are kept as sketches."""
-    return min(32, depth)
+    """Return the number of last states that fates look at: half of the depth, at most 32, to leave the start out."""
+    return max(1, min(32, depth // 2))
 
 
 def answer_settled(code: np.ndarray) -> np.ndarray:

@@ -127,6 +127,12 @@ def test_too_few_steps_are_unfinished_never_wandering():
     assert set(fates(rotor(1.0), depth=4)[1]) == {"unfinished"}
 
 
+def test_the_fall_from_the_start_is_not_taken_for_a_fall_at_the_end():
+    """A quick transient onto a noisy cloud: at any depth that outlasts it, the runs are at rest."""
+    for depth in (16, 24, 64):
+        assert set(fates(noisy_ar(0.3, 0.02), depth=depth)[1]) <= {"settled", "recurrent"}
+
+
 def test_answer_settled_is_the_first_step_of_the_last_constant_stretch():
     code = np.array([[1, 2, 2, 2], [5, 5, 5, 5], [1, 2, 3, 4]])
     assert answer_settled(code).tolist() == [2, 1, 4]

@@ -1,0 +1,121 @@
+"""Landscapes side by side: paired differences between checkpoints on the same puzzles and seeds."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+
+from eqrlab.attractors import schema
+from eqrlab.attractors.statistics import cluster_bootstrap
+
+Groups = Mapping[str, xr.Dataset]
+
+
+def puzzle_quantities(groups: Groups) -> dict[str, np.ndarray]:
+    """Return what is compared, quantity to its value for each puzzle (P,), NaN where a puzzle does not define it.
+
+    Accuracies are those at the last depth; the AUC is that of the residual within the puzzle; the settling step is the
+    median over settled right runs.
+    """
+    ensemble, basins, alignment, modes = (groups[g] for g in ("ensemble", "basins", "alignment", "modes"))
+    last = alignment.accuracy_puzzle.isel(depth=-1)
+    selectors = [str(s) for s in alignment.selector.values]
+    right = ensemble.correct.values[:, :, -1] & (ensemble.settling_step.values > 0)
+    steps = np.where(right, ensemble.settling_step.values, np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # no settled right run: NaN
+        settling = np.nanmedian(steps, axis=1)
+    chosen = {f"accuracy, {name}": last.values[:, i] for i, name in enumerate(selectors)}
+    shares = {f"mode {m}": modes.mode_probability.values[:, i] for i, m in enumerate(schema.MODES)}
+    return {
+        **chosen,
+        "correct mass": basins.correct_mass.values,
+        "spurious mass": basins.spurious_mass.values,
+        **shares,
+        "residual AUC within puzzle": alignment.auc_puzzle.values[:, -1],
+        "settling step of right runs": settling,
+    }
+
+
+def compare(results: Mapping[str, Groups], *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
+    """Compare checkpoints with the first one, paired by puzzle.
+
+    Parameters
+    ----------
+    results
+        Checkpoint name to the groups of its diagnosis, all on the same puzzles in the same order.
+    confidence, seed
+        Of the bootstrap, which draws whole puzzles.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over (checkpoint, quantity): `value`, the mean over puzzles that define it, and `difference` to the first
+        checkpoint, the mean over puzzles where both do, with `_low` and `_high`; `puzzles_compared`.
+
+    Raises
+    ------
+    ValueError
+        With fewer than two checkpoints, or on different puzzles.
+    """
+    names = list(results)
+    if len(names) < 2:
+        raise ValueError(f"a comparison needs at least two checkpoints, got {len(names)}")
+    first = results[names[0]]["ensemble"]
+    for name in names[1:]:
+        if not np.array_equal(first.inputs.values, results[name]["ensemble"].inputs.values):
+            raise ValueError(f"{name} was not run on the same puzzles as {names[0]}")
+    tables = [puzzle_quantities(results[name]) for name in names]
+    quantities = [q for q in tables[0] if all(q in t for t in tables)]
+    values = np.stack([[t[q] for q in quantities] for t in tables])  # (checkpoint, quantity, puzzle)
+    difference = values - values[:1]
+    both = np.isfinite(difference)
+    mean, gap = _mean(values, np.isfinite(values)), _mean(difference, both)
+    filled = np.where(both, difference, 0.0)
+
+    def resampled(weight: np.ndarray) -> np.ndarray:
+        total = both @ weight
+        return np.where(total > 0, filled @ weight / np.where(total > 0, total, 1), np.nan)
+
+    low, high = cluster_bootstrap(resampled, values.shape[-1], confidence=confidence, seed=seed)
+    pair = ("checkpoint", "quantity")
+    variables: dict[str, schema.Variable] = {
+        "value": (pair, mean, "mean over puzzles"),
+        "difference": (pair, gap, "mean difference to the first checkpoint, paired by puzzle"),
+        "difference_low": (pair, low, f"lower bound of the difference, {confidence:.0%}"),
+        "difference_high": (pair, high, f"upper bound of the difference, {confidence:.0%}"),
+        "puzzles_compared": (pair, both.sum(-1).astype(np.int32), "puzzles where both define the quantity"),
+    }
+    attributes = {
+        k: v for k, v in schema.carried(first).items() if k not in ("checkpoint", "checkpoint_sha256")
+    }
+    coordinates = {"checkpoint": names, "quantity": quantities}
+    return schema.dataset(variables, {**attributes, "confidence": confidence}, coordinates)
+
+
+def _mean(values: np.ndarray, defined: np.ndarray) -> np.ndarray:
+    count = defined.sum(-1)
+    return np.where(count > 0, np.where(defined, values, 0).sum(-1) / np.maximum(count, 1), np.nan)
+
+
+def comparison_rows(comparison: xr.Dataset) -> list[dict[str, str]]:
+    """Return the printed table: quantities down, and for each checkpoint its value and difference with interval."""
+    rows = []
+    for q, quantity in enumerate(comparison.quantity.values):
+        row = {"quantity": str(quantity)}
+        for c, name in enumerate(comparison.checkpoint.values):
+            value, gap, low, high = (
+                float(comparison[v].values[c, q])
+                for v in ("value", "difference", "difference_low", "difference_high")
+            )
+            digits = 1 if "step" in str(quantity) else 3
+            text = "undefined" if np.isnan(value) else f"{value:.{digits}f}"
+            if c and np.isfinite(gap):
+                bounds = f" [{low:+.{digits}f}, {high:+.{digits}f}]" if np.isfinite(low) else ""
+                text += f"  {gap:+.{digits}f}{bounds}"
+            row[str(name)] = text
+        rows.append(row)
+    return rows

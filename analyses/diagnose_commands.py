@@ -170,6 +170,23 @@ def run_one(
     return groups
 
 
+def run_all(
+    checkpoints: Sequence[str],
+    *,
+    puzzles: str | None,
+    split: str,
+    limit: int | None,
+    allow_several: bool,
+    out: Path,
+    **options: Any,
+) -> dict[str, dict[str, xr.Dataset]]:
+    """Diagnose checkpoints one after another; all are loaded, and all puzzles read, before the first is run."""
+    models = named(checkpoints)
+    sets = {name: puzzles_for(model, puzzles, split, limit, allow_several) for name, model in models.items()}
+    require_writable(out)
+    return {name: run_one(name, model, sets[name], **options) for name, model in models.items()}
+
+
 def finish(out: Path, name: str, groups: dict[str, xr.Dataset], began: float) -> None:
     """Write archive and report, and say where they are."""
     archive.write(out / name, groups)
@@ -180,15 +197,7 @@ def finish(out: Path, name: str, groups: dict[str, xr.Dataset], began: float) ->
 @click.command("diagnose", epilog="Example:  eqrlab diagnose eqr-sudoku6 --restarts 64 --depth 64 --out out")
 @click.argument("checkpoints", nargs=-1, metavar="[CKPT]...")
 @sampling_options
-def diagnose_command(
-    checkpoints: tuple[str, ...],
-    puzzles: str | None,
-    split: str,
-    limit: int | None,
-    allow_several: bool,
-    out: Path,
-    **options: Any,
-) -> None:
+def diagnose_command(checkpoints: tuple[str, ...], out: Path, **options: Any) -> None:
     """Diagnose the landscape of checkpoints: verdict, archive and report.
 
     CKPT is a file (official or eqrlab's own) or the name of a bundled model; without any, two bundled models with
@@ -198,10 +207,7 @@ def diagnose_command(
     outside their training law, or with `--starts own` run once.
     """
     began = time.monotonic()
-    models = named(checkpoints or DEFAULT)
-    sets = {name: puzzles_for(model, puzzles, split, limit, allow_several) for name, model in models.items()}
-    require_writable(out)
-    results = {name: run_one(name, model, sets[name], **options) for name, model in models.items()}
+    results = run_all(checkpoints or DEFAULT, out=out, **options)
     finish(out, "diagnosis.nc", archive_groups(results), began)
 
 
@@ -210,15 +216,7 @@ def diagnose_command(
 )
 @click.argument("checkpoints", nargs=-1, metavar="CKPT CKPT...")
 @sampling_options
-def compare_command(
-    checkpoints: tuple[str, ...],
-    puzzles: str | None,
-    split: str,
-    limit: int | None,
-    allow_several: bool,
-    out: Path,
-    **options: Any,
-) -> None:
+def compare_command(checkpoints: tuple[str, ...], out: Path, **options: Any) -> None:
     """Compare landscapes on the same puzzles and seeds, with intervals on the differences paired by puzzle.
 
     Differences are to the first CKPT.  Writes OUT/compare.nc and OUT/report.html, the landscapes side by side.  For
@@ -227,10 +225,7 @@ def compare_command(
     began = time.monotonic()
     if len(checkpoints) < 2:
         raise click.UsageError("compare needs at least two checkpoints")
-    models = named(checkpoints)
-    sets = {name: puzzles_for(model, puzzles, split, limit, allow_several) for name, model in models.items()}
-    require_writable(out)
-    results = {name: run_one(name, model, sets[name], **options) for name, model in models.items()}
+    results = run_all(checkpoints, out=out, **options)
     comparison = compare(results)
     click.echo("\n".join(table(comparison_rows(comparison))) + "\n")
     click.echo(

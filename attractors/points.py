@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors import schema
-from eqrlab.attractors.sample import dtype_of
+from eqrlab.attractors.sample import dtype_of, tokens_of
 from eqrlab.core import System
 from eqrlab.core.reasoner import cast_floating, take_rows
 
@@ -104,11 +104,7 @@ def take_points(
     ValueError
         For states of the wrong kind, shape or number, or states that are not finite.
     """
-    tokens = torch.as_tensor(inputs)
-    if tokens.ndim != 2 or tokens.is_floating_point():
-        raise ValueError(
-            f"inputs must be integer tokens (puzzle, token), got {tuple(tokens.shape)} of {tokens.dtype}"
-        )
+    tokens = tokens_of(inputs, "inputs")
     z = _state_tensor(states)
     if z.ndim < 3 or not z.is_floating_point() or not z.numel():
         raise ValueError(
@@ -132,7 +128,7 @@ def take_points(
         system,
         z,
         cast_floating(system.encode(tokens.to(place)), precision, place),
-        tokens.cpu().long(),
+        tokens,
         shape,
         ~gap,
     )

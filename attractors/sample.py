@@ -105,8 +105,8 @@ def sample(
     >>> ensemble.fate.values.tolist()  # 0 is "settled"
     [[0, 0, 0, 0]]
     """
-    tokens = _tokens(inputs, "inputs")
-    solutions = None if labels is None else _tokens(labels, "labels").numpy()
+    tokens = tokens_of(inputs, "inputs")
+    solutions = None if labels is None else tokens_of(labels, "labels").numpy()
     if solutions is not None and len(solutions) != len(tokens):
         raise ValueError(
             f"labels must have a row for each of the {len(tokens)} puzzles, got {len(solutions)}"
@@ -186,7 +186,14 @@ def automatic_batch(recipe: Recipe, rows: int) -> int:
     return int(np.clip((2**20 if cpu else 2**25) // max(size, 1), 1, min(8192, share)))
 
 
-def _tokens(values: Tensor | np.ndarray, name: str) -> Tensor:
+def tokens_of(values: Tensor | np.ndarray, name: str) -> Tensor:
+    """Return token rows (P, L) as int64 on the CPU.
+
+    Raises
+    ------
+    ValueError
+        For values of another kind or shape, or without rows or tokens, naming the argument.
+    """
     tensor = torch.as_tensor(values)
     if tensor.ndim != 2 or tensor.is_floating_point() or not len(tensor) or not tensor.shape[1]:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -197,6 +198,12 @@ def run_rows(recipe: Recipe, rows: np.ndarray, tick: Callable[[int], None]) -> d
     return {**recorded, **judge.recorded()}
 
 
+@functools.cache
+def _hash_factors(length: int) -> np.ndarray:
+    """Return fixed odd 64-bit factors (length,): their products with the tokens, summed, tell answers apart."""
+    return np.random.default_rng(7).integers(1, 2**63, size=length, dtype=np.uint64) | np.uint64(1)
+
+
 class _Judge:
     """Follows the answers of rows: their hash, correctness and cell accuracy at every step, the last in full."""
 
@@ -213,10 +220,7 @@ class _Judge:
             raise ValueError(
                 f"decode must return integer tokens (n, L), got {answer.shape} of {answer.dtype}"
             )
-        factors = np.random.default_rng(7).integers(
-            1, 2**63, size=answer.shape[1], dtype=np.uint64
-        ) | np.uint64(1)
-        code = (answer.astype(np.uint64) + np.uint64(1)) @ factors
+        code = (answer.astype(np.uint64) + np.uint64(1)) @ _hash_factors(answer.shape[1])
         changed = np.ones(len(code), bool) if not self.codes else code != self.codes[-1]
         correct = np.zeros(len(code), bool) if not self.codes else self.correct[-1].copy()
         accuracy = np.full(len(code), np.nan, np.float32) if not self.codes else self.accuracy[-1].copy()

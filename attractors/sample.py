@@ -40,6 +40,7 @@ def sample(
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
     tolerances: Tolerances | None = None,
+    first_restart: int = 0,
     progress: bool | Callable[[int, int], None] = False,
 ) -> xr.Dataset:
     """Run `restarts` trajectories of `depth` outer steps for every puzzle.
@@ -70,6 +71,8 @@ def sample(
         Where and in which precision to iterate; None leaves them to the system.
     tolerances
         Thresholds of the fates.
+    first_restart
+        Number of the first restart: with it an ensemble is continued, since restart r is the same in any ensemble.
     progress
         True shows a bar on a terminal; a callable gets (row-steps done, all).
 
@@ -118,6 +121,8 @@ def sample(
     }.items():
         if int(value) != value or value < 1:
             raise ValueError(f"{name} must be an integer >= 1, got {value}")
+    if int(first_restart) != first_restart or first_restart < 0:
+        raise ValueError(f"first_restart must be an integer >= 0, got {first_restart}")
     unknown = sorted(set(keep) - set(KEEP))
     if unknown:
         raise ValueError(f"keep {unknown[0]!r} unknown; choose from {', '.join(KEEP)}")
@@ -134,7 +139,7 @@ def sample(
     recipe = Recipe(
         system, tokens, solutions, oracle, int(restarts), int(depth), int(seed), beta > 0, initial,
         ring_length(depth), FEATURES, PATH_FEATURES if "path" in keep else 0, "final_state" in keep,
-        "trajectory" in keep, place, precision,
+        "trajectory" in keep, place, precision, int(first_restart),
     )  # fmt: skip
     rows = len(tokens) * restarts
     records = _run(recipe, rows, batch_size or automatic_batch(recipe, rows), progress)
@@ -362,7 +367,8 @@ def _assemble(recipe: Recipe, records: dict[str, np.ndarray], beta: float, limit
         },
         "oracle": judge or ("labels" if recipe.labels is not None else "none"),
     }
-    return schema.dataset(variables, attributes, {"step": np.arange(1, depth + 1)}, {"fate": schema.FATES})
+    coordinates = {"step": np.arange(1, depth + 1), "restart": recipe.first + np.arange(restarts)}
+    return schema.dataset(variables, attributes, coordinates, {"fate": schema.FATES})
 
 
 def noise_size(residual: np.ndarray, update: np.ndarray, size: np.ndarray) -> float:

@@ -108,6 +108,8 @@ class Recipe:
         Number of last states whose sketches are kept.
     path, final_state, trajectory
         Also record: sketches at every step (that many features), the last state, all states.
+    first
+        Number of the first restart; randomness is keyed by it, given starts are taken from 0.
     """
 
     system: System
@@ -126,6 +128,7 @@ class Recipe:
     trajectory: bool
     device: torch.device
     dtype: torch.dtype | None
+    first: int = 0
 
 
 def starts(recipe: Recipe, x: Any, puzzles: np.ndarray, restarts: np.ndarray, keys: list[int]) -> Tensor:
@@ -136,7 +139,7 @@ def starts(recipe: Recipe, x: Any, puzzles: np.ndarray, restarts: np.ndarray, ke
         law = recipe.system.initial if recipe.initial is None else recipe.initial
         z = torch.cat(
             [
-                law(take_rows(x, slice(i, i + 1)), restart_generator(keys[p], int(r)))
+                law(take_rows(x, slice(i, i + 1)), restart_generator(keys[p], recipe.first + int(r)))
                 for i, (p, r) in enumerate(zip(puzzles, restarts, strict=True))
             ]
         )
@@ -158,7 +161,7 @@ def run_rows(recipe: Recipe, rows: np.ndarray, tick: Callable[[int], None]) -> d
     row_keys = None
     if recipe.noisy:
         mine = torch.tensor([keys[int(p)] for p in puzzles], dtype=torch.int64)
-        row_keys = restart_keys(mine, torch.as_tensor(restarts)).to(recipe.device)
+        row_keys = restart_keys(mine, torch.as_tensor(restarts) + recipe.first).to(recipe.device)
     halt_logit = getattr(recipe.system, "halt_logit", None)
     sketch = Sketch(
         z[0].numel(), recipe.features, torch.float64 if z.dtype == torch.float64 else torch.float32, z.device

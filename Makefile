@@ -10,9 +10,10 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+INSTALLED_DOCS := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help diagnose test check bench clean install
+.PHONY: help diagnose test check bench docs clean install
 .DELETE_ON_ERROR:
 
 help:  ## list these targets
@@ -33,8 +34,12 @@ check: $(INSTALLED_DEV)  ## lint, format and types
 bench: $(INSTALLED)  ## measure speed and print the tables
 	@$(BIN)/pytest -m benchmark tests/benchmarks -s $(ARGS)
 
+docs: $(INSTALLED_DOCS)  ## build the user guide into docs/_build/html
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 clean:  ## remove build files and caches (not .venv, not out)
-	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf build dist docs/_build docs/generated *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find core attractors analyses datasets tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 install: $(INSTALLED)
@@ -49,4 +54,8 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 
 $(INSTALLED_DEV): $(INSTALLED)
 	@$(PIP_INSTALL) -q -e '.[dev]'
+	@touch $@
+
+$(INSTALLED_DOCS): $(INSTALLED)
+	@$(PIP_INSTALL) -q -e '.[docs]'
 	@touch $@

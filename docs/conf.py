@@ -1,0 +1,62 @@
+"""Sphinx configuration of the user guide: `make docs` builds it into docs/_build/html."""
+
+import re
+from importlib.metadata import version as installed_version
+from typing import Any
+
+from docutils import nodes
+from latex2mathml.converter import convert
+
+project = "eqrlab"
+author = "The eqrlab developers"
+copyright = author
+version = release = installed_version("eqrlab")
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "numpydoc",
+    "sphinx_click",
+]
+source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+
+autosummary_generate = True
+autodoc_typehints = "signature"
+autodoc_member_order = "bysource"
+numpydoc_show_class_members = False
+
+html_theme = "furo"
+html_title = "eqrlab"
+html_math_renderer = "mathml"  # drawn by the browser itself, so that the guide needs no network
+html_show_sourcelink = False
+default_role = "code"  # single backticks in docstrings are code
+
+_CODE = re.compile(r"(`[^`]*`)")
+_MARKUP = re.compile(r"(?<!\\)(\*(?=\w)|(?<=\w)\*|\|)")
+
+
+def escape_markup(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Keep stars and bars of plain docstrings, as in (n, *state_shape) and |z|, from being read as markup."""
+    for i, line in enumerate(lines):
+        if not line.lstrip().startswith((">>>", "...", ":", "..")):
+            parts = _CODE.split(line)
+            lines[i] = "".join(p if p.startswith("`") else _MARKUP.sub(r"\\\1", p) for p in parts)
+
+
+def inline_math(writer: Any, node: nodes.Element) -> None:
+    writer.body.append(convert(node.astext(), display="inline"))
+    raise nodes.SkipNode
+
+
+def displayed_math(writer: Any, node: nodes.Element) -> None:
+    writer.body.append(convert(node.astext(), display="block"))
+    raise nodes.SkipNode
+
+
+def setup(app: Any) -> None:
+    app.add_html_math_renderer("mathml", (inline_math, None), (displayed_math, None))
+    app.connect("autodoc-process-docstring", escape_markup, priority=100)  # before numpydoc

@@ -1,0 +1,53 @@
+"""The user guide: its examples run, its links lead somewhere, every page can be reached."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGES = sorted(p for p in DOCS.rglob("*.md") if not {"_build", "generated"} & set(p.parts))
+if not PAGES:
+    pytest.skip("the guide is not part of this installation", allow_module_level=True)
+
+
+def blocks(page, language):
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+
+
+def name(page):
+    return str(page.relative_to(DOCS))
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=name)
+def test_examples_of_the_page_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = compile("\n".join(blocks(page, "python")), name(page), "exec")
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(code, {"__name__": "example"})
+    assert printed.getvalue().strip()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_to_files_lead_to_files(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).is_file(), target
+
+
+def test_every_page_is_in_a_table_of_contents():
+    listed = {
+        (page.parent / f"{line.strip()}.md").resolve()
+        for page in PAGES
+        for tree in blocks(page, r"\{toctree\}")
+        for line in tree.splitlines()
+        if line.strip() and not line.startswith(":")
+    }
+    assert listed == {p.resolve() for p in PAGES if p.name != "index.md"} | {
+        (DOCS / "methods/index.md").resolve()
+    }

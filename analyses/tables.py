@@ -108,7 +108,7 @@ def mass_rows(basins: xr.Dataset, puzzle: int) -> list[tuple[str, str, float, fl
     count, correct = one["count"].values, one["correct"].values
     judged = str(basins.attrs.get("oracle", "labels")) != "none"
     restarts = basins.sizes["restart"]
-    options = float(basins.attrs.get("confidence", 0.95)), str(basins.attrs.get("interval_method", "wilson"))
+    options = float(basins.attrs.get("confidence", 0.95)), str(basins.attrs.get("interval_method", "mid-p"))
     found = np.flatnonzero(count > 0)
     shown = found if len(found) <= SHOWN_ATTRACTORS + 1 else found[:SHOWN_ATTRACTORS]
     rows: list[tuple[str, str, float, float, float]] = []

@@ -5,9 +5,12 @@ import pytest
 from scipy import stats
 
 from eqrlab.attractors.statistics import (
+    DEFAULT_INTERVAL,
+    INTERVALS,
     PooledAuc,
     PooledSpearman,
     cluster_bootstrap,
+    mass_above,
     proportion_interval,
     share_over_puzzles,
     unseen_mass,
@@ -23,10 +26,17 @@ def test_intervals_agree_with_scipy(method, name, n):
         np.testing.assert_allclose((low, high), (expected.low, expected.high), atol=1e-12)
 
 
-def coverage(method, n, p):
+def coverage(method, n, p, confidence=0.95):
+    """Exact: the binomial probability of all counts whose interval contains p."""
     k = np.arange(n + 1)
-    low, high = proportion_interval(k, n, 0.95, method)
-    return stats.binom.pmf(k, n, p)[(low <= p) & (p <= high)].sum()
+    low, high = proportion_interval(k, n, confidence, method)
+    return stats.binom.pmf(k[:, None], n, p)[(low[:, None] <= p) & (p <= high[:, None])].sum()
+
+
+def worst_coverage(method, n, confidence=0.95):
+    k, p = np.arange(n + 1)[:, None], np.geomspace(1e-5, 0.5, 2000)
+    low, high = proportion_interval(k, n, confidence, method)
+    return (stats.binom.pmf(k, n, p) * ((low <= p) & (p <= high))).sum(0).min()
 
 
 def test_coverage_is_exact_where_wald_fails():
@@ -41,15 +51,95 @@ def test_coverage_is_exact_where_wald_fails():
 
 @pytest.mark.parametrize("p", [0.001, 0.01, 0.1, 0.5])
 @pytest.mark.parametrize("n", [32, 100, 1000])
-def test_clopper_pearson_never_covers_less_than_asked(n, p):
-    assert coverage("clopper-pearson", n, p) >= 0.95
+def test_the_default_interval_covers_at_least_92_percent(n, p):
+    assert coverage(DEFAULT_INTERVAL, n, p) >= 0.92
 
 
-@pytest.mark.parametrize("p", [0.001, 0.01, 0.1, 0.5])
-@pytest.mark.parametrize("n", [32, 100, 1000])
-def test_the_default_interval_covers_at_least_90_percent(n, p):
-    """Its weakest cell here is N = 100, p = .001 with 90.5 %."""
-    assert coverage("wilson", n, p) >= 0.90
+def test_wilson_falls_short_where_the_default_holds():
+    assert coverage("wilson", 100, 0.001) < 0.91 < 0.94 < coverage(DEFAULT_INTERVAL, 100, 0.001)
+    assert worst_coverage("wilson", 100) < 0.84
+
+
+@pytest.mark.parametrize("n", [8, 32, 100, 1000])
+def test_coverage_at_the_worst_mass(n):
+    assert worst_coverage("clopper-pearson", n) >= 0.95
+    assert worst_coverage("mid-p", n) >= 0.916
+    assert worst_coverage("simultaneous", n) >= 0.95
+    assert worst_coverage("sequence", n) >= 0.95
+    assert worst_coverage("clopper-pearson", n, 0.8) >= 0.8
+
+
+def test_the_default_is_narrower_than_clopper_pearson_everywhere():
+    k = np.arange(101)
+    widths = {m: np.subtract(*proportion_interval(k, 100, 0.95, m)[::-1]) for m in INTERVALS}
+    assert (widths[DEFAULT_INTERVAL] < widths["clopper-pearson"]).all()
+    np.testing.assert_allclose(widths[DEFAULT_INTERVAL][0], 1 - 0.05**0.01)  # the bound 3 / N for no success
+
+
+@pytest.mark.parametrize("method", INTERVALS)
+def test_bounds_contain_the_estimate_rise_with_the_count_and_nest_in_confidence(method):
+    for n in (1, 2, 9, 50):
+        k = np.arange(n + 1)
+        low, high = proportion_interval(k, n, 0.95, method)
+        wide = proportion_interval(k, n, 0.99, method)
+        assert (low <= k / n).all() and (k / n <= high).all() and low[0] == 0 and high[-1] == 1
+        assert (np.diff(low) >= 0).all() and (np.diff(high) >= 0).all()
+        assert (wide[0] <= low + 1e-12).all() and (wide[1] >= high - 1e-12).all()
+        if method != "simultaneous":  # its level grows with the mass, so that failures differ from successes
+            np.testing.assert_allclose(low, 1 - high[::-1], atol=1e-12)
+
+
+def test_mid_p_bounds_solve_their_equation():
+    low, high = proportion_interval(7, 40)
+    for p, tail in ((low, 0.025), (high, 0.975)):
+        np.testing.assert_allclose(stats.binom.sf(7, 40, p) + stats.binom.pmf(7, 40, p) / 2, tail, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("classes", "concentration"), [(2, 5.0), (20, 0.5), (500, 1.0)])
+def test_simultaneous_intervals_cover_all_masses_at_once(classes, concentration):
+    """The unseen classes too, however many; one interval for each mass alone misses some of them far more often."""
+    rng = np.random.default_rng(classes)
+    masses = rng.dirichlet(np.full(classes, concentration))
+    counts = rng.multinomial(100, masses, size=1000)
+    hits = {}
+    for method in ("simultaneous", "mid-p"):
+        low, high = proportion_interval(counts, 100, 0.95, method)
+        hits[method] = ((low <= masses) & (masses <= high)).all(1).mean()
+    assert hits["simultaneous"] >= 0.95
+    assert classes == 2 or hits["mid-p"] < 0.9
+
+
+def first_decision(draws, threshold):
+    """Walk along rows of draws (m, n): the decision at the first restart at which there is one, else 0."""
+    decisions = mass_above(draws.cumsum(1), np.arange(1, draws.shape[1] + 1), threshold)
+    first = (decisions != 0).argmax(1)
+    return decisions[np.arange(len(draws)), first]
+
+
+@pytest.mark.parametrize("p", [0.02, 0.3, 0.5, 0.9])
+def test_the_confidence_sequence_survives_optional_stopping(p):
+    """Looking after each of 2,000 restarts, at the threshold itself, where all decisions are wrong."""
+    draws = np.random.default_rng(int(1000 * p)).random((2000, 2000)) < p
+    assert (first_decision(draws, p) != 0).mean() <= 0.05
+    if p == 0.5:  # the first fixed-N interval that excludes the truth comes sooner or later
+        low, high = proportion_interval(draws[:400].cumsum(1), np.arange(1, 2001), 0.95, "wilson")
+        assert ((low > p) | (high < p))[:, 10:].any(1).mean() > 0.3
+
+
+@pytest.mark.parametrize(("p", "sign"), [(0.35, -1), (0.65, 1)])
+def test_the_confidence_sequence_decides_what_is_clear(p, sign):
+    draws = np.random.default_rng(0).random((500, 600)) < p
+    decisions = first_decision(draws, 0.5)
+    assert (decisions == sign).mean() >= 0.98 and (decisions == -sign).mean() <= 0.02
+
+
+def test_a_mass_is_decided_exactly_when_the_sequence_excludes_the_threshold():
+    k = np.arange(61)
+    low, high = proportion_interval(k, 60, 0.9, "sequence")
+    expected = np.where(low > 0.3, 1, np.where(high < 0.3, -1, 0))
+    np.testing.assert_array_equal(mass_above(k, 60, 0.3, 0.9), expected)
+    with pytest.raises(ValueError, match="threshold"):
+        mass_above(3, 60, 1.0)
 
 
 def test_no_trials_give_no_information():

@@ -1,6 +1,7 @@
 """What became of each trajectory: settled, periodic, recurrent, wandering, unfinished, diverged or nonfinite.
 
-State and answer are two axes: a fate describes the state; `answer_settled` says since when the answer is constant.
+State and answer are two axes.  `state_fate` is judged from residuals and states alone, `answer_fate` from answers
+alone; `fate` joins them: a run is settled or recurrent only with a constant answer.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eqrlab.attractors.schema import FATES
+from eqrlab.attractors.schema import ANSWER_FATES, FATES
 
 CODE = {name: i for i, name in enumerate(FATES)}
+ANSWER = {name: i for i, name in enumerate(ANSWER_FATES)}
+BLOCKS = 32  # medians by which a long stretch of residuals is judged
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,16 @@ class Tolerances:
         A residual still falling counts as settled once the way left, residual / (1 - rate), is below this share of the
         state's norm.
     falling, drop
-        A residual is falling when Kendall's tau against the step, over the window, is at or below `falling` and its
-        median over the last quarter is at least the share `drop` below that over the first.
+        A residual is falling when Kendall's tau against the step, over the last states looked at or over the last half
+        of the run, is at or below `falling` and its median over the last quarter of that stretch is at least the share
+        `drop` below that over the first.  A lesser drop above rounding is creeping: enough not to be settled.
     recurrence
         A period p is accepted when states p apart are closer than this share of one update, throughout the window.
     region
         A bounded region is small (recurrent) up to this root mean square radius, relative to the state's scale.
+    drift
+        A run whose last states end this share of their path length away from where they began is on its way somewhere:
+        unfinished, not recurrent.
     growth
         A run whose norm grows at every step of the window, with a residual not falling, has diverged once it is this
         many times its first norm; until then it is unfinished.
@@ -59,13 +66,14 @@ class Tolerances:
     drop: float = 1e-3
     recurrence: float = 1e-2
     region: float = 0.5
+    drift: float = 0.7
     growth: float = 1e3
     least_steps: int = 8
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Fates of rows, all (n,): code, period (0: none), settling step (-1: none), scale, and the threshold used."""
+    """Fates of rows, all (n,): codes, period (0: none), settling step (-1: none), scale, and the threshold used."""
 
     fate: np.ndarray
     period: np.ndarray
@@ -75,6 +83,8 @@ class Verdict:
     sketch: np.ndarray
     threshold: float
     scale: np.ndarray
+    state_fate: np.ndarray
+    answer_fate: np.ndarray
 
 
 def answer_window(depth: int) -> int:
@@ -117,11 +127,18 @@ def decay_rate(residual: np.ndarray) -> np.ndarray:
     return np.exp((logs * t).sum(1) / (t**2).sum())
 
 
-def is_falling(residual: np.ndarray, tolerances: Tolerances) -> np.ndarray:
-    """Say which rows of residuals (n, k) fall: in nearly every pair of steps, and by more than rounding."""
+def block_medians(series: np.ndarray, blocks: int = BLOCKS) -> np.ndarray:
+    """Return the medians (n, <= blocks) of equal consecutive blocks of (n, k); a rest at the start is left out."""
+    size = max(1, series.shape[1] // blocks)
+    count = series.shape[1] // size
+    return np.median(series[:, series.shape[1] - count * size :].reshape(len(series), count, size), axis=2)
+
+
+def is_falling(residual: np.ndarray, tolerances: Tolerances, drop: np.ndarray | float) -> np.ndarray:
+    """Say which rows of residuals (n, k) fall: in nearly every pair of steps, and by more than the share `drop`."""
     quarter = max(1, residual.shape[1] // 4)
     first, last = np.median(residual[:, :quarter], axis=1), np.median(residual[:, -quarter:], axis=1)
-    return (kendall(residual) <= tolerances.falling) & (last <= (1 - tolerances.drop) * first)
+    return (kendall(residual) <= tolerances.falling) & (last < (1 - drop) * first)
 
 
 def state_scale(size: np.ndarray) -> np.ndarray:
@@ -148,6 +165,27 @@ def find_period(ring: np.ndarray, recurrence: float) -> np.ndarray:
         back = np.linalg.norm(last - ring[:, k // 2 - p : k - p], axis=-1).max(1)
         period[(period == 0) & steady & (back <= recurrence * move.mean(1))] = p
     return period
+
+
+def find_answer_fate(code: np.ndarray, window: int) -> np.ndarray:
+    """Return the answer's fate of each row of answer codes (n, D): constant, periodic or changing.
+
+    Constant over the last `window` steps; periodic: with the least p >= 2 for which the codes of the last 2 * window
+    steps repeat after p steps, at least twice over; else changing.
+    """
+    fate = np.full(len(code), ANSWER["changing"], np.int8)
+    last = code[:, -2 * window :]
+    for p in range(2, last.shape[1] // 2 + 1):
+        fate[(last[:, p:] == last[:, :-p]).all(1)] = ANSWER["periodic"]
+    fate[(code[:, -window:] == code[:, -1:]).all(1)] = ANSWER["constant"]
+    return fate
+
+
+def is_drifting(ring: np.ndarray, share: float) -> np.ndarray:
+    """Say which rows of sketches (n, k, F) move on without turning back, over the last half of them."""
+    last = ring[:, ring.shape[1] // 2 :]
+    path = np.linalg.norm(last[:, 1:] - last[:, :-1], axis=-1).sum(1)
+    return (path > 0) & (np.linalg.norm(last[:, -1] - last[:, 0], axis=-1) >= share * path)
 
 
 def solved_band(
@@ -203,31 +241,37 @@ def classify(
 
     Notes
     -----
-    In this order: NaN or infinity -> nonfinite; norm grown far and still growing while the residual does not fall ->
-    diverged; answer constant over W steps and residual at the floor, or inside the solved band and no longer falling,
-    or falling with hardly any way left -> settled; residual falling, norm growing, or too few steps -> unfinished;
-    states returning after p steps -> periodic; a small region and a constant answer -> recurrent; else wandering.
+    The state, in this order: NaN or infinity -> nonfinite; norm grown far and still growing while the residual does not
+    fall -> diverged; residual at the floor, or inside the solved band and not falling, or falling with hardly any way
+    left -> settled; residual falling, norm growing, or too few steps -> unfinished; states returning after p steps ->
+    periodic; states moving on without turning back -> unfinished; a small region -> recurrent; else wandering.
+
+    The joint fate is that of the state, but a settled or recurrent state whose answer is not constant over W steps is
+    wandering, or unfinished if its residual still falls.
     """
     depth = residual.shape[1]
     t = tolerances
     window, k = answer_window(depth), ring.shape[1]
     since = answer_settled(code)
-    constant = since <= depth - window + 1
+    answer_fate = find_answer_fate(code, window)
+    constant = answer_fate == ANSWER["constant"]
     scale = state_scale(size)
     with np.errstate(invalid="ignore"):
         relative = residual / scale[:, None]
     final, recent = relative[:, -1], relative[:, -k:]
     finite = np.isfinite(residual[:, -1]) & np.isfinite(size[:, -1]) & np.isfinite(ring).all((1, 2))
     safe = np.where(finite[:, None], recent, 1.0)
-    falling = is_falling(safe, t)
-    rate = decay_rate(safe[:, -max(2, k // 2) :])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        travel = np.where(rate < 1, final * rate / (1 - rate), np.inf)
+    long = relative[:, depth - max(k, depth // 2) :]
+    blocks = block_medians(np.where((finite & np.isfinite(long).all(1))[:, None], long, 1.0))
+    falling = is_falling(safe, t, t.drop) | is_falling(blocks, t, t.drop)
     floor = t.floor * epsilon
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rounding = np.minimum(floor / np.maximum(np.where(finite, final, 1.0), 1e-300), 1.0)
+        creeping = falling | is_falling(safe, t, rounding) | is_falling(blocks, t, rounding)
+        rate = decay_rate(safe[:, -max(2, k // 2) :])
+        travel = np.where(rate < 1, final * rate / (1 - rate), np.inf)
     threshold = solved_band(final, solved & constant & finite, t, floor, noise)
-    settled = constant & (
-        (final <= floor) | ((final <= threshold) & ~falling) | (falling & (travel <= t.travel))
-    )
+    resting = (final <= floor) | ((final <= threshold) & ~creeping) | (creeping & (travel <= t.travel))
     with np.errstate(invalid="ignore", over="ignore"):
         growing = (np.diff(size[:, -k:], axis=1) > 0).all(1) & (size[:, -1] > 1.01 * size[:, -k])
         growing &= residual[:, -1] >= residual[:, -k]
@@ -237,19 +281,27 @@ def classify(
     mean = clean[:, -window:].mean(1)
     spread = np.sqrt(((clean[:, -window:] - mean[:, None]) ** 2).sum(-1).mean(1))
     spread = spread / np.where(finite, scale, 1.0)
-    early = depth < t.least_steps
-    fate = np.select(
+    moving = falling | growing | (depth < t.least_steps) | ((final <= threshold) & creeping)
+    state_fate = np.select(
         [
             ~finite,
             growing & far,
-            settled,
-            falling | early | growing,
+            resting,
+            moving,
             period > 0,
-            constant & (spread <= t.region),
+            is_drifting(clean, t.drift),
+            spread <= t.region,
         ],
-        [CODE[f] for f in ("nonfinite", "diverged", "settled", "unfinished", "periodic", "recurrent")],
+        [
+            CODE[f]
+            for f in ("nonfinite", "diverged", "settled", "unfinished", "periodic", "unfinished", "recurrent")
+        ],
         CODE["wandering"],
     ).astype(np.int8)
+    at_rest = np.isin(state_fate, [CODE["settled"], CODE["recurrent"]])
+    on_the_way = (moving | creeping) & (final > floor)
+    otherwise = np.where(on_the_way, CODE["unfinished"], CODE["wandering"])
+    fate = np.where(at_rest & ~constant, otherwise, state_fate).astype(np.int8)
     is_settled = fate == CODE["settled"]
     period = np.where(is_settled, 1, np.where(fate == CODE["periodic"], period, 0)).astype(np.int32)
     limit = np.maximum(threshold, final) * (1 + 1e-6)
@@ -258,7 +310,10 @@ def classify(
     settling = np.where(is_settled, np.maximum(above + 1, since), -1).astype(np.int32)
     place = _representative(clean, mean, fate, period, noise > 0)
     place[~finite] = np.nan
-    return Verdict(fate, period, settling, since, np.where(finite, spread, np.nan), place, threshold, scale)
+    return Verdict(
+        fate, period, settling, since, np.where(finite, spread, np.nan), place, threshold, scale,
+        state_fate, answer_fate,
+    )  # fmt: skip
 
 
 def _representative(

@@ -81,9 +81,10 @@ def sample(
     xarray.Dataset
         Over (puzzle, restart, step): `residual` = ||f(z; x) - z||, noise off, over the whole state after `step` steps,
         `relative_residual`, `update`, `correct`, `token_accuracy`, `answer_id` (equal for equal answers of a puzzle),
-        `halt_logit` where the system has one.  Over (puzzle, restart): `fate`, `period`, `answer_settled`,
-        `settling_step`, `spread`, `answer` (token), `sketch` (feature).  What was asked to be kept: `sketch_path`,
-        `final_state`, `trajectory`.  `inputs`, `labels`.
+        `halt_logit` where the system has one.  Over (puzzle, restart): `fate` and its two axes
+        `state_fate`, `answer_fate` (see `attractors.fate`); `period`, `answer_settled`, `settling_step`, `spread`,
+        `answer` (token), `sketch` (feature).  What was asked to be kept: `sketch_path`, `final_state`, `trajectory`.
+        `inputs`, `labels`.
 
     Raises
     ------
@@ -296,7 +297,9 @@ def _assemble(recipe: Recipe, records: dict[str, np.ndarray], beta: float, limit
             answer_ids(fold(records["code"])),
             "number of the answer among those its puzzle has seen",
         ),
-        "fate": (run, fold(verdict.fate), "what became of the trajectory"),
+        "fate": (run, fold(verdict.fate), "what became of the trajectory: state and answer together"),
+        "state_fate": (run, fold(verdict.state_fate), "what became of the state, whatever the answer"),
+        "answer_fate": (run, fold(verdict.answer_fate), "what became of the answer, whatever the state"),
         "period": (run, fold(verdict.period), "period in outer steps: 1 settled, 0 none"),
         "answer_settled": (
             run,
@@ -368,7 +371,8 @@ def _assemble(recipe: Recipe, records: dict[str, np.ndarray], beta: float, limit
         "oracle": judge or ("labels" if recipe.labels is not None else "none"),
     }
     coordinates = {"step": np.arange(1, depth + 1), "restart": recipe.first + np.arange(restarts)}
-    return schema.dataset(variables, attributes, coordinates, {"fate": schema.FATES})
+    codes = {"fate": schema.FATES, "state_fate": schema.FATES, "answer_fate": schema.ANSWER_FATES}
+    return schema.dataset(variables, attributes, coordinates, codes)
 
 
 def noise_size(residual: np.ndarray, update: np.ndarray, size: np.ndarray) -> float:

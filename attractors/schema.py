@@ -15,6 +15,7 @@ import torch
 import xarray as xr
 
 FATES = ("settled", "periodic", "recurrent", "wandering", "unfinished", "diverged", "nonfinite")
+ANSWER_FATES = ("constant", "periodic", "changing")
 MODES = ("a", "b", "c", "d", "undecided")
 ADVICE = (
     "deeper_is_enough",

@@ -5,8 +5,17 @@ import pytest
 import torch
 
 from eqrlab import attractors as at
-from eqrlab.attractors.fate import answer_settled, decay_rate, find_period, kendall
-from eqrlab.attractors.schema import FATES
+from eqrlab.attractors.fate import (
+    ANSWER,
+    answer_settled,
+    block_medians,
+    decay_rate,
+    find_answer_fate,
+    find_period,
+    is_drifting,
+    kendall,
+)
+from eqrlab.attractors.schema import ANSWER_FATES, FATES
 from eqrlab.core import MapSystem
 from tests.zoo import (
     contraction,
@@ -16,6 +25,7 @@ from tests.zoo import (
     noisy_ar,
     normal_start,
     puzzles,
+    rotation_blocks,
     rotor,
     selector,
 )
@@ -155,3 +165,84 @@ def test_the_period_found_is_minimal():
     ring = np.tile(np.array([0.0, 1.0, 5.0, 2.0]), 8)[None, :, None]
     assert find_period(ring, 1e-2).tolist() == [4]
     assert find_period(np.zeros((1, 32, 1)), 1e-2).tolist() == [0]
+
+
+def axes(ensemble):
+    """Sets of the fates of states, of answers, and of both."""
+    return tuple(
+        {names[i] for i in np.unique(ensemble[variable])}
+        for variable, names in (("state_fate", FATES), ("answer_fate", ANSWER_FATES), ("fate", FATES))
+    )
+
+
+def test_state_and_answer_are_judged_apart():
+    """One state at rest, read by three clocks kept in a second coordinate: constant, of period 3, never the same."""
+    golden = (np.sqrt(5) - 1) / 2
+
+    def with_answer(decode):
+        # the clock counts in units so small that the state is at rest to the floor
+        tiny = 1e-18
+        step = lambda z, x: torch.cat((1 + 0.5 * (z[:, :1] - 1), z[:, 1:] + tiny), 1)
+        start = lambda x, g: torch.cat(
+            (torch.randn((len(x), 1), generator=g).double(), torch.zeros(len(x), 1).double()), 1
+        )
+        return MapSystem(
+            step, start, lambda z, x: decode(z / torch.tensor([1.0, tiny], dtype=torch.float64), x)
+        )
+
+    constant = with_answer(lambda z, x: torch.ones(len(z), 1, dtype=torch.long))
+    cycle = with_answer(lambda z, x: z[:, 1:].round().long() % 3)
+    never = with_answer(lambda z, x: ((z[:, 1:].round() * golden) % 1 * 1e6).long())
+    assert axes(fates(constant, depth=64)[0]) == ({"settled"}, {"constant"}, {"settled"})
+    assert axes(fates(cycle, depth=64)[0]) == ({"settled"}, {"periodic"}, {"wandering"})
+    assert axes(fates(never, depth=64)[0]) == ({"settled"}, {"changing"}, {"wandering"})
+
+
+def test_a_noise_cloud_across_a_decision_boundary_is_a_state_at_rest_with_a_changing_answer():
+    system = MapSystem(
+        lambda z, x, noise=None: 3 + 0.5 * (z - 3) + (noise(z) if noise is not None else 0.0),
+        normal_start(40),
+        lambda z, x: (z[:, :1] > 3).long() + 1,
+        noise_scale=0.01,
+    )
+    assert axes(fates(system, depth=64)[0]) == ({"settled"}, {"changing"}, {"wandering"})
+
+
+def test_a_chaotic_state_may_have_a_constant_answer():
+    step, start, _ = _chaos()
+    ensemble, _ = fates(MapSystem(step, start))
+    assert axes(ensemble)[1] == {"constant"} and (ensemble.state_fate == ensemble.fate).all()
+
+
+@pytest.mark.parametrize("depth", [16, 64, 256])
+def test_a_slow_creep_inside_the_band_is_not_settled(depth):
+    """At rho = 1 - 1e-5 the residual is tiny from the first step on and falls by less than a thousandth."""
+    assert set(fates(contraction(1 - 1e-5), depth=depth)[1]) == {"unfinished"}
+
+
+def test_algebraic_decay_is_not_taken_for_a_cycle_at_any_depth():
+    for depth in (400, 20_000):
+        assert set(fates(logistic(3.0), depth=depth, restarts=4)[1]) == {"unfinished"}
+
+
+def test_a_slow_drift_is_unfinished_not_recurrent():
+    """A circle of 628 steps looks like a straight line over the last 32."""
+    assert set(fates(linear(rotation_blocks([np.exp(0.01j)])), depth=64)[1]) == {"unfinished"}
+
+
+def test_a_line_drifts_and_a_zigzag_does_not():
+    line = np.arange(32.0)[None, :, None]
+    assert is_drifting(np.concatenate([line, line % 2, 0 * line]), 0.7).tolist() == [True, False, False]
+
+
+def test_answer_fates_by_hand():
+    code = np.array(
+        [[7] * 12, [1, 2, 3] * 4, [1, 2] * 6, [1, 1, 2, 1, 2, 2, 1, 2, 1, 1, 1, 2], [5] * 8 + [7] * 4]
+    )
+    names = [ANSWER_FATES[i] for i in find_answer_fate(code, 4)]
+    assert names == ["constant", "periodic", "periodic", "changing", "constant"]
+    assert ANSWER["constant"] == 0
+
+
+def test_block_medians_leave_the_start_out():
+    np.testing.assert_array_equal(block_medians(np.arange(11.0)[None], 5), [[1.5, 3.5, 5.5, 7.5, 9.5]])

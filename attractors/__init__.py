@@ -7,6 +7,7 @@ from eqrlab.attractors.fixed_points import fixed_points
 from eqrlab.attractors.ftle import ftle
 from eqrlab.attractors.lyapunov import lyapunov
 from eqrlab.attractors.modes import ModeRule, modes
+from eqrlab.attractors.prolong import prolong
 from eqrlab.attractors.sample import sample
 from eqrlab.attractors.singular import singular_values
 from eqrlab.attractors.spectrum import spectrum
@@ -20,6 +21,7 @@ __all__ = [
     "ftle",
     "lyapunov",
     "modes",
+    "prolong",
     "sample",
     "singular_values",
     "spectrum",

@@ -221,6 +221,7 @@ def classify(
     epsilon: float,
     noise: float,
     tolerances: Tolerances,
+    before: int = 0,
 ) -> Verdict:
     """Decide the fate of every row.
 
@@ -238,6 +239,8 @@ def classify(
         Machine epsilon of the state's dtype.
     noise
         Relative size of the noise in one outer step.
+    before
+        Outer steps taken before the first one given.
 
     Notes
     -----
@@ -251,8 +254,8 @@ def classify(
     """
     depth = residual.shape[1]
     t = tolerances
-    window, k = answer_window(depth), ring.shape[1]
-    since = answer_settled(code)
+    window, k = min(answer_window(before + depth), depth), ring.shape[1]
+    since = answer_settled(code) + np.int32(before)
     answer_fate = find_answer_fate(code, window)
     constant = answer_fate == ANSWER["constant"]
     scale = state_scale(size)
@@ -261,7 +264,7 @@ def classify(
     final, recent = relative[:, -1], relative[:, -k:]
     finite = np.isfinite(residual[:, -1]) & np.isfinite(size[:, -1]) & np.isfinite(ring).all((1, 2))
     safe = np.where(finite[:, None], recent, 1.0)
-    long = relative[:, depth - max(k, depth // 2) :]
+    long = relative[:, -min(depth, max(k, (before + depth) // 2)) :]
     blocks = block_medians(np.where((finite & np.isfinite(long).all(1))[:, None], long, 1.0))
     falling = is_falling(safe, t, t.drop) | is_falling(blocks, t, t.drop)
     floor = t.floor * epsilon
@@ -281,7 +284,7 @@ def classify(
     mean = clean[:, -window:].mean(1)
     spread = np.sqrt(((clean[:, -window:] - mean[:, None]) ** 2).sum(-1).mean(1))
     spread = spread / np.where(finite, scale, 1.0)
-    moving = falling | growing | (depth < t.least_steps) | ((final <= threshold) & creeping)
+    moving = falling | growing | (before + depth < t.least_steps) | ((final <= threshold) & creeping)
     state_fate = np.select(
         [
             ~finite,
@@ -306,7 +309,7 @@ def classify(
     period = np.where(is_settled, 1, np.where(fate == CODE["periodic"], period, 0)).astype(np.int32)
     limit = np.maximum(threshold, final) * (1 + 1e-6)
     with np.errstate(invalid="ignore"):
-        above = np.where(~(relative <= limit[:, None]), np.arange(1, depth + 1), 0).max(1)
+        above = np.where(~(relative <= limit[:, None]), np.arange(1, depth + 1), 0).max(1) + before
     settling = np.where(is_settled, np.maximum(above + 1, since), -1).astype(np.int32)
     place = _representative(clean, mean, fate, period, noise > 0)
     place[~finite] = np.nan

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm import tqdm
 
 from eqrlab.attractors import schema
+from eqrlab.attractors.batches import one_thread_a_batch as one_thread_a_batch
+from eqrlab.attractors.batches import run_in_batches
 from eqrlab.attractors.fate import Tolerances, answer_window, classify, ring_length
-from eqrlab.attractors.trajectory import Law, Oracle, Recipe, run_rows
+from eqrlab.attractors.trajectory import Law, Oracle, Recipe
 from eqrlab.core import System
 
 KEEP = ("summary", "path", "final_state", "trajectory")
@@ -142,8 +140,7 @@ def sample(
         ring_length(depth), FEATURES, PATH_FEATURES if "path" in keep else 0, "final_state" in keep,
         "trajectory" in keep, place, precision, int(first_restart),
     )  # fmt: skip
-    rows = len(tokens) * restarts
-    records = _run(recipe, rows, batch_size or automatic_batch(recipe, rows), progress)
+    records = run_in_batches(recipe, np.arange(len(tokens) * restarts), batch_size, progress)
     return _assemble(recipe, records, beta, limits)
 
 
@@ -180,18 +177,6 @@ def with_noise(system: System, noise: float | None) -> tuple[System, float]:
     return (system if change is None else change(noise)), float(noise)
 
 
-def automatic_batch(recipe: Recipe, rows: int) -> int:
-    """Return a batch size whose working set stays moderate: a million state numbers on a CPU thread, 32 on a GPU."""
-    if isinstance(recipe.initial, Tensor):
-        size = recipe.initial[0, 0].numel()
-    else:
-        x = recipe.system.encode(recipe.inputs[:1].to(recipe.device))
-        size = (recipe.initial or recipe.system.initial)(x, torch.Generator().manual_seed(0))[0].numel()
-    cpu = recipe.device.type == "cpu"
-    share = -(-rows // torch.get_num_threads()) if cpu else rows  # every thread shall have a batch
-    return int(np.clip((2**20 if cpu else 2**25) // max(size, 1), 1, min(8192, share)))
-
-
 def tokens_of(values: Tensor | np.ndarray, name: str) -> Tensor:
     """Return token rows (P, L) as int64 on the CPU.
 
@@ -206,61 +191,6 @@ def tokens_of(values: Tensor | np.ndarray, name: str) -> Tensor:
             f"{name} must be integer tokens (puzzle, token), got {tuple(tensor.shape)} of {tensor.dtype}"
         )
     return tensor.cpu().long()
-
-
-def _run(
-    recipe: Recipe, rows: int, batch: int, progress: bool | Callable[[int, int], None]
-) -> dict[str, np.ndarray]:
-    """Run all rows in batches and return the records, row axis first."""
-    total, seen, lock, stopped = rows * recipe.depth, 0, threading.Lock(), threading.Event()
-    bar = tqdm(
-        total=total,
-        unit="step",
-        unit_scale=True,
-        desc="sampling",
-        disable=None if progress is True else True,
-        leave=False,
-    )
-
-    def tick(count: int) -> None:
-        nonlocal seen
-        if stopped.is_set():
-            raise InterruptedError("sampling was stopped")
-        with lock:
-            seen += count
-            bar.update(count)
-            if callable(progress):
-                progress(seen, total)
-
-    pieces = [np.arange(start, min(start + batch, rows)) for start in range(0, rows, batch)]
-    with bar, one_thread_a_batch(recipe.device, len(pieces)) as run:
-        try:
-            parts = list(run(lambda piece: run_rows(recipe, piece, tick), pieces))
-        except BaseException:
-            stopped.set()  # batches under way end at their next step
-            raise
-    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-
-
-@contextmanager
-def one_thread_a_batch(device: torch.device, batches: int) -> Iterator[Callable]:
-    """Give a `map` that runs batches side by side on a CPU, each on one thread.
-
-    Notes
-    -----
-    The matrices of a small model are too small to be split over threads: waiting for one another costs more than it
-    saves, and far more on a busy machine.  On a GPU, or with a single batch or thread, it is the ordinary `map`.
-    """
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or min(threads, batches) < 2:
-        yield map
-        return
-    pool = ThreadPoolExecutor(min(threads, batches), initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield pool.map
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
 
 
 def _assemble(recipe: Recipe, records: dict[str, np.ndarray], beta: float, limits: Tolerances) -> xr.Dataset:

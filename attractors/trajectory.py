@@ -36,13 +36,17 @@ def norm(z: Tensor) -> Tensor:
     return torch.linalg.vector_norm(flat if flat.dtype == torch.float64 else flat.float(), dim=1)
 
 
-def iterate(system: System, x: Any, z: Tensor, depth: int, keys: Tensor | None) -> Iterator[Moment]:
+def iterate(
+    system: System, x: Any, z: Tensor, depth: int, keys: Tensor | None, before: int = 0
+) -> Iterator[Moment]:
     """Yield the batch after 1, 2, ..., `depth` outer steps from the starts z.
 
     Parameters
     ----------
     keys
         (n,) int64 row keys of the noise, or None for none.
+    before
+        Outer steps taken before z: noise is keyed by the number of the step since the start.
 
     Notes
     -----
@@ -59,7 +63,10 @@ def iterate(system: System, x: Any, z: Tensor, depth: int, keys: Tensor | None) 
         return
     precise_x = cast_floating(x, torch.float32, None) if half else x
     for t in range(1, depth + 1):
-        previous, z = z, _checked(system.step(z, x, None if keys is None else KeyedNoise(keys, t)), z)
+        previous, z = (
+            z,
+            _checked(system.step(z, x, None if keys is None else KeyedNoise(keys, before + t)), z),
+        )
         precise = z.float() if half else z
         residual = norm(system.step(precise, precise_x) - precise)
         yield Moment(
@@ -110,6 +117,8 @@ class Recipe:
         Also record: sketches at every step (that many features), the last state, all states.
     first
         Number of the first restart; randomness is keyed by it, given starts are taken from 0.
+    before
+        Outer steps that led to the given starts, 0 unless runs are continued.
     """
 
     system: System
@@ -129,6 +138,7 @@ class Recipe:
     device: torch.device
     dtype: torch.dtype | None
     first: int = 0
+    before: int = 0
 
 
 def starts(recipe: Recipe, x: Any, puzzles: np.ndarray, restarts: np.ndarray, keys: list[int]) -> Tensor:
@@ -170,7 +180,7 @@ def run_rows(recipe: Recipe, rows: np.ndarray, tick: Callable[[int], None]) -> d
     lists: dict[str, list[Tensor]] = {
         k: [] for k in ("residual", "update", "norm", "ring", "path", "halt", "states")
     }
-    for moment in iterate(recipe.system, x, z, recipe.depth, row_keys):
+    for moment in iterate(recipe.system, x, z, recipe.depth, row_keys, recipe.before):
         lists["residual"].append(moment.residual)
         lists["update"].append(moment.update)
         lists["norm"].append(moment.norm)

@@ -7,6 +7,7 @@ from eqrlab.attractors.fixed_points import fixed_points
 from eqrlab.attractors.ftle import ftle
 from eqrlab.attractors.lyapunov import lyapunov
 from eqrlab.attractors.modes import ModeRule, modes
+from eqrlab.attractors.outcomes import outcomes
 from eqrlab.attractors.prolong import prolong
 from eqrlab.attractors.sample import sample
 from eqrlab.attractors.singular import singular_values
@@ -21,6 +22,7 @@ __all__ = [
     "ftle",
     "lyapunov",
     "modes",
+    "outcomes",
     "prolong",
     "sample",
     "singular_values",

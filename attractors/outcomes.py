@@ -66,7 +66,7 @@ def outcomes(
     >>> inputs = torch.zeros(1, 1, dtype=torch.long)
     >>> table = outcomes(sample(sign, inputs, labels=torch.tensor([[2]]), restarts=8, depth=32))
     >>> table["count"].values.tolist()  # settled: right, wrong; not settled: right, wrong
-    [[[6, 2], [0, 0]]]
+    [[[4, 4], [0, 0]]]
     """
     if "correct" not in runs:
         raise ValueError("outcomes need to know what is correct: sample with labels or an oracle")

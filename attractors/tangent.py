@@ -33,15 +33,30 @@ def one_step(system: System, x: Any, z: Tensor, keys: Tensor | None, number: int
     return Jacobian(stepper, x, z)  # type: ignore[arg-type]
 
 
+def advance(jacobian: Jacobian, block: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the states (n, *state_shape) that the map leads to, and J applied to a block of vectors (n, k, d)."""
+    n, k, d = block.shape
+    if not in_one_pass(jacobian.system, block):
+        pushed = push_block(jacobian, block)
+        return jacobian.value.view_as(jacobian.z), pushed
+    rows = torch.arange(n, device=block.device).repeat_interleave(k)
+    repeated = jacobian.select(rows)
+    pushed = repeated.push(block.reshape(n * k, d)).view(n, k, d)
+    return repeated.value[::k].reshape(jacobian.z.shape), pushed
+
+
+def in_one_pass(system: Any, block: Tensor) -> bool:
+    """Say whether a block (n, k, d) is carried by n k repeated rows at once; noise belongs to its n rows."""
+    return block.numel() <= SMALL_BLOCK and not isinstance(system, NoisyStep)
+
+
 def push_block(jacobian: Jacobian, block: Tensor) -> Tensor:
     """Return J applied to a block of vectors, (n, k, d) to (n, k, d).
 
     Small blocks repeat the rows instead of the products: one pass, at the cost of k states.
     """
     n, k, d = block.shape
-    if block.numel() > SMALL_BLOCK or isinstance(
-        jacobian.system, NoisyStep
-    ):  # whose noise belongs to its n rows
+    if not in_one_pass(jacobian.system, block):
         return torch.stack([jacobian.push(block[:, i].contiguous()) for i in range(k)], 1)
     rows = torch.arange(n, device=block.device).repeat_interleave(k)
     return jacobian.select(rows).push(block.reshape(n * k, d)).view(n, k, d)

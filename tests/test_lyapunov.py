@@ -1,5 +1,7 @@
 """Lyapunov and finite-time exponents agree with the exact ones."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -127,6 +129,18 @@ def test_a_resumed_run_is_the_uninterrupted_one(noise):
         at.lyapunov(driven, puzzles(), starts, k=2, steps=40, resume=whole)
     with pytest.raises(ValueError, match="use the same"):
         at.lyapunov(driven, puzzles(), starts, k=1, steps=40, resume=half)
+
+
+@pytest.mark.parametrize("step", [0.5, 1e-4], ids=["mild", "graded"])
+def test_the_stretch_between_orthonormalisations_does_not_matter(step, monkeypatch):
+    """Fast and slow directions: 8 steps at once where the digits allow it, fewer or one where they do not."""
+    slopes = torch.tensor([2.0, 1.0, step], dtype=torch.float64)
+    system = MapSystem(lambda z, x: torch.sin(slopes * z.roll(1, 1)) + 0.3 * z, normal_start(3))
+    starts = torch.linspace(0.1, 1, 6, dtype=torch.float64).reshape(1, 2, 3)
+    long = at.lyapunov(system, puzzles(), starts, k=3, steps=180)
+    monkeypatch.setattr(sys.modules["eqrlab.attractors.lyapunov"], "STRIDE", 1)  # the name is the function
+    one = at.lyapunov(system, puzzles(), starts, k=3, steps=180)
+    np.testing.assert_allclose(long.window_exponent, one.window_exponent, atol=1e-8)
 
 
 def test_diverging_trajectories_are_not_numbers():

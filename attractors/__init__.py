@@ -2,27 +2,35 @@
 
 from eqrlab.attractors.alignment import alignment
 from eqrlab.attractors.basins import basins
+from eqrlab.attractors.estimate import estimate_basins
 from eqrlab.attractors.fate import Tolerances
 from eqrlab.attractors.fixed_points import fixed_points
 from eqrlab.attractors.ftle import ftle
 from eqrlab.attractors.lyapunov import lyapunov
 from eqrlab.attractors.modes import ModeRule, modes
 from eqrlab.attractors.outcomes import outcomes
+from eqrlab.attractors.plane import plane
 from eqrlab.attractors.prolong import prolong
 from eqrlab.attractors.sample import sample
+from eqrlab.attractors.shock import critical_shock
 from eqrlab.attractors.singular import singular_values
 from eqrlab.attractors.spectrum import spectrum
+from eqrlab.attractors.stability import basin_stability
 
 __all__ = [
     "ModeRule",
     "Tolerances",
     "alignment",
+    "basin_stability",
     "basins",
+    "critical_shock",
+    "estimate_basins",
     "fixed_points",
     "ftle",
     "lyapunov",
     "modes",
     "outcomes",
+    "plane",
     "prolong",
     "sample",
     "singular_values",

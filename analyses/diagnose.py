@@ -27,7 +27,7 @@ def diagnose(
     device: str | None = None,
     dtype: str | None = None,
     batch_size: int | None = None,
-    progress: bool = False,
+    progress: bool | Callable[[int, int], None] = False,
 ) -> dict[str, xr.Dataset]:
     """Diagnose the landscape of a system on some puzzles.
 

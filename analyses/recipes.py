@@ -39,6 +39,7 @@ _TRAIN = {
     "anchors": "anchors",
     "halting": "halting",
 }
+OPTIONS = (*_MODEL, *_TRAIN, "box_gap")  # what `configurations` reads beside the family
 MODEL_NOISE = (
     0.01  # beta that EqR is trained with unless asked otherwise, as in the paper; other families have none
 )

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from tqdm import tqdm
 
 from eqrlab.analyses.describe import aligned, describe, flat, plain
 from eqrlab.analyses.recipes import MODEL_NOISE, configurations
+from eqrlab.analyses.stopping import stop_signals
 from eqrlab.core import load
 from eqrlab.core.checkpoint import FAMILIES, replaced_whole
 from eqrlab.core.config import MIXERS, POSITIONS
@@ -150,7 +149,7 @@ def train(context: click.Context, task: str, **options: Any) -> None:
         f"{options['family']} on {task}: {size:,} parameters, {len(trainer.data.inputs)} puzzles, {trainer.device}, "
         f"{trainer.config.steps} steps of {trainer.config.batch_size} rows, in {out}"
     )
-    with _stop_signals() as stopped:
+    with stop_signals() as stopped:
         accuracy = _run(trainer, test, options, out, stopped)
     if trainer.step_count < trainer.config.steps:
         click.echo(
@@ -225,25 +224,6 @@ def _prepare(task: str, options: dict[str, Any]) -> tuple[Trainer, PuzzleSet | N
         options["family"], model, task, puzzles.inputs, puzzles.labels, config, symmetries, device
     )
     return trainer, test
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Give a list that is filled when the process is asked to stop; asked twice, it stops at once."""
-    stopped: list[int] = []
-
-    def note(number: int, _: Any) -> None:
-        stopped.append(number)
-        signal.signal(number, before[number])
-
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _run(

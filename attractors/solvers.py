@@ -109,7 +109,8 @@ def picard(search: Search, steps: int) -> None:
     One evaluation a step.  Every 32 steps a reference state is stored; the first return to it, within 1/1000 of an
     update, gives the minimal period, and the row is closed as periodic once it returns to the tolerance, or closer
     than 1e-6 of an update.  A row whose residual fell by less than a tenth since the last look, twice in a row, is left
-    as wandering, or as out of budget if it fell at nearly every step; so is one that will not arrive in the steps left.
+    as wandering, or as out of budget if it fell at nearly every step; so is one that will not arrive in the steps left
+    (out of budget if it fell at three steps of four).
     """
     rows = search.open
     z, ref = search.z[rows], search.z[rows].clone()
@@ -145,7 +146,9 @@ def picard(search: Search, steps: int) -> None:
             search.hint[rows[slow & (falls < 0.9 * WINDOW)]] = CODE["wandering"]
             rate = (lowest / before).clamp(max=1.0) ** (1 / WINDOW)
             need = torch.log(search.tol * y.norm(dim=1) / residual) / torch.log(rate)
-            late = (strikes >= STRIKES) | (before.isfinite() & ~slow & (need > steps - t))
+            far_off = before.isfinite() & ~slow & (need > steps - t)
+            search.hint[rows[far_off & (falls < 0.75 * WINDOW)]] = CODE["wandering"]  # its low was a chance
+            late = (strikes >= STRIKES) | far_off
             stay &= ~(late & ~cycling)
             before, lowest, ref, since = lowest, torch.full_like(lowest, torch.inf), y.clone(), 0
             falls = torch.zeros_like(falls)

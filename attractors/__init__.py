@@ -8,9 +8,11 @@ from eqrlab.attractors.fixed_points import fixed_points
 from eqrlab.attractors.ftle import ftle
 from eqrlab.attractors.lyapunov import lyapunov
 from eqrlab.attractors.modes import ModeRule, modes
+from eqrlab.attractors.noop import noop_test
 from eqrlab.attractors.outcomes import outcomes
 from eqrlab.attractors.plane import plane
 from eqrlab.attractors.prolong import prolong
+from eqrlab.attractors.return_test import return_test
 from eqrlab.attractors.sample import sample
 from eqrlab.attractors.shock import critical_shock
 from eqrlab.attractors.singular import singular_values
@@ -29,9 +31,11 @@ __all__ = [
     "ftle",
     "lyapunov",
     "modes",
+    "noop_test",
     "outcomes",
     "plane",
     "prolong",
+    "return_test",
     "sample",
     "singular_values",
     "spectrum",

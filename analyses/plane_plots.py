@@ -13,12 +13,11 @@ from matplotlib.ticker import PercentFormatter
 from eqrlab.analyses.amounts import percent
 from eqrlab.analyses.svg import COLOURS, styled
 
-SHADES = 8  # attractors of one kind that are told apart by colour
 RIGHT = ("#0072b2", "#56b4e9", "#00476f", "#8fd3ff")
 WRONG = ("#d55e00", "#e69f00", "#a83232", "#f0c27b", "#cc79a7", "#7a3b00", "#f2a0a0", "#b58900")
 PLAIN = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442", "#5b3a8c")
 NONE, AWAY = "#b9bfc7", "#3a4048"
-DARKEST = 0.45  # brightness of the slowest cells
+DARKEST = 0.5  # brightness of the slowest cells
 LISTED = 6  # entries of the legend besides "none"
 
 
@@ -70,22 +69,28 @@ def _mixed(colour: str, share: float) -> str:
     return "#" + "".join(f"{round(255 * ((1 - share) * c + share)):02x}" for c in to_rgb(colour))
 
 
-def brightness(plane: xr.Dataset, puzzle: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Return a factor (v, u) between 0.45 and 1, the brighter the sooner a cell settles, and the steps it spans.
+def brightness(plane: xr.Dataset, puzzle: int) -> tuple[np.ndarray, str]:
+    """Return a factor (v, u) between 0.5 and 1, the brighter the sooner a cell settles, and what that says.
 
     Notes
     -----
-    By the settling step where the state settles, else by the step since which the answer is constant; on a logarithmic
-    scale, between the 2 % and 98 % quantiles.
+    By the settling step where all cells at attractors settle; else, since recurrent cells have none, by the step
+    since which the answer is constant.  Logarithmic, between the 2 % and 98 % quantiles.  Cells without an attractor
+    are not shaded.
     """
     one = plane.isel(puzzle=puzzle)
-    settling = one.settling_step.values
-    when = np.where(settling > 0, settling, one.answer_settled.values).astype(float)
-    low, high = np.quantile(when, (0.02, 0.98))
+    settling, at_attractor = one.settling_step.values, one.attractor_id.values >= 0
+    by_state = bool(at_attractor.any() and (settling[at_attractor] > 0).all())
+    when = (
+        np.where(settling > 0, settling, int(plane.attrs["depth"])) if by_state else one.answer_settled.values
+    )
+    low, high = np.quantile(when.astype(float), (0.02, 0.98))
+    what = "state settled" if by_state else "answer constant"
     if high <= low:
-        return np.ones(when.shape), (int(low), int(high))
+        return np.ones(when.shape), f"{what} from step {int(low)} on"
     place = np.log(np.clip(when, low, high) / low) / np.log(high / low)
-    return 1 - (1 - DARKEST) * place, (int(low), int(high))
+    factor = np.where(at_attractor, 1 - (1 - DARKEST) * place, 1.0)
+    return factor, f"brighter: {what} sooner (step {int(low)} to {int(high)})"
 
 
 @styled
@@ -102,14 +107,14 @@ def plane_picture(plane: xr.Dataset, puzzle: int = 0, title: str | None = None) 
         First line of the title; default: the number of the puzzle.
     """
     kinds = kinds_of(plane, puzzle)
-    factor, (soon, late) = brightness(plane, puzzle)
+    factor, speed = brightness(plane, puzzle)
     picture = np.ones((*factor.shape, 3))
     for mask, colour, _ in kinds:
         picture[mask] = to_rgb(colour)
     picture *= factor[..., None]
     shown = kinds if len(kinds) <= LISTED + 1 else [*kinds[:LISTED], _rest(kinds[LISTED:])]
     left, right, bottom, top = (float(v) for v in _sides(plane))
-    figure = Figure((5.0, 5.0 + 0.75 + 0.24 * len(shown)), layout="constrained")
+    figure = Figure((5.2, 5.55 + 0.22 * len(shown)), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.05, h_pad=0.05)
     axes = figure.subplots()
     axes.imshow(
@@ -117,18 +122,15 @@ def plane_picture(plane: xr.Dataset, puzzle: int = 0, title: str | None = None) 
     )
     axes.grid(False)
     unit = float(plane["unit"].values[puzzle])
-    what = "state norm" if unit != 1 else "state units"
-    axes.set(xlabel=f"first direction, in {what}" + (f" ({unit:.3g})" if unit != 1 else ""),
-             ylabel=f"second direction, in {what}")  # fmt: skip
+    what = f"in state norms (1 = {unit:.3g})" if unit != 1 else "in state units"
+    axes.set(xlabel=f"first direction, {what}", ylabel="second direction")
     _marks(axes, plane, puzzle, (left, right, bottom, top))
     noise = float(plane.attrs["noise"])
     setting = f"noise {noise:g}" if noise else "noise off"
     first = title or f"puzzle {plane['puzzle'].values[puzzle]}"
-    axes.set_title(
-        f"{first}\n{setting}, depth {plane.attrs['depth']}; brighter settles sooner ({soon} to {late} steps)"
-    )
+    axes.set_title(f"{first}\n{setting}, depth {plane.attrs['depth']}\n{speed}")
     handles = [Patch(color=colour, label=f"{name}: {percent(mask.mean())}") for mask, colour, name in shown]
-    figure.legend(handles=handles, loc="outside lower left", ncols=1)
+    figure.legend(handles=handles, loc="outside lower center", ncols=1, borderaxespad=0.6)
     return figure
 
 

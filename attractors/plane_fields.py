@@ -140,7 +140,7 @@ def borders(
 
 def _pairs(values: list) -> np.ndarray:
     array = np.array(values, float)
-    return array.reshape(-1, len(LABELS), *array.shape[1:])
+    return array.reshape(len(array) // len(LABELS), len(LABELS), *array.shape[1:])
 
 
 TEXTS = {

@@ -1,0 +1,157 @@
+"""Critical shocks, edge states and basin stability against exact borders."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from eqrlab import attractors as at
+from eqrlab.attractors import archive
+from eqrlab.core import MapSystem
+from tests.zoo import contraction, normal_start, one_pattern, puzzles, rotor, selector, selector_level
+
+M = selector_level(2.0)
+OFFSETS = torch.tensor([[0.3, -0.2], [0.0, 1.0]], dtype=torch.float64)
+STATES = torch.stack([OFFSETS + M, OFFSETS + torch.tensor([M, -M], dtype=torch.float64)], 1)
+
+
+@pytest.fixture(scope="module")
+def shocks():
+    """G3, two puzzles, two attractors each, tracked to their edge states."""
+    return at.critical_shock(selector(OFFSETS.tolist()), puzzles(2), STATES, tol=1e-5, random=4, edge=True)
+
+
+def test_least_shock_of_the_selector_is_the_distance_to_its_border(shocks):
+    assert np.allclose(shocks.least_shock, M, rtol=1e-5)
+    assert (shocks.least_shock.values >= M).all(), "an upper bound"
+
+
+def test_random_shock_crosses_the_first_border_on_its_ray(shocks):
+    rows = np.flatnonzero(shocks.kind.values == "random")
+    found = shocks.result.values[..., rows] == 0
+    assert found.any()
+    low, high = shocks.shock_low.values[..., rows][found], shocks.shock.values[..., rows][found]
+    assert (high - low <= 1e-5 * high).all()
+    assert (high >= M).all()
+
+
+def test_shock_towards_the_other_attractor_is_half_the_way(shocks):
+    between = shocks.shock.values[..., shocks.kind.values == "between"]
+    assert np.allclose(between[np.isfinite(between)], M, rtol=1e-5)
+    own = shocks.result.values[..., shocks.kind.values == "between"] == 4
+    assert (own.sum(-1) == 1).all(), "no direction leads to the attractor a state is at"
+
+
+def test_edge_state_is_the_saddle_with_one_unstable_eigenvalue(shocks):
+    distance = []
+    for unit in (0, 1):  # the saddle lies on the border of one unit, the other unit stays
+        saddle = STATES.numpy().copy()
+        saddle[..., unit] = OFFSETS.numpy()[:, None, unit]
+        distance.append(np.abs(shocks.edge_state.values - saddle).max(-1))
+    assert (np.minimum(*distance) < 1e-9).all()
+    assert np.allclose(shocks.edge_eigenvalue.values, 2.0)
+    assert (shocks.edge_unstable.values == 1).all()
+    assert (shocks.edge_residual.values < 1e-6).all()
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_least_shock_of_one_pattern_is_m_root_d(size):
+    system, xi = one_pattern(size)
+    result = at.critical_shock(
+        system,
+        puzzles(1),
+        (M * xi).view(1, 1, -1),
+        directions=("eigen",),
+        leading=1,
+        scan=2,
+        tol=0.01,
+        depth=40,
+    )
+    low = result.shock_low.values[0, 0][int(result.least_direction.values[0, 0])]
+    exact = M * size**0.5
+    assert low <= exact * (1 + 1e-9) and exact * (1 - 1e-9) <= float(result.least_shock.values[0, 0])
+    assert float(result.least_shock.values[0, 0]) <= 1.0102 * exact
+
+
+def test_shock_within_a_global_basin_is_not_found():
+    result = at.critical_shock(
+        contraction(0.5), puzzles(1), torch.ones(1, 1, 3, dtype=torch.float64), random=3
+    )
+    within = result.result.values[..., result.kind.values != "between"]
+    assert (within == 1).all()
+    assert np.isnan(result.least_shock.values).all() and (result.least_direction.values == -1).all()
+
+
+def test_state_that_never_settles_has_no_shock():
+    result = at.critical_shock(
+        rotor(1.0),
+        puzzles(1),
+        torch.tensor([[[1.0, 0.0]]], dtype=torch.float64),
+        directions=("random",),
+        depth=64,
+    )
+    assert (result.result.values == 2).all() and np.isnan(result.shock.values).all()
+
+
+def test_shocks_do_not_depend_on_company_or_batch_size(shocks):
+    alone = at.critical_shock(
+        selector(OFFSETS.tolist()), puzzles(2)[1:], STATES[1:], tol=1e-5, random=4, batch_size=3
+    )
+    assert np.array_equal(alone.shock.values[0], shocks.shock.values[1], equal_nan=True)
+
+
+def test_map_without_derivatives_can_be_shocked_along_random_directions():
+    system = MapSystem(lambda z, x: torch.sign(z) + (z - torch.sign(z)).detach() / 2, normal_start(2))
+    state = torch.ones(1, 1, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match="derivatives"):
+        at.critical_shock(system, puzzles(1), state)
+    result = at.critical_shock(system, puzzles(1), state, directions=("random",), random=16, tol=1e-4)
+    assert float(result.least_shock.values[0, 0]) >= 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"directions": ("sideways",)}, "sideways"),
+        ({"directions": ()}, "directions"),
+        ({"tol": 0.0}, "tol"),
+        ({"reach": -1}, "reach"),
+        ({"random": 0}, "random"),
+        ({"depth": 0}, "depth"),
+    ],
+)
+def test_misuse_of_shocks_is_named(options, words):
+    with pytest.raises(ValueError, match=words):
+        at.critical_shock(selector(OFFSETS.tolist()), puzzles(2), STATES, **options)
+
+
+def test_shocks_survive_an_archive(shocks, tmp_path):
+    archive.write(tmp_path / "s.nc", {"shock": shocks})
+    back = archive.read(tmp_path / "s.nc")["shock"].to_dataset()
+    assert np.array_equal(back.shock, shocks.shock, equal_nan=True)
+    assert list(back.kind.values) == list(shocks.kind.values)
+
+
+def test_stability_of_the_selector_is_the_share_of_the_sphere_inside():
+    """Beyond m, a perturbation of length r on the circle leaves through y_i = b_i within an angle acos(m / r)."""
+    sizes = np.array([0.5, 1.2]) * M / float(STATES[0, 0].norm())
+    result = at.basin_stability(selector([[0.3, -0.2]]), puzzles(1), STATES[:1, :1], sizes=sizes, trials=400)
+    outside = 2 * 2 * np.arccos(1 / 1.2) / (2 * np.pi)
+    count = result.returned.values[0, 0]
+    assert count[0] == 400
+    assert stats.binomtest(int(count[1]), 400, 1 - outside).pvalue > 1e-3
+    assert (result.stability_low <= result.stability).all() and (
+        result.stability <= result.stability_high
+    ).all()
+
+
+def test_stability_of_a_state_that_never_settles_is_unknown():
+    state = torch.tensor([[[1.0, 0.0]]], dtype=torch.float64)
+    result = at.basin_stability(rotor(1.0), puzzles(1), state, sizes=(0.1,), trials=4, depth=64)
+    assert np.isnan(result.stability.values).all() and not result.settled.values.any()
+
+
+def test_misuse_of_stability_is_named():
+    for options, words in (({"sizes": ()}, "sizes"), ({"sizes": (0.0,)}, "sizes"), ({"trials": 0}, "trials")):
+        with pytest.raises(ValueError, match=words):
+            at.basin_stability(selector([[0.3, -0.2]]), puzzles(1), STATES[:1], **options)

@@ -1,0 +1,167 @@
+"""Where benchmarks write their rows: tables in the terminal, results.json, and the page BENCHMARKS.md made from it."""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+STORE = Path(__file__).with_name("results.json")
+PAGE = ROOT / "BENCHMARKS.md"
+
+SECTIONS = {
+    "races": (
+        "Races",
+        "Peer and ours alternate in one process, one thread each, after one untimed run; each round gives one ratio "
+        "peer : ours. The table has the ratio of the medians and the range over the rounds, of CPU and of wall time; "
+        "above 1 ours is faster.",
+        "bench_local_dynamics.py bench_orbits.py",
+    ),
+    "answers": (
+        "Right where the peer is wrong",
+        "What both sides of the races answer, against the exact values.",
+        "bench_local_dynamics.py bench_orbits.py",
+    ),
+    "full size": (
+        "Full size",
+        "Cost of Jacobian products, and leading eigenvalues with their measured residuals ||J v - value v|| / |value|.",
+        "bench_full_size.py",
+    ),
+    "exact values": (
+        "Exact values",
+        "Systems whose answer is known, in float64: our value, the largest error, and the tolerance it is held to.",
+        "bench_ground_truth.py",
+    ),
+    "failing maps": (
+        "Maps that fail",
+        "What a user reads who gives such a map or state.",
+        "bench_ground_truth.py",
+    ),
+}
+
+
+class Race(NamedTuple):
+    """What `race` measured: ratio of the medians of CPU times, and the last answers."""
+
+    ratio: float
+    peer: Any
+    ours: Any
+
+
+def peer(name: str, how: str) -> ModuleType:
+    """Import a peer, or skip with the one line that says how to get it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        pytest.skip(f"needs {name}: {how}")
+
+
+def machine() -> str:
+    return (
+        f"{os.cpu_count()} cores {'CPU' if not torch.cuda.is_available() else torch.cuda.get_device_name()}"
+    )
+
+
+def record(section: str, name: str, **columns: Any) -> None:
+    """Store and print one row; a later row of the same name replaces it."""
+    row = {key: str(value) for key, value in columns.items()}
+    print(f"\n{name}: " + "; ".join(f"{key} {value}" for key, value in row.items()))
+    rows = json.loads(STORE.read_text()) if STORE.exists() else {}
+    rows.setdefault(section, {})[name] = {
+        **row,
+        "date": datetime.date.today().isoformat(),
+        "torch": torch.__version__,
+        "machine": f"{machine()}, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}",
+    }
+    STORE.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+
+
+def race(
+    name: str,
+    against: str,
+    peer_runs: Callable[[], Any],
+    ours_runs: Callable[[], Any],
+    rounds: int,
+    target: float,
+) -> Race:
+    """Run both sides in turn and record the ratio of the medians of their times.
+
+    Nothing is asserted of the times: a race that misses its target is named in the table.
+    """
+    spent: dict[str, list[tuple[float, float]]] = {"peer": [], "ours": []}
+    answers: dict[str, Any] = {}
+    peer_runs(), ours_runs()
+    for _ in range(rounds):
+        for side, run in (("peer", peer_runs), ("ours", ours_runs)):
+            cpu, wall = time.process_time(), time.perf_counter()
+            answers[side] = run()
+            spent[side].append((time.process_time() - cpu, time.perf_counter() - wall))
+    columns = {"peer": against}
+    ratios = []
+    for i, clock in enumerate(("CPU", "wall")):
+        theirs, mine = ([times[i] for times in spent[side]] for side in ("peer", "ours"))
+        each = [a / b for a, b in zip(theirs, mine, strict=True)]
+        ratios.append(statistics.median(theirs) / statistics.median(mine))
+        columns[f"{clock} s, peer : ours"] = (
+            f"{statistics.median(theirs):.3g} : {statistics.median(mine):.3g}"
+        )
+        columns[f"{clock} ratio"] = f"{ratios[-1]:.3g} [{min(each):.3g}, {max(each):.3g}]"
+    verdict = "**lost**" if ratios[0] < 1 else "won" if ratios[0] >= target else "won, below the target"
+    record("races", name, **columns, rounds=rounds, target=f">= {target:g}", outcome=verdict)
+    return Race(ratios[0], answers["peer"], answers["ours"])
+
+
+def render() -> str:
+    """Return the page made from all rows stored."""
+    rows = json.loads(STORE.read_text())
+    out = [
+        "# Benchmarks",
+        "",
+        "Made by `make bench`, which runs everything below and writes this page; the command above a table runs it "
+        "alone. Below it stand the day, the torch version and the machine; a peer that is not installed leaves its row "
+        "as it was. Times are in seconds, CPU time besides wall time, because the machine also did other work.",
+        "",
+    ]
+    lost = [name for name, row in rows.get("races", {}).items() if "lost" in row["outcome"]]
+    missed = [name for name, row in rows.get("races", {}).items() if "below" in row["outcome"]]
+    out += [
+        f"Races lost: {'; '.join(lost) or 'none'}. Won, but below their target: {'; '.join(missed) or 'none'}.",
+        "",
+    ]
+    for section, (title, text, files) in SECTIONS.items():
+        if section not in rows:
+            continue
+        paths = " ".join(f"tests/benchmarks/{f}" for f in files.split())
+        out += [f"## {title}", "", text, "", f"`pytest -m benchmark {paths} -s`", ""]
+        out += [*_table(rows[section]), ""]
+    out += [f"Python {platform.python_version()}.", ""]
+    return "\n".join(out)
+
+
+def _table(rows: dict[str, dict[str, str]]) -> list[str]:
+    """Return a Markdown table; what is the same in all rows stands below it once."""
+    same = {
+        key: next(iter(rows.values()))[key]
+        for key in ("date", "torch", "machine")
+        if len({row[key] for row in rows.values()}) == 1
+    }
+    heads = list(dict.fromkeys(key for row in rows.values() for key in row if key not in same))
+    lines = ["| | " + " | ".join(heads) + " |", "|" + "---|" * (len(heads) + 1)]
+    for name, row in rows.items():
+        cells = [name, *(row.get(key, "") for key in heads)]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+    if same:
+        lines += ["", "All rows: " + ", ".join(f"{key} {value}" for key, value in same.items()) + "."]
+    return lines

@@ -110,6 +110,16 @@ def test_noise_has_exponent_zero():
     assert abs(exponent.value) < 0.02 and exponent.high - exponent.low < 0.1
 
 
+def test_interval_of_the_exponent_holds_the_one_of_straight_borders():
+    rng, hits = np.random.default_rng(1), 0
+    for angle, offset in rng.uniform((0, -24), (np.pi, 24), (20, 2)):
+        place = np.stack(np.meshgrid(np.arange(80), np.arange(80)), -1) - 40 + rng.random((80, 80, 2))
+        labels = place @ np.array([np.cos(angle), np.sin(angle)]) > offset
+        exponent = uncertainty_exponent(labels.astype(int)).exponent
+        hits += exponent.low <= 1 <= exponent.high
+    assert hits >= 17, "19 of 20 expected"
+
+
 @pytest.fixture(scope="module")
 def roots():
     return at.plane(newton(), puzzles(), extent=1.5, resolution=96, depth=60)

@@ -73,6 +73,18 @@ def test_least_shock_of_one_pattern_is_m_root_d(size):
     assert float(result.least_shock.values[0, 0]) <= 1.0102 * exact
 
 
+def test_edge_state_of_one_pattern_is_the_origin():
+    system, xi = one_pattern(100)
+    states = torch.stack((M * xi, -M * xi))[None]
+    result = at.critical_shock(
+        system, puzzles(1), states, directions=("between",), tol=1e-4, depth=64, edge=True
+    )
+    assert np.allclose(result.edge_state.values, 0, atol=1e-9) and np.allclose(
+        result.edge_eigenvalue.values, 2.0
+    )
+    assert (result.edge_unstable.values == 1).all()
+
+
 def test_shock_within_a_global_basin_is_not_found():
     result = at.critical_shock(
         contraction(0.5), puzzles(1), torch.ones(1, 1, 3, dtype=torch.float64), random=3

@@ -31,8 +31,8 @@ check: $(INSTALLED_DEV)  ## lint, format and types
 	@$(BIN)/ruff format --check --output-format concise .
 	@$(BIN)/mypy
 
-bench: $(INSTALLED)  ## measure speed and print the tables
-	@$(BIN)/pytest -m benchmark tests/benchmarks -s $(ARGS)
+bench: $(INSTALLED)  ## races with peers and cost at full size: tables and BENCHMARKS.md, a quarter of an hour
+	@$(BIN)/pytest -m benchmark tests/benchmarks -s -rs $(ARGS)
 
 docs: $(INSTALLED_DOCS)  ## build the user guide into docs/_build/html
 	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html

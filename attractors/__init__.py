@@ -7,7 +7,7 @@ from eqrlab.attractors.fate import Tolerances
 from eqrlab.attractors.fixed_points import fixed_points
 from eqrlab.attractors.ftle import ftle
 from eqrlab.attractors.lyapunov import lyapunov
-from eqrlab.attractors.modes import ModeRule, modes
+from eqrlab.attractors.modes import ModeRule, mode_sensitivity, modes
 from eqrlab.attractors.noop import noop_test
 from eqrlab.attractors.outcomes import outcomes
 from eqrlab.attractors.plane import plane
@@ -30,6 +30,7 @@ __all__ = [
     "fixed_points",
     "ftle",
     "lyapunov",
+    "mode_sensitivity",
     "modes",
     "noop_test",
     "outcomes",

@@ -1,0 +1,401 @@
+"""The construction path: rungs of equal depth, runs taken up where they stand, intervals over seeds and puzzles."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from eqrlab.analyses import ladder_text
+from eqrlab.analyses.describe import blocks_per_step
+from eqrlab.analyses.ladder import Interrupted, climb, measured, take_up
+from eqrlab.analyses.ladder_commands import ladder_command
+from eqrlab.analyses.ladder_rungs import RUNGS, Ladder, Sampling, rung_options
+from eqrlab.analyses.ladder_summary import (
+    ACCURACY,
+    CORRECT,
+    GAP,
+    estimate,
+    mean_over_puzzles,
+    path_independence_gap,
+)
+from eqrlab.analyses.recipes import configurations
+from eqrlab.analyses.train_commands import train as train_command
+from eqrlab.attractors import archive
+from eqrlab.core.checkpoint import build
+from eqrlab.datasets import build as build_puzzles
+from eqrlab.datasets import fingerprint, write_csv
+
+TINY = {"hidden": 8, "heads": 2, "steps": 6, "batch_size": 4, "halt_max_steps": 2}
+SMALL = Sampling(limit=3, restarts=3, depth=4)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Training and held-out 4x4 puzzles, no two of them symmetric."""
+    folder = tmp_path_factory.mktemp("data")
+    seen = build_puzzles("sudoku4", 8, "easy", seed=1)
+    held = build_puzzles("sudoku4", 5, "easy", seed=2, exclude=fingerprint("sudoku4", seen.inputs))
+    write_csv(folder / "train.csv", seen)
+    write_csv(folder / "test.csv", held)
+    return {"puzzles": str(folder / "train.csv"), "test_puzzles": str(folder / "test.csv")}
+
+
+def small(files, out, **changes):
+    options = {
+        "rungs": ("tied", "ri"),
+        "seeds": (0, 1),
+        "options": TINY,
+        "sampling": SMALL,
+        **files,
+        **changes,
+    }
+    return Ladder("sudoku4", out, **options)
+
+
+@pytest.fixture(scope="module")
+def whole(files, tmp_path_factory):
+    """A ladder of two rungs and two seeds, climbed without interruption."""
+    out = tmp_path_factory.mktemp("whole")
+    ladder = small(files, out)
+    return ladder, climb(ladder)
+
+
+def model_of(task, rung, **common):
+    options = rung_options(task, rung, common)
+    config, training = configurations(task, {**options, "seed": 0}, "cpu")
+    return build(options["family"], config, task), training
+
+
+@pytest.mark.parametrize(
+    ("task", "common"),
+    [("sudoku6", {}), ("sudoku9", {"hidden": 16}), ("sudoku4", {"layers": 2, "h_cycles": 3})],
+)
+def test_every_rung_applies_equally_many_blocks(task, common):
+    assert len({blocks_per_step(model_of(task, rung, **common)[0]) for rung in RUNGS}) == 1
+
+
+def test_each_rung_changes_what_its_name_says():
+    models = {rung: model_of("sudoku6", rung) for rung in RUNGS}
+    config = {rung: model.config for rung, (model, _) in models.items()}
+    halting = {rung: training.halting for rung, (_, training) in models.items()}
+    assert [m.family for m, _ in models.values()] == [
+        "feedforward",
+        "tied",
+        "tied",
+        "trm",
+        "trm",
+        "eqr",
+        "eqr",
+    ]
+    assert config["tied"].halt_max_steps == 1 and config["sot"].halt_max_steps == 8
+    assert (config["sot"].H_cycles, config["sot"].L_cycles) == (2, 3)
+    assert [halting[r] for r in RUNGS] == ["off"] * 4 + ["learned"] * 3
+    assert (config["ri"].noise_scale, config["ri"].damping) == (0, 0)
+    assert (config["ni"].noise_scale, config["ni"].damping) == (0.01, 0.05)
+
+
+def test_misuse_of_rungs_is_named(files, tmp_path):
+    with pytest.raises(ValueError, match="rung 'ladder' unknown; choose from feedforward, tied"):
+        rung_options("sudoku6", "ladder")
+    with pytest.raises(ValueError, match="'halting' is set by the rungs"):
+        rung_options("sudoku6", "act", {"halting": "off"})
+    with pytest.raises(ValueError, match="distinct seeds"):
+        small(files, tmp_path, seeds=(0, 0))
+    with pytest.raises(ValueError, match="restarts must be >= 2, got 1"):
+        Sampling(restarts=1)
+
+
+def test_held_out_puzzles_may_not_be_training_puzzles(files, tmp_path):
+    with pytest.raises(ValueError, match="8 of 8 held-out puzzles are training puzzles"):
+        small(files, tmp_path, test_puzzles=files["puzzles"])
+
+
+def test_an_interrupted_ladder_ends_at_the_same_result(files, whole, tmp_path):
+    ladder, results = whole
+    other = small(files, tmp_path)
+    asked = iter(range(1000))
+    with pytest.raises(Interrupted):
+        climb(other, stop=lambda: next(asked) >= 4)  # in the middle of the first training
+    state = other.trainer("tied", 0)
+    assert not take_up(state, other.folder("tied", 0)) and 0 < state.step_count < TINY["steps"]
+    asked = iter(range(1000))
+    with pytest.raises(Interrupted):
+        climb(other, stop=lambda: next(asked) >= TINY["steps"])  # in the first sampling
+    assert not (other.folder("tied", 0) / "landscape.nc").exists()
+    again = climb(other)
+    for run in ladder.runs():
+        one, two = (load_file(x.folder(*run) / "model.safetensors") for x in (ladder, other))
+        assert all(torch.equal(one[k], two[k]) for k in one)
+        for group in ("ensemble", "modes", "own_start"):
+            xr.testing.assert_equal(results[run][group], again[run][group])
+
+
+def test_finished_runs_are_found_and_neither_trained_nor_sampled_again(files, whole):
+    ladder, results = whole
+    paths = sorted(p for p in ladder.out.rglob("*") if p.is_file())
+    before = [(p, p.stat().st_mtime_ns) for p in paths]
+    said = []
+    again = climb(ladder, tell=said.append)
+    assert [(p, p.stat().st_mtime_ns) for p in paths] == before
+    assert len(said) == 4 and all("found and found sampled" in line for line in said)
+    for run in ladder.runs():
+        for group in results[run]:
+            xr.testing.assert_equal(results[run][group], again[run][group])
+
+
+def test_another_sampling_is_sampled_anew(files, whole, tmp_path):
+    ladder, _ = whole
+    shutil.copytree(ladder.out, tmp_path / "copy")
+    other = small(files, tmp_path / "copy", sampling=Sampling(limit=2, restarts=4, depth=4))
+    groups, new = measured(other, "ri", 0, lambda: False)
+    assert new and dict(groups["ensemble"].sizes)["restart"] == 4
+    assert not measured(other, "ri", 0, lambda: False)[1]
+
+
+def test_a_run_of_eqrlab_train_is_recognised_and_the_other_way_round(files, whole, tmp_path):
+    ladder, _ = whole
+    line = (
+        f"sudoku4 --family tied --h-cycles 2 --l-cycles 3 --halt-max-steps 1 --halting off --hidden 8 --heads 2 "
+        f"--steps 6 --batch-size 4 --seed 1 --quiet --out {tmp_path / 'tied-seed1'} "
+        f"--puzzles {files['puzzles']} --test-puzzles {files['test_puzzles']}"
+    )
+    assert CliRunner().invoke(train_command, line.split()).exit_code == 0
+    same = small(files, tmp_path)
+    assert take_up(same.trainer("tied", 1), same.folder("tied", 1))
+    models = [load_file(x.folder("tied", 1) / "model.safetensors") for x in (ladder, same)]
+    assert all(torch.equal(models[0][k], models[1][k]) for k in models[0])
+    shutil.copytree(ladder.folder("ri", 0), tmp_path / "ri-seed0")
+    resumed = CliRunner().invoke(
+        train_command, ["sudoku4", "--resume", "--quiet", "--out", str(tmp_path / "ri-seed0")]
+    )
+    assert resumed.exit_code == 0 and "at step 6" in resumed.output
+
+
+def test_a_foreign_folder_is_refused_before_anything_is_trained(files, whole, tmp_path):
+    ladder, _ = whole
+    shutil.copytree(ladder.folder("ri", 0), tmp_path / "ri-seed1")  # the last run of the ladder
+    with pytest.raises(ValueError, match=r"ri-seed1.*other settings: train.seed 0 there, 1 here"):
+        climb(small(files, tmp_path))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ri-seed1"]
+    (tmp_path / "ri-seed1" / "state.safetensors").unlink()
+    with pytest.raises(
+        ValueError, match=r"model.safetensors: belongs to a run with other settings: train.seed"
+    ):
+        climb(small(files, tmp_path))
+
+
+def test_a_finished_model_needs_no_training_state_but_an_unfinished_one_does(files, whole, tmp_path):
+    ladder, _ = whole
+    folder = tmp_path / "ri-seed0"
+    shutil.copytree(ladder.folder("ri", 0), folder)
+    (folder / "state.safetensors").unlink()
+    assert take_up(ladder.trainer("ri", 0), folder)
+    shutil.rmtree(folder)
+    part = small(files, tmp_path, rungs=("ri",), seeds=(0,))
+    asked = iter(range(100))
+    with pytest.raises(Interrupted):
+        climb(part, stop=lambda: next(asked) >= 2)
+    (folder / "state.safetensors").unlink()
+    with pytest.raises(
+        ValueError, match=r"stopped at step 2, and state.safetensors to continue it is missing"
+    ):
+        climb(part)
+
+
+def test_the_gap_is_the_chance_that_two_restarts_disagree():
+    rng = np.random.default_rng(0)
+    p = np.array([0.0, 0.1, 0.5, 0.9, 1.0])
+    draws = rng.random((4000, 5, 6)) < p[:, None]
+    found = np.mean([path_independence_gap(d) for d in draws], axis=0)
+    assert np.abs(found - 2 * p * (1 - p)).max() < 0.01  # unbiased at B = 6
+    one = draws[0, 2]
+    pairs = [one[a] != one[b] for a in range(6) for b in range(6) if a != b]
+    assert path_independence_gap(one[None])[0] == pytest.approx(np.mean(pairs))
+    with pytest.raises(ValueError, match="at least 2 restarts, got 1"):
+        path_independence_gap(np.ones((3, 1), bool))
+
+
+def test_the_interval_of_seeds_alone_is_students():
+    values = np.repeat([[0.2], [0.3], [0.4]], 10, axis=1)  # all puzzles alike
+    found = estimate(mean_over_puzzles(values), 10)
+    half = 4.302652729749464 * 0.1 / np.sqrt(3)
+    assert found.mean == pytest.approx(0.3) and found.seeds.tolist() == pytest.approx([0.2, 0.3, 0.4])
+    assert (found.low, found.high) == (pytest.approx(0.3 - half), pytest.approx(0.3 + half))
+
+
+def test_the_interval_of_puzzles_alone_is_students_too():
+    values = np.tile(np.arange(11) / 10, (3, 1))  # all seeds alike
+    found = estimate(mean_over_puzzles(values), 11)
+    half = 2.2281388519649385 * np.std(values[0], ddof=1) / np.sqrt(11)
+    assert found.high - found.mean == pytest.approx(half)
+
+
+def test_intervals_cover_the_truth_when_seeds_and_puzzles_both_vary():
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(300):
+        values = (
+            0.5
+            + 0.05 * rng.normal(size=(3, 1))
+            + 0.2 * rng.normal(size=(1, 24))
+            + 0.1 * rng.normal(size=(3, 24))
+        )
+        found = estimate(mean_over_puzzles(values), 24, bounds=(-9.0, 9.0))
+        hits += found.low < 0.5 < found.high
+    assert 0.92 * 300 <= hits
+
+
+def test_pairing_removes_what_puzzles_have_in_common():
+    rng = np.random.default_rng(2)
+    hard = rng.random((1, 24))
+    lower = np.repeat(hard, 3, axis=0)
+    upper = lower + 0.1 + 0.001 * rng.normal(size=(3, 24))
+    found = estimate(mean_over_puzzles(upper - lower), 24, bounds=(-1.0, 1.0))
+    assert 0.09 < found.low < found.mean < found.high < 0.11
+
+
+def test_an_interval_that_cannot_be_is_not_given():
+    one_seed = estimate(mean_over_puzzles(np.random.default_rng(0).random((1, 9))), 9)
+    assert np.isfinite(one_seed.mean) and np.isnan([one_seed.low, one_seed.high]).all()
+    nothing = estimate(mean_over_puzzles(np.full((3, 9), np.nan)), 9)
+    assert np.isnan([nothing.mean, nothing.low]).all()
+    alike = estimate(mean_over_puzzles(np.ones((3, 24))), 24)
+    assert alike.low == pytest.approx(0.05 ** (1 / 24)) and alike.high == 1
+
+
+def synthetic(means, spread, quantity=ACCURACY):
+    """A summary of one quantity, mean a rung, intervals of the steps of half-width `spread`."""
+    rungs = list(means)
+    mean = np.array(list(means.values()))[:, None]
+    step = np.diff(mean, axis=0, prepend=np.nan)
+    pair = ("rung", "quantity")
+    data = {
+        "mean": (pair, mean),
+        "step": (pair, step),
+        "step_low": (pair, step - spread),
+        "step_high": (pair, step + spread),
+    }
+    return xr.Dataset(data, {"rung": rungs, "quantity": [quantity], "seed": [0, 1, 2]})
+
+
+def test_sentences_say_where_the_order_is_the_papers_and_where_not():
+    summary = synthetic({"feedforward": 0.1, "tied": 0.5, "sot": 0.3, "hierarchy": 0.31}, 0.05)
+    order, agree, contrary, unclear = ladder_text.order_sentences(summary)
+    assert "feedforward 10.0 %, sot 30.0 %, hierarchy 31.0 %, tied 50.0 %; the paper's" in order
+    assert "feedforward 2.6 %, tied 32.6 %, sot 74.7 %, hierarchy 76.5 %" in order and "2605.21488" in order
+    assert agree.startswith("Steps in the paper's direction") and "feedforward -> tied +40.0" in agree
+    assert "tied -> sot -20.0 [-25.0, -15.0] (paper +42.1)" in contrary and "against" in contrary
+    assert "sot -> hierarchy +1.0" in unclear and "3 seeds cannot tell" in unclear
+
+
+def test_the_gap_is_compared_with_the_papers_only_where_it_reports_one():
+    summary = synthetic({"hierarchy": 0.2, "act": 0.1, "ri": 0.02}, 0.01, GAP)
+    order, agree = ladder_text.order_sentences(summary, GAP, ladder_text.PAPER_GAP)
+    assert "hierarchy" not in order + agree and "act -> ri -8.0 [-9.0, -7.0] (paper -3.48)" in agree
+
+
+def test_the_command_writes_archive_page_and_figure(files, whole, tmp_path):
+    ladder, results = whole
+    shutil.copytree(ladder.out, tmp_path / "out")
+    line = [
+        "sudoku4",
+        "--rungs",
+        "ri,tied",
+        "--seeds",
+        2,
+        "--hidden",
+        8,
+        "--heads",
+        2,
+        "--steps",
+        6,
+        "--batch-size",
+        4,
+    ]
+    line += ["--halt-max-steps", 2, "--limit", 3, "--restarts", 3, "--depth", 4, "--quiet", "--device", "cpu"]
+    line += [
+        "--puzzles",
+        files["puzzles"],
+        "--test-puzzles",
+        files["test_puzzles"],
+        "--out",
+        tmp_path / "out",
+    ]
+    done = CliRunner().invoke(ladder_command, [str(a) for a in line], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert done.output.count("found and found sampled") == 4 and "rest on 2 seeds" in done.output
+    summary = archive.read(tmp_path / "out" / "ladder.nc")["ladder"].to_dataset()
+    assert summary.rung.values.tolist() == ["tied", "ri"] and summary.equivalent_layers.values.tolist() == [
+        6,
+        6,
+    ]
+    for run in ladder.runs():
+        one = summary.sel(rung=run[0], seed=run[1])
+        masses = results[run]["basins"].correct_mass.values
+        assert float(one.seed_mean.sel(quantity=CORRECT)) == pytest.approx(masses.mean())
+        assert one.measured.sel(quantity_landscape=CORRECT).values.tolist() == masses.tolist()
+        solved = results[run]["own_start"].correct.values[:, {"tied": 0, "ri": 1}[run[0]]]
+        assert one.solved.sel(quantity_accuracy=ACCURACY).values.tolist() == solved.tolist()
+    step = summary.seed_mean.sel(rung="ri") - summary.seed_mean.sel(rung="tied")
+    np.testing.assert_allclose(
+        summary.seed_step.sel(rung="ri", quantity=GAP), step.sel(quantity=GAP), atol=1e-12
+    )
+    assert all("long_name" in v.attrs and "units" in v.attrs for v in summary.data_vars.values())
+    page = (tmp_path / "out" / "ladder.md").read_text()
+    assert "| tied \\* |" in page and "outside the training law" in page and "tied -> ri" in page
+    assert (tmp_path / "out" / "ladder.svg").read_text().rstrip().endswith("</svg>")
+
+
+def test_wrong_usage_ends_with_code_2(tmp_path):
+    done = CliRunner().invoke(ladder_command, ["sudoku6", "--rungs", "tied,foo", "--out", str(tmp_path)])
+    assert done.exit_code == 2 and "rung 'foo' unknown" in done.output
+
+
+def test_an_interrupt_leaves_a_run_that_can_be_continued(files, tmp_path):
+    line = [sys.executable, "-m", "eqrlab.analyses", "ladder", "sudoku4", "--rungs", "tied", "--seeds", "1"]
+    line += [
+        "--hidden",
+        "8",
+        "--heads",
+        "2",
+        "--steps",
+        "100000",
+        "--batch-size",
+        "4",
+        "--quiet",
+        "--device",
+        "cpu",
+    ]
+    line += ["--puzzles", files["puzzles"], "--test-puzzles", files["test_puzzles"], "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        line, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    log = tmp_path / "tied-seed0" / "log.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (log.exists() and log.read_text()):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1 and "the same command goes on from here" in said
+    ladder = small(
+        files,
+        tmp_path,
+        rungs=("tied",),
+        seeds=(0,),
+        options={"hidden": 8, "heads": 2, "steps": 100000, "batch_size": 4},
+    )
+    trainer = ladder.trainer("tied", 0)
+    assert not take_up(trainer, ladder.folder("tied", 0)) and trainer.step_count >= 50
+    assert json.loads((tmp_path / "tied-seed0" / "options.json").read_text())["halt_max_steps"] == 1

@@ -9,9 +9,10 @@ import numpy as np
 import xarray as xr
 
 from eqrlab.attractors import schema
+from eqrlab.attractors.selectors import accuracy_table, available
 from eqrlab.attractors.statistics import PooledAuc, PooledSpearman, cluster_bootstrap, share_over_puzzles
 
-WINDOW = 3  # steps over which the convergence selector averages the residual (EqR, eq. 20)
+SHOWN = ("top1_converged", "majority", "halting", "mean", "any_correct")
 
 
 def alignment(
@@ -123,36 +124,7 @@ def depth_points(depth: int) -> np.ndarray:
 
 
 def selector_accuracy(ensemble: xr.Dataset, depths: np.ndarray) -> dict[str, np.ndarray]:
-    """Return for each selector the chance (puzzle, depth) that the answer it chooses is right."""
-    correct = ensemble.correct.values
-    residual = np.where(np.isnan(ensemble.residual.values), np.inf, ensemble.residual.values.astype(float))
-    result: dict[str, list[np.ndarray]] = {"top1_converged": [], "majority": []}
-    if "halt_logit" in ensemble:
-        result["halting"] = []
-    result |= {"mean": [], "any_correct": []}
-    for depth in depths:
-        now = correct[:, :, depth - 1]
-        score = residual[:, :, max(0, depth - WINDOW) : depth].mean(-1)
-        result["top1_converged"].append(_best(now, score))
-        result["majority"].append(_majority(ensemble.answer_id.values[:, :, depth - 1], now))
-        if "halting" in result:
-            logit = np.nan_to_num(ensemble.halt_logit.values[:, :, depth - 1].astype(float), nan=-np.inf)
-            result["halting"].append(_best(now, -logit))
-        result["mean"].append(now.mean(1))
-        result["any_correct"].append(now.any(1).astype(float))
-    return {name: np.stack(parts, axis=1) for name, parts in result.items()}
-
-
-def _best(correct: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Return the chance that the restart of least score is right, ties sharing."""
-    least = score == score.min(1, keepdims=True)
-    return (correct & least).sum(1) / least.sum(1)
-
-
-def _majority(answer: np.ndarray, correct: np.ndarray) -> np.ndarray:
-    """Return the chance that the most frequent answer is right, ties sharing."""
-    chance = np.zeros(len(answer))
-    for p, (ids, right) in enumerate(zip(answer, correct, strict=True)):
-        _, first, counts = np.unique(ids, return_index=True, return_counts=True)
-        chance[p] = right[first[counts == counts.max()]].mean()
-    return chance
+    """Return for each selector the chance (puzzle, depth) that the answer it chooses among all restarts is right."""
+    names = [n for n in SHOWN if n in available(ensemble)]
+    table = accuracy_table(ensemble, names, depths, [ensemble.sizes["restart"]])
+    return {name: table[:, i, :, 0] for i, name in enumerate(names)}

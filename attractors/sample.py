@@ -17,7 +17,7 @@ from eqrlab.attractors.fate import Tolerances, answer_window, classify, ring_len
 from eqrlab.attractors.trajectory import Law, Oracle, Recipe
 from eqrlab.core import System
 
-KEEP = ("summary", "path", "final_state", "trajectory")
+KEEP = ("summary", "path", "final_state", "trajectory", "logit_delta")
 FEATURES = 64
 PATH_FEATURES = 16
 
@@ -62,7 +62,8 @@ def sample(
     batch_size
         Rows run at once; None chooses it from the size of a state.  Results do not depend on it, to rounding.
     keep
-        "summary" always; "path": a projection of every state, for pictures; "final_state"; "trajectory": all states.
+        "summary" always; "path": a projection of every state, for pictures; "final_state"; "trajectory": all states;
+        "logit_delta": change of the logits at every step, for systems with `logits`.
     oracle
         `(inputs, answers) -> (n,) bool`, both (n, L): decides correctness instead of equality with the labels.
     device, dtype
@@ -125,6 +126,8 @@ def sample(
     unknown = sorted(set(keep) - set(KEEP))
     if unknown:
         raise ValueError(f"keep {unknown[0]!r} unknown; choose from {', '.join(KEEP)}")
+    if "logit_delta" in keep and getattr(system, "logits", None) is None:
+        raise ValueError("keep 'logit_delta' needs a system with a method logits(z, x), this one has none")
     if isinstance(initial, Tensor) and tuple(initial.shape[:2]) != (len(tokens), restarts):
         raise ValueError(
             f"initial must begin with (puzzle, restart) = {len(tokens), restarts}, got {tuple(initial.shape[:2])}"
@@ -138,7 +141,7 @@ def sample(
     recipe = Recipe(
         system, tokens, solutions, oracle, int(restarts), int(depth), int(seed), beta > 0, initial,
         ring_length(depth), FEATURES, PATH_FEATURES if "path" in keep else 0, "final_state" in keep,
-        "trajectory" in keep, place, precision, int(first_restart),
+        "trajectory" in keep, place, precision, int(first_restart), logit_delta="logit_delta" in keep,
     )  # fmt: skip
     records = run_in_batches(recipe, np.arange(len(tokens) * restarts), batch_size, progress)
     return _assemble(recipe, records, beta, limits)
@@ -262,6 +265,9 @@ def _assemble(recipe: Recipe, records: dict[str, np.ndarray], beta: float, limit
         variables["labels"] = (("puzzle", "token"), recipe.labels.astype(np.int32), "solution")
     if "halt" in records:
         variables["halt_logit"] = (each, fold(records["halt"]), "logit of the halting head")
+    if "logit_delta" in records:
+        text = "2-norm of the change of the logits in the last step, mean over cells"
+        variables["logit_delta"] = (each, fold(records["logit_delta"]), text)
     if "path" in records:
         text = "random projection of the state after each step"
         variables["sketch_path"] = ((*each, "projection"), fold(records["path"]), text)

@@ -119,6 +119,8 @@ class Recipe:
         Number of the first restart; randomness is keyed by it, given starts are taken from 0.
     before
         Outer steps that led to the given starts, 0 unless runs are continued.
+    logit_delta
+        Also record how much the logits changed.
     """
 
     system: System
@@ -139,6 +141,7 @@ class Recipe:
     dtype: torch.dtype | None
     first: int = 0
     before: int = 0
+    logit_delta: bool = False
 
 
 def starts(recipe: Recipe, x: Any, puzzles: np.ndarray, restarts: np.ndarray, keys: list[int]) -> Tensor:
@@ -178,8 +181,9 @@ def run_rows(recipe: Recipe, rows: np.ndarray, tick: Callable[[int], None]) -> d
     )
     judge = _Judge(recipe, tokens.numpy()[place], None if recipe.labels is None else recipe.labels[puzzles])
     lists: dict[str, list[Tensor]] = {
-        k: [] for k in ("residual", "update", "norm", "ring", "path", "halt", "states")
+        k: [] for k in ("residual", "update", "norm", "ring", "path", "halt", "logit_delta", "states")
     }
+    logits = None
     for moment in iterate(recipe.system, x, z, recipe.depth, row_keys, recipe.before):
         lists["residual"].append(moment.residual)
         lists["update"].append(moment.update)
@@ -187,6 +191,10 @@ def run_rows(recipe: Recipe, rows: np.ndarray, tick: Callable[[int], None]) -> d
         judge.see(recipe.system.decode(moment.z, x))
         if halt_logit is not None:
             lists["halt"].append(halt_logit(moment.z, x).float())
+        if recipe.logit_delta:
+            before, logits = logits, recipe.system.logits(moment.z, x).float()  # type: ignore[attr-defined]
+            change = torch.full_like(logits, torch.nan) if before is None else logits - before
+            lists["logit_delta"].append(torch.linalg.vector_norm(change, dim=-1).mean(1))
         in_window = moment.step > recipe.depth - recipe.window
         if in_window or recipe.path:
             short = sketch(moment.z)

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 from eqrlab import attractors as at
-from eqrlab.attractors.alignment import _majority, depth_points
+from eqrlab.attractors.alignment import depth_points, selector_accuracy
 from eqrlab.attractors.schema import STATUS
 from tests.zoo import contraction, narrow_in_sea, puzzles, selector
 
@@ -73,10 +74,24 @@ def test_mean_accuracy_is_the_share_of_right_runs():
     )
 
 
-def test_majority_ties_share():
+def test_selectors_use_all_restarts_and_ties_share():
     answers = np.array([[0, 0, 1, 1], [0, 1, 1, 1]])
     correct = np.array([[True, True, False, False], [True, False, False, False]])
-    assert _majority(answers, correct).tolist() == [0.5, 0.0]
+    each = ("puzzle", "restart", "step")
+    ensemble = xr.Dataset(
+        {
+            "answer_id": (each, answers[:, :, None]),
+            "correct": (each, correct[:, :, None]),
+            "residual": (each, np.array([[1.0, 1.0, 1.0, 2.0], [np.nan, 3.0, 3.0, 4.0]])[:, :, None]),
+        }
+    )
+    result = selector_accuracy(ensemble, np.array([1]))
+    assert {name: value[:, 0].tolist() for name, value in result.items()} == {
+        "top1_converged": [pytest.approx(2 / 3), 0.0],
+        "majority": [0.5, 0.0],
+        "mean": [0.5, 0.25],
+        "any_correct": [1.0, 1.0],
+    }
 
 
 def test_depth_points_are_powers_of_two_and_the_last():

@@ -53,10 +53,18 @@ class Recipe:
     train: dict[str, Any] = field(default_factory=dict)
 
 
+# Families whose own defaults hardly learn a board: attention that counts places instead of rows and columns.
+FAMILY_MODELS: dict[str, dict[str, Any]] = {
+    "hrm": {"mixer": "mlp", "positions": "none"},
+    "urm": {"mixer": "attention", "positions": "rope2d"},
+}
+SMALL_MAZE = 15  # side up to which a mixer over the cells learns mazes sooner than attention does
+
 RECIPES = {
     "sudoku4": Recipe({"hidden_size": 32, "halt_max_steps": 4}, {"steps": 1000}),
     "sudoku6": Recipe({"halt_max_steps": 8}, {"steps": 4000}),
     "sudoku9": Recipe({"hidden_size": 128, "L_cycles": 3, "halt_max_steps": 8}, {"steps": 6000}),
+    "small maze": Recipe({"mixer": "mlp", "positions": "none", "halt_max_steps": 8}, {"steps": 2000}),
     "maze": Recipe(
         {"mixer": "attention", "positions": "rope2d", "halt_max_steps": 8}, {"steps": 4000, "lr": 1e-3}
     ),
@@ -64,15 +72,17 @@ RECIPES = {
 
 
 def recipe(task: str) -> Recipe:
-    """Return the recipe of a task; mazes of all sizes share one.
+    """Return the recipe of a task; mazes share one up to SMALL_MAZE cells a side, and one beyond.
 
     Raises
     ------
     ValueError
         If there is no such task.
     """
-    kind, _ = parse_task(task)
-    return RECIPES[kind if kind == "maze" else task]
+    kind, side = parse_task(task)
+    if kind == "maze":
+        return RECIPES["small maze" if side <= SMALL_MAZE else "maze"]
+    return RECIPES[task]
 
 
 def board_options(task: str, gap: bool) -> dict[str, Any]:
@@ -97,14 +107,15 @@ def configurations(task: str, options: dict[str, Any], device: str) -> tuple[dic
     """
     usual = recipe(task)
     given = {new: options[old] for old, new in _MODEL.items() if options[old] is not None}
-    family, usual_model = options["family"], dict(usual.model)
+    family = options["family"]
+    usual_model = {**FAMILY_MODELS.get(family, {}), **usual.model}
     if family == "eqr":
         usual_model["noise_scale"] = MODEL_NOISE
     if family == "feedforward":  # it has no cycles and a single step
         usual_model = {k: v for k, v in usual_model.items() if k not in ("L_cycles", "halt_max_steps")}
     model = {"vocab_size": vocab_size(task), "seq_len": seq_len(task), **usual_model, **given}
     if model.get("positions") == "rope2d":
-        model |= board_options(task, options["box_gap"])
+        model |= board_options(task, options["box_gap"] or "positions" not in given)
     elif options["box_gap"]:
         raise ValueError("--box-gap needs --positions rope2d")
     width = configure(family, model).hidden_size

@@ -85,5 +85,5 @@ def clustered(shares: np.ndarray, trials: int) -> dict[str, float]:
 
 def proportion(p: float, trials: float) -> dict[str, float]:
     """Return a proportion of independent trials with its 95 % Wilson interval."""
-    low, high = proportion_interval(np.array(p * trials), np.array(trials))
+    low, high = proportion_interval(np.array(p * trials), np.array(trials), method="wilson")
     return {"value": p, "low": float(low), "high": float(high)}

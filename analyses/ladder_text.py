@@ -164,6 +164,10 @@ def notes(summary: xr.Dataset) -> list[str]:
         + ", ".join(f"{r} {100 * v:.2f} %" for r, v in PAPER_GAP.items())
         + ".",
     ]
+    if seeds > 1 and _without_interval(summary):
+        lines.append(
+            "A number without interval is defined by a single seed or puzzle; an undefined one by none."
+        )
     if "outside_training_law" in kinds:
         lines.append(
             "* trained from one stored start: the landscape's random starts are outside the training law."
@@ -173,6 +177,12 @@ def notes(summary: xr.Dataset) -> list[str]:
             "† forgets its start: all restarts are the same run, so that its residual is 0 throughout."
         )
     return lines
+
+
+def _without_interval(summary: xr.Dataset) -> bool:
+    """Say whether some mean or step has no interval, or is undefined (the first rung has no step)."""
+    lows = summary.low.values, summary.step_low.values[1:]
+    return not all(np.isfinite(low).all() for low in lows)
 
 
 def tables(summary: xr.Dataset) -> list[tuple[str, Rows]]:

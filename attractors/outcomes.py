@@ -17,7 +17,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def outcomes(
-    runs: xr.Dataset, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+    runs: xr.Dataset, *, confidence: float = 0.95, resamples: int = 400, seed: int = 0
 ) -> xr.Dataset:
     """Count how runs end: settled or not, right or wrong, at one depth or several.
 
@@ -137,27 +137,41 @@ def _earlier(event: np.ndarray) -> np.ndarray:
 
 
 def _ratio(
-    part: np.ndarray, whole: np.ndarray, *, at: int, confidence: float, resamples: int, seed: int
+    part: np.ndarray, whole: np.ndarray, *, at: int, **options: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the share of `whole` runs in `part`, both (..., puzzle, restart, depth), at one depth, and bounds."""
-    some, of = part[..., at].sum(-1).astype(float), whole[..., at].sum(-1).astype(float)
-    puzzles = of.shape[-1]
+    return share_of_runs(part[..., at].sum(-1), whole[..., at].sum(-1), **options)  # type: ignore[arg-type]
+
+
+def share_of_runs(
+    some: np.ndarray, of: np.ndarray, *, confidence: float = 0.95, resamples: int = 400, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the share of runs, `some` among `of`, both counts (..., puzzle), and bounds from resampling puzzles.
+
+    Bounds without width are set as wide as the number of puzzles that have such runs allows; fewer than two give NaN.
+    """
+    some, of = np.asarray(some, float), np.asarray(of, float)
 
     def share(weight: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore", divide="ignore"):
             return (some @ weight) / (of @ weight)
 
+    puzzles = of.shape[-1]
     value = share(np.ones(puzzles))
-    low, high = cluster_bootstrap(share, puzzles, confidence=confidence, resamples=resamples, seed=seed)
-    having = (of > 0).sum(-1)
-    with np.errstate(divide="ignore"):
-        edge = np.where(having > 0, (1 - confidence) ** (1 / np.maximum(having, 1)), 0.0)
-    narrow = (high - low < 1e-3) & (having > 1)
-    low = np.where(narrow, np.minimum(low, value * edge), np.where(having > 1, low, np.nan))
-    high = np.where(
-        narrow, np.maximum(high, value + (1 - value) * (1 - edge)), np.where(having > 1, high, np.nan)
-    )
-    return value, np.clip(low, 0, 1), np.clip(high, 0, 1)
+    bounds = cluster_bootstrap(share, puzzles, confidence=confidence, resamples=resamples, seed=seed)
+    return value, *_widened(value, *bounds, (of > 0).sum(-1), confidence)
+
+
+def _widened(
+    value: np.ndarray, low: np.ndarray, high: np.ndarray, having: np.ndarray, confidence: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return bounds of shares; those without width by the puzzles that have such runs, NaN where these are too few."""
+    edge = (1 - confidence) ** (1 / np.maximum(having, 1))
+    narrow = high - low < 1e-3
+    low = np.where(narrow, np.minimum(low, value * edge), low)
+    high = np.where(narrow, np.maximum(high, value + (1 - value) * (1 - edge)), high)
+    few = having < 2
+    return np.clip(np.where(few, np.nan, low), 0, 1), np.clip(np.where(few, np.nan, high), 0, 1)
 
 
 def _without_threshold(
@@ -175,14 +189,17 @@ def _without_threshold(
         right, wrong = correct[..., i], ~correct[..., i]
         pooled = PooledAuc(score[..., i], wrong)
         auc[0, i] = pooled(np.ones(len(right)))
+        having = np.minimum(right.any(1).sum(), wrong.any(1).sum())
         if np.isfinite(auc[0, i]):
-            auc[1:, i] = np.clip(cluster_bootstrap(pooled, len(right), **options), 0, 1)
+            ends = cluster_bootstrap(pooled, len(right), **options)
+            auc[1:, i] = _widened(auc[0, i], *ends, having, options["confidence"])
         for j, side in enumerate((right, wrong)):
             if side.any():
                 quantile[i, j] = np.quantile(score[..., i][side], QUANTILES, method="inverted_cdf")
         if wrong.any():
             least[i] = score[..., i][wrong].min()
-            below[:, i] = _below_least(score[..., i], right, wrong, **options)
+            below[0, i], *edges = _below_least(score[..., i], right, wrong, **options)
+            below[1:, i] = _widened(below[0, i], *edges, having, options["confidence"])
     texts = {
         "auc": "probability that the wrong one of a right and a wrong run has the higher relative residual",
         "right_below": "share of the right runs whose residual is below that of every wrong run",
@@ -217,4 +234,4 @@ def _below_least(
         return float(((order < limit).sum(1) * weight).sum() / count)
 
     low, high = cluster_bootstrap(share, len(score), **options)  # type: ignore[arg-type]
-    return share(np.ones(len(score))), float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
+    return share(np.ones(len(score))), float(low), float(high)

@@ -1,0 +1,63 @@
+"""Calibration of the verdicts on planted landscapes of known mode; CALIBRATION_PLOT=file.png saves the curve."""
+
+import os
+
+import numpy as np
+import pytest
+
+from eqrlab.analyses.fate_plots import reliability
+from eqrlab.attractors.modes import ModeRule
+from tests.landscapes import calibration_table, near_threshold, run_landscapes
+
+pytestmark = pytest.mark.benchmark
+EDGES = np.array([0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.99, 1.001])
+
+
+def report(title, rows):
+    """Print how often verdicts are given and right, and every confident wrong one; return those."""
+    sure, right = rows["probability"][:, :4], rows["mode"] == rows["truth"]
+    given, open_ = rows["mode"] < 4, rows["counts"][:, 3] > 0
+    confident = sure.max(1) > 0.95
+    wrong = confident & (sure.argmax(1) != rows["truth"])
+    print(
+        f"\n{title}: {len(given)} landscapes, decided {given.mean():.1%} (without unfinished runs "
+        f"{given[~open_].mean():.1%}, with {given[open_].mean():.1%}), right where decided {right[given].mean():.2%}, "
+        f"confident {confident.sum()}, of these wrong {wrong.sum()}"
+    )
+    for name, values in (
+        ("restarts", rows["restarts"]),
+        ("depth", rows["depth"]),
+        ("size", rows["size"]),
+        ("noise", rows["noise"]),
+    ):
+        parts = [
+            f"{v:g}: {given[values == v].mean():.0%} decided, {right[given & (values == v)].mean():.1%} right"
+            for v in np.unique(values)
+        ]
+        print(f"  {name:9s}" + "; ".join(parts))
+    for i in np.flatnonzero(wrong):
+        mass, q, counts = rows["correct"][i], rows["q"][i], rows["counts"][i].astype(int).tolist()
+        print(f"  wrong: truth {'abcd'[rows['truth'][i]]}, said {'abcd'[sure[i].argmax()]} with {sure[i].max():.3f}; "
+              f"correct mass {mass:.3f}, q {q:.3f}; runs right, wrong, none, open {counts}")  # fmt: skip
+    return wrong
+
+
+def test_calibration_on_landscapes_drawn_from_the_prior():
+    """1,000 landscapes: predicted probabilities match frequencies, and every confident mistake is chance."""
+    rule = ModeRule()
+    rows = run_landscapes(1000, seed=1, rule=rule)
+    wrong = report("masses from the prior", rows)
+    assert near_threshold(rows["correct"], rows["q"], rows["restarts"], rule)[wrong].all()
+    finished = rows["counts"][:, 3] == 0
+    table = calibration_table({n: v[finished] for n, v in rows.items()}, EDGES)
+    print("  predicted  frequency  predictions (landscapes without unfinished runs)")
+    for predicted, seen, number in table:
+        print(f"  {predicted:9.3f}  {seen:9.3f}  {number}")
+        assert abs(predicted - seen) < 4 * np.sqrt(max(predicted * (1 - predicted), 1e-3) / number)
+    if path := os.environ.get("CALIBRATION_PLOT"):
+        reliability(np.array(table), f"{finished.sum()} planted landscapes").savefig(path, dpi=150)
+
+
+def test_no_confident_mistake_on_clear_landscapes():
+    """1,000 landscapes whose masses chance does not carry over a threshold: none is confidently wrong."""
+    assert not report("clear masses", run_landscapes(1000, seed=2, rule=ModeRule(), clear=True)).any()

@@ -17,8 +17,9 @@ RIGHT = ("#0072b2", "#56b4e9", "#00476f", "#8fd3ff")
 WRONG = ("#d55e00", "#e69f00", "#a83232", "#f0c27b", "#cc79a7", "#7a3b00", "#f2a0a0", "#b58900")
 PLAIN = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442", "#5b3a8c")
 NONE, AWAY = "#b9bfc7", "#3a4048"
-DARKEST = 0.5  # brightness of the slowest cells
-LISTED = 6  # entries of the legend besides "none"
+DARKEST = 0.55  # brightness of the slowest cells
+LISTED = 6  # entries of the legend, besides one for the rest
+LEAST_SHARE = 0.001  # of the plane, for an entry of its own
 
 
 def kinds_of(plane: xr.Dataset, puzzle: int) -> list[tuple[np.ndarray, str, str]]:
@@ -70,26 +71,28 @@ def _mixed(colour: str, share: float) -> str:
 
 
 def brightness(plane: xr.Dataset, puzzle: int) -> tuple[np.ndarray, str]:
-    """Return a factor (v, u) between 0.5 and 1, the brighter the sooner a cell settles, and what that says.
+    """Return a factor (v, u) between 0.55 and 1, the brighter the sooner a cell settles, and what that says.
 
     Notes
     -----
     By the settling step where all cells at attractors settle; else, since recurrent cells have none, by the step
-    since which the answer is constant.  Logarithmic, between the 2 % and 98 % quantiles.  Cells without an attractor
-    are not shaded.
+    since which the answer is constant.  Logarithmic, between the 2 % and 98 % quantiles.  Cells without an attractor,
+    and at cycles, are not shaded.
     """
     one = plane.isel(puzzle=puzzle)
     settling, at_attractor = one.settling_step.values, one.attractor_id.values >= 0
-    by_state = bool(at_attractor.any() and (settling[at_attractor] > 0).all())
+    cycle = np.isin(one.fate.values, _codes(one, ("periodic",)))
+    by_state = bool(at_attractor.any() and (settling[at_attractor & ~cycle] > 0).all())
     when = (
         np.where(settling > 0, settling, int(plane.attrs["depth"])) if by_state else one.answer_settled.values
     )
-    low, high = np.quantile(when.astype(float), (0.02, 0.98))
+    shaded = at_attractor & ~cycle
+    low, high = np.quantile(when[shaded].astype(float), (0.02, 0.98)) if shaded.any() else (0.0, 0.0)
     what = "state settled" if by_state else "answer constant"
     if high <= low:
-        return np.ones(when.shape), f"{what} from step {int(low)} on"
+        return np.ones(when.shape), f"{what} from step {int(low)} on" if shaded.any() else "no cell settled"
     place = np.log(np.clip(when, low, high) / low) / np.log(high / low)
-    factor = np.where(at_attractor, 1 - (1 - DARKEST) * place, 1.0)
+    factor = np.where(shaded, 1 - (1 - DARKEST) * place, 1.0)
     return factor, f"brighter: {what} sooner (step {int(low)} to {int(high)})"
 
 
@@ -112,10 +115,10 @@ def plane_picture(plane: xr.Dataset, puzzle: int = 0, title: str | None = None) 
     for mask, colour, _ in kinds:
         picture[mask] = to_rgb(colour)
     picture *= factor[..., None]
-    shown = kinds if len(kinds) <= LISTED + 1 else [*kinds[:LISTED], _rest(kinds[LISTED:])]
+    shown = _listed(kinds)
     left, right, bottom, top = (float(v) for v in _sides(plane))
-    figure = Figure((5.2, 5.55 + 0.22 * len(shown)), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.05, h_pad=0.05)
+    figure = Figure((5.2, 5.75 + 0.24 * len(shown)), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.05, h_pad=0.08)
     axes = figure.subplots()
     axes.imshow(
         picture, origin="lower", extent=(left, right, bottom, top), interpolation="nearest", aspect="equal"
@@ -129,14 +132,27 @@ def plane_picture(plane: xr.Dataset, puzzle: int = 0, title: str | None = None) 
     setting = f"noise {noise:g}" if noise else "noise off"
     first = title or f"puzzle {plane['puzzle'].values[puzzle]}"
     axes.set_title(f"{first}\n{setting}, depth {plane.attrs['depth']}\n{speed}")
-    handles = [Patch(color=colour, label=f"{name}: {percent(mask.mean())}") for mask, colour, name in shown]
+    handles = [Patch(color=colour, label=f"{name}: {_share(mask)}") for mask, colour, name in shown]
     figure.legend(handles=handles, loc="outside lower center", ncols=1, borderaxespad=0.6)
     return figure
 
 
-def _rest(kinds: list[tuple[np.ndarray, str, str]]) -> tuple[np.ndarray, str, str]:
-    mask = np.logical_or.reduce([k[0] for k in kinds])
-    return mask, COLOURS["muted"], f"{len(kinds)} more kinds, in similar colours"
+def _share(mask: np.ndarray) -> str:
+    share = float(mask.mean())
+    return percent(share) if share >= 0.001 else "below 0.1 %"
+
+
+def _listed(kinds: list[tuple[np.ndarray, str, str]]) -> list[tuple[np.ndarray, str, str]]:
+    """Return the kinds that the legend names: at most seven, one for all attractors that are too small or too many."""
+    first = [i for i, k in enumerate(kinds) if k[0].mean() >= LEAST_SHARE]
+    if len(first) > LISTED:
+        last = [i for i in first if "attractor " not in kinds[i][2]]  # those without an attractor stay
+        first = sorted({*first[: LISTED - len(last)], *last})
+    rest = [k for i, k in enumerate(kinds) if i not in first]
+    if not rest:
+        return kinds
+    mask = np.logical_or.reduce([k[0] for k in rest])
+    return [*(kinds[i] for i in first), (mask, COLOURS["muted"], f"{len(rest)} more, in other shades")]
 
 
 def _sides(plane: xr.Dataset) -> np.ndarray:

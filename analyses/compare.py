@@ -37,6 +37,15 @@ def puzzle_quantities(groups: Groups) -> dict[str, np.ndarray]:
         **shares,
         "residual AUC within puzzle": alignment.auc_puzzle.values[:, -1],
         "settling step of right runs": settling,
+        **(
+            {
+                "spectral radius at right attractors": groups["spectrum"]
+                .spectral_radius.values[:, 0]
+                .astype(float)
+            }
+            if "spectrum" in groups
+            else {}
+        ),
     }
 
 

@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 
 from eqrlab import attractors as at
+from eqrlab.attractors.local import local_dynamics
 from eqrlab.core import System
 
 
@@ -27,6 +28,7 @@ def diagnose(
     device: str | None = None,
     dtype: str | None = None,
     batch_size: int | None = None,
+    local: bool = False,
     progress: bool | Callable[[int, int], None] = False,
 ) -> dict[str, xr.Dataset]:
     """Diagnose the landscape of a system on some puzzles.
@@ -42,10 +44,14 @@ def diagnose(
     restarts, depth, seed, noise, initial, device, dtype, batch_size, progress
         See `attractors.sample`.
 
+    local
+        Also examine the map at the largest right and wrong attractor of each puzzle, see
+        `attractors.local.local_dynamics`; the map must be differentiable.
+
     Returns
     -------
     dict
-        The groups of the archive: `ensemble`, `basins`, `alignment`, `modes`.
+        The groups of the archive: `ensemble`, `basins`, `alignment`, `modes`, and `spectrum` with `local`.
     """
     ensemble = at.sample(
         system,
@@ -63,12 +69,18 @@ def diagnose(
         keep=("summary", "path"),
         progress=progress,
     )
-    return {
+    groups = {
         "ensemble": ensemble,
         "basins": at.basins(ensemble),
         "alignment": at.alignment(ensemble),
         "modes": at.modes(ensemble),
     }
+    if local:
+        tokens = torch.as_tensor(inputs)
+        groups["spectrum"] = local_dynamics(
+            system, tokens, ensemble, groups["basins"], initial=initial, device=device
+        )
+    return groups
 
 
 def archive_groups(results: dict[str, dict[str, Any]]) -> dict[str, xr.Dataset]:

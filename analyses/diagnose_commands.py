@@ -15,6 +15,7 @@ import xarray as xr
 
 from eqrlab.analyses.compare import compare, comparison_rows
 from eqrlab.analyses.diagnose import archive_groups, diagnose
+from eqrlab.analyses.local_view import local_sentence
 from eqrlab.analyses.report import write_report
 from eqrlab.analyses.wording import landscape_sentence, verdict_rows
 from eqrlab.attractors import archive
@@ -97,6 +98,8 @@ def verdict_lines(groups: dict[str, xr.Dataset]) -> list[str]:
     """Return what is printed of a diagnosis: the verdict in a sentence, then a table of puzzles."""
     rows = verdict_rows(groups)
     sentences = landscape_sentence(groups["modes"], groups["alignment"])
+    if "spectrum" in groups:
+        sentences += " At the attractors: " + local_sentence(groups["spectrum"])
     more = [f"... and {len(rows) - ROWS} more puzzles in the archive"] if len(rows) > ROWS else []
     return [*textwrap.wrap(sentences, 110), "", *table(rows[:ROWS]), *more]
 
@@ -118,6 +121,8 @@ SAMPLING = (
     click.option("--dtype", type=click.Choice(["float32", "float64", "bfloat16"]),
                  help="Precision of the iteration."),
     click.option("--batch-size", type=click.IntRange(1), help="Rows at once (default: automatic)."),
+    click.option("--local/--no-local", default=True, show_default=True,
+                 help="Examine spectrum and stability at each puzzle's largest right and wrong attractor."),
     click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True),
     click.option("--quiet", is_flag=True, help="No progress bar."),
 )  # fmt: skip

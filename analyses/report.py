@@ -17,6 +17,7 @@ from eqrlab import attractors as at
 from eqrlab.analyses import plots, tables, wording
 from eqrlab.analyses.amounts import percent_interval, plural
 from eqrlab.analyses.grids import board, board_kind
+from eqrlab.analyses.local_view import eigenvalue_plane, local_view
 from eqrlab.analyses.svg import COLOURS, to_svg
 from eqrlab.analyses.vocabulary import MODE_NAMES, SELECTOR_NAMES
 from eqrlab.attractors import archive
@@ -24,7 +25,7 @@ from eqrlab.attractors.schema import FATES, MODES
 from eqrlab.core.checkpoint import replaced_whole
 
 Groups = dict[str, xr.Dataset]
-KNOWN = ("ensemble", "basins", "alignment", "modes")
+KNOWN = ("ensemble", "basins", "alignment", "modes", "spectrum")
 BOARDS = 4  # attractors of a puzzle whose answers are shown
 
 
@@ -177,8 +178,12 @@ def _checkpoint(number: int, name: str, groups: Groups) -> dict[str, Any]:
         "some": plots.PHASE_RUNS if restarts > plots.PHASE_RUNS else 0, "puzzle_views": [],
         "provenance": tables.provenance(groups), "letter": "unknown",
         "floor": plots.settled_below(ensemble), "zeros": bool((ensemble["residual"].values == 0).any()),
-        "rule": "the most attractors, the largest basin, the most runs at no attractor",
+        "rule": "the most attractors, the largest basin, the most runs at no attractor", "local": None,
     }  # fmt: skip
+    if "spectrum" in groups and "verdict" in groups["spectrum"]:
+        view["local"] = local_view(groups["spectrum"], basins)
+        text = f"Leading eigenvalues at the attractors of {name}, beside the unit circle"
+        view["plane"] = figure("plane", eigenvalue_plane(groups["spectrum"]), text)
     if modes is not None and alignment is not None:
         view |= _judged(ensemble, basins, modes, alignment)
         view["bar"] = figure("modes", plots.mode_shares(modes), f"Shares of the landscape modes of {name}")

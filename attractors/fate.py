@@ -24,7 +24,8 @@ class Tolerances:
     Attributes
     ----------
     floor
-        A relative residual up to `floor` machine epsilons of the state's dtype is the numerical floor.
+        A relative residual up to `floor` machine epsilons of the state's dtype is the numerical floor: each step rounds
+        many times, and a map stretches rounding errors by its leading singular value, 8 to 27 in trained models.
     band_quantile
         The solved band of a model reaches up to this quantile of the final relative residuals of its solved runs
         (correct, answer constant) ...
@@ -55,7 +56,7 @@ class Tolerances:
         In fewer steps than this nothing but settling can be told: such runs are unfinished.
     """
 
-    floor: float = 16.0
+    floor: float = 64.0
     band_quantile: float = 0.9
     band_cap: float = 0.02
     band_default: float = 1e-3

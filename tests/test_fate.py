@@ -9,6 +9,7 @@ from eqrlab.attractors.fate import (
     ANSWER,
     answer_settled,
     block_medians,
+    classify,
     decay_rate,
     find_answer_fate,
     find_period,
@@ -246,3 +247,23 @@ def test_answer_fates_by_hand():
 
 def test_block_medians_leave_the_start_out():
     np.testing.assert_array_equal(block_medians(np.arange(11.0)[None], 5), [[1.5, 3.5, 5.5, 7.5, 9.5]])
+
+
+def test_rounding_at_fixed_points_counts_as_settled_where_other_fixed_points_are_quieter():
+    """Solved runs rest at 5 machine epsilons, others, where the map stretches rounding more, at 40."""
+    epsilon, rng = float(np.finfo(np.float32).eps), np.random.default_rng(0)
+    level = np.where(np.arange(40) < 20, 5, 40)[:, None] * epsilon
+    residual = level * rng.uniform(0.8, 1.2, (40, 256))
+    ring = 1 + level[:, :, None] * rng.normal(size=(40, 32, 4)) / 4
+    solved, code = np.arange(40) < 20, np.ones((40, 256), int)
+    found = classify(
+        residual,
+        np.ones((40, 256)),
+        code,
+        solved,
+        ring,
+        epsilon=epsilon,
+        noise=0.0,
+        tolerances=at.Tolerances(),
+    )
+    assert {FATES[i] for i in found.fate} == {"settled"}

@@ -163,11 +163,15 @@ def share_of_runs(
 
 
 def _widened(
-    value: np.ndarray, low: np.ndarray, high: np.ndarray, having: np.ndarray, confidence: float
+    value: np.ndarray | float,
+    low: np.ndarray | float,
+    high: np.ndarray | float,
+    having: np.ndarray,
+    confidence: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return bounds of shares; those without width by the puzzles that have such runs, NaN where these are too few."""
     edge = (1 - confidence) ** (1 / np.maximum(having, 1))
-    narrow = high - low < 1e-3
+    narrow = np.asarray(high) - low < 1e-3
     low = np.where(narrow, np.minimum(low, value * edge), low)
     high = np.where(narrow, np.maximum(high, value + (1 - value) * (1 - edge)), high)
     few = having < 2
@@ -198,8 +202,8 @@ def _without_threshold(
                 quantile[i, j] = np.quantile(score[..., i][side], QUANTILES, method="inverted_cdf")
         if wrong.any():
             least[i] = score[..., i][wrong].min()
-            below[0, i], *edges = _below_least(score[..., i], right, wrong, **options)
-            below[1:, i] = _widened(below[0, i], *edges, having, options["confidence"])
+            below[0, i], low, high = _below_least(score[..., i], right, wrong, **options)
+            below[1:, i] = _widened(below[0, i], low, high, having, options["confidence"])
     texts = {
         "auc": "probability that the wrong one of a right and a wrong run has the higher relative residual",
         "right_below": "share of the right runs whose residual is below that of every wrong run",

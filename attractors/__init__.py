@@ -1,6 +1,7 @@
 """Ensembles, attractors, basins, alignment and modes of any system that keeps the protocol."""
 
 from eqrlab.attractors.alignment import alignment
+from eqrlab.attractors.asymptotic import asymptotic_alignment
 from eqrlab.attractors.basins import basins
 from eqrlab.attractors.estimate import estimate_basins
 from eqrlab.attractors.fate import Tolerances
@@ -14,6 +15,7 @@ from eqrlab.attractors.plane import plane
 from eqrlab.attractors.prolong import prolong
 from eqrlab.attractors.return_test import return_test
 from eqrlab.attractors.sample import sample
+from eqrlab.attractors.scaling import scaling
 from eqrlab.attractors.shock import critical_shock
 from eqrlab.attractors.singular import singular_values
 from eqrlab.attractors.spectrum import spectrum
@@ -23,6 +25,7 @@ __all__ = [
     "ModeRule",
     "Tolerances",
     "alignment",
+    "asymptotic_alignment",
     "basin_stability",
     "basins",
     "critical_shock",
@@ -38,6 +41,7 @@ __all__ = [
     "prolong",
     "return_test",
     "sample",
+    "scaling",
     "singular_values",
     "spectrum",
 ]

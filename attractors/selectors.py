@@ -59,8 +59,8 @@ def accuracy_table(
     Each value is the average over all subsets of that many restarts, hence unbiased for a fresh draw of as many: exact,
     but for votes of more than 64 restarts (see `vote_chance`).
     """
-    breadths = [int(b) for b in breadths]
-    chances = [[chance(ensemble, name, int(depth)) for depth in list(depths)] for name in names]
+    depths, breadths = [int(d) for d in depths], [int(b) for b in breadths]
+    chances = [[chance(ensemble, name, depth) for depth in depths] for name in names]
     values: np.ndarray = np.array([[[f(b) for b in breadths] for f in row] for row in chances])
     return np.moveaxis(values, -1, 0)
 

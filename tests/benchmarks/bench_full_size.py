@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import scipy.sparse.linalg
 import torch
 
 from eqrlab import attractors as at
@@ -149,7 +150,7 @@ def test_spectrum_of_the_bundled_9x9_model():
 
 
 def test_spectrum_of_the_bundled_6x6_model_against_its_dense_jacobian():
-    """d = 4,608 in float64: all eigenvalues of the full Jacobian, a minute of LAPACK."""
+    """d = 4,608 in float64: the full matrix is formed and handed to ARPACK, to rounding, for twice as many values."""
     model, inputs, z, residual = settled_right_state("eqr-sudoku6", "sudoku6", 24, 128)
     model, z = model.double(), z.double()
     found = spectrum_row(
@@ -163,17 +164,17 @@ def test_spectrum_of_the_bundled_6x6_model_against_its_dense_jacobian():
     unit = torch.eye(size, dtype=torch.float64)
     dense = torch.cat([block.pull(unit[i : i + rows]) for i in range(0, size, rows)])
     cpu = time.process_time()
-    exact = np.linalg.eigvals(dense.numpy())
+    exact = scipy.sparse.linalg.eigs(dense.numpy(), k=12, tol=0, return_eigenvectors=False)
     cpu = time.process_time() - cpu
     values = found.eigenvalue.values[0, 0]
-    error = max(np.abs(exact - v).min() for v in values[~np.isnan(values)])
+    values = values[~np.isnan(values)]
+    error = max(np.abs(exact - v).min() for v in values)
     largest = np.sort(np.abs(exact))[::-1][: len(values)]
     record(
         "full size",
         "eqr-sudoku6, d = 4,608, dense Jacobian",
-        result=f"largest error of our 6 eigenvalues {error:.1e}; moduli differ by "
-        f"{np.abs(np.sort(np.abs(values))[::-1] - largest).max():.1e}",
-        cost=f"{math.ceil(size / rows)} products of {rows} rows, eigenvalues {cpu:.0f} s CPU",
+        result=f"largest error of our {len(values)} eigenvalues {error:.1e}, none missed",
+        cost=f"{math.ceil(size / rows)} products of {rows} rows; ARPACK on the matrix {cpu:.1f} s CPU",
     )
     assert found.complete.all() and error <= 1e-8
     np.testing.assert_allclose(np.sort(np.abs(values))[::-1], largest, atol=1e-8)

@@ -37,6 +37,7 @@ def test_lyapunov_exponents_of_a_coupled_map(use):
     step = lambda z: lattice(z, jax.numpy.roll)
     whole = lambda z: lyapax.lyapunov_spectrum(step, z, 1.0, steps, k=k, t_transient=100.0).exponents
     theirs = jax.jit(whole) if use == "compiled by its user" else whole
+    theirs(begin)  # compiles
     name = f"Lyapunov top 5, coupled map, d = 1000, JAX {use}"
     result = race(
         name,
@@ -50,7 +51,7 @@ def test_lyapunov_exponents_of_a_coupled_map(use):
     low, high = (result.ours[f"lyapunov_exponent_{side}"].values.ravel() for side in ("low", "high"))
     record(
         "answers",
-        name,
+        "Lyapunov top 5, coupled map, d = 1000",
         peer=f"{np.round(result.peer, 4)}, no intervals",
         ours=f"{mine.round(4)}, half widths {((high - low) / 2).round(4)}",
         exact="none known; the same orbit only for about 100 steps, as it is chaotic",
@@ -95,6 +96,7 @@ def test_newton_basins(call):
         )
         return found, nearest(found.fixed_point.values[0])
 
+    theirs()  # compiles
     name = f"Newton basins of 10^5 starts, {call}"
     result = race(
         name, "pynamicalsys (numba), 40 steps", theirs, ours, rounds=3, target=50 if "loop" in call else 1
@@ -103,7 +105,7 @@ def test_newton_basins(call):
     shares = np.bincount(labels) / len(labels)
     record(
         "answers",
-        name,
+        "Newton basins of 10^5 starts",
         peer=f"shares {(np.bincount(result.peer) / len(labels)).round(4)}, no sign of what did not converge",
         ours=f"shares {shares.round(4)}, converged {float((found.result == 0).mean()):.5f}",
         exact="shares .3456 .3271 .3272 (3)",

@@ -6,7 +6,6 @@ import datetime
 import importlib
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -17,6 +16,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+os.environ.setdefault(
+    "NUMBA_NUM_THREADS", "1"
+)  # before numba is imported: its idle workers slow everything else down
+
 ROOT = Path(__file__).resolve().parents[2]
 STORE = Path(__file__).with_name("results.json")
 PAGE = ROOT / "BENCHMARKS.md"
@@ -24,9 +27,9 @@ PAGE = ROOT / "BENCHMARKS.md"
 SECTIONS = {
     "races": (
         "Races",
-        "Peer and ours alternate in one process, one thread each, after one untimed run; each round gives one ratio "
-        "peer : ours. The table has the ratio of the medians and the range over the rounds, of CPU and of wall time; "
-        "above 1 ours is faster.",
+        "Peer and ours alternate in one process, one thread each, after one untimed run of ours (and of a peer that "
+        "compiles); each round gives one ratio peer : ours. The table has the ratio of the medians "
+        "and the range over the rounds, of CPU and of wall time; above 1 ours is faster.",
         "bench_local_dynamics.py bench_orbits.py",
     ),
     "answers": (
@@ -86,6 +89,7 @@ def record(section: str, name: str, **columns: Any) -> None:
         "machine": f"{machine()}, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}",
     }
     STORE.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    PAGE.write_text(render(rows))
 
 
 def race(
@@ -102,7 +106,7 @@ def race(
     """
     spent: dict[str, list[tuple[float, float]]] = {"peer": [], "ours": []}
     answers: dict[str, Any] = {}
-    peer_runs(), ours_runs()
+    ours_runs()
     for _ in range(rounds):
         for side, run in (("peer", peer_runs), ("ours", ours_runs)):
             cpu, wall = time.process_time(), time.perf_counter()
@@ -123,9 +127,8 @@ def race(
     return Race(ratios[0], answers["peer"], answers["ours"])
 
 
-def render() -> str:
-    """Return the page made from all rows stored."""
-    rows = json.loads(STORE.read_text())
+def render(rows: dict[str, dict[str, dict[str, str]]]) -> str:
+    """Return the page made from all rows, by section and name."""
     out = [
         "# Benchmarks",
         "",
@@ -146,7 +149,6 @@ def render() -> str:
         paths = " ".join(f"tests/benchmarks/{f}" for f in files.split())
         out += [f"## {title}", "", text, "", f"`pytest -m benchmark {paths} -s`", ""]
         out += [*_table(rows[section]), ""]
-    out += [f"Python {platform.python_version()}.", ""]
     return "\n".join(out)
 
 

@@ -223,6 +223,7 @@ def classify(
     noise: float,
     tolerances: Tolerances,
     before: int = 0,
+    threshold: float | None = None,
 ) -> Verdict:
     """Decide the fate of every row.
 
@@ -242,6 +243,8 @@ def classify(
         Relative size of the noise in one outer step.
     before
         Outer steps taken before the first one given.
+    threshold
+        Upper end of the solved band; None finds it from these rows.
 
     Notes
     -----
@@ -274,7 +277,8 @@ def classify(
         creeping = falling | is_falling(safe, t, rounding) | is_falling(blocks, t, rounding)
         rate = decay_rate(safe[:, -max(2, k // 2) :])
         travel = np.where(rate < 1, final * rate / (1 - rate), np.inf)
-    threshold = solved_band(final, solved & constant & finite, t, floor, noise)
+    if threshold is None:
+        threshold = solved_band(final, solved & constant & finite, t, floor, noise)
     resting = (final <= floor) | ((final <= threshold) & ~creeping) | (creeping & (travel <= t.travel))
     with np.errstate(invalid="ignore", over="ignore"):
         growing = (np.diff(size[:, -k:], axis=1) > 0).all(1) & (size[:, -1] > 1.01 * size[:, -k])

@@ -108,6 +108,40 @@ def sample(
     >>> ensemble.fate.values.tolist()  # 0 is "settled"
     [[0, 0, 0, 0]]
     """
+    recipe, beta, limits = prepare(
+        system, inputs, labels=labels, restarts=restarts, depth=depth, seed=seed, noise=noise, initial=initial,
+        batch_size=batch_size, keep=keep, oracle=oracle, device=device, dtype=dtype, tolerances=tolerances,
+        first_restart=first_restart,
+    )  # fmt: skip
+    records = run_in_batches(recipe, np.arange(len(recipe.inputs) * recipe.restarts), batch_size, progress)
+    return assemble(recipe, records, beta, limits)
+
+
+def prepare(
+    system: System,
+    inputs: Tensor | np.ndarray,
+    *,
+    labels: Tensor | np.ndarray | None = None,
+    restarts: int = 64,
+    depth: int = 64,
+    seed: int = 0,
+    noise: float | None = None,
+    initial: Tensor | Law | None = None,
+    batch_size: int | None = None,
+    keep: Sequence[str] = ("summary",),
+    oracle: Oracle | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    tolerances: Tolerances | None = None,
+    first_restart: int = 0,
+) -> tuple[Recipe, float, Tolerances]:
+    """Check the arguments of `sample` and return what to run, the noise amplitude and the thresholds.
+
+    Raises
+    ------
+    ValueError
+        See `sample`.
+    """
     tokens = tokens_of(inputs, "inputs")
     solutions = None if labels is None else tokens_of(labels, "labels").numpy()
     if solutions is not None and len(solutions) != len(tokens):
@@ -143,8 +177,7 @@ def sample(
         ring_length(depth), FEATURES, PATH_FEATURES if "path" in keep else 0, "final_state" in keep,
         "trajectory" in keep, place, precision, int(first_restart), logit_delta="logit_delta" in keep,
     )  # fmt: skip
-    records = run_in_batches(recipe, np.arange(len(tokens) * restarts), batch_size, progress)
-    return _assemble(recipe, records, beta, limits)
+    return recipe, beta, limits
 
 
 def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
@@ -196,7 +229,26 @@ def tokens_of(values: Tensor | np.ndarray, name: str) -> Tensor:
     return tensor.cpu().long()
 
 
-def _assemble(recipe: Recipe, records: dict[str, np.ndarray], beta: float, limits: Tolerances) -> xr.Dataset:
+def assemble(
+    recipe: Recipe,
+    records: dict[str, np.ndarray],
+    beta: float,
+    limits: Tolerances,
+    noise: float | None = None,
+    threshold: float | None = None,
+) -> xr.Dataset:
+    """Return the ensemble dataset of records, row axis first.
+
+    Parameters
+    ----------
+    beta
+        Noise amplitude.
+    noise, threshold
+        Relative size of the noise in one outer step, and the solved band; None finds them from these records.  They
+        are given, with the record `answer_id`, where the records are only a part of the ensemble.
+    """
+    if noise is None:
+        noise = noise_size(records["residual"], records["update"], records["norm"]) if beta else 0.0
     puzzles, restarts, depth = len(recipe.inputs), recipe.restarts, recipe.depth
     judged = recipe.labels is not None or recipe.oracle is not None
     residual, size = records["residual"], records["norm"]
@@ -204,7 +256,7 @@ def _assemble(recipe: Recipe, records: dict[str, np.ndarray], beta: float, limit
     verdict = classify(
         residual.astype(float), size.astype(float), records["code"], records["correct"][:, -1] & judged,
         records["ring"].astype(float), epsilon=torch.finfo(state_dtype).eps,
-        noise=noise_size(residual, records["update"], size) if beta else 0.0, tolerances=limits,
+        noise=noise, tolerances=limits, threshold=threshold,
     )  # fmt: skip
     with np.errstate(invalid="ignore", divide="ignore"):
         relative = np.where(size > 0, residual / size, np.where(residual == 0, 0, np.inf)).astype(
@@ -227,7 +279,7 @@ def _assemble(recipe: Recipe, records: dict[str, np.ndarray], beta: float, limit
         ),
         "answer_id": (
             each,
-            answer_ids(fold(records["code"])),
+            fold(records["answer_id"]) if "answer_id" in records else answer_ids(fold(records["code"])),
             "number of the answer among those its puzzle has seen",
         ),
         "fate": (run, fold(verdict.fate), "what became of the trajectory: state and answer together"),
@@ -313,15 +365,20 @@ def _assemble(recipe: Recipe, records: dict[str, np.ndarray], beta: float, limit
 
 def noise_size(residual: np.ndarray, update: np.ndarray, size: np.ndarray) -> float:
     """Return the relative size of the noise in one outer step: the update's excess over the residual before it."""
+    ratio = noise_ratios(residual, update, size)
+    return float(np.median(ratio)) if ratio.size else 0.0
+
+
+def noise_ratios(residual: np.ndarray, update: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Return the finite values of which `noise_size` is the median, one for each run and step of the later half."""
     if residual.shape[1] < 2:
-        return 0.0
+        return np.empty(0)
     half = residual.shape[1] // 2
     with np.errstate(invalid="ignore", divide="ignore"):
         excess = update[:, 1:].astype(float) ** 2 - residual[:, :-1].astype(float) ** 2
         ratio = np.sqrt(np.maximum(excess, 0)) / size[:, 1:]
     ratio = ratio[:, half - 1 :]
-    ratio = ratio[np.isfinite(ratio)]
-    return float(np.median(ratio)) if ratio.size else 0.0
+    return ratio[np.isfinite(ratio)]
 
 
 def answer_ids(code: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+SCHEMA_VERSION = 1  # of names, dimensions and attributes: see SCHEMA.md
 FATES = ("settled", "periodic", "recurrent", "wandering", "unfinished", "diverged", "nonfinite")
 ANSWER_FATES = ("constant", "periodic", "changing")
 MODES = ("a", "b", "c", "d", "undecided")
@@ -89,6 +90,7 @@ def provenance(system: Any) -> dict[str, Any]:
     config = getattr(system, "config", None)
     return {
         "Conventions": "CF-1.11",
+        "schema_version": SCHEMA_VERSION,
         "title": "eqrlab: attractor landscape of a recursive reasoner",
         "source": f"eqrlab {version('eqrlab')}, torch {torch.__version__}, Python {platform.python_version()}",
         "history": f"{now()} {' '.join(sys.argv[:1]) or 'python'}",
@@ -108,8 +110,8 @@ def now() -> str:
 
 
 CARRIED = (
-    "Conventions", "title", "source", "checkpoint", "checkpoint_sha256", "checkpoint_provenance", "family", "task",
-    "config", "seed", "restarts", "depth", "noise", "init_std", "initial_law", "dtype", "device", "oracle",
+    "Conventions", "schema_version", "title", "source", "checkpoint", "checkpoint_sha256", "checkpoint_provenance",
+    "family", "task", "config", "seed", "restarts", "depth", "noise", "init_std", "initial_law", "dtype", "device", "oracle",
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from eqrlab.attractors.alignment import alignment
 from eqrlab.attractors.asymptotic import asymptotic_alignment
 from eqrlab.attractors.basins import basins
 from eqrlab.attractors.estimate import estimate_basins
+from eqrlab.attractors.exponents import trajectory_exponents
 from eqrlab.attractors.fate import Tolerances
 from eqrlab.attractors.fixed_points import fixed_points
 from eqrlab.attractors.ftle import ftle
@@ -44,4 +45,5 @@ __all__ = [
     "scaling",
     "singular_values",
     "spectrum",
+    "trajectory_exponents",
 ]

@@ -132,7 +132,7 @@ def lyapunov(
     means, states, tangents, done = [], [], [], []
     with tqdm(total=steps + discard, unit="step", desc="lyapunov", disable=not progress, leave=False) as bar:
         for rows in points.batches(size):
-            frame = _first_frame(points, rows, k, seed) if frames is None else frames[rows.cpu()].to(points.z)
+            frame = first_frame(points, rows, k, seed) if frames is None else frames[rows.cpu()].to(points.z)
             z, frame, logs = _run(
                 points, rows, frame, beta > 0, seed, before, discard, steps // window * window, window, bar
             )
@@ -164,7 +164,7 @@ def lyapunov(
     return schema.dataset(variables, attributes)
 
 
-def _first_frame(points: Points, rows: Tensor, k: int, seed: int) -> Tensor:
+def first_frame(points: Points, rows: Tensor, k: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     block = torch.randn((k, points.size), generator=generator, dtype=torch.float64).to(points.z)
     return triangular(block[None])[0].expand(len(rows), -1, -1)

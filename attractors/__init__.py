@@ -1,5 +1,6 @@
 """Ensembles, attractors, basins, alignment and modes of any system that keeps the protocol."""
 
+from eqrlab.attractors.adaptive import adaptive
 from eqrlab.attractors.alignment import alignment
 from eqrlab.attractors.asymptotic import asymptotic_alignment
 from eqrlab.attractors.basins import basins
@@ -14,6 +15,8 @@ from eqrlab.attractors.noop import noop_test
 from eqrlab.attractors.outcomes import outcomes
 from eqrlab.attractors.plane import plane
 from eqrlab.attractors.prolong import prolong
+from eqrlab.attractors.racing import Policy, halving
+from eqrlab.attractors.replay import best_policy, matched_cost, replay
 from eqrlab.attractors.return_test import return_test
 from eqrlab.attractors.sample import sample
 from eqrlab.attractors.scaling import scaling
@@ -24,22 +27,28 @@ from eqrlab.attractors.stability import basin_stability
 
 __all__ = [
     "ModeRule",
+    "Policy",
     "Tolerances",
+    "adaptive",
     "alignment",
     "asymptotic_alignment",
     "basin_stability",
     "basins",
+    "best_policy",
     "critical_shock",
     "estimate_basins",
     "fixed_points",
     "ftle",
+    "halving",
     "lyapunov",
+    "matched_cost",
     "mode_sensitivity",
     "modes",
     "noop_test",
     "outcomes",
     "plane",
     "prolong",
+    "replay",
     "return_test",
     "sample",
     "scaling",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -144,7 +144,9 @@ class Recipe:
     logit_delta: bool = False
 
 
-def starts(recipe: Recipe, x: Any, puzzles: np.ndarray, restarts: np.ndarray, keys: list[int]) -> Tensor:
+def starts(
+    recipe: Recipe, x: Any, puzzles: np.ndarray, restarts: np.ndarray, keys: Mapping[int, int]
+) -> Tensor:
     """Return the starts (n, *state_shape) of rows (puzzle, restart), each drawn from a generator of its own."""
     if isinstance(recipe.initial, Tensor):
         z = recipe.initial[torch.as_tensor(puzzles), torch.as_tensor(restarts)]
@@ -170,7 +172,7 @@ def run_rows(recipe: Recipe, rows: np.ndarray, tick: Callable[[int], None]) -> d
     keys = {int(p): puzzle_key(recipe.seed, row.numpy()) for p, row in zip(present, tokens, strict=True)}
     x = cast_floating(recipe.system.encode(tokens.to(recipe.device)), recipe.dtype, recipe.device)
     x = take_rows(x, torch.as_tensor(place, device=recipe.device))
-    z = starts(recipe, x, puzzles, restarts, keys)  # type: ignore[arg-type]
+    z = starts(recipe, x, puzzles, restarts, keys)
     row_keys = None
     if recipe.noisy:
         mine = torch.tensor([keys[int(p)] for p in puzzles], dtype=torch.int64)
@@ -225,6 +227,31 @@ def _hash_factors(length: int) -> np.ndarray:
     return np.random.default_rng(7).integers(1, 2**63, size=length, dtype=np.uint64) | np.uint64(1)
 
 
+def answer_codes(answer: np.ndarray) -> np.ndarray:
+    """Return a number (n,) for each answer (n, L) that is equal for equal answers."""
+    return (answer.astype(np.uint64) + np.uint64(1)) @ _hash_factors(answer.shape[1])
+
+
+def judge(
+    labels: np.ndarray | None, oracle: Oracle | None, inputs: np.ndarray, answer: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return whether answers (n, L) are right, and their share of right cells (NaN without labels), both (n,).
+
+    Labels say what is right unless there is an oracle; cells with label 0 do not count.
+    """
+    correct, accuracy = np.zeros(len(answer), bool), np.full(len(answer), np.nan, np.float32)
+    if labels is not None:
+        if labels.shape[1] != answer.shape[1]:
+            raise ValueError(f"labels have {labels.shape[1]} tokens, answers {answer.shape[1]}")
+        counted = labels != 0
+        same = (answer == labels) | ~counted
+        correct = same.all(1) & counted.any(1)
+        accuracy = ((same & counted).sum(1) / np.maximum(counted.sum(1), 1)).astype(np.float32)
+    if oracle is not None:
+        correct = np.asarray(oracle(inputs, answer), bool)
+    return correct, accuracy
+
+
 class _Judge:
     """Follows the answers of rows: their hash, correctness and cell accuracy at every step, the last in full."""
 
@@ -241,21 +268,15 @@ class _Judge:
             raise ValueError(
                 f"decode must return integer tokens (n, L), got {answer.shape} of {answer.dtype}"
             )
-        code = (answer.astype(np.uint64) + np.uint64(1)) @ _hash_factors(answer.shape[1])
+        code = answer_codes(answer)
         changed = np.ones(len(code), bool) if not self.codes else code != self.codes[-1]
         correct = np.zeros(len(code), bool) if not self.codes else self.correct[-1].copy()
         accuracy = np.full(len(code), np.nan, np.float32) if not self.codes else self.accuracy[-1].copy()
         if changed.any():
-            new = answer[changed]
-            if self.labels is not None:
-                if self.labels.shape[1] != answer.shape[1]:
-                    raise ValueError(f"labels have {self.labels.shape[1]} tokens, answers {answer.shape[1]}")
-                counted = self.labels[changed] != 0
-                same = (new == self.labels[changed]) | ~counted
-                correct[changed] = same.all(1) & counted.any(1)
-                accuracy[changed] = (same & counted).sum(1) / np.maximum(counted.sum(1), 1)
-            if self.oracle is not None:
-                correct[changed] = np.asarray(self.oracle(self.inputs[changed], new), bool)
+            labels = None if self.labels is None else self.labels[changed]
+            correct[changed], accuracy[changed] = judge(
+                labels, self.oracle, self.inputs[changed], answer[changed]
+            )
         self.codes.append(code)
         self.correct.append(correct)
         self.accuracy.append(accuracy)

@@ -64,7 +64,8 @@ class KeyedNoise:
     keys
         (n,) int64, one a row, from `restart_keys`.
     step
-        Number of the outer step; the n-th call within it is counted here.
+        Number of the outer step, one for all rows or a tensor (n,) of one a row; the n-th call within it is counted
+        here.
 
     Notes
     -----
@@ -72,15 +73,14 @@ class KeyedNoise:
     float64 from the same bits.
     """
 
-    def __init__(self, keys: Tensor, step: int):
-        self._keys, self._step, self._call = keys, int(step), 0
+    def __init__(self, keys: Tensor, step: int | Tensor):
+        self._keys, self._call = keys, 0
+        self._step = step.to(keys) if isinstance(step, Tensor) else keys.new_tensor(int(step))
 
     def __call__(self, like: Tensor) -> Tensor:
         rows, size = like.shape[0], like[0].numel()
         half = (size + 1) // 2
-        stream = _mix_(
-            self._keys + _mix_(self._keys.new_tensor((self._step << 20) + self._call + 1) * _GOLDEN)
-        )
+        stream = _mix_(self._keys + _mix_(((self._step << 20) + self._call + 1) * _GOLDEN))
         self._call += 1
         bits = torch.arange(1, half + 1, device=like.device) * _GOLDEN + stream.to(like.device)[:, None]
         _mix_(bits)

@@ -98,6 +98,15 @@ def test_neighbouring_restart_numbers_give_unrelated_noise():
     assert stats.kstest(lagged, "norm").pvalue > 1e-3
 
 
+def test_rows_at_steps_of_their_own_draw_what_they_draw_one_by_one():
+    keys, steps = torch.tensor([5, -9, 5]), torch.tensor([3, 1, 2000])
+    together = KeyedNoise(keys, steps)
+    apart = [KeyedNoise(keys[i : i + 1], int(steps[i])) for i in range(3)]
+    like = torch.zeros(3, 7)
+    for _ in range(2):
+        assert torch.equal(together(like), torch.cat([noise(like[:1]) for noise in apart]))
+
+
 def test_restarts_of_a_puzzle_never_share_a_seed():
     for key in (0, 1, -7, puzzle_key(3, np.arange(36))):
         seeds = {restart_generator(key, restart).initial_seed() for restart in range(4096)}

@@ -1,14 +1,18 @@
 """Table of the largest differences from the official forward passes: family x variant x outer step.
 
-`pytest -m benchmark tests/benchmarks/bench_conformance.py -s` prints it; needs the reference files in ../shared.
-The tolerances are checked by tests/test_official.py and tests/test_official_families.py.
+Needs the reference files in ../shared.  The tolerances are checked by tests/test_official.py and
+tests/test_official_families.py; the files that half match, whose messages are the second table, are theirs.
 """
+
+import copy
 
 import numpy as np
 import pytest
 import torch
 
-from eqrlab.core import StoredNoise, load
+from eqrlab.core import CheckpointError, StoredNoise, load
+from tests import test_official, test_official_families
+from tests.benchmarks.ledger import record
 
 pytestmark = pytest.mark.benchmark
 
@@ -53,8 +57,8 @@ def differences(model, want, variant):
 
 @torch.no_grad()
 def test_conformance_table(shared):
-    """Print the table; every file and at least one step of each must have been compared."""
-    print(f"\n{'file':16}{'variant':22}" + "".join(f"{f'step {s}':>10}" for s in (1, 2, 4, 16)))
+    """Record the table; every file and at least one step of each must have been compared."""
+    torch.set_num_threads(1)
     compared = set()
     for name, file in FILES.items():
         model = load(shared / "conformance" / name / "checkpoint" / file)
@@ -63,8 +67,36 @@ def test_conformance_table(shared):
         for variant, text in VARIANTS.items():
             found = dict(differences(model, want, variant))
             if found:
-                cells = [f"{found[s]:.1e}" if s in found else "-" for s in (1, 2, 4, 16)]
-                print(f"{name:16}{text:22}" + "".join(f"{cell:>10}" for cell in cells))
+                cells = {f"step {s}": f"{found[s]:.1e}" if s in found else "-" for s in (1, 2, 4, 16)}
+                record("conformance", f"{name}, {text}", **cells)
                 compared.add(name)
-    print("largest |difference| / largest |value| of states, logits and halting logits; one thread, float32")
     assert compared == set(FILES)
+
+
+def eqr_files(folder):
+    """Yield (what is wrong, path) of EqR training states that half match."""
+    for name, (change, _) in test_official.HALF_MATCHING.items():
+        content = test_official.training_state(test_official.small_eqr())
+        change(content)
+        yield f"EqR, {name}", test_official.write(folder, content)
+
+
+def family_files(folder):
+    """Yield (what is wrong, path) of TRM, HRM and URM state dicts that half match."""
+    for name, (kind, change, _) in test_official_families.REFUSED.items():
+        model = test_official_families.model_of(kind)
+        tensors = test_official_families.official_tensors(model)
+        config = copy.deepcopy(test_official_families.official_config(model))
+        change(tensors, config)
+        yield name, test_official_families.write(folder, tensors, config)
+
+
+def test_messages_of_files_that_half_match(tmp_path):
+    """Record what a user reads who gives such a file."""
+    for number, files in enumerate((eqr_files, family_files)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for name, path in files(folder):
+            with pytest.raises(CheckpointError) as caught:
+                load(path, seq_len=None if number == 0 else 6 if name.startswith(("hrm", "urm")) else None)
+            record("half matching", name, answer=str(caught.value).replace(str(folder), "..."))

@@ -52,6 +52,17 @@ SECTIONS = {
         "What a user reads who gives such a map or state.",
         "bench_ground_truth.py",
     ),
+    "conformance": (
+        "Conformance with the official code",
+        "Largest |difference| from the official forward pass over largest |value|, of states, logits and halting "
+        "logits, after 1, 2, 4 and 16 outer steps, float32.",
+        "bench_conformance.py",
+    ),
+    "half matching": (
+        "Checkpoints that half match",
+        "What a user reads whose file lacks a tensor, has one too many, or lies beside another configuration.",
+        "bench_conformance.py",
+    ),
 }
 
 

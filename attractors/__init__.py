@@ -4,6 +4,7 @@ from eqrlab.attractors.adaptive import adaptive
 from eqrlab.attractors.alignment import alignment
 from eqrlab.attractors.asymptotic import asymptotic_alignment
 from eqrlab.attractors.basins import basins
+from eqrlab.attractors.endings import endings
 from eqrlab.attractors.estimate import estimate_basins
 from eqrlab.attractors.exponents import trajectory_exponents
 from eqrlab.attractors.fate import Tolerances
@@ -36,6 +37,7 @@ __all__ = [
     "basins",
     "best_policy",
     "critical_shock",
+    "endings",
     "estimate_basins",
     "fixed_points",
     "ftle",

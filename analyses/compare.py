@@ -9,9 +9,11 @@ import numpy as np
 import xarray as xr
 
 from eqrlab.attractors import schema
-from eqrlab.attractors.statistics import cluster_bootstrap
+from eqrlab.attractors.statistics import cluster_bootstrap, widened
 
 Groups = Mapping[str, xr.Dataset]
+UNBOUNDED = ("settling step of right runs", "spectral radius at right attractors")  # all others are shares
+FEWEST = 5  # puzzles from which an interval of an unbounded quantity is given
 
 
 def puzzle_quantities(groups: Groups) -> dict[str, np.ndarray]:
@@ -36,13 +38,9 @@ def puzzle_quantities(groups: Groups) -> dict[str, np.ndarray]:
         "spurious mass": basins.spurious_mass.values,
         **shares,
         "residual AUC within puzzle": alignment.auc_puzzle.values[:, -1],
-        "settling step of right runs": settling,
+        UNBOUNDED[0]: settling,
         **(
-            {
-                "spectral radius at right attractors": groups["spectrum"]
-                .spectral_radius.values[:, 0]
-                .astype(float)
-            }
+            {UNBOUNDED[1]: groups["spectrum"].spectral_radius.values[:, 0].astype(float)}
             if "spectrum" in groups
             else {}
         ),
@@ -63,7 +61,8 @@ def compare(results: Mapping[str, Groups], *, confidence: float = 0.95, seed: in
     -------
     xarray.Dataset
         Over (checkpoint, quantity): `value`, the mean over puzzles that define it, and `difference` to the first
-        checkpoint, the mean over puzzles where both do, with `_low` and `_high`; `puzzles_compared`.
+        checkpoint, the mean over puzzles where both do, with `_low` and `_high`; `puzzles_compared`.  Where too few
+        puzzles are compared for an interval (one, or below 5 for a quantity that is no share) it is NaN.
 
     Raises
     ------
@@ -90,13 +89,18 @@ def compare(results: Mapping[str, Groups], *, confidence: float = 0.95, seed: in
         return np.where(total > 0, filled @ weight / np.where(total > 0, total, 1), np.nan)
 
     low, high = cluster_bootstrap(resampled, values.shape[-1], confidence=confidence, seed=seed)
+    compared = both.sum(-1)
+    share = ~np.isin(quantities, UNBOUNDED)
+    low, high = np.where(share, widened(gap, low, high, compared, confidence, least=-1.0), (low, high))
+    enough = compared >= np.where(share, 2, FEWEST)
+    low, high = np.where(enough, (low, high), np.nan)
     pair = ("checkpoint", "quantity")
     variables: dict[str, schema.Variable] = {
         "value": (pair, mean, "mean over puzzles"),
         "difference": (pair, gap, "mean difference to the first checkpoint, paired by puzzle"),
         "difference_low": (pair, low, f"lower bound of the difference, {confidence:.0%}"),
         "difference_high": (pair, high, f"upper bound of the difference, {confidence:.0%}"),
-        "puzzles_compared": (pair, both.sum(-1).astype(np.int32), "puzzles where both define the quantity"),
+        "puzzles_compared": (pair, compared.astype(np.int32), "puzzles where both define the quantity"),
     }
     attributes = {
         k: v for k, v in schema.carried(first).items() if k not in ("checkpoint", "checkpoint_sha256")
@@ -123,8 +127,10 @@ def comparison_rows(comparison: xr.Dataset) -> list[dict[str, str]]:
             digits = 1 if "step" in str(quantity) else 3
             text = "undefined" if np.isnan(value) else f"{value:.{digits}f}"
             if c and np.isfinite(gap):
-                bounds = f" [{low:+.{digits}f}, {high:+.{digits}f}]" if np.isfinite(low) else ""
-                text += f"  {gap:+.{digits}f}{bounds}"
+                bounds = (
+                    f"[{low:+.{digits}f}, {high:+.{digits}f}]" if np.isfinite(low) else "(too few puzzles)"
+                )
+                text += f"  {gap:+.{digits}f} {bounds}"
             row[str(name)] = text
         rows.append(row)
     return rows

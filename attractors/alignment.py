@@ -10,7 +10,13 @@ import xarray as xr
 
 from eqrlab.attractors import schema
 from eqrlab.attractors.selectors import accuracy_table, available
-from eqrlab.attractors.statistics import PooledAuc, PooledSpearman, cluster_bootstrap, share_over_puzzles
+from eqrlab.attractors.statistics import (
+    PooledAuc,
+    PooledSpearman,
+    cluster_bootstrap,
+    share_over_puzzles,
+    widened,
+)
 
 SHOWN = ("top1_converged", "majority", "halting", "mean", "any_correct")
 
@@ -68,18 +74,22 @@ def alignment(
         within = functools.partial(_mean_where_defined, auc_puzzle[:, i])
         wrongness = wrong.astype(float) if error is None else np.nan_to_num(error[:, :, depth - 1], nan=1.0)
         spearman = PooledSpearman(np.where(np.isnan(score), np.inf, score), wrongness)
-        statistics: dict[str, Callable[[np.ndarray], float]] = {
-            "auc": pooled,
-            "auc_within": within,
-            "spearman": spearman,
+        having = min(wrong.any(1).sum(), (~wrong).any(1).sum())  # puzzles on the rarer side
+        both = np.isfinite(auc_puzzle[:, i]).sum()
+        statistics: dict[str, tuple[Callable[[np.ndarray], float], int, float]] = {
+            "auc": (pooled, having, 0.0),
+            "auc_within": (within, both, 0.0),
+            "spearman": (spearman, having, -1.0),
         }
-        for name, statistic in statistics.items():
+        for name, (statistic, puzzles_having, least) in statistics.items():
             values[name][i] = statistic(np.ones(puzzles))
             if np.isfinite(values[name][i]):
                 interval = cluster_bootstrap(
                     statistic, puzzles, confidence=confidence, resamples=resamples, seed=seed
                 )
-                bounds[name][:, i] = np.clip(interval, -1 if name == "spearman" else 0, 1)
+                bounds[name][:, i] = widened(
+                    values[name][i], *interval, puzzles_having, confidence, least=least
+                )
     selected = selector_accuracy(ensemble, depths)
     names = list(selected)
     per_puzzle = np.stack([selected[n] for n in names], axis=1)

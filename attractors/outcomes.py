@@ -9,7 +9,7 @@ import xarray as xr
 
 from eqrlab.attractors import schema
 from eqrlab.attractors.fate import CODE
-from eqrlab.attractors.statistics import PooledAuc, check_confidence, cluster_bootstrap
+from eqrlab.attractors.statistics import PooledAuc, check_confidence, cluster_bootstrap, widened
 
 SETTLING = ("settled", "not_settled")
 CORRECTNESS = ("right", "wrong")
@@ -170,12 +170,9 @@ def _widened(
     confidence: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return bounds of shares; those without width by the puzzles that have such runs, NaN where these are too few."""
-    edge = (1 - confidence) ** (1 / np.maximum(having, 1))
-    narrow = np.asarray(high) - low < 1e-3
-    low = np.where(narrow, np.minimum(low, value * edge), low)
-    high = np.where(narrow, np.maximum(high, value + (1 - value) * (1 - edge)), high)
+    low, high = widened(value, low, high, having, confidence)
     few = having < 2
-    return np.clip(np.where(few, np.nan, low), 0, 1), np.clip(np.where(few, np.nan, high), 0, 1)
+    return np.where(few, np.nan, low), np.where(few, np.nan, high)
 
 
 def _without_threshold(

@@ -10,7 +10,7 @@ import xarray as xr
 
 from eqrlab.attractors import schema, selectors
 from eqrlab.attractors.alignment import depth_points
-from eqrlab.attractors.statistics import check_confidence, cluster_bootstrap, share_over_puzzles
+from eqrlab.attractors.statistics import check_confidence, cluster_bootstrap, share_over_puzzles, widened
 
 CEILINGS = ("mean", "any_correct")  # no choice among several answers is made
 
@@ -101,13 +101,13 @@ def scaling(
     text = "share of puzzles whose chosen answer is right"
     variables |= _bounded("accuracy", cell, share_over_puzzles(chance, **draw), text)
     text = "accuracy above that of one restart of the same depth"
-    variables |= _bounded("gain", cell, _paired_mean(chance - one, draw), text)
+    variables |= _bounded("gain", cell, _paired_share(chance - one, draw), text)
     nfe = np.outer(depth, breadth)
     variables["nfe"] = (point, nfe, "outer steps a puzzle: depth times breadth")
     if layers is not None:
         variables["nle"] = (point, nfe * layers, "equivalent layers a puzzle")
     top, vote = (chance[:, names.index(n)] for n in ("top1_converged", "majority"))
-    difference = _paired_mean(top - vote, draw)
+    difference = _paired_share(top - vote, draw)
     text = "accuracy of least residual minus that of the majority vote"
     variables |= _bounded("top1_minus_majority", point, difference, text)
     worse = difference[2] < -1e-9  # beyond rounding
@@ -167,6 +167,12 @@ def _paired_mean(values: np.ndarray, draw: dict[str, Any]) -> tuple[np.ndarray, 
     mean = values.mean(0)
     low, high = cluster_bootstrap(lambda w: np.tensordot(w, values, 1) / w.sum(), len(values), **draw)
     return mean, low, high
+
+
+def _paired_share(values: np.ndarray, draw: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the mean over puzzles of differences of shares (puzzle, ...), and bounds from resampling puzzles."""
+    mean, low, high = _paired_mean(values, draw)
+    return mean, *widened(mean, low, high, len(values), draw["confidence"], least=-1.0)
 
 
 def path_gap(ensemble: xr.Dataset, depths: np.ndarray, breadths: np.ndarray) -> np.ndarray:

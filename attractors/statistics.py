@@ -251,9 +251,7 @@ def share_over_puzzles(
 
     Notes
     -----
-    Where all puzzles agree, resampling them cannot tell how far the share of all puzzles may be from theirs.  With
-    confidence 1 - alpha, at least alpha^(1/P) of all puzzles are like the P seen, whatever the others are: bounds
-    without width are set that wide.  A single puzzle has none (NaN).
+    Bounds without width are set by `widened`.  A single puzzle has none (NaN).
     """
     share = np.asarray(share, float)
     mean, puzzles = share.mean(0), len(share)
@@ -264,11 +262,39 @@ def share_over_puzzles(
         resamples=resamples,
         seed=seed,
     )
-    edge = (1 - confidence) ** (1 / puzzles)
-    narrow = high - low < 1e-3
-    low = np.where(narrow, np.minimum(low, mean * edge), low)
-    high = np.where(narrow, np.maximum(high, mean + (1 - mean) * (1 - edge)), high)
-    return mean, np.clip(low, 0, 1), np.clip(high, 0, 1)
+    return mean, *widened(mean, low, high, puzzles, confidence)
+
+
+def widened(
+    value: np.ndarray | float,
+    low: np.ndarray | float,
+    high: np.ndarray | float,
+    puzzles: np.ndarray | int,
+    confidence: float,
+    least: float = 0.0,
+    most: float = 1.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return bounds of a mean over puzzles, clipped to its range; those without width are set by the number of puzzles.
+
+    Parameters
+    ----------
+    value, low, high
+        The mean and its bounds from resampling puzzles; NaN bounds stay NaN.
+    puzzles
+        Number of puzzles that define the mean.
+    least, most
+        Range of a puzzle's value.
+
+    Notes
+    -----
+    Where all puzzles agree, resampling them cannot tell how far the mean of all puzzles may be from theirs.  With
+    confidence 1 - alpha, at least alpha^(1/P) of all puzzles are like the P seen, whatever the others are.
+    """
+    edge = (1 - confidence) ** (1 / np.maximum(puzzles, 1))
+    narrow = np.asarray(high) - low < 1e-3 * (most - least)
+    low = np.where(narrow, np.minimum(low, value * edge + least * (1 - edge)), low)
+    high = np.where(narrow, np.maximum(high, value * edge + most * (1 - edge)), high)
+    return np.clip(low, least, most), np.clip(high, least, most)
 
 
 def _nan_quantile(values: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:

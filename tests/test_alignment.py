@@ -38,6 +38,9 @@ def test_a_sea_that_never_settles_is_told_by_the_residual():
     ensemble = at.sample(narrow_in_sea(0.5), puzzles(4), labels=torch.full((4, 1), 3), restarts=48, depth=64)
     last = at.alignment(ensemble).isel(depth=-1)
     assert float(last.auc) > 0.99 and float(last.auc_within) > 0.99 and float(last.spearman) > 0.7
+    assert float(last.auc_low) == pytest.approx(0.05 ** (1 / 4) * float(last.auc), abs=1e-3), (
+        "four puzzles only"
+    )
     accuracy = last.accuracy.to_series()
     assert accuracy["top1_converged"] == 1 and accuracy["mean"] < 0.5
 

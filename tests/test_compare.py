@@ -32,6 +32,13 @@ def test_a_model_equals_itself():
     result = compare({"one": groups, "two": groups})
     gap = result.difference.values
     assert (gap[np.isfinite(gap)] == 0).all()
+    mass = result.sel(checkpoint="two", quantity="correct mass")
+    edge = 1 - 0.05 ** (1 / 4)  # four puzzles that agree do not say that all puzzles do
+    np.testing.assert_allclose([mass.difference_low, mass.difference_high], [-edge, edge])
+    steps = result.sel(checkpoint="two", quantity="settling step of right runs")
+    assert np.isnan(steps.difference_low), "four puzzles are too few where the range is not known"
+    row = next(r for r in comparison_rows(result) if "settling" in r["quantity"])
+    assert row["two"].endswith("(too few puzzles)")
 
 
 def test_differences_are_those_of_the_planted_masses():

@@ -15,7 +15,7 @@ from eqrlab.attractors.local import VERDICTS
 MEANINGS = {
     "stable": "stable",
     "saddle": "saddle: passed slowly",
-    "no_fixed_point": "keeps moving",
+    "no_fixed_point": "still moving",
     "undecided": "undecided",
 }
 ROWS = 24  # states listed in a table

@@ -116,6 +116,12 @@ def _options(command: Callable) -> Callable:
     "--save-every", type=click.IntRange(1), default=250, show_default=True, help="Steps between saves."
 )
 @click.option(
+    "--keep-every",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Also keep the model of every N-th step, for `eqrlab continuation`.",
+)
+@click.option(
     "--depth", type=click.IntRange(1), default=16, show_default=True, help="Outer steps of the tests."
 )
 @click.option(
@@ -127,7 +133,8 @@ def train(context: click.Context, task: str, **options: Any) -> None:
     """Train a model on TASK: sudoku4, sudoku6, sudoku9, or maze5 to maze99.
 
     Options not given come from the recipe of the task.  The folder of the run holds model.safetensors (the averaged
-    weights), state.safetensors (to continue), log.jsonl and options.json.  A run that was stopped or killed continues
+    weights), state.safetensors (to continue), log.jsonl and options.json; with --keep-every also the models on the way,
+    model-000200.safetensors, ....  A run that was stopped or killed continues
     with --resume to the same result as an uninterrupted one on the same machine with the same number of threads.
     """
     out = options["out"] = options["out"] or Path("runs") / f"{options['family']}-{task}"
@@ -239,6 +246,7 @@ def _run(
         test=held_out,
         evaluate_every=options["evaluate_every"],
         save_every=options["save_every"],
+        keep_every=options["keep_every"],
         depth=options["depth"],
         stop=lambda: bool(stopped),
     )

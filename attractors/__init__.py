@@ -4,6 +4,7 @@ from eqrlab.attractors.adaptive import adaptive
 from eqrlab.attractors.alignment import alignment
 from eqrlab.attractors.asymptotic import asymptotic_alignment
 from eqrlab.attractors.basins import basins
+from eqrlab.attractors.continuation import continuation
 from eqrlab.attractors.endings import endings
 from eqrlab.attractors.estimate import estimate_basins
 from eqrlab.attractors.exponents import trajectory_exponents
@@ -21,10 +22,12 @@ from eqrlab.attractors.replay import best_policy, matched_cost, replay
 from eqrlab.attractors.return_test import return_test
 from eqrlab.attractors.sample import sample
 from eqrlab.attractors.scaling import scaling
+from eqrlab.attractors.shells import shells
 from eqrlab.attractors.shock import critical_shock
 from eqrlab.attractors.singular import singular_values
 from eqrlab.attractors.spectrum import spectrum
 from eqrlab.attractors.stability import basin_stability
+from eqrlab.attractors.transitions import transitions
 
 __all__ = [
     "ModeRule",
@@ -36,6 +39,7 @@ __all__ = [
     "basin_stability",
     "basins",
     "best_policy",
+    "continuation",
     "critical_shock",
     "endings",
     "estimate_basins",
@@ -54,7 +58,9 @@ __all__ = [
     "return_test",
     "sample",
     "scaling",
+    "shells",
     "singular_values",
     "spectrum",
     "trajectory_exponents",
+    "transitions",
 ]

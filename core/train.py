@@ -295,19 +295,24 @@ def train(
     test: tuple[np.ndarray, np.ndarray] | None = None,
     evaluate_every: int = 500,
     save_every: int = 250,
+    keep_every: int | None = None,
     depth: int = 16,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[dict[str, float]]:
     """Train to the end, yielding a record a step; state, log and model are kept in the folder `run`.
 
     Files: `state.safetensors` (to continue), `log.jsonl` (a line each LOG_EVERY steps and each evaluation),
-    `model.safetensors` (the averaged weights, at every save).  To continue, call `trainer.load_state` first; the log is
-    then cut back to the step of that state, so that it reads as if the run had never been interrupted.
+    `model.safetensors` (the averaged weights, at every save), and with `keep_every` the averaged weights as they were
+    at every so many steps, `model-000200.safetensors`, ...: what a landscape is followed over.  To continue, call
+    `trainer.load_state` first; the log is then cut back to the step of that state, so that it reads as if the run had
+    never been interrupted.
 
     Parameters
     ----------
     test
         Held-out puzzles and solutions for the exact accuracy at `depth`, noise-free, with the averaged weights.
+    keep_every
+        Steps between models that are kept beside the last; None keeps none.
     stop
         Asked after every step; True saves and ends.
     """
@@ -344,6 +349,8 @@ def train(
         if line:
             with open(log, "a") as file:
                 file.write(json.dumps(line) + "\n")
+        if keep_every is not None and (step % keep_every == 0 or last):
+            save(trainer.result(), run / f"model-{step:06d}.safetensors")
         ending = last or stop()
         if step % save_every == 0 or ending:
             trainer.save_state(run / "state.safetensors")

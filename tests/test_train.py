@@ -256,6 +256,23 @@ def test_what_a_run_leaves_behind(tmp_path, monkeypatch):
     assert exact_accuracy(model, *test, 2) == log[-1]["test_exact"]
 
 
+def test_models_on_the_way_are_kept_and_change_nothing(tmp_path):
+    """Each is the averaged model of its step; the last is the result, the same as without."""
+    for _ in train(trainer(), tmp_path / "plain"):
+        pass
+    on_the_way, t = {}, trainer()
+    for record, _ in enumerate(train(t, tmp_path / "run", keep_every=15), 1):
+        on_the_way[record] = {k: v.clone() for k, v in t.ema.state_dict().items()}
+    kept = sorted(p.name for p in (tmp_path / "run").glob("model-*"))
+    assert kept == ["model-000015.safetensors", "model-000030.safetensors", "model-000040.safetensors"]
+    models = [load(tmp_path / "run" / name) for name in kept]
+    assert [m.provenance["steps"] for m in models] == [15, 30, 40]
+    assert all(same(m.state_dict(), on_the_way[s]) for m, s in zip(models, (15, 30, 40), strict=True))
+    last, plain = load(tmp_path / "run" / "model.safetensors"), load(tmp_path / "plain" / "model.safetensors")
+    assert same(models[-1].state_dict(), last.state_dict()) and same(last.state_dict(), plain.state_dict())
+    assert not same(models[0].state_dict(), last.state_dict())
+
+
 def without_timing(path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return [{k: v for k, v in line.items() if k != TIMING} for line in lines]

@@ -2,12 +2,14 @@
 
 from eqrlab.attractors.adaptive import adaptive
 from eqrlab.attractors.alignment import alignment
+from eqrlab.attractors.archive import completed_part, open_ensemble
 from eqrlab.attractors.asymptotic import asymptotic_alignment
 from eqrlab.attractors.basins import basins
 from eqrlab.attractors.continuation import continuation
 from eqrlab.attractors.endings import endings
 from eqrlab.attractors.estimate import estimate_basins
 from eqrlab.attractors.exponents import trajectory_exponents
+from eqrlab.attractors.export import export
 from eqrlab.attractors.fate import Tolerances
 from eqrlab.attractors.fixed_points import fixed_points
 from eqrlab.attractors.ftle import ftle
@@ -40,9 +42,11 @@ __all__ = [
     "basins",
     "best_policy",
     "continuation",
+    "completed_part",
     "critical_shock",
     "endings",
     "estimate_basins",
+    "export",
     "fixed_points",
     "ftle",
     "halving",
@@ -51,6 +55,7 @@ __all__ = [
     "mode_sensitivity",
     "modes",
     "noop_test",
+    "open_ensemble",
     "outcomes",
     "plane",
     "prolong",

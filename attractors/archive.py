@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
+from eqrlab.attractors import schema
 from eqrlab.core.checkpoint import replaced_whole
 
 
@@ -20,14 +26,15 @@ def write(path: str | Path, groups: Mapping[str, xr.Dataset]) -> None:
         Where to write; an older file of that name stays until the new one is complete.
     groups
         Group name ("ensemble", or nested "model/ensemble") to dataset.  Complex variables are stored with a trailing
-        dimension `ri` (real, imaginary), and are complex again in `read`.
+        dimension `ri` (real, imaginary), and are complex again in `read`.  Every variable gets the attribute `sha256`
+        of its stored values, see SCHEMA.md.
 
     Raises
     ------
     OSError
         When the file cannot be written.
     """
-    tree = xr.DataTree.from_dict({name: _real(dataset) for name, dataset in groups.items()})
+    tree = xr.DataTree.from_dict({name: _with_checksums(_real(dataset)) for name, dataset in groups.items()})
     tree.attrs = _common([dataset.attrs for dataset in groups.values()])
     encoding = {
         f"/{name}": {
@@ -35,7 +42,7 @@ def write(path: str | Path, groups: Mapping[str, xr.Dataset]) -> None:
         }
         for name, dataset in groups.items()
     }
-    with replaced_whole(path) as temporary:
+    with replaced_whole(path) as temporary, netcdf_errors(path):
         tree.to_netcdf(temporary, engine="netcdf4", encoding=encoding)
 
 
@@ -45,7 +52,7 @@ def read(path: str | Path) -> xr.DataTree:
     Raises
     ------
     ValueError
-        When the file is missing or no archive, naming it.
+        When the file is missing, no archive, or of a newer schema version, naming it.
     """
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file; expected an archive written by eqrlab")
@@ -54,7 +61,68 @@ def read(path: str | Path) -> xr.DataTree:
             loaded = tree.load()
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable NetCDF-4 archive ({str(error).splitlines()[0]})") from None
-    return loaded.map_over_datasets(_complex)
+    try:
+        loaded = loaded.map_over_datasets(schema.migrated)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return loaded.map_over_datasets(_without_checksums).map_over_datasets(_complex)
+
+
+def open_ensemble(
+    path: str | Path, *, group: str = "ensemble", chunks: Mapping[str, int] | None = None
+) -> xr.Dataset:
+    """Open a group of an archive without reading its values: they are read where they are used.
+
+    Parameters
+    ----------
+    group
+        Which one, such as "ensemble".
+    chunks
+        None: a part taken with `isel` is read alone.  Else dask arrays of such chunks, {} for those of the file, so
+        that whole variables are worked on piece by piece; needs `eqrlab[lazy]`.
+
+    Returns
+    -------
+    xarray.Dataset
+        To be closed after use, best with `with`.
+
+    Raises
+    ------
+    ValueError
+        When the file is missing, no archive, of a newer schema version, or has no such group.
+
+    Notes
+    -----
+    Analyses take whole puzzles: `basins(ensemble.isel(puzzle=slice(0, 100)).load())` needs the memory of 100 puzzles.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such file; expected an archive written by eqrlab")
+    try:
+        opened = xr.open_dataset(path, group=group, engine="netcdf4", chunks=chunks)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{path}: group {group!r} cannot be read ({str(error).splitlines()[0].strip(chr(34))})"
+        ) from None
+    return schema.migrated(opened)
+
+
+def completed_part(ensemble: xr.Dataset) -> xr.Dataset:
+    """Return the largest whole ensemble in one of an unfinished export: some puzzles, with the same first restarts.
+
+    Raises
+    ------
+    ValueError
+        When not one run is completed.
+    """
+    if "sampled" not in ensemble:
+        return ensemble
+    first = np.logical_and.accumulate(ensemble.sampled.values, axis=1).sum(1)  # (puzzle,)
+    sizes = [int(r) * int((first >= r).sum()) for r in first]
+    restarts = int(first[int(np.argmax(sizes))])
+    if not restarts:
+        raise ValueError("not one run of this ensemble is completed")
+    part = ensemble.isel(puzzle=np.flatnonzero(first >= restarts), restart=slice(restarts))
+    return part.drop_vars("sampled").assign_attrs(complete=1, restarts=restarts)
 
 
 def _real(dataset: xr.Dataset) -> xr.Dataset:
@@ -79,6 +147,43 @@ def _complex(dataset: xr.Dataset) -> xr.Dataset:
             attrs = {k: v for k, v in variable.attrs.items() if k != "complex"}
             dataset = dataset.assign({name: joined.assign_attrs(attrs)})
     return dataset.drop_vars("ri")
+
+
+@contextmanager
+def netcdf_errors(path: str | Path) -> Iterator[None]:
+    """Turn the RuntimeError with which the NetCDF library says that a file cannot be written into an OSError."""
+    try:
+        yield
+    except RuntimeError as error:
+        code = errno.ENOSPC if shutil.disk_usage(Path(path).parent).free < 2**20 else errno.EIO
+        raise OSError(code, f"{os.strerror(code)} ({error})", str(path)) from None
+
+
+def stored(values: np.ndarray) -> np.ndarray:
+    """Return values as they stand in a file: C order, little-endian, booleans as int8."""
+    values = values.astype(np.int8) if values.dtype == bool else values
+    return np.ascontiguousarray(values, values.dtype.newbyteorder("<")).reshape(values.shape)
+
+
+def checksum(values: np.ndarray) -> str:
+    """Return the SHA-256 of a variable's stored values; of text that of its UTF-8, a zero byte after each entry."""
+    if values.dtype.kind in "OU":
+        return hashlib.sha256(b"".join(str(v).encode() + b"\0" for v in values.reshape(-1))).hexdigest()
+    return hashlib.sha256(stored(values).tobytes()).hexdigest()
+
+
+def _with_checksums(dataset: xr.Dataset) -> xr.Dataset:
+    dataset = dataset.copy()
+    for name in dataset.variables:
+        dataset[name].attrs["sha256"] = checksum(dataset[name].values)
+    return dataset
+
+
+def _without_checksums(dataset: xr.Dataset) -> xr.Dataset:
+    dataset = dataset.copy()
+    for variable in dataset.variables.values():
+        variable.attrs.pop("sha256", None)
+    return dataset
 
 
 def _encoding(variable: xr.DataArray) -> dict[str, object]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +28,12 @@ def automatic_batch(recipe: Recipe, rows: int) -> int:
         size = (recipe.initial or recipe.system.initial)(x, torch.Generator().manual_seed(0))[0].numel()
     cpu = recipe.device.type == "cpu"
     share = -(-rows // torch.get_num_threads()) if cpu else rows  # every thread shall have a batch
-    return int(np.clip((2**20 if cpu else 2**25) // max(size, 1), 1, min(8192, max(share, 1))))
+    most = (2**20 if cpu else 2**25) // max(size, 1)
+    if recipe.trajectory:
+        most = min(
+            most, 2**25 // max(size * recipe.depth, 1)
+        )  # all states of a batch are held until it is done
+    return int(np.clip(most, 1, min(8192, max(share, 1))))
 
 
 def run_in_batches(
@@ -63,11 +72,81 @@ def run_in_batches(
     pieces = [rows[start : start + batch] for start in range(0, len(rows), batch)]
     with bar, one_thread_a_batch(recipe.device, len(pieces)) as run:
         try:
-            parts = list(run(lambda piece: run_rows(recipe, piece, tick), pieces))
+            parts = list(run(Batches(recipe, tick), pieces))
         except BaseException:
             stopped.set()  # batches under way end at their next step
             raise
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+class Batches:
+    """Run batches of rows of a recipe; one that does not fit in memory is halved, and so are those after it.
+
+    Attributes
+    ----------
+    most
+        Rows at once that memory has allowed so far, None: as many as were asked for.
+
+    Raises
+    ------
+    MemoryError, RuntimeError
+        When not even a single row fits, as it came.
+
+    Notes
+    -----
+    Halving changes results by rounding only: each row is a computation of its own.
+    """
+
+    def __init__(self, recipe: Recipe, tick: Callable[[int], None]):
+        self.recipe, self.tick = recipe, tick
+        self.most: int | None = None
+
+    def __call__(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        size = min(len(rows), self.most or len(rows))
+        if size < len(rows):
+            parts = [self(rows[start : start + size]) for start in range(0, len(rows), size)]
+            return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+        done = 0
+
+        def tick(count: int) -> None:
+            nonlocal done
+            self.tick(count)
+            done += count
+
+        try:
+            return run_rows(self.recipe, rows, tick)
+        except (MemoryError, RuntimeError) as error:
+            if len(rows) < 2 or not is_out_of_memory(error):
+                raise
+        self.tick(-done)
+        self.most = min(self.most or len(rows), (len(rows) + 1) // 2)
+        if self.recipe.device.type == "cuda":
+            torch.cuda.empty_cache()
+        warnings.warn(
+            f"{len(rows)} rows at once do not fit in memory: going on with {self.most}, equal to rounding",
+            stacklevel=2,
+        )
+        return self(rows)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that memory ran out; on a CPU PyTorch tells so in the text of a RuntimeError."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        type(error) is RuntimeError and "DefaultCPUAllocator" in str(error)
+    )
+
+
+def bounded_map(
+    pool: ThreadPoolExecutor, ahead: int, function: Callable[[Any], Any], items: Iterable[Any]
+) -> Iterator[Any]:
+    """Yield the results in order, as `pool.map`, but at most `ahead` items are begun before their turn."""
+    waiting: deque = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 @contextmanager
@@ -85,7 +164,7 @@ def one_thread_a_batch(device: torch.device, batches: int) -> Iterator[Callable]
         return
     pool = ThreadPoolExecutor(min(threads, batches), initializer=torch.set_num_threads, initargs=(1,))
     try:
-        yield pool.map
+        yield partial(bounded_map, pool, 2 * threads)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)

@@ -7,6 +7,7 @@ alone; `fate` joins them: a run is settled or recurrent only with a constant ans
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -86,6 +87,48 @@ class Verdict:
     scale: np.ndarray
     state_fate: np.ndarray
     answer_fate: np.ndarray
+
+
+class LongRun(NamedTuple):
+    """What the fate of rows needs of the sketches of their last states, leading axis n.
+
+    Attributes
+    ----------
+    finite
+        All of these states are.
+    period
+        Minimal period >= 2 of the states, 0: none.
+    drifting
+        The states move on without turning back.
+    spread
+        Root mean square radius of the last states.
+    mean, last, cycle
+        Sketches (n, F): mean of the last states, the last one, and of a cycle the state with the least first number.
+    """
+
+    finite: np.ndarray
+    period: np.ndarray
+    drifting: np.ndarray
+    spread: np.ndarray
+    mean: np.ndarray
+    last: np.ndarray
+    cycle: np.ndarray
+
+
+def long_run(ring: np.ndarray, depth: int, tolerances: Tolerances, before: int = 0) -> LongRun:
+    """Digest sketches (n, k, F) of the last k states of runs of `depth` steps, `before` others taken earlier."""
+    window = min(answer_window(before + depth), depth)
+    finite = np.isfinite(ring).all((1, 2))
+    clean = np.where(finite[:, None, None], ring, 0.0)
+    period = find_period(clean, tolerances.recurrence)
+    mean = clean[:, -window:].mean(1)
+    spread = np.sqrt(((clean[:, -window:] - mean[:, None]) ** 2).sum(-1).mean(1))
+    cycle = clean[:, -1].copy()
+    for row in np.flatnonzero(period):
+        states = clean[row, -period[row] :]
+        cycle[row] = states[np.argmin(states[:, 0])]
+    drifting = is_drifting(clean, tolerances.drift)
+    return LongRun(finite, period, drifting, spread, mean, clean[:, -1], cycle)
 
 
 def answer_window(depth: int) -> int:
@@ -204,12 +247,35 @@ def solved_band(
         Relative size of the noise in one outer step, 0 without.
     """
     values = final[solved & np.isfinite(final)]
-    band = (
-        np.quantile(values, tolerances.band_quantile)
-        if len(values) >= tolerances.band_runs
-        else tolerances.band_default
+    enough = len(values) >= tolerances.band_runs
+    return band_limit(
+        np.quantile(values, tolerances.band_quantile) if enough else None, tolerances, floor, noise
     )
+
+
+def band_limit(quantile: float | None, tolerances: Tolerances, floor: float, noise: float) -> float:
+    """Return the upper end of the solved band from the quantile of the solved runs, None: too few of them."""
+    band = tolerances.band_default if quantile is None else quantile
     return float(max(floor, min(band, tolerances.band_cap), tolerances.noise_factor * noise))
+
+
+def solved_residuals(
+    residual: np.ndarray, size: np.ndarray, code: np.ndarray, solved: np.ndarray, finite: np.ndarray
+) -> np.ndarray:
+    """Return the final relative residuals that set the solved band: of runs right at the last step, answer constant.
+
+    Parameters
+    ----------
+    residual, size, code, solved
+        As in `classify`.
+    finite
+        `LongRun.finite` of the rows.
+    """
+    window = answer_window(residual.shape[1])
+    with np.errstate(invalid="ignore"):
+        final = residual[:, -1] / state_scale(size)
+    sound = finite & np.isfinite(residual[:, -1]) & np.isfinite(size[:, -1]) & np.isfinite(final)
+    return final[sound & solved & (find_answer_fate(code, window) == ANSWER["constant"])]
 
 
 def classify(
@@ -217,7 +283,7 @@ def classify(
     size: np.ndarray,
     code: np.ndarray,
     solved: np.ndarray,
-    ring: np.ndarray,
+    ring: np.ndarray | LongRun,
     *,
     epsilon: float,
     noise: float,
@@ -236,7 +302,7 @@ def classify(
     solved
         (n,) bool: correct at the last step.
     ring
-        Sketches (n, k, F) of the last k states.
+        Sketches (n, k, F) of the last k states, or what `long_run` makes of them.
     epsilon
         Machine epsilon of the state's dtype.
     noise
@@ -258,7 +324,9 @@ def classify(
     """
     depth = residual.shape[1]
     t = tolerances
-    window, k = min(answer_window(before + depth), depth), ring.shape[1]
+    window = min(answer_window(before + depth), depth)
+    k = ring_length(before + depth) if isinstance(ring, LongRun) else ring.shape[1]
+    seen = ring if isinstance(ring, LongRun) else long_run(ring, depth, t, before)
     since = answer_settled(code) + np.int32(before)
     answer_fate = find_answer_fate(code, window)
     constant = answer_fate == ANSWER["constant"]
@@ -266,7 +334,7 @@ def classify(
     with np.errstate(invalid="ignore"):
         relative = residual / scale[:, None]
     final, recent = relative[:, -1], relative[:, -k:]
-    finite = np.isfinite(residual[:, -1]) & np.isfinite(size[:, -1]) & np.isfinite(ring).all((1, 2))
+    finite = np.isfinite(residual[:, -1]) & np.isfinite(size[:, -1]) & seen.finite
     safe = np.where(finite[:, None], recent, 1.0)
     long = relative[:, -min(depth, max(k, (before + depth) // 2)) :]
     blocks = block_medians(np.where((finite & np.isfinite(long).all(1))[:, None], long, 1.0))
@@ -284,11 +352,7 @@ def classify(
         growing = (np.diff(size[:, -k:], axis=1) > 0).all(1) & (size[:, -1] > 1.01 * size[:, -k])
         growing &= residual[:, -1] >= residual[:, -k]
         far = size[:, -1] >= t.growth * np.maximum(size[:, 0], 1e-300)
-    clean = np.where(finite[:, None, None], ring, 0.0)
-    period = find_period(clean, t.recurrence)
-    mean = clean[:, -window:].mean(1)
-    spread = np.sqrt(((clean[:, -window:] - mean[:, None]) ** 2).sum(-1).mean(1))
-    spread = spread / np.where(finite, scale, 1.0)
+    spread = seen.spread / np.where(finite, scale, 1.0)
     moving = falling | growing | (before + depth < t.least_steps) | ((final <= threshold) & creeping)
     state_fate = np.select(
         [
@@ -296,8 +360,8 @@ def classify(
             growing & far,
             resting,
             moving,
-            period > 0,
-            is_drifting(clean, t.drift),
+            seen.period > 0,
+            seen.drifting,
             spread <= t.region,
         ],
         [
@@ -311,12 +375,12 @@ def classify(
     otherwise = np.where(on_the_way, CODE["unfinished"], CODE["wandering"])
     fate = np.where(at_rest & ~constant, otherwise, state_fate).astype(np.int8)
     is_settled = fate == CODE["settled"]
-    period = np.where(is_settled, 1, np.where(fate == CODE["periodic"], period, 0)).astype(np.int32)
+    period = np.where(is_settled, 1, np.where(fate == CODE["periodic"], seen.period, 0)).astype(np.int32)
     limit = np.maximum(threshold, final) * (1 + 1e-6)
     with np.errstate(invalid="ignore"):
         above = np.where(~(relative <= limit[:, None]), np.arange(1, depth + 1), 0).max(1) + before
     settling = np.where(is_settled, np.maximum(above + 1, since), -1).astype(np.int32)
-    place = _representative(clean, mean, fate, period, noise > 0)
+    place = _representative(seen, fate, noise > 0)
     place[~finite] = np.nan
     return Verdict(
         fate, period, settling, since, np.where(finite, spread, np.nan), place, threshold, scale,
@@ -324,17 +388,13 @@ def classify(
     )  # fmt: skip
 
 
-def _representative(
-    ring: np.ndarray, mean: np.ndarray, fate: np.ndarray, period: np.ndarray, noisy: bool
-) -> np.ndarray:
+def _representative(seen: LongRun, fate: np.ndarray, noisy: bool) -> np.ndarray:
     """Return one sketch (n, F) a row that names its long-run place.
 
     The last state of a settled run; the window's mean of noisy or recurrent ones; of a periodic one the state of its
     cycle with the least first coordinate, so that runs out of phase agree.
     """
-    place = ring[:, -1].copy() if not noisy else mean.copy()
-    place[fate == CODE["recurrent"]] = mean[fate == CODE["recurrent"]]
-    for row in np.flatnonzero(fate == CODE["periodic"]):
-        cycle = ring[row, -period[row] :]
-        place[row] = cycle[np.argmin(cycle[:, 0])]
+    place = seen.mean.copy() if noisy else seen.last.copy()
+    for name, states in (("recurrent", seen.mean), ("periodic", seen.cycle)):
+        place[fate == CODE[name]] = states[fate == CODE[name]]
     return place

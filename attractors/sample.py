@@ -14,6 +14,8 @@ from eqrlab.attractors import schema
 from eqrlab.attractors.batches import one_thread_a_batch as one_thread_a_batch
 from eqrlab.attractors.batches import run_in_batches
 from eqrlab.attractors.fate import Tolerances, answer_window, classify, ring_length
+from eqrlab.attractors.records import answer_ids, digested
+from eqrlab.attractors.records import noise_size as noise_size
 from eqrlab.attractors.trajectory import Law, Oracle, Recipe
 from eqrlab.core import System
 
@@ -229,6 +231,11 @@ def tokens_of(values: Tensor | np.ndarray, name: str) -> Tensor:
     return tensor.cpu().long()
 
 
+def state_precision(recipe: Recipe, residual: np.dtype) -> torch.dtype:
+    """Return the dtype of the states whose residuals have this dtype."""
+    return recipe.dtype or (torch.float64 if residual == np.float64 else torch.float32)
+
+
 def assemble(
     recipe: Recipe,
     records: dict[str, np.ndarray],
@@ -252,10 +259,10 @@ def assemble(
     puzzles, restarts, depth = len(recipe.inputs), recipe.restarts, recipe.depth
     judged = recipe.labels is not None or recipe.oracle is not None
     residual, size = records["residual"], records["norm"]
-    state_dtype = recipe.dtype or (torch.float64 if residual.dtype == np.float64 else torch.float32)
+    state_dtype = state_precision(recipe, residual.dtype)
     verdict = classify(
         residual.astype(float), size.astype(float), records["code"], records["correct"][:, -1] & judged,
-        records["ring"].astype(float), epsilon=torch.finfo(state_dtype).eps,
+        digested(records, depth, limits), epsilon=torch.finfo(state_dtype).eps,
         noise=noise, tolerances=limits, threshold=threshold,
     )  # fmt: skip
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -361,32 +368,3 @@ def assemble(
     coordinates = {"step": np.arange(1, depth + 1), "restart": recipe.first + np.arange(restarts)}
     codes = {"fate": schema.FATES, "state_fate": schema.FATES, "answer_fate": schema.ANSWER_FATES}
     return schema.dataset(variables, attributes, coordinates, codes)
-
-
-def noise_size(residual: np.ndarray, update: np.ndarray, size: np.ndarray) -> float:
-    """Return the relative size of the noise in one outer step: the update's excess over the residual before it."""
-    ratio = noise_ratios(residual, update, size)
-    return float(np.median(ratio)) if ratio.size else 0.0
-
-
-def noise_ratios(residual: np.ndarray, update: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """Return the finite values of which `noise_size` is the median, one for each run and step of the later half."""
-    if residual.shape[1] < 2:
-        return np.empty(0)
-    half = residual.shape[1] // 2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        excess = update[:, 1:].astype(float) ** 2 - residual[:, :-1].astype(float) ** 2
-        ratio = np.sqrt(np.maximum(excess, 0)) / size[:, 1:]
-    ratio = ratio[:, half - 1 :]
-    return ratio[np.isfinite(ratio)]
-
-
-def answer_ids(code: np.ndarray) -> np.ndarray:
-    """Number the answers (puzzle, restart, step) of each puzzle, the most frequent first, ties by their hash."""
-    ids = np.empty(code.shape, np.int32)
-    for p, codes in enumerate(code):
-        _, inverse, counts = np.unique(codes, return_inverse=True, return_counts=True)
-        rank = np.empty(len(counts), np.int32)
-        rank[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
-        ids[p] = rank[inverse].reshape(codes.shape)
-    return ids

@@ -6,7 +6,7 @@ import datetime
 import json
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -15,6 +15,9 @@ import torch
 import xarray as xr
 
 SCHEMA_VERSION = 1  # of names, dimensions and attributes: see SCHEMA.md
+MIGRATIONS: dict[
+    int, Callable[[xr.Dataset], xr.Dataset]
+] = {}  # n: a group of version n as one of version n + 1
 FATES = ("settled", "periodic", "recurrent", "wandering", "unfinished", "diverged", "nonfinite")
 ANSWER_FATES = ("constant", "periodic", "changing")
 MODES = ("a", "b", "c", "d", "undecided")
@@ -104,6 +107,28 @@ def provenance(system: Any) -> dict[str, Any]:
     }
 
 
+def migrated(group: xr.Dataset) -> xr.Dataset:
+    """Return a group read from a file as one of the present schema version.
+
+    Raises
+    ------
+    ValueError
+        When it is of a newer version than this program knows.
+
+    Notes
+    -----
+    Groups without the attribute `schema_version` are of version 1, or not of eqrlab.
+    """
+    version = int(group.attrs.get("schema_version", 1))
+    if version > SCHEMA_VERSION:
+        raise ValueError(
+            f"schema_version {version} is newer than this eqrlab, which reads up to {SCHEMA_VERSION}: update it"
+        )
+    for step in range(version, SCHEMA_VERSION):
+        group = MIGRATIONS[step](group).assign_attrs(schema_version=step + 1)
+    return group
+
+
 def now() -> str:
     """Return the present time, UTC, ISO 8601 to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -117,5 +142,15 @@ CARRIED = (
 
 
 def carried(ensemble: xr.Dataset) -> dict[str, Any]:
-    """Return the attributes that results derived from an ensemble take over from it."""
+    """Return the attributes that results derived from an ensemble take over from it.
+
+    Raises
+    ------
+    ValueError
+        When the ensemble is one of an unfinished export: runs that are missing must not count.
+    """
+    if not int(ensemble.attrs.get("complete", 1)):
+        raise ValueError(
+            "the ensemble is unfinished: resume its export, or take what is there with attractors.completed_part"
+        )
     return {**{k: ensemble.attrs[k] for k in CARRIED if k in ensemble.attrs}, "created": now()}

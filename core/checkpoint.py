@@ -28,6 +28,8 @@ from eqrlab.core.trm import TRM, TRMConfig
 from eqrlab.core.urm import URM, URMConfig
 
 FORMAT = 1
+_MOST_HEADER = 1 << 22  # bytes of a safetensors header: some 50,000 tensors
+_WEIGHTS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 FAMILIES: dict[str, tuple[type[Reasoner], type[ReasonerConfig]]] = {
     "eqr": (EqR, EqRConfig),
     "trm": (TRM, TRMConfig),
@@ -41,10 +43,45 @@ FAMILIES: dict[str, tuple[type[Reasoner], type[ReasonerConfig]]] = {
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read: one line that names the file, what is wrong and what was expected."""
 
-    def __init__(
-        self, message: str
-    ):  # parts of a message may come from a file: no line breaks, no endless names
-        super().__init__(" ".join(message.splitlines())[:1000])
+    def __init__(self, message: str):
+        super().__init__(printable(message, 1000))
+
+
+def printable(text: str, length: int) -> str:
+    """Return text that may come from a file as one line of limited length, without characters that steer a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text[: 4 * length])[:length]
+
+
+def brief(value: Any) -> str:
+    """Return a few characters that tell a value of a file; containers, which may be endless, by their kind alone."""
+    if isinstance(value, str):
+        return repr(value[:40])
+    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 1 << 64):
+        return repr(value)
+    if isinstance(value, int):
+        return "an integer of more than 64 bits"
+    return f"a {type(value).__name__}" if isinstance(value, dict | list | tuple) else "an object"
+
+
+def plain_values(value: Any, what: str, depth: int = 8) -> Any:
+    """Return values of a file that are safe to store and to print: JSON kinds, printable, nested `depth` deep at most.
+
+    Raises
+    ------
+    CheckpointError
+        For anything else.
+    """
+    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 1 << 64):
+        return value
+    if isinstance(value, str):
+        return printable(value, 10_000)
+    if depth and isinstance(value, dict):
+        return {printable(str(k), 200): plain_values(v, what, depth - 1) for k, v in value.items()}
+    if depth and isinstance(value, list | tuple):
+        return [plain_values(v, what, depth - 1) for v in value]
+    raise CheckpointError(
+        f"{what} holds {brief(value)} where plain values, nested at most 8 deep, are required"
+    )
 
 
 def configure(family: str, values: dict[str, Any]) -> ReasonerConfig:
@@ -119,10 +156,19 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         For a file that is truncated, damaged, no safetensors file, or without an eqrlab header.
     """
     try:
-        with safe_open(str(path), framework="pt") as file:
+        with open(path, "rb") as start:
+            header_bytes = int.from_bytes(start.read(8), "little")
+        if header_bytes > _MOST_HEADER:
+            raise CheckpointError(
+                f"{path}: not a readable safetensors file (a header of {header_bytes} bytes is announced, "
+                f"at most {_MOST_HEADER} are read)"
+            )
+        with safe_open(os.fspath(path), framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, RuntimeError, MemoryError) as error:
+    except CheckpointError:
+        raise
+    except _UNREADABLE as error:
         raise CheckpointError(
             f"{path}: not a readable safetensors file ({str(error) or 'out of memory'})"
         ) from None
@@ -139,6 +185,19 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path}: the tensors do not have the checksum in the header: the file is damaged"
         )
     return tensors, header
+
+
+_UNREADABLE = (
+    SafetensorError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def save(reasoner: Reasoner, path: str | Path) -> None:
@@ -200,8 +259,10 @@ def fill(reasoner: Reasoner, tensors: dict[str, Tensor], path: str | Path) -> No
                 f"{path}: tensor {name} has shape {tuple(tensor.shape)}, "
                 f"the configuration requires {tuple(target.shape)}"
             )
-        if not tensor.is_floating_point():
-            raise CheckpointError(f"{path}: tensor {name} holds {tensor.dtype}, floating values are required")
+        if tensor.dtype not in _WEIGHTS:
+            raise CheckpointError(
+                f"{path}: tensor {name} holds {tensor.dtype}, floating values are required (16 to 64 bits)"
+            )
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: tensor {name} has NaN or infinite values")
     reasoner.load_state_dict(tensors)
@@ -246,7 +307,7 @@ def load(source: str | Path, *, weights: str = "auto", seq_len: int | None = Non
     name = str(source)
     path = hub.fetch(name) if name.startswith(hub.SCHEME) else names.get(name, Path(source))
     try:
-        problem = "is a directory" if path.is_dir() else None if path.is_file() else "no such file"
+        problem = _problem(path)
     except OSError as error:
         problem = str(error.strerror)
     if problem:
@@ -262,16 +323,32 @@ def load(source: str | Path, *, weights: str = "auto", seq_len: int | None = Non
     return reasoner.eval()
 
 
+def _problem(path: Path) -> str | None:
+    """Say why a path cannot be a checkpoint, before it is opened: pipes and devices may have no end."""
+    if path.is_dir():
+        return "is a directory"
+    if path.is_file():
+        return None
+    return "is no regular file" if path.exists() else "no such file"
+
+
 def _load_own(path: Path) -> Reasoner:
     tensors, header = read_tensors(path)
     for key, kind in {"format": int, "family": str, "task": str, "config": dict, "provenance": dict}.items():
         if not isinstance(header.get(key), kind):
             raise CheckpointError(f"{path}: the eqrlab header has no valid {key!r}; is this a saved model?")
+    try:
+        provenance = plain_values(header["provenance"], "the provenance in the header")
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    if isinstance(header["format"], bool) or header["format"] < 1:
+        raise CheckpointError(f"{path}: format {brief(header['format'])} is none that eqrlab writes")
     if header["format"] > FORMAT:
         raise CheckpointError(
-            f"{path}: format {header['format']} is newer than this eqrlab, which reads up to {FORMAT}"
+            f"{path}: format {brief(header['format'])} is newer than this eqrlab, which reads up to {FORMAT}"
         )
-    return assemble(path, header["family"], header["config"], header["task"], header["provenance"], tensors)
+    task = printable(header["task"], 40)
+    return assemble(path, header["family"], header["config"], task, provenance, tensors)
 
 
 def assemble(

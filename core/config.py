@@ -11,6 +11,7 @@ from eqrlab.core.layers import inner_width
 MIXERS = ("mlp", "attention")
 POSITIONS = ("none", "rope", "rope2d", "learned")
 MOST_POSITIONS = 1 << 16
+MOST_UPDATES = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,6 +103,9 @@ class ReasonerConfig:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
         if self.positions_total > MOST_POSITIONS:
             raise ValueError(f"prefix_len + seq_len must be <= {MOST_POSITIONS}, got {self.positions_total}")
+        updates = self.H_cycles * (self.L_cycles + 1)
+        if updates > MOST_UPDATES:
+            raise ValueError(f"H_cycles * (L_cycles + 1) must be <= {MOST_UPDATES}, got {updates}")
         if not 0 <= self.halt_exploration <= 1:
             raise ValueError(f"halt_exploration must be in [0, 1], got {self.halt_exploration}")
         if self.prefix_dim > self.prefix_len * self.hidden_size:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 from pathlib import Path
 
-from eqrlab.core.checkpoint import CheckpointError
+from eqrlab.core.checkpoint import CheckpointError, printable
 
 SCHEME = "hf://"
 _CONFIGS = ("all_config.yaml", "config.yaml")  # plain weights need the one beside them
@@ -32,7 +32,8 @@ def fetch(address: str) -> Path:
     owner, _, rest = address.removeprefix(SCHEME).partition("/")
     repository, _, name = rest.partition("/")
     repository, _, revision = repository.partition("@")
-    if not all((address.startswith(SCHEME), owner, repository, name)):
+    odd = {"", ".", ".."} & set(name.split("/")) or not printable(address, 2000) == address
+    if odd or not all((address.startswith(SCHEME), owner, repository, name)):
         raise CheckpointError(f"{address}: an address hf://owner/repository/path/to/file is required")
     try:
         from huggingface_hub import hf_hub_download

@@ -10,8 +10,15 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from eqrlab.core.checkpoint import CheckpointError, assemble
-from eqrlab.core.official_configs import NAMES, TRANSLATIONS, OfficialFile, check_family, detect_family
+from eqrlab.core.checkpoint import CheckpointError, assemble, brief, plain_values
+from eqrlab.core.official_configs import (
+    NAMES,
+    TRANSLATIONS,
+    OfficialFile,
+    check_family,
+    detect_family,
+    listed,
+)
 from eqrlab.core.reasoner import Reasoner
 from eqrlab.core.torchfile import Opaque, StoredTensor, read_stored, read_torch_file
 
@@ -22,6 +29,18 @@ _RENAMED = {
 }
 _STARTS = ("H_init", "L_init")  # buffers that the official EqR registers and never reads
 _BUFFERS = {"puzzle_emb.weights", "absolute_pos_embedding", *_STARTS}  # never part of averaged weights
+_MOST_YAML = 1 << 17  # bytes; official configurations have some 3,000
+_YAML_FAULTS = (
+    yaml.YAMLError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 _KEPT = ("model", "model_state_dict", "ema", "config", "step")
 
 
@@ -64,17 +83,33 @@ def read_config(path: Path) -> dict[str, Any]:
         path.parent.parent / "all_config.yaml",
     ):
         if candidate.is_file():
-            try:
-                config = yaml.safe_load(candidate.read_text(encoding="utf-8"))
-            except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
-                reason = str(error).splitlines()[0]
-                raise CheckpointError(
-                    f"{candidate.name} beside it is not readable as YAML ({reason})"
-                ) from None
+            config = _read_yaml(candidate)
             if not isinstance(config, dict):
                 raise CheckpointError(f"{candidate.name} beside it must be a mapping of options")
             return config
     raise CheckpointError("no configuration inside, and no all_config.yaml or config.yaml beside it")
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML of plain values without merge keys, which let a few lines stand for more entries than memory holds."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise yaml.constructor.ConstructorError(
+                None, None, "merge keys (<<) are not read", node.start_mark
+            )
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_MOST_YAML + 1)
+        if len(text) > _MOST_YAML:
+            raise ValueError(f"more than {_MOST_YAML} bytes")
+        return yaml.load(text, _Yaml)  # a safe loader: no tags of Python
+    except _YAML_FAULTS as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path.name} beside it is not readable as YAML ({reason})") from None
 
 
 def load_official(path: Path, *, weights: str = "auto", seq_len: int | None = None) -> Reasoner:
@@ -104,9 +139,10 @@ def load_official(path: Path, *, weights: str = "auto", seq_len: int | None = No
             "step": _step(file, path),
             "forward_dtype": file.value("forward_dtype", str, "bfloat16"),
             "inferred": file.inferred,
-            "dropped": unused + sorted(str(k) for k in file.content if k not in _KEPT),
+            "dropped": unused + listed(k for k in file.content if k not in _KEPT),
             "ignored_config": file.ignored(),
         }
+        provenance = plain_values(provenance, "the file")
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     tensors = _renamed(read_stored(file.tensors, path))
@@ -158,6 +194,8 @@ def _open(path: Path, content: Any, weights: str) -> tuple[OfficialFile, str]:
 def _step(file: OfficialFile, path: Path) -> int | None:
     """Return the optimiser step at which a file was written, by its content or else its name."""
     step = file.content.get("step")
+    if type(step) is int and not 0 <= step < 1 << 63:
+        raise CheckpointError(f"step must be a count of optimiser steps, got {brief(step)}")
     named = re.match(r"step_(\d{1,9})(?!\d)", path.name)
     if type(step) is int or not named:
         return step if type(step) is int else None
@@ -184,7 +222,11 @@ def _tensors(value: Any, what: str) -> dict[str, StoredTensor]:
         raise CheckpointError(f"{what} is no dictionary of tensors")
     for name, tensor in value.items():
         if not isinstance(tensor, StoredTensor):
-            raise CheckpointError(f"{what} is no dictionary of tensors: {str(name)[:80]!r} is none")
+            raise CheckpointError(f"{what} is no dictionary of tensors: {brief(name)} is none")
+        if not isinstance(name, str) or len(name) > 500:
+            raise CheckpointError(
+                f"{what} names a tensor by {brief(name)}, text of 500 characters at most is required"
+            )
     return strip_names(value)
 
 

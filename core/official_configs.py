@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from eqrlab.core.checkpoint import CheckpointError
+from eqrlab.core.checkpoint import CheckpointError, brief, printable
 from eqrlab.core.torchfile import Opaque, StoredTensor
 
 NAMES = {"eqr": "EqR", "trm": "TRM", "hrm": "HRM", "urm": "URM"}
@@ -71,11 +71,12 @@ class OfficialFile:
                 raise CheckpointError(f"the configuration lacks arch.{name}, which the weights do not tell")
             self.inferred.append(f"{name} {default} {source}")
             return default
-        value = self.arch[name]
-        if kind is float and type(value) is int:
+        value: Any = self.arch[name]
+        if kind is float and type(value) is int and abs(value) < 1 << 63:
             value = float(value)
-        if type(value) is not kind:
-            raise CheckpointError(f"arch.{name} must be {kind.__name__}, got {str(value)[:40]!r}")
+        large = isinstance(value, int) and abs(value) >= 1 << 63
+        if type(value) is not kind or large:
+            raise CheckpointError(f"arch.{name} must be {kind.__name__}, got {brief(value)}")
         return value
 
     def shape(self, name: str, dims: int = 2) -> tuple[int, ...]:
@@ -86,7 +87,13 @@ class OfficialFile:
 
     def ignored(self) -> list[str]:
         """Names in the configuration's network section that no translation asked for."""
-        return sorted(str(name) for name in self.arch if name not in self.asked)
+        return listed(name for name in self.arch if name not in self.asked)
+
+
+def listed(names: Iterable[Any]) -> list[str]:
+    """Return names of a file in order, as text that can be stored: the first hundred of them."""
+    known = sorted(printable(name, 80) if isinstance(name, str) else brief(name) for name in names)
+    return known[:100] + [f"and {len(known) - 100} more"] * (len(known) > 100)
 
 
 def detect_family(names: set[str]) -> str:
@@ -102,7 +109,10 @@ def detect_family(names: set[str]) -> str:
 
 def check_family(file: OfficialFile, family: str) -> None:
     """Raise CheckpointError when the configuration's `arch.name` names another family than the weights are of."""
-    declared = str(file.arch.get("name", ""))[:80]
+    name = file.arch.get("name", "")
+    if not isinstance(name, str):
+        raise CheckpointError(f"arch.name must be str, got {brief(name)}")
+    declared = name[:80]
     said = next((f for part, f in _DECLARED.items() if part in declared.lower()), family)
     if said != family:
         marks = f"have {_MARKS[family]}" if family in _MARKS else f"have no {_MARKS[said].split()[0]}"

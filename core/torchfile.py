@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import pickletools
 import struct
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from eqrlab.core.checkpoint import CheckpointError
+from eqrlab.core.records import open_records, record_bytes
 
 _STORAGES = {
     "DoubleStorage": torch.float64,
@@ -27,11 +29,15 @@ _STORAGES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+_MOST_PICKLE = 1 << 28  # bytes: strings and arrays in it take as much memory again
+_MOST_OPERATIONS = 2_000_000  # a few hundred bytes of memory each; an official file has some ten thousand
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # magic number that torch.save wrote before version 1.6
 
 
 class Name:
     """A class or function that a file names; it is never looked up."""
+
+    __slots__ = ("module", "name")
 
     def __init__(self, module: Any, name: Any):
         if not isinstance(module, str) or not isinstance(name, str):
@@ -41,6 +47,8 @@ class Name:
 
 class Opaque:
     """Stand-in for an object of a foreign class: what it was made from, and its state; it does nothing."""
+
+    __slots__ = ("arguments", "made_by", "state")
 
     def __init__(self, made_by: Any, arguments: Any):
         self.made_by, self.arguments, self.state = made_by, arguments, None
@@ -70,9 +78,8 @@ class StoredTensor:
         """Size of the tensor in memory."""
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def read(self) -> Tensor:
-        """Read the values from the file."""
-        data = self.archive.read(self.record)
+    def of(self, data: Any) -> Tensor:
+        """Return the values, given the bytes of the record."""
         if len(data) != self.count * self.dtype.itemsize:
             raise CheckpointError(f"record {self.record} ends early: the file is damaged")
         if not math.prod(self.shape):
@@ -85,14 +92,10 @@ class _Storage:
     """A record of numbers that tensors refer to."""
 
     def __init__(self, archive: zipfile.ZipFile, record: str, dtype: torch.dtype, count: int):
-        if record not in archive.NameToInfo:
-            raise CheckpointError(f"record {record} is missing")
-        info = archive.getinfo(record)
-        if info.compress_type != zipfile.ZIP_STORED:
-            raise CheckpointError(f"record {record} is compressed, which torch.save never does")
-        if info.file_size != count * dtype.itemsize:
+        size = record_bytes(archive, record)
+        if size != count * dtype.itemsize:
             raise CheckpointError(
-                f"record {record} has {info.file_size} bytes, {count} values of {dtype} were declared"
+                f"record {record} has {size} bytes, {count} values of {dtype} were declared"
             )
         self.fields = (archive, record, dtype, count)
 
@@ -102,8 +105,9 @@ class _Interpreter:
 
     Notes
     -----
-    Memory and time are bounded by the length of the pickle: memo numbers are dictionary keys, every operation adds at
-    most one object, only strings and small integers become dictionary keys, and nothing recurses.
+    Memory and time are bounded: so many bytes and operations at most, memo numbers are dictionary keys, every operation
+    adds at most one object, only strings and small integers become dictionary keys, and nothing recurses.  Containers
+    may share parts (a tree of them can be far larger than the pickle): never walk through, compare or print them.
     """
 
     def __init__(self, archive: zipfile.ZipFile, prefix: str):
@@ -113,7 +117,9 @@ class _Interpreter:
         self.memo: dict[int, Any] = {}
 
     def run(self, data: bytes) -> Any:
-        for operation, argument, _ in pickletools.genops(data):
+        for done, (operation, argument, _) in enumerate(pickletools.genops(data)):
+            if done >= _MOST_OPERATIONS:
+                raise CheckpointError(f"the pickle has more than {_MOST_OPERATIONS} operations")
             name = operation.name
             if name == "STOP":
                 return self.stack.pop()
@@ -256,15 +262,17 @@ def read_torch_file(path: str | Path) -> Any:
                 raise CheckpointError(
                     "written by torch.save before version 1.6; save it again with a later one"
                 )
-        archive = zipfile.ZipFile(path)
+        archive = open_records(path)
         pickles = [n for n in archive.namelist() if n.endswith("/data.pkl") and n.count("/") == 1]
         if len(pickles) != 1:
             raise CheckpointError("a zip archive without the one data.pkl that torch.save writes")
         prefix = pickles[0].removesuffix("/data.pkl")
-        if archive.getinfo(pickles[0]).compress_type != zipfile.ZIP_STORED:
-            raise CheckpointError("data.pkl is compressed, which torch.save never does")
+        if (size := record_bytes(archive, pickles[0])) > _MOST_PICKLE:
+            raise CheckpointError(f"data.pkl has {size} bytes, at most {_MOST_PICKLE} are read")
         order = f"{prefix}/byteorder"
-        if order in archive.NameToInfo and archive.read(order) != b"little":
+        if order in archive.NameToInfo and (
+            record_bytes(archive, order) != 6 or archive.read(order) != b"little"
+        ):
             raise CheckpointError("the tensors are big-endian, little-endian is required")
         with warnings.catch_warnings(action="ignore"):  # pickletools warns of odd escapes in damaged text
             return _Interpreter(archive, prefix).run(archive.read(pickles[0]))
@@ -286,7 +294,13 @@ def read_stored(tensors: dict[str, StoredTensor], path: Path) -> dict[str, Tenso
     if asked > 2 * size:
         raise CheckpointError(f"{path}: the tensors ask for {asked} bytes, the file has {size}")
     try:
-        return {name: t.read() for name, t in tensors.items()}
+        read: dict[str, Tensor] = {}
+        by_record = sorted(tensors.items(), key=lambda item: item[1].record)
+        for record, sharing in itertools.groupby(by_record, key=lambda item: item[1].record):
+            named = list(sharing)
+            data = named[0][1].archive.read(record)  # once, however many tensors look into it
+            read |= {name: tensor.of(data) for name, tensor in named}
+        return {name: read[name] for name in tensors}
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except _DAMAGE as error:

@@ -12,7 +12,7 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses.diagnose_commands import named, puzzles_for, require_writable, table
-from eqrlab.analyses.plane_plots import plane_picture, stability_curve
+from eqrlab.analyses.plane_plots import ftle_picture, plane_picture, stability_curve
 from eqrlab.attractors import archive
 from eqrlab.core.checkpoint import replaced_whole
 
@@ -38,6 +38,10 @@ SIZES = (0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
 )
 @click.option("--noise", type=click.FloatRange(0), default=0.0, show_default=True,
               help="Noise amplitude in every level call, the same noise for all cells.")  # fmt: skip
+@click.option("--field", type=click.Choice(["ftle"]),
+              help="Also draw the finite-time exponents: how fast perturbations grow from every cell.")  # fmt: skip
+@click.option("--field-steps", type=click.IntRange(1), default=8, show_default=True,
+              help="Outer steps of the exponents.")  # fmt: skip
 @click.option("--stability", is_flag=True, help="Also perturb the attractors and draw how often they return.")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision of the iteration.")
 @click.option("--device", help="cpu or cuda (default: cuda where there is one).")
@@ -46,14 +50,15 @@ SIZES = (0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def plane_command(
     checkpoint: str, puzzles: str | None, split: str, puzzle: int, through: str, resolution: int,
-    extent: float | None, depth: int, noise: float, stability: bool, dtype: str | None, device: str | None, seed: int,
-    out: Path, quiet: bool,
+    extent: float | None, depth: int, noise: float, field: str | None, field_steps: int, stability: bool,
+    dtype: str | None, device: str | None, seed: int, out: Path, quiet: bool,
 ) -> None:  # fmt: skip
     """Follow the states of a plane and draw where they lead.
 
     Each cell of the picture is a state of the model; its colour is the attractor it leads to (blue for right answers,
     orange for wrong ones, pale without an attractor), and it is the brighter the sooner it settles.  Attractors have
-    the numbers that 24 runs from the restart law give them.  Writes OUT/plane-NAME-PUZZLE.png and .nc.
+    the numbers that 24 runs from the restart law give them.  Writes OUT/plane-NAME-PUZZLE.png and .nc.  With --field
+    also OUT/ftle-NAME-PUZZLE.png: bright where perturbations within the plane grow, as between basins.
     """
     ((name, model),) = named([checkpoint]).items()
     chosen = puzzles_for(model, puzzles, split, puzzle + 1, several=True)
@@ -76,6 +81,12 @@ def plane_command(
     stem = out / f"plane-{name}-{puzzle}"
     groups = {"plane": result, "basins": found}
     save(plane_picture(result, 0, f"{name}, puzzle {puzzle}"), stem.with_suffix(".png"))
+    if field:
+        exponents = at.ftle_field(model.smooth(), one.inputs, steps=field_steps, resolution=resolution, extent=extent,
+                                  states=given, initial=law, seed=seed, dtype=dtype, device=device,
+                                  progress=not quiet)  # fmt: skip
+        groups["ftle"] = exponents.assign_coords(puzzle=("puzzle", [puzzle], result["puzzle"].attrs))
+        save(ftle_picture(exponents, 0, f"{name}, puzzle {puzzle}"), out / f"ftle-{name}-{puzzle}.png")
     if stability and states is not None:
         curve = at.basin_stability(model, one.inputs, states, sizes=SIZES, trials=32, depth=depth, seed=seed,
                                    device=device, dtype=dtype, progress=not quiet)  # fmt: skip

@@ -183,6 +183,41 @@ def _marks(axes: Axes, plane: xr.Dataset, puzzle: int, sides: tuple[float, ...])
 
 
 @styled
+def ftle_picture(field: xr.Dataset, puzzle: int = 0, title: str | None = None) -> Figure:
+    """Draw the finite-time exponents of a plane: bright ridges where nearby states are torn apart.
+
+    Parameters
+    ----------
+    field
+        From `attractors.ftle_field`.
+    puzzle
+        Position of the puzzle.
+    title
+        First line of the title; default: the number of the puzzle.
+    """
+    sides = tuple(float(v) for v in _sides(field))
+    figure = Figure((5.6, 5.4), layout="constrained")
+    axes = figure.subplots()
+    axes.set_facecolor(AWAY)
+    values = np.where(np.isfinite(field["ftle"].values[puzzle]), field["ftle"].values[puzzle], np.nan)
+    image = axes.imshow(
+        values, origin="lower", extent=sides, interpolation="nearest", aspect="equal", cmap="cividis"
+    )
+    axes.grid(False)
+    unit = float(field["unit"].values[puzzle])
+    what = f"in state norms (1 = {unit:.3g})" if unit != 1 else "in state units"
+    axes.set(xlabel=f"first direction, {what}", ylabel="second direction")
+    _marks(axes, field, puzzle, sides)
+    first = title or f"puzzle {field['puzzle'].values[puzzle]}"
+    within = "within the plane" if field.attrs["along"] == "plane" else "in any direction"
+    axes.set_title(
+        f"{first}\ngrowth of perturbations {within}, per step, over {field.attrs['steps']} steps, noise off"
+    )
+    figure.colorbar(image, ax=axes, shrink=0.8, label="finite-time exponent, natural logarithm")
+    return figure
+
+
+@styled
 def stability_curve(stability: xr.Dataset, puzzle: int = 0, names: list[str] | None = None) -> Figure:
     """Draw the probability of return against the size of the perturbation, a line with its interval for each state.
 

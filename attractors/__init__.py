@@ -13,6 +13,7 @@ from eqrlab.attractors.export import export
 from eqrlab.attractors.fate import Tolerances
 from eqrlab.attractors.fixed_points import fixed_points
 from eqrlab.attractors.ftle import ftle
+from eqrlab.attractors.ftle_field import ftle_field
 from eqrlab.attractors.lyapunov import lyapunov
 from eqrlab.attractors.modes import ModeRule, mode_sensitivity, modes
 from eqrlab.attractors.noop import noop_test
@@ -49,6 +50,7 @@ __all__ = [
     "export",
     "fixed_points",
     "ftle",
+    "ftle_field",
     "halving",
     "lyapunov",
     "matched_cost",

@@ -28,6 +28,7 @@ def ftle(
     k: int = 1,
     tol: float = 1e-4,
     max_products: int = 400,
+    subspace: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     dtype: torch.dtype | str | None = None,
@@ -47,6 +48,8 @@ def ftle(
         Residual of the singular values, relative to the largest; the exponents are then right to about tol^2 / n.
     max_products
         Products with Df^n and its transpose, n step products each, before a row is given up as not converged.
+    subspace
+        Size of the Krylov spaces, k < m < d; None is max(20, 2 k + 10).
     seed, batch_size, dtype, device
         As for `spectrum`.
 
@@ -97,7 +100,9 @@ def ftle(
     logs, good, done = [], [], []
     for rows in points.batches(size):
         orbit, finite = _orbit(points, rows, steps)
-        values, converged = _dense(orbit, k) if small else _krylov(orbit, points, k, tol, max_products, seed)
+        values, converged = (
+            _dense(orbit, k) if small else _krylov(orbit, points, k, tol, max_products, subspace, seed)
+        )
         values[~finite], converged[~finite] = np.nan, False
         logs.append(values)
         good.append(converged)
@@ -154,11 +159,11 @@ def _dense(orbit: Orbit, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _krylov(
-    orbit: Orbit, points: Points, k: int, tol: float, max_products: int, seed: int
+    orbit: Orbit, points: Points, k: int, tol: float, max_products: int, subspace: int | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     start = random_directions(len(orbit.states[0]), points.size, seed, points.z).contiguous()
     orbit.fit_scale(start)
-    triples = leading_triples(orbit, start, k, tol=tol, max_products=max_products)
+    triples = leading_triples(orbit, start, k, tol=tol, subspace=subspace, max_products=max_products)
     with np.errstate(divide="ignore"):
         logs = np.log(triples.value) + orbit.log_scale[:, None]
     converged = np.asarray((triples.residual <= tol).all(1))

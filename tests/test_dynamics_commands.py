@@ -5,6 +5,7 @@ import torch
 from click.testing import CliRunner
 
 from eqrlab.analyses.dynamics_commands import fixed_points_command, lyapunov_command, spectrum_command
+from eqrlab.analyses.endings_commands import dynamics_command
 from eqrlab.attractors import archive
 from eqrlab.core import EqR, EqRConfig, save
 
@@ -53,3 +54,21 @@ def test_local_dynamics_print_a_row_a_run_and_keep_an_archive(
     assert set(tree.children) == {"ensemble", group}
     assert tree[group][variable].sizes["point"] == 2
     assert tree[group].attrs["family"] == "eqr"
+
+
+def test_dynamics_tells_what_runs_end_as_for_several_checkpoints(checkpoint, tmp_path):
+    puzzles = tmp_path / "four.txt"
+    puzzles.write_text("1234341223414.23\n")
+    run = CliRunner().invoke(
+        dynamics_command,
+        [str(checkpoint), str(checkpoint), "--puzzles", str(puzzles), "--restarts", "2", "--depth", "12", "--steps",
+         "20", "--dtype", "float64", "--quiet", "--out", str(tmp_path / "out")],
+    )  # fmt: skip
+    assert run.exit_code == 0, run.output
+    assert "what runs end as" in run.output and "AUC of the drift" in run.output
+    tree = archive.read(tmp_path / "out" / "dynamics.nc")
+    assert set(tree.children) == {"ensemble", "endings", "exponents", "tiny-2"}
+    found = tree["endings"]
+    assert int(found["count"].sum()) == 2 and found.attrs["family"] == "eqr"
+    assert tree["exponents"].sizes["window"] == 1
+    assert (tmp_path / "out" / "dynamics.svg").read_text().count("tiny") >= 4

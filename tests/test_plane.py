@@ -322,12 +322,15 @@ def test_command_writes_a_picture_and_an_archive(tmp_path):
     (tmp_path / "four.txt").write_text("1234341223414.23\n12343412.3414123\n")
     call = [str(tmp_path / "tiny.safetensors"), "--puzzles", str(tmp_path / "four.txt"), "--resolution", "8",
             "--depth", "12", "--out", str(tmp_path / "out"), "--quiet", "--stability"]  # fmt: skip
-    run = CliRunner().invoke(plane_command, [*call, "--puzzle", "1"])
+    run = CliRunner().invoke(plane_command, [*call, "--puzzle", "1", "--field", "ftle", "--field-steps", "2"])
     assert run.exit_code == 0, run.output
     assert "share of the plane" in run.output and "borders between answers" in run.output
     assert (tmp_path / "out" / "plane-tiny-1.png").read_bytes()[:4] == b"\x89PNG"
     tree = archive.read(tmp_path / "out" / "plane-tiny-1.nc")
     assert tree["plane"].sizes["u"] == 8 and int(tree["plane"].puzzle[0]) == 1
+    assert (tmp_path / "out" / "ftle-tiny-1.png").read_bytes()[:4] == b"\x89PNG"
+    assert tree["ftle"].attrs["steps"] == 2 and np.isfinite(tree["ftle"].ftle).all()
+    np.testing.assert_allclose(tree["ftle"].mark_u, tree["plane"].mark_u)  # the same plane
     random = CliRunner().invoke(plane_command, [*call, "--through", "random"])
     assert random.exit_code == 0, random.output
     beyond = CliRunner().invoke(plane_command, [*call, "--puzzle", "7"])

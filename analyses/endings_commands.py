@@ -1,0 +1,83 @@
+"""`eqrlab dynamics`: what runs end as, and how exponents tell right runs from wrong ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from eqrlab.analyses import endings
+from eqrlab.analyses.diagnose import archive_groups
+from eqrlab.analyses.diagnose_commands import named, puzzles_for, require_writable, short_source, table
+from eqrlab.attractors import archive
+
+LISTED = 24  # runs whose evidence is printed
+
+
+@click.command("dynamics", epilog="Example:  eqrlab dynamics eqr-sudoku6 trm-sudoku6 --limit 6 --restarts 2")
+@click.argument("checkpoints", metavar="CKPT...", nargs=-1, required=True)
+@click.option("--puzzles", metavar="FILE|DIR", help="Puzzles (default: the bundled test set).")
+@click.option("--split", default="test", show_default=True, help="Split of a bundled set or .npy folder.")
+@click.option(
+    "--limit", type=click.IntRange(1), default=12, show_default=True, help="The first so many puzzles."
+)
+@click.option("--restarts", type=click.IntRange(1), default=4, show_default=True, help="Runs of each puzzle.")
+@click.option(
+    "--depth",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Outer steps after which an answer counts as right or wrong.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(20),
+    default=200,
+    show_default=True,
+    help="Outer steps over which the exponents of runs that do not come to rest are averaged.",
+)
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True)
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def dynamics_command(
+    checkpoints: tuple[str, ...], puzzles: str | None, split: str, limit: int, restarts: int, depth: int, steps: int,
+    dtype: str, device: str, seed: int, out: Path, quiet: bool,
+) -> None:  # fmt: skip
+    """What runs end as: stable fixed points, saddles, cycles or chaos, right and wrong apart.
+
+    Noise off; families with one stored start are started from random states, outside their training law, and roundings
+    inside the step (URM) are left out.  Also follows the runs from their starts with a tangent vector, and tells how
+    well its growth, and the drift, tell wrong runs from right ones.  Writes OUT/dynamics.nc and OUT/dynamics.svg.
+    """
+    from eqrlab.analyses.ladder_plot import write_svg
+
+    require_writable(out)
+    results: dict[str, endings.Groups] = {}
+    for name, model in named(checkpoints).items():
+        chosen = puzzles_for(model, puzzles, split, limit, several=True)
+        results[name] = endings.endings_study(
+            model.smooth(), chosen.inputs, labels=chosen.labels, oracle=chosen.oracle, restarts=restarts, depth=depth,
+            steps=steps, seed=seed, initial=None if model.random_starts else model.random_initial, dtype=dtype,
+            device=device, progress=not quiet,
+        )  # fmt: skip
+        click.echo(
+            f"{name}: {len(chosen)} puzzles of {short_source(chosen)}, {restarts} restarts, depth {depth}"
+        )
+    evidence = endings.evidence_rows(results)
+    for title, rows in (
+        (
+            "what runs end as (stable: share, mean over puzzles, with its interval)",
+            endings.kind_rows(results),
+        ),
+        ("leading exponent of the last window, and drift as control", endings.auc_rows(results)),
+        ("runs that do not end at a stable fixed point", evidence[:LISTED]),
+    ):
+        if rows:
+            click.echo("\n".join(["", title, *table(rows)]))
+    if len(evidence) > LISTED:
+        click.echo(f"... and {len(evidence) - LISTED} more in the archive")
+    archive.write(out / "dynamics.nc", archive_groups(results))
+    write_svg(endings.endings_figure(results), out / "dynamics.svg")
+    click.echo(f"\narchive {out / 'dynamics.nc'}, picture {out / 'dynamics.svg'}")

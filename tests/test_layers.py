@@ -55,6 +55,16 @@ def test_swiglu_is_down_of_silu_gate_times_up():
     assert torch.allclose(layer(h), expected, rtol=1e-12)
 
 
+def test_bfloat16_products_are_exact_to_one_rounding_of_the_result():
+    layer, h = Linear(300, 40, bias=0.5), states(7, 300).bfloat16()
+    expected = h.double() @ layer.weight.bfloat16().double().T + layer.bias.double()
+    assert layer(h).dtype == torch.bfloat16
+    # Half a unit in the last of 8 bits, and what float32 sums round away.
+    assert ((layer(h).double() - expected).abs() <= expected.abs() * 2**-8 + 1e-4).all()
+    weights_as_they_are = h.double() @ layer.weight.double().T + layer.bias.double()
+    assert (layer(h).double() - expected).square().sum() < (expected - weights_as_they_are).square().sum() * 2
+
+
 def test_weights_start_with_variance_one_over_inputs_and_bias_where_asked():
     layer = Linear(400, 300, bias=-5.0)
     assert abs(layer.weight.std().item() * 20 - 1) < 0.01

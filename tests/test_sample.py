@@ -6,7 +6,9 @@ import torch
 from scipy import stats
 
 from eqrlab import attractors as at
-from eqrlab.core import EqR, EqRConfig, MapSystem
+from eqrlab.attractors.schema import FATES
+from eqrlab.core import EqR, EqRConfig, MapSystem, load
+from eqrlab.datasets import bundled
 from tests.zoo import contraction, linear, noisy_ar, puzzles, rotor, selector
 
 
@@ -193,3 +195,19 @@ def test_every_variable_is_labelled(small_model):
     assert set(ensemble.dims) <= set(ensemble.coords)
     assert ensemble.final_state.dims == ("puzzle", "restart", "state_0", "state_1", "state_2")
     assert ensemble.attrs["family"] == "eqr" and ensemble.attrs["init_std"] == "[1.0, 1.0]"
+
+
+def test_bfloat16_gives_the_verdict_of_float32_on_a_bundled_model():
+    model, data = load("eqr-sudoku6"), bundled("sudoku6").take(slice(8))
+    wide, narrow = (
+        at.sample(model, data.inputs, labels=data.labels, restarts=8, depth=24, noise=0, dtype=dtype)
+        for dtype in ("float32", "bfloat16")
+    )
+    right, right_narrow = (e.correct.values[:, :, -1] for e in (wide, narrow))
+    assert 0.2 < right.mean() < 0.9, "the puzzles must be a mixture"
+    assert (right == right_narrow).mean() > 0.95
+    assert ((wide.fate == FATES.index("settled")) == (narrow.fate == FATES.index("settled"))).mean() > 0.9
+    verdict, verdict_narrow = (at.modes(e) for e in (wide, narrow))
+    decided = (verdict.mode != 4).values & (verdict_narrow.mode != 4).values  # 4 is "undecided"
+    assert decided.sum() >= 4
+    np.testing.assert_array_equal(verdict.mode[decided], verdict_narrow.mode[decided])

@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 
 from eqrlab import attractors as at
+from eqrlab.analyses.checks import run_checks, states_fit
 from eqrlab.attractors.local import local_dynamics
 from eqrlab.core import System
 
@@ -29,6 +30,7 @@ def diagnose(
     dtype: str | None = None,
     batch_size: int | None = None,
     local: bool = False,
+    checks: bool = False,
     progress: bool | Callable[[int, int], None] = False,
 ) -> dict[str, xr.Dataset]:
     """Diagnose the landscape of a system on some puzzles.
@@ -47,12 +49,17 @@ def diagnose(
     local
         Also examine the map at the largest right and wrong attractor of each puzzle, see
         `attractors.local.local_dynamics`; the map must be differentiable.
+    checks
+        Also follow some runs to twice the depth, test whether the map acts, and move the thresholds of the modes, see
+        `analyses.checks`.
 
     Returns
     -------
     dict
-        The groups of the archive: `ensemble`, `basins`, `alignment`, `modes`, and `spectrum` with `local`.
+        The groups of the archive: `ensemble`, `basins`, `alignment`, `modes`; `spectrum` with `local`;
+        `outcomes`, `noop` and `sensitivity` with `checks`.
     """
+    kept = checks and states_fit(system, len(inputs) * restarts)
     ensemble = at.sample(
         system,
         torch.as_tensor(inputs),
@@ -66,11 +73,11 @@ def diagnose(
         device=device,
         dtype=dtype,
         batch_size=batch_size,
-        keep=("summary", "path"),
+        keep=("summary", "path", *(["final_state"] if kept else [])),
         progress=progress,
     )
     groups = {
-        "ensemble": ensemble,
+        "ensemble": ensemble.drop_vars("final_state", errors="ignore"),
         "basins": at.basins(ensemble),
         "alignment": at.alignment(ensemble),
         "modes": at.modes(ensemble),
@@ -79,6 +86,10 @@ def diagnose(
         tokens = torch.as_tensor(inputs)
         groups["spectrum"] = local_dynamics(
             system, tokens, ensemble, groups["basins"], initial=initial, device=device
+        )
+    if checks:
+        groups |= run_checks(
+            system, inputs, ensemble, oracle=oracle, initial=initial, device=device, batch_size=batch_size
         )
     return groups
 

@@ -13,6 +13,7 @@ import click
 import torch
 import xarray as xr
 
+from eqrlab.analyses.checks import check_sentences
 from eqrlab.analyses.compare import compare, comparison_rows
 from eqrlab.analyses.diagnose import archive_groups, diagnose
 from eqrlab.analyses.local_view import local_sentence
@@ -101,7 +102,15 @@ def verdict_lines(groups: dict[str, xr.Dataset]) -> list[str]:
     if "spectrum" in groups:
         sentences += " At the attractors: " + local_sentence(groups["spectrum"])
     more = [f"... and {len(rows) - ROWS} more puzzles in the archive"] if len(rows) > ROWS else []
-    return [*textwrap.wrap(sentences, 110), "", *table(rows[:ROWS]), *more]
+    checked = [line for _, text in check_sentences(groups) for line in textwrap.wrap(text, 110)]
+    return [
+        *textwrap.wrap(sentences, 110),
+        "",
+        *table(rows[:ROWS]),
+        *more,
+        *([""] if checked else []),
+        *checked,
+    ]
 
 
 SAMPLING = (
@@ -123,6 +132,8 @@ SAMPLING = (
     click.option("--batch-size", type=click.IntRange(1), help="Rows at once (default: automatic)."),
     click.option("--local/--no-local", default=True, show_default=True,
                  help="Examine spectrum and stability at each puzzle's largest right and wrong attractor."),
+    click.option("--checks/--no-checks", default=True, show_default=True,
+                 help="Follow some runs to twice the depth, move the thresholds, test whether the map acts."),
     click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True),
     click.option("--quiet", is_flag=True, help="No progress bar."),
 )  # fmt: skip

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from eqrlab import attractors as at
-from eqrlab.analyses import plots, tables, wording
+from eqrlab.analyses import checks, plots, tables, wording
 from eqrlab.analyses.amounts import percent_interval, plural
 from eqrlab.analyses.grids import board, board_kind
 from eqrlab.analyses.local_view import eigenvalue_plane, local_view
@@ -25,7 +25,7 @@ from eqrlab.attractors.schema import FATES, MODES
 from eqrlab.core.checkpoint import replaced_whole
 
 Groups = dict[str, xr.Dataset]
-KNOWN = ("ensemble", "basins", "alignment", "modes", "spectrum")
+KNOWN = ("ensemble", "basins", "alignment", "modes", "spectrum", *checks.GROUPS)
 BOARDS = 4  # attractors of a puzzle whose answers are shown
 
 
@@ -186,6 +186,7 @@ def _checkpoint(number: int, name: str, groups: Groups) -> dict[str, Any]:
         view["plane"] = figure("plane", eigenvalue_plane(groups["spectrum"]), text)
     if modes is not None and alignment is not None:
         view |= _judged(ensemble, basins, modes, alignment)
+        view["sentences"] += checks.check_sentences(groups)
         view["bar"] = figure("modes", plots.mode_shares(modes), f"Shares of the landscape modes of {name}")
         text = f"Error against residual of the runs of {name}: {plots.auc_label(alignment)}"
         view["scatter"] = figure("scatter", plots.residual_error(ensemble, alignment), text)

@@ -47,15 +47,19 @@ FATE_MEANINGS = {
 }
 SELECTOR_NAMES = {
     "top1_converged": "top-1 converged",
+    "top1_logit_delta": "least logit change",
     "majority": "majority",
     "halting": "halting head",
+    "first_to_halt": "first to halt",
     "mean": "one restart",
     "any_correct": "any correct",
 }
 SELECTOR_MEANINGS = {
     "top1_converged": "the restart with the least residual over the last 3 steps",
+    "top1_logit_delta": "the restart whose logits change least over the last 3 steps: the official score",
     "majority": "the most frequent whole answer",
     "halting": "the restart the halting head is surest of",
+    "first_to_halt": "the answer of the restart that halts first, at that step",
     "mean": "a single restart, on average: no selection",
     "any_correct": "some restart is right: the ceiling of all selection, not itself usable",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -55,21 +56,9 @@ def replay(
     >>> float(replay(ensemble, Policy(stop="settled", settled_below=1.5, window=3, depth=9)).mean_nfe)
     4.0
     """
-    seen = observed(ensemble, policy)
-    puzzles, restarts = ensemble.sizes["puzzle"], ensemble.sizes["restart"]
-    if int(orders) != orders or not 1 <= orders <= restarts:
-        raise ValueError(f"orders must be an integer from 1 to the {restarts} restarts, got {orders}")
-    race = Race(policy, puzzles * orders)
-    puzzle = np.tile(np.arange(puzzles), orders)
-    shift = np.repeat(np.arange(orders) * restarts // orders, puzzles)
-    ids = np.arange(len(puzzle))
-    while len(ids):
-        restart = (race.restart[ids] + shift[ids][:, None]) % restarts
-        update, halt, code = (values[puzzle[ids][:, None], restart, race.step[ids]] for values in seen)
-        race.advance(ids, update, halt, code)
-        ids = ids[race.chosen[ids] < 0]
-    last = race.used[np.arange(len(puzzle)), race.chosen] - 1
-    right = ensemble.correct.values[puzzle, (race.chosen + shift) % restarts, last]
+    check_enough(ensemble, policy)
+    race, right = _play(observed(ensemble), policy, orders)
+    puzzles = ensemble.sizes["puzzle"]
     mean = lambda values: values.reshape(orders, puzzles).mean(0)
     draw = {"confidence": confidence, "resamples": resamples}
     latency = mean(race.clock)
@@ -84,14 +73,17 @@ def replay(
     return schema.dataset(variables, attributes, {"puzzle": ensemble.puzzle.values}, codes)
 
 
-def observed(ensemble: xr.Dataset, policy: Policy) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return relative update, halting logit and answer number (puzzle, restart, step) of an ensemble.
+class Observed(NamedTuple):
+    """What policies look at, over (puzzle, restart, step)."""
 
-    Raises
-    ------
-    ValueError
-        When the ensemble is too small for the policy, or lacks what it looks at.
-    """
+    update: np.ndarray
+    halt: np.ndarray
+    code: np.ndarray
+    correct: np.ndarray
+
+
+def check_enough(ensemble: xr.Dataset, policy: Policy) -> None:
+    """Refuse, with a ValueError, an ensemble that is too small for a policy or lacks what it looks at."""
     if "correct" not in ensemble:
         raise ValueError("a replay needs to know what is correct: sample with labels or an oracle")
     for name, dim in (("restarts", "restart"), ("depth", "step")):
@@ -101,6 +93,10 @@ def observed(ensemble: xr.Dataset, policy: Policy) -> tuple[np.ndarray, np.ndarr
             )
     if policy.needs_halting and "halt_logit" not in ensemble:
         raise ValueError("the policy looks at a halting logit, and the ensemble holds none")
+
+
+def observed(ensemble: xr.Dataset) -> Observed:
+    """Return the relative updates, halting logits (NaN where there are none) and answers of an ensemble."""
     residual, relative = ensemble.residual.values, ensemble.relative_residual.values
     with np.errstate(invalid="ignore", divide="ignore"):
         norm = np.where(
@@ -108,7 +104,32 @@ def observed(ensemble: xr.Dataset, policy: Policy) -> tuple[np.ndarray, np.ndarr
         )
         update = ensemble["update"].values / norm
     halt = ensemble.halt_logit.values if "halt_logit" in ensemble else np.full_like(update, np.nan)
-    return update, halt, ensemble.answer_id.values.astype(np.uint64)
+    return Observed(update, halt, ensemble.answer_id.values.astype(np.uint64), ensemble.correct.values)
+
+
+def _play(seen: Observed, policy: Policy, orders: int) -> tuple[Race, np.ndarray]:
+    """Run the race of a policy on recorded runs, for so many rotations of the restarts one after another.
+
+    Returns
+    -------
+    race, right
+        Rows (order, puzzle) of the race, and whether the answer chosen there is right.
+    """
+    puzzles, restarts, steps = seen.correct.shape
+    if int(orders) != orders or not 1 <= orders <= restarts:
+        raise ValueError(f"orders must be an integer from 1 to the {restarts} restarts, got {orders}")
+    race = Race(policy, puzzles * orders)
+    puzzle = np.tile(np.arange(puzzles), orders)
+    shift = np.repeat(np.arange(orders) * restarts // orders, puzzles)
+    ids = np.arange(len(puzzle))
+    while len(ids):
+        restart = (race.restart[ids] + shift[ids][:, None]) % restarts
+        step = np.minimum(race.step[ids], steps - 1)  # that of lanes without a run counts for nothing
+        update, halt, code = (values[puzzle[ids][:, None], restart, step] for values in seen[:3])
+        race.advance(ids, update, halt, code)
+        ids = ids[race.chosen[ids] < 0]
+    last = race.used[np.arange(len(puzzle)), race.chosen] - 1
+    return race, seen.correct[puzzle, (race.chosen + shift) % restarts, last]
 
 
 def best_policy(
@@ -135,12 +156,17 @@ def best_policy(
     """
     if not policies:
         raise ValueError("best_policy needs at least one policy")
-    found = [replay(ensemble, policy, orders=orders, resamples=2) for policy in policies]
-    reached = [float(f.accuracy) >= accuracy for f in found]
-    key = (
-        (lambda f: float(f.mean_nfe)) if any(reached) else (lambda f: (-float(f.accuracy), float(f.mean_nfe)))
-    )
-    best = min((i for i in range(len(found)) if reached[i] or not any(reached)), key=lambda i: key(found[i]))
+    for policy in policies:
+        check_enough(ensemble, policy)
+    seen, found = observed(ensemble), []
+    for policy in policies:
+        race, right = _play(seen, policy, orders)
+        found.append((float(right.mean()), float(race.spent.mean())))
+    reached = [i for i, (share, _) in enumerate(found) if share >= accuracy - 1e-12]
+    if reached:
+        best = min(reached, key=lambda i: found[i][1])
+    else:
+        best = min(range(len(found)), key=lambda i: (-found[i][0], found[i][1]))
     return policies[best], replay(ensemble, policies[best], orders=orders)
 
 

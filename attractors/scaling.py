@@ -64,6 +64,7 @@ def scaling(
     -----
     With fewer restarts than the ensemble has, a value is the average over all subsets of that many (closed forms; votes
     of more than 64 are drawn), so that it is unbiased for fresh restarts; ties share, a NaN score is the worst.
+    Ties that go to the answer of the first restart are the same on average.
     Restarts are never pooled over puzzles: all intervals resample puzzles, and differences are paired by puzzle.  `nfe`
     counts outer steps; with noise on, the noise-free residual of the last 3 steps costs `top1_converged` 3 B more.
     `first_to_halt` knows the halting logit only: families that compare it with a second one are judged by it alone.

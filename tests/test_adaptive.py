@@ -100,7 +100,7 @@ def test_results_depend_neither_on_slots_nor_on_order_nor_on_company(noise):
     [
         at.Policy(depth=12),
         at.Policy(stop="settled", settled_below=0.04, restarts=6, depth=12),
-        at.Policy(stop="both", settled_below=0.2, restarts=6, depth=6, schedule=((0, 1),), agree=1),
+        at.Policy(stop="both", settled_below=0.2, restarts=6, depth=12, schedule=((0, 2),), agree=1),
         at.Policy(restarts=6, depth=12, schedule=at.halving(6, 2), keep_by="halting", select="halting"),
         at.Policy(stop="never", restarts=6, depth=12, schedule=at.halving(6, 2), select="residual"),
     ],

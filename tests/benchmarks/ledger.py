@@ -25,6 +25,14 @@ STORE = Path(__file__).with_name("results.json")
 PAGE = ROOT / "BENCHMARKS.md"
 
 SECTIONS = {
+    "adaptive": (
+        "Outer steps at matched accuracy",
+        "Adaptive EqR (`at.adaptive`) on the 500 bundled 6x6 test puzzles, policies chosen on training puzzles, "
+        "against one run of the plain TRM from its own start. TRM depth: the least at which it is as accurate, or its "
+        "best depth up to 128 where it never is; times fewer: that depth over the mean steps of EqR, each resample of "
+        "puzzles looking for the depth anew. The steps of all restarts count. Intervals of 95 % resample puzzles.",
+        "bench_adaptive.py",
+    ),
     "races": (
         "Races",
         "Peer and ours alternate in one process, one thread each, after one untimed run of ours (and of a peer that "

@@ -84,11 +84,6 @@ class Numbers(click.ParamType):
     metavar="CKPT",
     help="With --adaptive: the model whose one run of fixed depth is the baseline (default: CKPT itself).",
 )
-@click.option(
-    "--accuracy",
-    type=click.FloatRange(0, 1, min_open=True),
-    help="With --adaptive: share of right answers to be reached (default: the baseline's best).",
-)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--noise", type=click.FloatRange(0), help="Noise amplitude (default: the model's own).")
 @click.option("--device", help="cpu or cuda (default: cuda where there is one).")

@@ -10,6 +10,7 @@ import click
 VERBS = {
     "diagnose": "eqrlab.analyses.diagnose_commands:diagnose_command",
     "compare": "eqrlab.analyses.diagnose_commands:compare_command",
+    "export": "eqrlab.analyses.export_commands:export_command",
     "report": "eqrlab.analyses.diagnose_commands:report_command",
     "spectrum": "eqrlab.analyses.dynamics_commands:spectrum_command",
     "fixed-points": "eqrlab.analyses.dynamics_commands:fixed_points_command",
@@ -29,6 +30,7 @@ VERBS = {
 SUMMARIES = {
     "diagnose": "The main job: verdict, archive and report for checkpoints.",
     "compare": "Landscapes side by side, with paired intervals on the differences.",
+    "export": "A trajectory archive, streamed and resumable.",
     "report": "Write the HTML report again, from an archive alone.",
     "spectrum": "Leading eigenvalues of the Jacobian where runs end.",
     "fixed-points": "Fixed points next to where runs end, certified.",

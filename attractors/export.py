@@ -149,7 +149,7 @@ def export(
     folder = folder_of(path)
     with parts.claimed(path, share):
         _clean(path, share)
-        plan = plan_of(recipe, beta, limits, batch_size)
+        plan = plan_of(recipe, beta, limits, batch_size) | {"attributes": dict(attributes or {})}
         batch = _agree(path, plan, recipe, joining)
         job = Job(recipe, beta, limits, batch, Parts(folder), {"batch_size": batch, **dict(attributes or {})})
         job.parts.clean(share)
@@ -236,7 +236,7 @@ def _agree(path: Path, plan: dict[str, Any], recipe: Recipe, joining: bool) -> i
             f"{path}: an unfinished export is in {folder.name}; resume it, or remove that folder"
         )
     for name, value in plan.items():
-        if name == "automatic" or (name == "batch_size" and plan["automatic"]):
+        if name in ("automatic", "attributes") or (name == "batch_size" and plan["automatic"]):
             continue
         if begun.get(name) != value:
             raise ValueError(f"{path}: was begun with {name} {begun.get(name)}, got {value}")

@@ -23,10 +23,11 @@ from eqrlab.analyses.amounts import plural
 from eqrlab.analyses.diagnose_commands import puzzles_for, require_writable, short_source
 from eqrlab.analyses.repeat import like_archive, like_plan, same_model
 from eqrlab.attractors import export
-from eqrlab.attractors.export import Progress
+from eqrlab.attractors.export import Progress, status
 from eqrlab.attractors.export_size import export_size
 from eqrlab.attractors.parts import folder_of, read_plan
 from eqrlab.attractors.sample import KEEP
+from eqrlab.attractors.validate import validate
 from eqrlab.core import Reasoner, load
 
 DEFAULTS: dict[str, Any] = {"restarts": 64, "depth": 64, "seed": 0, "keep": ("summary",)}
@@ -65,8 +66,7 @@ def _job(
         raise click.UsageError("CKPT is required, unless --like or --resume tells it")
     else:
         old, source = {}, {"checkpoint_source": checkpoint}
-    model = load(checkpoint) if checkpoint else same_model(source)
-    name = checkpoint or source["checkpoint_source"]
+    model, name = (load(checkpoint), checkpoint) if checkpoint else same_model(source)
     origin = {"checkpoint_source": str(Path(name).resolve()) if Path(name).exists() else name}
     chosen = {k: given.pop(k) for k in ("puzzles", "split", "limit", "allow_several")}
     starts = given.pop("starts")
@@ -222,3 +222,23 @@ def _say(done: Progress, out: Path, job: dict[str, Any], seconds: float) -> None
         click.echo(f"archive {out}: {size}, {_bytes(out.stat().st_size)}, {seconds:.0f} s")
     else:
         click.echo(f"{out}: {done.done} of {done.total} batches are done, the others are for other processes")
+
+
+@click.command("verify", epilog="Example:  eqrlab verify out/diagnosis.nc")
+@click.argument("archives", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE.nc...")
+@click.option(
+    "--checksums/--no-checksums", default=True, show_default=True, help="Also read and compare all values."
+)
+def verify_command(archives: tuple[Path, ...], checksums: bool) -> None:
+    """Check archives against the schema: names, dimensions, units, flags, attributes, checksums.
+
+    The first violation ends it with exit code 1.  The schema is described in SCHEMA.md of eqrlab.attractors.
+    """
+    for file in archives:
+        found = validate(file, checksums=checksums)
+        state = status(file)
+        unfinished = (
+            f", unfinished: {state.done} of {state.total} batches" if state and not state.complete else ""
+        )
+        click.echo(f"{file}: sound, {plural(found.groups, 'group')}, {plural(found.variables, 'variable')}, "
+                   f"{plural(found.checksums, 'checksum')} right{unfinished}")  # fmt: skip

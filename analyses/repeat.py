@@ -75,8 +75,8 @@ def like_plan(plan: dict[str, Any], tokens: dict[str, np.ndarray]) -> Job:
     }, {**plan["attributes"], "checkpoint_sha256": plan["checkpoint_sha256"]}
 
 
-def same_model(about: dict[str, Any]) -> Reasoner:
-    """Load the model that these attributes name.
+def same_model(about: dict[str, Any]) -> tuple[Reasoner, str]:
+    """Load the model that these attributes name, and return where from.
 
     Raises
     ------
@@ -97,4 +97,4 @@ def same_model(about: dict[str, Any]) -> Reasoner:
         raise ValueError(
             f"{name}: is another file than the one of SHA-256 {wanted[:16]} that was run; give it as CKPT"
         )
-    return model
+    return model, str(name)

@@ -69,7 +69,9 @@ def dataset(
     for dim, size in result.sizes.items():
         values = (coordinates or {}).get(str(dim), np.arange(size))
         name = f"{dim}_name" if dim in variables else dim  # a variable of the same name, as `mode`, keeps it
-        result = result.assign_coords({name: (dim, np.asarray(values), {"long_name": str(dim)})})
+        labels = np.asarray(values)
+        units = {} if labels.dtype.kind in "OU" else {"units": "1"}
+        result = result.assign_coords({name: (dim, labels, {"long_name": str(dim), **units})})
     return result
 
 
@@ -137,7 +139,7 @@ def now() -> str:
 CARRIED = (
     "Conventions", "schema_version", "title", "source", "checkpoint", "checkpoint_sha256", "checkpoint_provenance",
     "family", "task", "config", "seed", "restarts", "depth", "noise", "init_std", "initial_law", "dtype", "device",
-    "oracle",
+    "tolerances", "oracle", "history",
 )  # fmt: skip
 
 

@@ -287,6 +287,7 @@ def killed(path, seconds, how=signal.SIGKILL):
         return child.stdout.read() == "end\n"
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_ends_with_the_same_archive(tmp_path):
     path, delays = tmp_path / "a.nc", iter([0.2, 1.0])
     done = -1

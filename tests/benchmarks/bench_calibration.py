@@ -1,4 +1,4 @@
-"""Calibration of the verdicts on planted landscapes of known mode; CALIBRATION_PLOT=file.png saves the curve."""
+"""Calibration of the verdicts on planted landscapes of known mode; CALIBRATION_PLOT=file saves the curve."""
 
 import os
 
@@ -7,9 +7,11 @@ import pytest
 
 from eqrlab.analyses.fate_plots import reliability
 from eqrlab.attractors.modes import ModeRule
+from tests.benchmarks.ledger import record
 from tests.landscapes import calibration_table, near_threshold, run_landscapes
 
 pytestmark = pytest.mark.benchmark
+LANDSCAPES = int(os.environ.get("LANDSCAPES", 1000))  # of each kind
 EDGES = np.array([0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.99, 1.001])
 
 
@@ -39,13 +41,27 @@ def report(title, rows):
         mass, q, counts = rows["correct"][i], rows["q"][i], rows["counts"][i].astype(int).tolist()
         print(f"  wrong: truth {'abcd'[rows['truth'][i]]}, said {'abcd'[sure[i].argmax()]} with {sure[i].max():.3f}; "
               f"correct mass {mass:.3f}, q {q:.3f}; runs right, wrong, none, open {counts}")  # fmt: skip
+    record(
+        "verdicts", title, landscapes=len(given), decided=f"{given.mean():.1%}",
+        **{"right where decided": f"{right[given].mean():.2%}", "confident": int(confident.sum()),
+           "confident and wrong": f"{wrong.sum()}" + "".join(f"; {_told(rows, i)}" for i in np.flatnonzero(wrong))},
+    )  # fmt: skip
     return wrong
 
 
+def _told(rows, i):
+    """Say what a confidently wrong verdict rested on."""
+    sure, counts = rows["probability"][i, :4], rows["counts"][i].astype(int).tolist()
+    return (
+        f"{'abcd'[rows['truth'][i]]} called {'abcd'[sure.argmax()]} ({sure.max():.3f}): correct mass "
+        f"{rows['correct'][i]:.3f}, q {rows['q'][i]:.3f}, runs right, wrong, none, open {counts}"
+    )
+
+
 def test_calibration_on_landscapes_drawn_from_the_prior():
-    """1,000 landscapes: predicted probabilities match frequencies, and every confident mistake is chance."""
+    """Predicted probabilities match frequencies, and every confident mistake is chance."""
     rule = ModeRule()
-    rows = run_landscapes(1000, seed=1, rule=rule)
+    rows = run_landscapes(LANDSCAPES, seed=1, rule=rule)
     wrong = report("masses from the prior", rows)
     assert near_threshold(rows["correct"], rows["q"], rows["restarts"], rule)[wrong].all()
     finished = rows["counts"][:, 3] == 0
@@ -53,11 +69,12 @@ def test_calibration_on_landscapes_drawn_from_the_prior():
     print("  predicted  frequency  predictions (landscapes without unfinished runs)")
     for predicted, seen, number in table:
         print(f"  {predicted:9.3f}  {seen:9.3f}  {number}")
+        record("reliability", f"{predicted:.3f}", **{"true in": f"{seen:.3f}", "predictions": number})
         assert abs(predicted - seen) < 4 * np.sqrt(max(predicted * (1 - predicted), 1e-3) / number)
     if path := os.environ.get("CALIBRATION_PLOT"):
         reliability(np.array(table), f"{finished.sum()} planted landscapes").savefig(path, dpi=150)
 
 
 def test_no_confident_mistake_on_clear_landscapes():
-    """1,000 landscapes whose masses chance does not carry over a threshold: none is confidently wrong."""
-    assert not report("clear masses", run_landscapes(1000, seed=2, rule=ModeRule(), clear=True)).any()
+    """Where chance does not carry the masses over a threshold none is confidently wrong."""
+    assert not report("clear masses", run_landscapes(LANDSCAPES, seed=2, rule=ModeRule(), clear=True)).any()

@@ -45,6 +45,28 @@ SECTIONS = {
         "What both sides of the races answer, against the exact values.",
         "bench_local_dynamics.py bench_orbits.py",
     ),
+    "intervals": (
+        "Coverage of intervals",
+        "How often, in per cent, the 95 % interval of a mass p from N restarts holds it: 20,000 simulated ensembles a "
+        "cell. The default is mid-p; simultaneous and sequence cover more than one mass or look, and are wider.",
+        "bench_basins.py",
+    ),
+    "masses": (
+        "Basin masses",
+        "Restarts to a precision against a fixed number of the same precision, many and tiny basins, a minimal shock.",
+        "bench_basins.py",
+    ),
+    "verdicts": (
+        "Calibration of verdicts",
+        "Planted landscapes of known mode, varied in masses, size, depth, restarts, noise and speed. Confident: more "
+        "than .95; a confident mistake is named with the masses and counts behind it.",
+        "bench_calibration.py",
+    ),
+    "reliability": (
+        "Reliability of the probabilities of modes",
+        "How often a mode was the true one where it was given that probability; landscapes without unfinished runs.",
+        "bench_calibration.py",
+    ),
     "full size": (
         "Full size",
         "Cost of Jacobian products, and leading eigenvalues with their measured residuals ||J v - value v|| / |value|.",

@@ -61,7 +61,7 @@ def run_checks(
             device=device,
             batch_size=batch_size,
         )
-        groups["outcomes"] = at.outcomes(longer)
+        groups["outcomes"] = at.outcomes(longer).assign_attrs(followed=few.sizes["restart"])
     return groups
 
 
@@ -86,7 +86,8 @@ def deeper_sentence(outcomes: xr.Dataset) -> str:
     """Say which wrong runs were merely unfinished, and which right ones did not stay right."""
     last = outcomes.isel(depth=-1)
     right = int(outcomes["count"].isel(depth=0).sel(correctness="right").sum())
-    text = late_sentence(outcomes)
+    followed = plural(int(outcomes.attrs["followed"]), "restart")
+    text = f"{followed} of each puzzle went on. {late_sentence(outcomes)}"
     if right and np.isfinite(float(last["reverted"])):
         lost = percent_interval(*(float(last[f"reverted{e}"]) for e in ("", "_low", "_high")))
         text += f" Of {plural(right, 'run')} right then, {lost} are wrong again."

@@ -44,7 +44,8 @@ def test_late_solves_are_said():
     groups = diagnose(late(), puzzles(4).numpy(), labels=UP, restarts=10, depth=16, checks=True)
     told = dict(check_sentences(groups))["Twice the depth"]
     assert (
-        told == "Of 32 runs wrong at step 16, 100 % [47, 100] are right at step 32."
+        told
+        == "8 restarts of each puzzle went on. Of 32 runs wrong at step 16, 100 % [47, 100] are right at step 32."
     )  # 8 of 10 restarts, 4 puzzles
 
 
@@ -54,7 +55,9 @@ def test_reversions_are_said():
     groups = diagnose(forgets, puzzles(4).numpy(), labels=UP, restarts=8, depth=16, checks=True)
     told = dict(check_sentences(groups))["Twice the depth"]
     assert (
-        told.startswith("No run is wrong at step 16. Of 32 runs right then, 100 % [")
+        told.startswith(
+            "8 restarts of each puzzle went on. No run is wrong at step 16. Of 32 runs right then, 100 % ["
+        )
         and "wrong again" in told
     )
 

@@ -196,7 +196,7 @@ def ftle_picture(field: xr.Dataset, puzzle: int = 0, title: str | None = None) -
         First line of the title; default: the number of the puzzle.
     """
     sides = tuple(float(v) for v in _sides(field))
-    figure = Figure((5.6, 5.4), layout="constrained")
+    figure = Figure((5.2, 6.3), layout="constrained")
     axes = figure.subplots()
     axes.set_facecolor(AWAY)
     values = np.where(np.isfinite(field["ftle"].values[puzzle]), field["ftle"].values[puzzle], np.nan)
@@ -210,10 +210,9 @@ def ftle_picture(field: xr.Dataset, puzzle: int = 0, title: str | None = None) -
     _marks(axes, field, puzzle, sides)
     first = title or f"puzzle {field['puzzle'].values[puzzle]}"
     within = "within the plane" if field.attrs["along"] == "plane" else "in any direction"
-    axes.set_title(
-        f"{first}\ngrowth of perturbations {within}, per step, over {field.attrs['steps']} steps, noise off"
-    )
-    figure.colorbar(image, ax=axes, shrink=0.8, label="finite-time exponent, natural logarithm")
+    axes.set_title(f"{first}\nnoise off, {field.attrs['steps']} steps\nbright: perturbations {within} grow")
+    label = "finite-time exponent, natural logarithm per step"
+    figure.colorbar(image, ax=axes, location="bottom", shrink=0.9, label=label)
     return figure
 
 

@@ -68,23 +68,35 @@ class Search:
 
     def step(self, rows: Tensor, z: Tensor) -> Tensor:
         """Apply one outer step to flat states of these rows, and count it."""
-        self.evaluations[rows] += 1
-        return self.system.step(z.view(-1, *self.shape), take_rows(self.x, rows)).flatten(1)
+        return self.step_within(rows, z, take_rows(self.x, rows))
+
+    def step_within(self, rows: Tensor, z: Tensor, x: Any) -> Tensor:
+        """Do the same with the context of these rows at hand."""
+        self.evaluations.index_add_(0, rows, torch.ones_like(rows))
+        return self.system.step(z.view(-1, *self.shape), x).flatten(1)
 
     def jacobian(self, rows: Tensor) -> Jacobian:
         return Jacobian(self.system, take_rows(self.x, rows), self.z[rows].view(-1, *self.shape))
 
-    def see(self, rows: Tensor, z: Tensor, residual: Tensor) -> Tensor:
-        """Store states and residuals of rows, close those that converged or are not finite; return which stay open."""
-        self.z[rows], self.residual[rows] = z, residual
-        size = z.norm(dim=1)
-        first = self.scale[rows] == 0
-        self.scale[rows] = torch.where(first, torch.maximum(size, residual), self.scale[rows])
-        limit = torch.maximum(size, 1e-3 * self.scale[rows])
-        bad = ~(residual.isfinite() & size.isfinite())
-        good = (residual <= self.tol * limit) & (size <= RUNAWAY * self.scale[rows])
-        self.code[rows[bad]] = CODE["nonfinite"]
-        self.code[rows[good & ~bad]] = CODE["converged"]
+    def see(self, rows: Tensor, z: Tensor, residual: Tensor, size: Tensor | None = None) -> Tensor:
+        """Store states and residuals of rows, close those that converged or are not finite; return which stay open.
+
+        `size` is the norm of the states where it is known.
+        """
+        self.z.index_copy_(0, rows, z)
+        self.residual.index_copy_(0, rows, residual)
+        size = z.norm(dim=1) if size is None else size
+        scale = self.scale.index_select(0, rows)
+        first = scale == 0
+        if first.any():
+            scale = torch.where(first, torch.maximum(size, residual), scale)
+            self.scale.index_copy_(0, rows, scale)
+        limit = torch.maximum(size, 1e-3 * scale)
+        bad = ~(residual + size).isfinite()
+        good = (residual <= self.tol * limit) & (size <= RUNAWAY * scale) & ~bad
+        for name, which in (("nonfinite", bad), ("converged", good)):
+            if which.any():
+                self.code[rows[which]] = CODE[name]
         return ~(bad | good)
 
 
@@ -113,31 +125,35 @@ def picard(search: Search, steps: int) -> None:
     (out of budget if it fell at three steps of four).
     """
     rows = search.open
-    z, ref = search.z[rows], search.z[rows].clone()
-    start = z.norm(dim=1).clamp(min=1.0)
+    z, x = search.z[rows], take_rows(search.x, rows)
+    ref, size = z.clone(), z.norm(dim=1)
+    start = size.clamp(min=1.0)
     lowest = z.new_full((len(rows),), torch.inf)
     before, previous, since = lowest.clone(), lowest.clone(), 0
     falls, strikes = torch.zeros_like(lowest), torch.zeros_like(lowest)
     for t in range(1, steps + 1):
         if not len(rows):
             return
-        y = search.step(rows, z)
+        y = search.step_within(rows, z, x)
         residual = (y - z).norm(dim=1)
-        stay = search.see(rows, z, residual)
+        stay = search.see(rows, z, residual, size)
         falls += residual < previous
         lowest, previous = torch.minimum(lowest, residual), residual
-        far = y.norm(dim=1) > 1e6 * start
-        search.code[rows[far & stay]] = CODE["diverged"]
-        stay &= ~far
+        size = y.norm(dim=1)
+        far = (size > 1e6 * start) & stay
+        if far.any():
+            search.code[rows[far]] = CODE["diverged"]
+            stay &= ~far
         since += 1
         back = (y - ref).norm(dim=1)
         returned = stay & (since > 1) & (back <= 1e-3 * residual)
-        search.period[rows[returned & (search.period[rows] == 0)]] = since
-        exact = returned & (back <= torch.maximum(search.tol * y.norm(dim=1), 1e-6 * residual))
-        search.code[rows[exact]] = CODE["periodic"]
-        search.period[rows[exact]] = since
-        search.residual[rows[exact]] = back[exact]
-        stay &= ~exact
+        if returned.any():
+            search.period[rows[returned & (search.period[rows] == 0)]] = since
+            exact = returned & (back <= torch.maximum(search.tol * size, 1e-6 * residual))
+            search.code[rows[exact]] = CODE["periodic"]
+            search.period[rows[exact]] = since
+            search.residual[rows[exact]] = back[exact]
+            stay &= ~exact
         z = y
         if since == WINDOW:
             slow = lowest > 0.9 * before
@@ -145,7 +161,7 @@ def picard(search: Search, steps: int) -> None:
             cycling = search.period[rows] > 0
             search.hint[rows[slow & (falls < 0.9 * WINDOW)]] = CODE["wandering"]
             rate = (lowest / before).clamp(max=1.0) ** (1 / WINDOW)
-            need = torch.log(search.tol * y.norm(dim=1) / residual) / torch.log(rate)
+            need = torch.log(search.tol * size / residual) / torch.log(rate)
             far_off = before.isfinite() & ~slow & (need > steps - t)
             search.hint[rows[far_off & (falls < 0.75 * WINDOW)]] = CODE["wandering"]  # its low was a chance
             late = (strikes >= STRIKES) | far_off
@@ -154,8 +170,12 @@ def picard(search: Search, steps: int) -> None:
             falls = torch.zeros_like(falls)
             search.period[rows[stay]] = 0
         if not stay.all():
-            values = (rows, z, ref, start, lowest, before, previous, falls, strikes)
-            rows, z, ref, start, lowest, before, previous, falls, strikes = (v[stay] for v in values)
+            kept = stay.nonzero()[:, 0]
+            values = (rows, z, ref, size, start, lowest, before, previous, falls, strikes)
+            rows, z, ref, size, start, lowest, before, previous, falls, strikes = (
+                v.index_select(0, kept) for v in values
+            )
+            x = take_rows(x, kept)
 
 
 @torch.no_grad()

@@ -30,7 +30,10 @@ def local_sentence(local: xr.Dataset) -> str:
         if not total:
             continue
         counts = {name: int((codes == VERDICTS.index(name)).sum()) for name in MEANINGS}
-        told = ", ".join(f"{n} {MEANINGS[name].split(':')[0]}" for name, n in counts.items() if n)
+        names = {name: text.split(":")[0] for name, text in MEANINGS.items()}
+        chaotic = int((local["exponent_low"].values[:, m] > 0).sum()) if "exponent_low" in local else 0
+        names["no_fixed_point"] += f" ({chaotic} of these chaotic)" if chaotic else ""
+        told = ", ".join(f"{n} {names[name]}" for name, n in counts.items() if n)
         radius = local["spectral_radius"].values[:, m]
         span = (
             f"; spectral radius {np.nanmin(radius):.2f} to {np.nanmax(radius):.2f}"
@@ -52,17 +55,26 @@ def local_rows(local: xr.Dataset, basins: xr.Dataset) -> list[dict[str, str]]:
         a = int(one["attractor"])
         worst = float(one["eigen_residual"].values[0])
         mass = (float(basins[n].values[p, a]) for n in ("mass", "mass_low", "mass_high"))
-        measured = float(one["measured_rate"])
         rows.append({
             "puzzle": str(basins["puzzle"].values[p]),
             "answer": str(one["point"].values),
             "mass": percent_interval(*mass),
-            "verdict": MEANINGS[VERDICTS[int(one["verdict"])]],
+            "verdict": "chaotic" if "exponent_low" in one and float(one["exponent_low"]) > 0
+            else MEANINGS[VERDICTS[int(one["verdict"])]],
             "radius": f"{float(one['spectral_radius']):.3f} [to {worst:.0e}]",
-            "measured": "no decay" if np.isnan(measured) else f"{measured:.2f}",
+            "measured": _measured(one),
             "sigma_1": f"{float(one['sigma_1']):.1f}",
         })  # fmt: skip
     return rows
+
+
+def _measured(one: xr.Dataset) -> str:
+    """Return the measured settling rate; where the state keeps moving, the factor that its exponent stands for."""
+    if "exponent" in one and np.isfinite(float(one["exponent"])):
+        factors = [np.exp(float(one[f"exponent{end}"])) for end in ("", "_low", "_high")]
+        return f"{factors[0]:.2f} [{factors[1]:.2f}, {factors[2]:.2f}]"
+    rate = float(one["measured_rate"])
+    return "no decay" if np.isnan(rate) else f"{rate:.2f}"
 
 
 @styled

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from eqrlab.attractors import schema
 from eqrlab.attractors.fate import decay_rate
+from eqrlab.attractors.lyapunov import lyapunov
 from eqrlab.attractors.return_test import RETURNS, return_test
 from eqrlab.attractors.sample import sample, tokens_of
 from eqrlab.attractors.singular import singular_values
@@ -23,6 +24,7 @@ VERDICTS = ("none", "stable", "saddle", "no_fixed_point", "undecided")
 AT_REST = 1e-4  # relative residual up to which a state counts as a fixed point, to be judged by its spectrum
 PUSH = 1e-3  # relative size of the push after which the settling rate is measured
 LEAST_STEPS = 4  # fewest steps a rate is fitted to
+EXPONENT_STEPS = 160  # over which the exponent of a state that keeps moving is averaged
 
 
 def local_dynamics(
@@ -62,8 +64,10 @@ def local_dynamics(
         Over (puzzle, point) with points right and wrong: `attractor` (its number in `basins`, -1: none), `restart`
         (the run that stands for it), `residual` (relative, noise off, where it was examined), `spectral_radius`,
         `sigma_1`, `predicted_rate` = spectral radius, the factor a small error falls by in a step, `measured_rate` =
-        that factor after a push of 1e-3, `returns` (flags of `return_test`), `verdict` with flags none, stable, saddle,
-        no_fixed_point, undecided.  Over (puzzle, point, eig): `eigenvalue`, `eigen_residual`, `converged`.
+        that factor after a push of 1e-3 (of the run itself where it is still settling), `returns` (flags of
+        `return_test`), `verdict` with flags none, stable, saddle, no_fixed_point, undecided; where there is no fixed
+        point, the leading Lyapunov `exponent` with `_low` and `_high`: chaos where the interval lies above 0.
+        Over (puzzle, point, eig): `eigenvalue`, `eigen_residual`, `converged`.
 
     Raises
     ------
@@ -80,7 +84,7 @@ def local_dynamics(
     larger, the state moves on; its spectrum describes a single step.  Else undecided.
 
     Cost, for each of at most two points a puzzle: about `max_products` products with the Jacobian at most, and some
-    400 steps.
+    400 steps; where the state keeps moving, 180 steps with a tangent vector besides.
     """
     if "correct" not in ensemble:
         raise ValueError("local_dynamics needs to know what is correct: sample with labels or an oracle")
@@ -104,8 +108,10 @@ def local_dynamics(
     points = torch.where(gap, torch.nan, end)
     k = min(k, end[0, 0].numel())
     common: dict[str, Any] = {"device": device, "max_products": max_products, "seed": seed}
+    residual = np.where(present, quiet.relative_residual.values[:, :, -1], np.nan)
     found = {
-        "residual": np.where(present, quiet.relative_residual.values[:, :, -1], np.nan),
+        "residual": residual,
+        "exponent": _exponents(smooth, tokens, points, residual > AT_REST, seed, device),
         "measured_rate": np.where(present, rates(pushed, quiet), np.nan),
         "spectrum": spectrum(smooth, tokens, points, k=k, tol=tol, **common),
         "sigma": singular_values(smooth, tokens, points, k=1, device=device),
@@ -143,7 +149,8 @@ def rates(pushed: xr.Dataset, quiet: xr.Dataset) -> np.ndarray:
     """Return the factor (P, M) by which the residual falls a step after a push, NaN where there is nothing to fit.
 
     Fitted over the second half of the steps in which the residual is above a hundred roundings and ten times the
-    unpushed run's, so that faster components have died.
+    unpushed run's, so that faster components have died.  Where the unpushed run itself is at rest but still settling,
+    and a push therefore shows nothing, its own rate over its last half is taken.
     """
     series = pushed.relative_residual.values.astype(float)
     floor = 100 * torch.finfo(getattr(torch, pushed.attrs["dtype"])).eps
@@ -154,6 +161,30 @@ def rates(pushed: xr.Dataset, quiet: xr.Dataset) -> np.ndarray:
         stop = below[0] if len(below) else series.shape[2]
         if stop >= LEAST_STEPS:
             result[row] = decay_rate(series[row][None, stop // 2 : stop])[0]
+            continue
+        own = quiet.relative_residual.values[row].astype(float)
+        tail = own[len(own) // 2 :]
+        if len(tail) >= LEAST_STEPS and floor < tail[-1] <= AT_REST and (np.diff(tail) < 0).all():
+            result[row] = decay_rate(tail[None])[0]
+    return result
+
+
+def _exponents(
+    system: System,
+    tokens: Tensor,
+    points: Tensor,
+    moving: np.ndarray,
+    seed: int,
+    device: str | torch.device | None,
+) -> np.ndarray:
+    """Return the leading exponent of the moving states and its bounds, (3, P, M), NaN elsewhere."""
+    result = np.full((3, *moving.shape), np.nan)
+    if moving.any():
+        gap = torch.as_tensor(~moving).view(*moving.shape, *(1,) * (points.ndim - 2))
+        found = lyapunov(system, tokens, torch.where(gap, torch.nan, points), k=1, steps=EXPONENT_STEPS, noise=0,
+                         seed=seed, device=device)  # fmt: skip
+        for i, end in enumerate(("", "_low", "_high")):
+            result[i] = found[f"lyapunov_exponent{end}"].values[..., 0]
     return result
 
 
@@ -210,6 +241,7 @@ def _table(
     nothing = np.full(attractor.shape, np.nan)
     if found is None:
         values = dict.fromkeys(("residual", "measured_rate", "radius", "sigma"), nothing)
+        exponent = np.full((3, *attractor.shape), np.nan)
         returns = np.full(attractor.shape, RETURNS.index("not_tested"), np.int8)
         complete = np.zeros(attractor.shape, bool)
         eigen = {
@@ -225,6 +257,7 @@ def _table(
             "radius": spectra.spectral_radius.values,
             "sigma": found["sigma"].singular_value.values[..., 0],
         }
+        exponent = found["exponent"]
         returns = found["returns"].result.values
         eigen = {name: spectra[name].values for name in ("eigenvalue", "eigen_residual", "converged")}
         complete = eigen["converged"][..., 0]
@@ -245,6 +278,9 @@ def _table(
             values["measured_rate"],
             "factor the residual falls by in a step after a push",
         ),
+        "exponent": (pair, exponent[0], "leading Lyapunov exponent where the state keeps moving"),
+        "exponent_low": (pair, exponent[1], "lower bound of that exponent"),
+        "exponent_high": (pair, exponent[2], "upper bound of that exponent"),
         "returns": (pair, returns, "does a push come back"),
         "verdict": (pair, verdict, "what the state is"),
         "eigenvalue": (each, eigen["eigenvalue"], "leading eigenvalues of df/dz"),

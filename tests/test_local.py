@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from eqrlab import attractors as at
-from eqrlab.attractors.local import VERDICTS, judge, local_dynamics
+from eqrlab.analyses.local_view import local_rows, local_sentence
+from eqrlab.attractors.local import VERDICTS, judge, local_dynamics, rates
 from eqrlab.attractors.return_test import RETURNS
 from eqrlab.core import MapSystem
 
@@ -64,6 +65,41 @@ def test_without_any_attractor_all_points_are_gaps():
     ensemble = at.sample(system, INPUTS, labels=LABELS, restarts=3, depth=24)
     found = local_dynamics(system, INPUTS, ensemble, at.basins(ensemble))
     assert (found.attractor.values == -1).all() and (found.verdict.values == VERDICTS.index("none")).all()
+
+
+def test_what_keeps_moving_has_its_exponent():
+    """Up: a fixed point; down: a chaotic attractor of a hundredth's size, the logistic map at r = 4."""
+
+    def step(z, x):
+        side, w = torch.tanh(2 * z[:, 0]), z[:, 1]
+        return torch.stack((side, torch.where(side > 0, 0.5 * w, 4 * w * (1 - 100 * w))), 1)
+
+    def start(x, g):
+        draw = torch.rand((len(x), 2), generator=g, dtype=torch.float64)
+        return torch.stack((2 * draw[:, 0] - 1, 0.001 + 0.008 * draw[:, 1]), 1)
+
+    system = MapSystem(step, start, lambda z, x: (z[:, :1] > 0).long())
+    ensemble = at.sample(system, INPUTS, labels=LABELS, restarts=16, depth=64)
+    found = local_dynamics(system, INPUTS, ensemble, at.basins(ensemble), depth=40)
+    assert [VERDICTS[v] for v in found.verdict.values[0]] == ["stable", "no_fixed_point"]
+    assert np.isnan(found.exponent[0, 0]) and abs(found.exponent[0, 1] - np.log(2)) < 0.1
+    assert 0 < found.exponent_low[0, 1] < np.log(2) < found.exponent_high[0, 1]
+    assert "1 wrong state: 1 still moving (1 of these chaotic)" in local_sentence(found)
+    moving = next(r for r in local_rows(found, at.basins(ensemble)) if r["answer"] == "wrong")
+    assert moving["verdict"] == "chaotic" and 1.8 < float(moving["measured"].split()[0]) < 2.2
+
+
+def test_a_run_that_is_still_settling_tells_its_own_rate():
+    """The push adds as much as is left: it shows nothing, the run itself does."""
+    system = MapSystem(
+        lambda z, x: 1 + 0.985 * (z - 1), lambda x, g: torch.randn(len(x), 2, generator=g).double()
+    )
+    start = torch.full((1, 1, 2), 1.001, dtype=torch.float64)
+    runs = [at.sample(system, INPUTS, restarts=1, depth=64, initial=z) for z in (start + 0.001, start)]
+    assert np.allclose(rates(*runs), 0.985, atol=1e-6)
+    moving = MapSystem(lambda z, x: 4 * z * (1 - z), lambda x, g: torch.rand(len(x), 1, generator=g).double())
+    runs = [at.sample(moving, INPUTS, restarts=1, depth=64, seed=s) for s in (0, 1)]
+    assert np.isnan(rates(*runs)).all()
 
 
 @pytest.mark.parametrize(

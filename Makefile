@@ -11,9 +11,12 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(if $(C
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_DOCS := $(VENV)/.installed-docs
+INSTALLED_FUZZ := $(VENV)/.installed-fuzz
+SECONDS ?= 60
+FUZZED ?= puzzles npy pickled zipped configured safetensors own_header archived
 
 .DEFAULT_GOAL := help
-.PHONY: help diagnose test check bench docs clean install
+.PHONY: help diagnose test check bench docs fuzz clean install
 .DELETE_ON_ERROR:
 
 help:  ## list these targets
@@ -38,6 +41,10 @@ docs: $(INSTALLED_DOCS)  ## build the user guide into docs/_build/html
 	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
+# Linux, Python 3.11 to 3.13. Inputs that reach new code stay in .fuzz and begin the next run; a crash is .fuzz/TARGET-crash-*.
+fuzz: $(INSTALLED_FUZZ)  ## search readers of files for crashes, SECONDS=60 for each of FUZZED='puzzles npy ...'
+	@for target in $(FUZZED); do PYTHONPATH=$(CURDIR)/.typing:$(CURDIR) OMP_NUM_THREADS=1 nice -n 10 $(BIN)/python tests/fuzz/run.py $$target .fuzz $(SECONDS) || exit 1; done
+
 clean:  ## remove build files and caches (not .venv, not out)
 	@rm -rf build dist docs/_build docs/generated *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find core attractors analyses datasets tests -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -54,6 +61,10 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 
 $(INSTALLED_DEV): $(INSTALLED)
 	@$(PIP_INSTALL) -q -e '.[dev]'
+	@touch $@
+
+$(INSTALLED_FUZZ): $(INSTALLED)
+	@$(PIP_INSTALL) -q -e '.[fuzz]'
 	@touch $@
 
 $(INSTALLED_DOCS): $(INSTALLED)

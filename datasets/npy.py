@@ -18,6 +18,17 @@ from eqrlab.datasets.puzzles import PuzzleSet
 from eqrlab.datasets.text import Fault
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_BROKEN = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    tokenize.TokenError,
+)  # what Python's own parser may say of a header
 _TOKENS = ("inputs", "labels")
 _ARRAYS = (*_TOKENS, "puzzle_identifiers", "puzzle_indices", "group_indices")
 
@@ -49,7 +60,7 @@ def read_header(path: Path) -> dict[str, Any]:
     try:
         header = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}:1: not a JSON file ({error})") from error
+        raise ValueError(f"{path}:1: not a JSON file ({str(error)[:200]})") from error
     if not isinstance(header, dict):
         raise ValueError(f"{path}:1: a JSON object is required, got {type(header).__name__}")
     for key in ("vocab_size", "seq_len", "pad_id"):
@@ -70,17 +81,18 @@ def read_header(path: Path) -> dict[str, Any]:
 
 def _load(path: Path, ndim: int) -> np.ndarray:
     """Load an integer array of some rank; its bytes are checked against its header before anything is allocated."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: file is missing") from error
+    if not path.exists():
+        raise ValueError(f"{path}: file is missing")
+    if not path.is_file():
+        raise ValueError(f"{path}: is no regular file")
+    data = path.read_bytes()
     file = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(file)
         if version not in _HEADERS:
             raise ValueError(f"format version {version} is not supported")
         shape, fortran, dtype = _HEADERS[version](file)
-    except (ValueError, SyntaxError, TypeError, KeyError, RecursionError, tokenize.TokenError) as error:
+    except _BROKEN as error:
         raise ValueError(f"{path}: broken .npy file ({' '.join(str(error).split())})") from error
     if dtype.kind not in "iu" or len(shape) != ndim or min(shape) < 0:
         raise ValueError(f"{path}: integers with {ndim} axes are required, got {dtype} with shape {shape}")

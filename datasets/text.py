@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import math
+import stat
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,12 @@ _PAIRS = (
     ("puzzle", "solution"),
     ("question", "answer"),
 )  # the second as in the published Sudoku-Extreme files
+
+
+_LEAST_TEXT, _MOST_RATIO = (
+    1 << 24,
+    100,
+)  # bytes of text that any gzip file may have, and more in proportion to its size
 
 
 class Fault(NamedTuple):
@@ -51,15 +58,12 @@ def read_text(path: Path) -> str:
     ValueError
         If it is a broken gzip file or not UTF-8, with file and line.
     """
+    kind = path.stat().st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISFIFO(kind)):
+        raise ValueError(f"{path}: is no regular file; a file, a pipe or a folder of puzzles is required")
     data = path.read_bytes()
     if data[:2] == b"\x1f\x8b":
-        lines: list[bytes] = []
-        try:
-            with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-                lines.extend(file)
-        except (EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"{path}:{len(lines) + 1}: broken or truncated gzip file ({error})") from error
-        data = b"".join(lines)
+        data = _decompressed(path, data)
     elif path.suffix == ".gz":
         raise ValueError(f"{path}:1: not a gzip file, although its name ends in .gz")
     try:
@@ -67,6 +71,25 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(f"{path}:{line}: not a text file (byte {data[error.start]:#04x})") from error
+
+
+def _decompressed(path: Path, data: bytes) -> bytes:
+    """Decompress a gzip file as far as puzzles can have been compressed: a small file cannot fill the memory."""
+    most, parts, size = _LEAST_TEXT + _MOST_RATIO * len(data), list[bytes](), 0
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            while part := file.read1(1 << 20):
+                parts.append(part)
+                size += len(part)
+                if size > most:
+                    raise ValueError(
+                        f"{path}: {len(data)} bytes of gzip give more than {most} bytes of text, which no puzzles do; "
+                        "decompress the file if it is sound"
+                    )
+    except (EOFError, OSError, zlib.error) as error:
+        line = sum(part.count(b"\n") for part in parts) + 1
+        raise ValueError(f"{path}:{line}: broken or truncated gzip file ({error})") from error
+    return b"".join(parts)
 
 
 def is_csv(path: Path, text: str) -> bool:

@@ -36,15 +36,11 @@ SNAPSHOT_SHARE = 0.05  # ... which take at most this share of the time
 
 
 class Progress(NamedTuple):
-    """How far an export is: batches completed, and all of them."""
+    """How far an export is: batches completed, all of them, and whether the archive is whole."""
 
     done: int
     total: int
-
-    @property
-    def complete(self) -> bool:
-        """Whether the archive is whole."""
-        return self.done == self.total
+    complete: bool
 
 
 def export(
@@ -129,7 +125,7 @@ def export(
     >>> system = MapSystem(lambda z, x: z / 2, lambda x, g: torch.randn((len(x), 3), generator=g, dtype=torch.float64))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     export(system, torch.zeros(1, 1, dtype=torch.long), f"{folder}/a.nc", restarts=4, depth=60)
-    Progress(done=1, total=1)
+    Progress(done=1, total=1, complete=True)
     """
     path, share = Path(path), Shard(*shard)
     if not 0 <= share.number < share.of:
@@ -172,7 +168,7 @@ def status(path: str | Path) -> Progress | None:
         with xr.open_dataset(path, engine="netcdf4") as root:
             complete, batches = int(root.attrs.get("complete", 1)), int(root.attrs.get("batches", 1))
         if complete:
-            return Progress(batches, batches)
+            return Progress(batches, batches, True)
         if found is None:
             raise ValueError(
                 f"{path}: unfinished, and {folder_of(path).name} is missing: it cannot be resumed"
@@ -182,7 +178,7 @@ def status(path: str | Path) -> Progress | None:
     plan = found[0]
     store = Parts(folder_of(path))
     store.refresh()
-    return Progress(len(store.place), -(-plan["puzzles"] * plan["restarts"] // plan["batch_size"]))
+    return Progress(len(store.place), -(-plan["puzzles"] * plan["restarts"] // plan["batch_size"]), False)
 
 
 def plan_of(recipe: Recipe, beta: float, limits: Tolerances, batch_size: int | None) -> dict[str, Any]:
@@ -357,4 +353,4 @@ def _finish(job: Job, path: Path, share: Shard) -> Progress:
                 merge(job, path)
     except FileNotFoundError:  # another process wrote the archive and removed the parts
         pass
-    return status(path) or Progress(len(job.parts.place), job.batches)
+    return status(path) or Progress(len(job.parts.place), job.batches, False)

@@ -114,7 +114,7 @@ def test_an_interrupted_export_is_resumed_to_the_same_archive(tmp_path):
     with pytest.raises(KeyboardInterrupt) as stopped:
         at.export(stopping(25), puzzles(2), path, **options)
     assert stopped.value.__notes__ == [f"{path}: 2 of 3 batches are kept; resume to go on"]
-    assert status(path) == (2, 3)
+    assert status(path) == (2, 3, False)
     with pytest.raises(ValueError, match=r"an unfinished export is in a\.nc\.parts; resume it"):
         at.export(stopping(-1), puzzles(2), path, **options)
     assert at.export(stopping(-1), puzzles(2), path, resume=True, **options).complete
@@ -122,6 +122,21 @@ def test_an_interrupted_export_is_resumed_to_the_same_archive(tmp_path):
     assert at.export(stopping(0), puzzles(2), path, resume=True, **options).complete, "nothing is left to do"
     with pytest.raises(ValueError, match="exists and is complete"):
         at.export(stopping(-1), puzzles(2), path, **options)
+
+
+def test_an_export_killed_before_its_last_batches_are_merged_is_not_taken_for_complete(tmp_path, monkeypatch):
+    path, options = tmp_path / "a.nc", {"restarts": 6, "depth": 9, "batch_size": 4}
+
+    def killed(job, path, share):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["eqrlab.attractors.export"], "_finish", killed)
+        with pytest.raises(SystemExit):
+            at.export(stopping(-1), puzzles(2), path, flush_seconds=0, **options)
+    assert status(path) == (3, 3, False), "all batches, but no whole archive"
+    assert at.export(stopping(-1), puzzles(2), path, resume=True, **options).complete
+    assert_same(path, at.sample(stopping(-1), puzzles(2), **options))
 
 
 def test_an_unfinished_archive_holds_what_was_completed_and_says_what_is_missing(tmp_path):

@@ -82,6 +82,23 @@ SECTIONS = {
         "What a user reads who gives such a map or state.",
         "bench_ground_truth.py",
     ),
+    "faults": (
+        "Faults of an export",
+        "What was injected, how often and when; what was completed and lost; whether the resumed export equals the "
+        "uninterrupted one, all variables byte by byte. 600 runs of 40 steps in 75 batches, each batch a part.",
+        "bench_export.py",
+    ),
+    "export": (
+        "Memory of an export",
+        "Peak resident memory of a process that exports or samples so many restarts of a map of 32 numbers, depth 64, "
+        "256 rows at once, and by how much an export exceeds one of 100 restarts; PyTorch alone takes about 200 MB.",
+        "bench_export.py",
+    ),
+    "archives": (
+        "Archives",
+        "Size, and bytes before compression per second of CPU time to write, validate and read one.",
+        "bench_export.py",
+    ),
     "conformance": (
         "Conformance with the official code",
         "Largest |difference| from the official forward pass over largest |value|, of states, logits and halting "

@@ -223,7 +223,7 @@ def tokens_of(values: Tensor | np.ndarray, name: str) -> Tensor:
     ValueError
         For values of another kind or shape, or without rows or tokens, naming the argument.
     """
-    tensor = torch.as_tensor(values)
+    tensor = torch.as_tensor(np.ascontiguousarray(values) if isinstance(values, np.ndarray) else values)
     if tensor.ndim != 2 or tensor.is_floating_point() or not len(tensor) or not tensor.shape[1]:
         raise ValueError(
             f"{name} must be integer tokens (puzzle, token), got {tuple(tensor.shape)} of {tensor.dtype}"

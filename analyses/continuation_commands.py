@@ -15,7 +15,7 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab import attractors as at
-from eqrlab.analyses.amounts import percent_interval, plural
+from eqrlab.analyses.amounts import percent_interval
 from eqrlab.analyses.diagnose_commands import puzzles_for, require_writable, short_source, table
 from eqrlab.analyses.vocabulary import MODE_NAMES
 from eqrlab.attractors import archive
@@ -231,9 +231,7 @@ def event_lines(found: xr.Dataset) -> list[str]:
     lines.sort(key=lambda pair: -pair[0])
     out = [text for _, text in lines[:LISTED]]
     if len(lines) > LISTED:
-        out.append(
-            f"... and {plural(len(lines) - LISTED, 'further birth or death')} of smaller ones in the archive"
-        )
+        out.append(f"... and {len(lines) - LISTED} more births and deaths, of smaller ones, in the archive")
     if not by_state:
         unseen = 3 / int(found.attrs["restarts"])
         out.append(

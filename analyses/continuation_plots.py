@@ -47,7 +47,8 @@ def continuation_picture(found: xr.Dataset) -> Figure:
         ax.yaxis.set_major_formatter(PercentFormatter(1))
         ax.set_xticks(place, [f"{v:g}" for v in values], rotation=45 if len(values) > 8 else 0)
     if judged:
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(MODES) + 1)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(MODES) + 1,
+                      borderaxespad=0.5)  # fmt: skip
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     figure.supxlabel(str(found.attrs["parameter"]), color=COLOURS["muted"], fontsize=11.5)

@@ -57,9 +57,8 @@ class Over(click.ParamType):
 )
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CKPT...")
 @click.option("--over", type=Over(), help="Parameter of one CKPT to follow: noise, damping (EqR) or sigma.")
-@click.option("--match", type=click.Choice(["state", "answer"]),
-              help="Match attractors by following states, or by their answers [default: answer over checkpoints, "
-                   "else state].")  # fmt: skip
+@click.option("--match", type=click.Choice(["state", "answer"]), default="state", show_default=True,
+              help="Match attractors by following their states from value to value, or by their answers.")  # fmt: skip
 @click.option(
     "--puzzles", metavar="FILE|DIR", help="Puzzles; default: the bundled test set of the model's task."
 )
@@ -81,7 +80,7 @@ class Over(click.ParamType):
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def continuation_command(
-    checkpoints: tuple[str, ...], over: tuple[str, tuple[float, ...]] | None, match: str | None, puzzles: str | None,
+    checkpoints: tuple[str, ...], over: tuple[str, tuple[float, ...]] | None, match: str, puzzles: str | None,
     split: str, limit: int, restarts: int, depth: int, noise: float, seed: int, device: str | None, dtype: str | None,
     out: Path, quiet: bool,
 ) -> None:  # fmt: skip
@@ -97,7 +96,7 @@ def continuation_command(
     chosen = puzzles_for(first, puzzles, split, limit, several=True)
     require_writable(out)
     found = at.continuation(
-        systems, chosen.inputs, parameter=name, match=match or ("state" if over else "answer"), labels=chosen.labels,
+        systems, chosen.inputs, parameter=name, match=match, labels=chosen.labels,
         oracle=chosen.oracle, restarts=restarts, depth=depth, seed=seed, initial=laws,
         noise=None if over and over[0] == "noise" else noise, dtype=dtype,
         device=device or ("cuda" if torch.cuda.is_available() else "cpu"), progress=not quiet,

@@ -63,8 +63,8 @@ def continuation(
     parameter
         What the values are, for titles.
     match
-        "state": attractors are followed through state space; "answer": attractors of equal answers are one branch, for
-        checkpoints so far apart that states mean something else.
+        "state": attractors are followed through state space, whatever becomes of their answers; "answer": attractors of
+        equal answers are one branch.
     initial
         Restart law, or a law for each value; None: each system's own.
     most

@@ -35,7 +35,7 @@ def run(folder, *arguments, out=None):
 
 
 def test_a_run_is_followed_over_its_training_steps(folder, tmp_path):
-    printed = run(folder, folder, out=tmp_path)
+    printed = run(folder, folder, "--match", "answer", out=tmp_path)
     assert printed.exit_code == 0, printed.output
     assert "3 values of the training step, 2 puzzles of four.txt, 3 restarts, depth 5" in printed.output
     rows = [line.split()[0] for line in printed.output.splitlines() if line[:2] in ("10", "20", "30")]

@@ -1,12 +1,14 @@
 """The validator: what eqrlab writes passes, and each violation is named."""
 
 import json
+import os
 import shutil
 import subprocess
 
 import netCDF4
 import pytest
 import torch
+import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.attractors import archive, schema
@@ -164,6 +166,19 @@ def test_r_reads_it(written):
     assert done.stdout.split() == ["16", "12", "2", *schema.FATES, f"{value:.17g}"], (
         "R's dimensions are reversed"
     )
+
+
+@pytest.mark.skipif(shutil.which("compliance-checker") is None, reason="needs pip install compliance-checker")
+def test_the_cf_checker_finds_nothing(written, tmp_path):
+    with xr.open_datatree(written, engine="netcdf4", decode_cf=False) as tree:
+        for name in ("ensemble", "basins", "modes", "spectrum"):  # it checks files without groups
+            tree[name].to_dataset().to_netcdf(tmp_path / f"{name}.nc")
+            done = subprocess.run(
+                ["compliance-checker", "--test=cf:1.11", tmp_path / f"{name}.nc"],
+                capture_output=True, text=True, check=False,
+                env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+            )  # fmt: skip
+            assert "All tests passed!" in done.stdout, done.stdout
 
 
 def test_every_attribute_that_a_run_needs_to_be_repeated_is_there(written):

@@ -8,6 +8,7 @@ from eqrlab.analyses import report
 from eqrlab.analyses.checks import check_sentences, run_checks, sensitivity_sentence, states_fit
 from eqrlab.analyses.diagnose import diagnose
 from eqrlab.attractors import archive
+from eqrlab.attractors.validate import unlisted, validate
 from eqrlab.core import MapSystem
 from tests.zoo import contraction, normal_start, puzzles, selector
 
@@ -28,6 +29,7 @@ def test_a_diagnosis_with_checks_keeps_them_in_archive_and_report(tmp_path):
     assert "final_state" not in groups["ensemble"]
     np.testing.assert_array_equal(groups["modes"].mode_probability, plain["modes"].mode_probability)
     archive.write(tmp_path / "d.nc", groups)
+    assert validate(tmp_path / "d.nc").groups == len(groups) and unlisted(tmp_path / "d.nc") == []
     text = report.render(archive.read(tmp_path / "d.nc"))
     for heading, sentence in check_sentences(groups):
         assert f"<dt>{heading}</dt>" in text

@@ -9,6 +9,7 @@ from eqrlab import attractors as at
 from eqrlab.attractors import archive
 from eqrlab.attractors.continuation import EVENTS
 from eqrlab.attractors.schema import MODES
+from eqrlab.attractors.validate import unlisted, validate
 from eqrlab.core import MapSystem
 from tests.zoo import normal_start, puzzles, selector, selector_level, up_mass
 
@@ -121,6 +122,7 @@ def test_puzzles_do_not_depend_on_company(tmp_path):
     alone = at.continuation(systems, puzzles(2)[1:], restarts=20, depth=40)
     np.testing.assert_array_equal(both.mass.values[:, 1], alone.mass.values[:, 0])
     archive.write(tmp_path / "c.nc", {"continuation": both})
+    assert validate(tmp_path / "c.nc").groups == 1 and unlisted(tmp_path / "c.nc") == []
     again = archive.read(tmp_path / "c.nc")["continuation"]
     np.testing.assert_array_equal(again.event, both.event)
 

@@ -79,11 +79,16 @@ def _write(out: Path, form: str | None, split: str, puzzles: PuzzleSet) -> None:
 @click.option("--count", default=100, show_default=True, type=click.IntRange(1), help="How many puzzles.")
 @click.option(
     "--difficulty",
-    help="Sudoku: easy, medium, hard, extreme, mixed, or weights such as easy:4,medium:5,hard:1 [mixed]. "
+    help="Sudoku: easy, medium, hard, extreme, mixed, or weights such as easy:4,medium:5,hard:1 [mixed]; "
+    "9x9 also hardest (about a second each). "
     "Mazes: unique or several (shortest paths) [unique].",
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of every random choice.")
 @click.option("--steps", nargs=2, type=int, help="Mazes: fewest and most steps from S to G.")
+@click.option(
+    "--first", default=0, type=click.IntRange(0), help="hardest: leave out so many, to make a set in parts."
+)
+@click.option("--workers", default=1, type=click.IntRange(1), help="hardest: processes.")
 @click.option(
     "--exclude", multiple=True, metavar="PATH", help="Leave out all disguises of these puzzles; repeatable."
 )
@@ -96,6 +101,8 @@ def build(
     difficulty: str | None,
     seed: int,
     steps: tuple[int, int] | None,
+    first: int,
+    workers: int,
     exclude: tuple[str, ...],
     form: str | None,
     split: str,
@@ -105,7 +112,8 @@ def build(
     No two are equal up to the symmetries of the task, and the same options give the same file.
     """
     marks = [mark for other in exclude for mark in tasks.fingerprint(task, _read(other, task, split).inputs)]
-    _write(out, form, split, build_puzzles(task, count, difficulty, seed, marks, steps=steps))
+    made = build_puzzles(task, count, difficulty, seed, marks, steps=steps, first=first, workers=workers)
+    _write(out, form, split, made)
 
 
 @data.command(epilog="Example: eqrlab data convert hard.txt --solve --out hard.csv.gz")

@@ -13,7 +13,8 @@ import numpy as np
 from eqrlab.analyses.recipes import OPTIONS, configurations
 from eqrlab.core.checkpoint import configure, replaced_whole
 from eqrlab.core.train import Trainer
-from eqrlab.datasets import augmentation, bundled, fingerprint, read_puzzles
+from eqrlab.datasets import bundled, fingerprint, read_puzzles
+from eqrlab.datasets.device_symmetry import device_augmentation
 
 REFERENCE_DEPTH = 16  # at which the paper states accuracies
 
@@ -196,7 +197,7 @@ class Ladder:
         """Return the trainer of a run at its beginning."""
         options = {**self.options[rung], "seed": seed}
         model, config = configurations(self.task, options, self.device)
-        data, augment = self.training_set, augmentation(self.task)
+        data, augment = self.training_set, device_augmentation(self.task, self.device)
         assert data.labels is not None
         return Trainer(
             options["family"], model, self.task, data.inputs, data.labels, config, augment, self.device

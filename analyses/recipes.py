@@ -30,6 +30,7 @@ _TRAIN = {
     "steps": "steps",
     "batch_size": "batch_size",
     "lr": "lr",
+    "warmup": "warmup",
     "weight_decay": "weight_decay",
     "ema": "ema",
     "seed": "seed",
@@ -71,6 +72,50 @@ RECIPES = {
 }
 
 
+PRESETS = ("paper", "paper-small")
+_PAPER = {
+    "batch_size": 768, "lr": 1e-4, "lr_min_ratio": 1.0, "warmup": 2000, "weight_decay": 1.0,
+    "beta1": 0.9, "beta2": 0.95, "ema": 0.999, "halt_weight": 0.5, "dtype": "bfloat16",
+}  # fmt: skip
+_LARGE = {"hidden_size": 512, "num_heads": 8, "layers": 2, "H_cycles": 3, "halt_max_steps": 16}
+_ATTENTION = {"mixer": "attention", "positions": "rope"}
+_PREFIX = {"prefix_len": 16}  # TRM has its puzzle embedding in front of the grid
+_EQR_MAZE = {**_ATTENTION, "layers": 1, "H_cycles": 3, "L_cycles": 4, "halt_max_steps": 16}
+# The models of the paper and their training: (preset, task, family).
+PAPER: dict[tuple[str, str, str], Recipe] = {
+    ("paper", "sudoku9", "eqr"): Recipe({**_LARGE, "L_cycles": 6}, {**_PAPER, "steps": 50000}),
+    ("paper", "sudoku9", "trm"): Recipe({**_LARGE, **_PREFIX, "L_cycles": 6}, {**_PAPER, "steps": 50000}),
+    ("paper", "maze30", "eqr"): Recipe(
+        {**_EQR_MAZE, "hidden_size": 128, "num_heads": 8}, {**_PAPER, "steps": 100000}
+    ),
+    ("paper", "maze30", "trm"): Recipe(
+        {**_LARGE, **_ATTENTION, **_PREFIX, "L_cycles": 4}, {**_PAPER, "steps": 100000}
+    ),
+    (
+        "paper-small",
+        "maze30",
+        "eqr",
+    ): Recipe(  # 44 channels allow heads of 22, 2 of them, for rotary positions
+        {**_EQR_MAZE, "hidden_size": 44, "num_heads": 2},
+        {**_PAPER, "steps": 100000, "lr": 1e-3, "weight_decay": 0.1},
+    ),
+}
+
+
+def preset(name: str, task: str, family: str) -> Recipe:
+    """Return the recipe of a preset.
+
+    Raises
+    ------
+    ValueError
+        If there is none for this task and family, listing those there are.
+    """
+    if (name, task, family) not in PAPER:
+        known = ", ".join(f"{n} for {f} on {t}" for n, t, f in PAPER)
+        raise ValueError(f"no preset {name!r} for {family} on {task}; there are {known}")
+    return PAPER[name, task, family]
+
+
 def recipe(task: str) -> Recipe:
     """Return the recipe of a task; mazes share one up to SMALL_MAZE cells a side, and one beyond.
 
@@ -105,10 +150,11 @@ def configurations(task: str, options: dict[str, Any], device: str) -> tuple[dic
     ValueError
         If there is no such task, or no model or run can have these options.
     """
-    usual = recipe(task)
+    chosen_preset = options.get("preset")
     given = {new: options[old] for old, new in _MODEL.items() if options[old] is not None}
     family = options["family"]
-    usual_model = {**FAMILY_MODELS.get(family, {}), **usual.model}
+    usual = preset(chosen_preset, task, family) if chosen_preset else recipe(task)
+    usual_model = {**({} if chosen_preset else FAMILY_MODELS.get(family, {})), **usual.model}
     if family == "eqr":
         usual_model["noise_scale"] = MODEL_NOISE
     if family == "feedforward":  # it has no cycles and a single step
@@ -122,5 +168,7 @@ def configurations(task: str, options: dict[str, Any], device: str) -> tuple[dic
     if model.get("prefix_len"):
         model["prefix_dim"] = width
     chosen = {new: options[old] for old, new in _TRAIN.items() if options[old] is not None}
-    usual_dtype = {"dtype": "bfloat16"} if device == "cuda" else {}
+    usual_dtype: dict[str, Any] = {"dtype": "bfloat16"} if device == "cuda" else {}
+    if chosen_preset:
+        usual_dtype["compile"] = device == "cuda"
     return model, TrainConfig(**{**usual_dtype, **usual.train, **FAMILY_RECIPES.get(family, {}), **chosen})

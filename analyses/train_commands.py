@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,16 @@ from click.core import ParameterSource
 from tqdm import tqdm
 
 from eqrlab.analyses.describe import aligned, describe, flat, plain
-from eqrlab.analyses.recipes import MODEL_NOISE, configurations
+from eqrlab.analyses.recipes import PRESETS, configurations
+from eqrlab.analyses.slots import end_slot, last_accuracy
 from eqrlab.analyses.stopping import stop_signals
+from eqrlab.analyses.train_options import training_options
 from eqrlab.core import load
 from eqrlab.core.checkpoint import FAMILIES, replaced_whole
-from eqrlab.core.config import MIXERS, POSITIONS
-from eqrlab.core.recipes import DTYPES, HALTINGS, SUPERVISIONS
 from eqrlab.core.train import Trainer
 from eqrlab.core.train import train as run_training
-from eqrlab.datasets import PuzzleSet, augmentation, bundled, bundled_names, read_puzzles
+from eqrlab.datasets import PuzzleSet, bundled, bundled_names, read_puzzles
+from eqrlab.datasets.device_symmetry import device_augmentation
 
 _NOT_KEPT = (
     "out",
@@ -32,61 +33,9 @@ _NOT_KEPT = (
     "device",
     "quiet",
     "save_every",
+    "minutes",
+    "compile",
 )  # may differ when a run is continued
-
-
-def _options(command: Callable) -> Callable:
-    """Attach the options of `train` that go into configurations."""
-    for option in reversed(
-        [
-            click.option("--steps", type=int, help="Optimiser steps (one a segment of the whole batch)."),
-            click.option("--batch-size", type=int, help="Rows in training at a time."),
-            click.option("--lr", type=float, help="Peak step size."),
-            click.option("--weight-decay", type=float),
-            click.option("--ema", type=float, help="Decay of the averaged weights, which are what is kept."),
-            click.option("--seed", type=int, help="Of weights, data order, symmetries, starts and noise."),
-            click.option("--hidden", type=int, help="Channels of a position."),
-            click.option("--layers", type=int, help="Blocks of a level."),
-            click.option("--heads", type=int, help="Attention heads."),
-            click.option("--mixer", type=click.Choice(MIXERS), help="How positions exchange information."),
-            click.option("--positions", type=click.Choice(POSITIONS), help="Position encoding."),
-            click.option("--box-gap", is_flag=True, help="rope2d: leave a gap between Sudoku boxes."),
-            click.option("--h-cycles", type=int, help="Inner cycles of the high level in an outer step."),
-            click.option("--l-cycles", type=int, help="Inner cycles of the low level in each of these."),
-            click.option(
-                "--halt-max-steps", type=int, help="Most outer steps a puzzle is trained for at a time."
-            ),
-            click.option(
-                "--damping", type=float, help="Share of the old state that a level call keeps (EqR)."
-            ),
-            click.option(
-                "--noise",
-                type=float,
-                help=f"Noise amplitude beta of a level call [default: {MODEL_NOISE} for eqr, else 0].",
-            ),
-            click.option(
-                "--prefix", type=int, help="Prefix positions in front of the grid, with one vector."
-            ),
-            click.option(
-                "--supervision",
-                type=click.Choice(SUPERVISIONS),
-                help="A loss and a step every segment (sot), or rollouts with losses at the end or at anchors.",
-            ),
-            click.option(
-                "--anchors",
-                type=int,
-                nargs=2,
-                metavar="FIRST LAST",
-                help="Anchored outer steps of a rollout.",
-            ),
-            click.option(
-                "--halting", type=click.Choice(HALTINGS), help="What ends a puzzle's segments in training."
-            ),
-            click.option("--dtype", type=click.Choice(list(DTYPES)), help="Of the state in training."),
-        ]
-    ):
-        command = option(command)
-    return command
 
 
 @click.command(
@@ -96,7 +45,9 @@ def _options(command: Callable) -> Callable:
 @click.argument("task")
 @click.option("--family", type=click.Choice(list(FAMILIES)), default="eqr", show_default=True)
 @click.option(
-    "--puzzles", metavar="FILE|DIR", help="Training puzzles with solutions (default: the bundled set)."
+    "--puzzles",
+    metavar="FILE|DIR",
+    help="Training puzzles with solutions (default: the bundled set; with --preset on sudoku9: sudoku9-hard).",
 )
 @click.option(
     "--test-puzzles", metavar="FILE|DIR", help="Held-out puzzles (default: the bundled set, if any)."
@@ -105,8 +56,25 @@ def _options(command: Callable) -> Callable:
     "--no-symmetries", is_flag=True, help="Show every puzzle as it is, not under random symmetries."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run [default: runs/FAMILY-TASK].")
-@_options
-@click.option("--compile/--no-compile", default=False, help="Use torch.compile: slow to start, then faster.")
+@training_options
+@click.option(
+    "--preset",
+    type=click.Choice(PRESETS),
+    help="The model and training of the paper (eqr and trm on sudoku9 and maze30; paper-small: eqr on maze30).",
+)
+@click.option(
+    "--compile/--no-compile",
+    default=None,
+    help="Use torch.compile: slow to start, then faster [default: with --preset on CUDA].",
+)
+@click.option(
+    "--minutes", type=click.FloatRange(0), help="Save and end after so many minutes; continue with --resume."
+)
+@click.option(
+    "--compact",
+    is_flag=True,
+    help="Keep the state in a folder of files below 16 MiB: moments rounded to bfloat16, no rows under way.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="Processor threads [default: all].")
 @click.option(
@@ -132,17 +100,19 @@ def _options(command: Callable) -> Callable:
 def train(context: click.Context, task: str, **options: Any) -> None:
     """Train a model on TASK: sudoku4, sudoku6, sudoku9, or maze5 to maze99.
 
-    Options not given come from the recipe of the task.  The folder of the run holds model.safetensors (the averaged
-    weights), state.safetensors (to continue), log.jsonl and options.json; with --keep-every also the models on the way,
-    model-000200.safetensors, ....  A run that was stopped or killed continues
-    with --resume to the same result as an uninterrupted one on the same machine with the same number of threads.
+    Options not given come from the recipe of the task, or from a preset.  The folder of the run holds model.safetensors
+    (the averaged weights), state.safetensors (to continue), log.jsonl, slots.jsonl (a line a command) and options.json;
+    with --keep-every also the models on the way, model-000200.safetensors, ....  A run that was stopped or killed
+    continues with --resume to the same result as an uninterrupted one on the same machine with the same number of
+    threads.  With --compact the state goes into small files in the folder state, from which a run can go on anywhere.
     """
+    began = time.monotonic()
     out = options["out"] = options["out"] or Path("runs") / f"{options['family']}-{task}"
-    state = out / "state.safetensors"
     _recall(context, task, options, out)
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     trainer, test = _prepare(task, options)
+    state = out / ("state" if options["compact"] else "state.safetensors")
     if options["resume"]:
         if state.exists():
             trainer.load_state(state)
@@ -156,8 +126,20 @@ def train(context: click.Context, task: str, **options: Any) -> None:
         f"{options['family']} on {task}: {size:,} parameters, {len(trainer.data.inputs)} puzzles, {trainer.device}, "
         f"{trainer.config.steps} steps of {trainer.config.batch_size} rows, in {out}"
     )
+    first = trainer.step_count
     with stop_signals() as stopped:
-        accuracy = _run(trainer, test, options, out, stopped)
+        accuracy = _run(
+            trainer, test, options, out, lambda: bool(stopped) or _over(began, options["minutes"])
+        )
+    report = end_slot(trainer, out, first, time.monotonic() - began)
+    if report:
+        click.echo(report)
+    if trainer.step_count < trainer.config.steps and not stopped:
+        click.echo(
+            f"the {options['minutes']:g} minutes are over at step {trainer.step_count} of {trainer.config.steps}; "
+            f"continue with: eqrlab train {task} --out {out} --resume --minutes {options['minutes']:g}"
+        )
+        return
     if trainer.step_count < trainer.config.steps:
         click.echo(
             f"eqrlab: stopped at step {trainer.step_count} of {trainer.config.steps} with all saved; "
@@ -175,11 +157,17 @@ def train(context: click.Context, task: str, **options: Any) -> None:
         )
 
 
+def _over(began: float, minutes: float | None) -> bool:
+    """Say whether the time of a command is used up."""
+    return minutes is not None and time.monotonic() - began >= 60 * minutes
+
+
 def _recall(context: click.Context, task: str, options: dict[str, Any], out: Path) -> None:
     """Refuse to overwrite a run; to continue one, take from it all options that were not given."""
     stored = out / "options.json"
     if not options["resume"]:
-        found = [p for p in (stored, out / "state.safetensors", out / "model.safetensors") if p.exists()]
+        names = ("state", "state.safetensors", "model.safetensors")
+        found = [p for p in (stored, *(out / name for name in names)) if p.exists()]
         if found:
             raise click.UsageError(f"{found[0]} exists: continue with --resume, or choose another --out")
         return
@@ -214,32 +202,42 @@ def _prepare(task: str, options: dict[str, Any]) -> tuple[Trainer, PuzzleSet | N
         model, config = configurations(task, options, device)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    puzzles = (
-        read_puzzles(options["puzzles"], task, "train") if options["puzzles"] else bundled(task, "train")
-    )
-    test = None
-    if options["test_puzzles"]:
-        test = read_puzzles(options["test_puzzles"], task)
-    elif f"{task}-test" in bundled_names():
-        test = bundled(task, "test")
+    usual = f"{task}-hard" if options["preset"] and f"{task}-hard-train" in bundled_names() else task
+    puzzles = _set(options["puzzles"], task, "train") or bundled(usual, "train")
+    test = _set(options["test_puzzles"], task, "test")
+    if test is None and f"{usual}-test" in bundled_names():
+        test = bundled(usual, "test")
     for given in (puzzles, test):
         if given is not None and given.labels is None:
             raise ValueError(f"{given.source}: training needs puzzles with solutions")
     assert puzzles.labels is not None
-    symmetries = None if options["no_symmetries"] else augmentation(task)
+    symmetries = None if options["no_symmetries"] else device_augmentation(task, device)
     trainer = Trainer(
         options["family"], model, task, puzzles.inputs, puzzles.labels, config, symmetries, device
     )
     return trainer, test
 
 
+def _set(source: str | None, task: str, split: str) -> PuzzleSet | None:
+    """Read the puzzles that an option names: a file, a folder, or a bundled set where there is no such path."""
+    if source is None:
+        return None
+    if not Path(source).exists() and f"{source}-{split}" in bundled_names():
+        return bundled(source, split)
+    return read_puzzles(source, task, split)
+
+
 def _run(
-    trainer: Trainer, test: PuzzleSet | None, options: dict[str, Any], out: Path, stopped: list[int]
+    trainer: Trainer,
+    test: PuzzleSet | None,
+    options: dict[str, Any],
+    out: Path,
+    stop: Callable[[], bool],
 ) -> float | None:
     """Train to the end or until stopped, with a progress bar; return the last exact accuracy on held-out puzzles."""
     held_out = None if test is None or test.labels is None else (test.inputs, test.labels)
     shown: dict[str, str] = {}
-    accuracy = _last_accuracy(out / "log.jsonl") if trainer.step_count else None
+    accuracy = last_accuracy(out / "log.jsonl") if trainer.step_count else None
     records = run_training(
         trainer,
         out,
@@ -248,7 +246,9 @@ def _run(
         save_every=options["save_every"],
         keep_every=options["keep_every"],
         depth=options["depth"],
-        stop=lambda: bool(stopped),
+        stop=stop,
+        compact=options["compact"],
+        throughput=options["preset"] is not None or trainer.device.type == "cuda",
     )
     bar = tqdm(
         total=trainer.config.steps,
@@ -258,11 +258,12 @@ def _run(
         mininterval=0.5 if sys.stderr.isatty() else 30.0,
         dynamic_ncols=True,
     )
-    loss = math.nan
     with bar:
         for record in records:
-            loss = record["loss"] if math.isnan(loss) else 0.95 * loss + 0.05 * record["loss"]
-            shown["loss"] = f"{loss:.3f}"
+            if (
+                "steps_per_second" in record
+            ):  # a line of the log was written: the device was waited for already
+                shown["loss"] = f"{float(record['loss']):.3f}"
             if "train_exact" in record:
                 shown["train exact"] = f"{record['train_exact']:.1%}"
             if "test_exact" in record:
@@ -271,14 +272,6 @@ def _run(
             bar.set_postfix(shown, refresh=False)
             bar.update()
     return accuracy
-
-
-def _last_accuracy(log: Path) -> float | None:
-    """Return the last exact accuracy in the log of a run that is continued."""
-    if not log.exists():
-        return None
-    lines = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
-    return next((line["test_exact"] for line in reversed(lines) if "test_exact" in line), None)
 
 
 @click.command(

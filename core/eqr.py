@@ -63,8 +63,11 @@ class EqR(Reasoner):
 
     def initial(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         z = truncated_normal((x.shape[0], *self.state_shape), generator)
-        deviation = torch.tensor([self.config.H_init_std, self.config.L_init_std], device=z.device)
-        return z.mul_(deviation.view(1, 2, 1, 1)).to(device=x.device, dtype=x.dtype)
+        for stream, deviation in enumerate((self.config.H_init_std, self.config.L_init_std)):
+            z[:, stream] *= (
+                deviation  # no tensor of deviations: making one on an accelerator makes the host wait
+            )
+        return z.to(device=x.device, dtype=x.dtype)
 
     def apply_level(self, level: str, z: Tensor, injection: Tensor) -> Tensor:
         keep = self.config.damping

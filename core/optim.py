@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_TINY = torch.finfo(torch.float32).tiny
+
 
 class AdamATan2(torch.optim.Optimizer):
     """p <- p (1 - lr wd); p <- p - lr / bc1 * atan2(m, sqrt(v / bc2)), with bc_i = 1 - beta_i^t.
@@ -73,8 +75,10 @@ class AdamATan2(torch.optim.Optimizer):
         torch._foreach_addcmul_(v, grads, grads, 1 - beta2)
         denominator = torch._foreach_div(v, 1 - beta2**t)
         torch._foreach_sqrt_(denominator)
-        for p, numerator, d in zip(params, m, denominator, strict=True):
-            p.sub_(torch.atan2(numerator, d), alpha=lr / (1 - beta1**t))
+        torch._foreach_clamp_min_(denominator, _TINY)  # atan2(0, 0) is 0, and 0 / 0 is not
+        angle = torch._foreach_div(m, denominator)
+        torch._foreach_atan_(angle)
+        torch._foreach_add_(params, angle, alpha=-lr / (1 - beta1**t))
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The training data as an endless stream that can be continued where it was left."""
+"""The training data on the device that trains, as an endless stream that can be continued where it was left."""
 
 from __future__ import annotations
 
@@ -10,56 +10,100 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Augment = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
 class PuzzleStream:
-    """An endless, resumable stream of training rows: shuffled passes over the puzzles, each under a fresh symmetry."""
+    """An endless, resumable stream of training rows: shuffled passes over the puzzles, each under a fresh symmetry.
 
-    def __init__(self, inputs: np.ndarray, labels: np.ndarray, augment: Augment | None, seed: int):
+    Parameters
+    ----------
+    inputs, labels
+        Training puzzles and solutions (P, S), integer tokens; they are kept on the device.
+    augment
+        Draws a random symmetry a row: `(inputs, labels, generator) -> (inputs, labels)`, tensors on the device.
+    seed
+        Of order and symmetries.
+    device
+        Where the rows are drawn.
+
+    Raises
+    ------
+    ValueError
+        When inputs and labels are not of one shape (P, S) with P >= 1.
+
+    Notes
+    -----
+    Which rows come next depends on the number of rows offered alone, so that drawing them needs no answer from the
+    device: nothing waits.
+    """
+
+    def __init__(
+        self,
+        inputs: np.ndarray,
+        labels: np.ndarray,
+        augment: Augment | None,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ):
         if inputs.shape != labels.shape or inputs.ndim != 2 or not len(inputs):
             raise ValueError(
                 f"training needs inputs and labels of one shape (P, S), got {inputs.shape} and {labels.shape}"
             )
-        self.inputs, self.labels, self.augment = inputs, labels, augment
-        self.rng = np.random.default_rng([seed, 1])
-        self.order, self.position = self.rng.permutation(len(inputs)), 0
+        self.augment, self.sha256 = augment, _sha256(inputs, labels)
+        self.inputs, self.labels = (
+            torch.from_numpy(np.ascontiguousarray(a, np.int64)).to(device) for a in (inputs, labels)
+        )
+        self.generator = torch.Generator(device).manual_seed(seed + 2)
+        self.order, self.position = self._shuffled(), 0
 
-    def draw(self, count: int) -> tuple[Tensor, Tensor]:
+    def _shuffled(self) -> Tensor:
+        return torch.randperm(len(self.inputs), generator=self.generator, device=self.inputs.device)
+
+    def offer(self, count: int) -> tuple[Tensor, Tensor]:
         """Return the next rows: inputs and labels (count, S) int64."""
-        index = np.empty(count, dtype=np.int64)
-        for i in range(count):
+        parts: list[Tensor] = []
+        while count:
             if self.position == len(self.order):
-                self.order, self.position = self.rng.permutation(len(self.order)), 0
-            index[i] = self.order[self.position]
-            self.position += 1
+                self.order, self.position = self._shuffled(), 0
+            part = self.order[self.position : self.position + count]
+            parts.append(part)
+            self.position, count = self.position + len(part), count - len(part)
+        index = torch.cat(parts)
         inputs, labels = self.inputs[index], self.labels[index]
-        if self.augment is not None:
-            inputs, labels = self.augment(inputs, labels, self.rng)
-        return torch.from_numpy(inputs.astype(np.int64)), torch.from_numpy(labels.astype(np.int64))
+        return (inputs, labels) if self.augment is None else self.augment(inputs, labels, self.generator)
 
-    def state(self) -> dict[str, Any]:
-        """Return what `restore` needs, as plain values."""
-        return {"rng": self.rng.bit_generator.state, "order": self.order.tolist(), "position": self.position}
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return what `restore` needs: tensors and plain values."""
+        return {"order": self.order, "generator": self.generator.get_state()}, {"position": self.position}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
-        self.rng.bit_generator.state = state["rng"]
-        self.order, self.position = np.array(state["order"]), state["position"]
+    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Go on where a state was taken.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError, RuntimeError
+            For a state that is none of this stream.
+        """
+        order, position = tensors["order"], int(values["position"])
+        if order.shape != self.order.shape or not 0 <= position <= len(order):
+            raise ValueError(f"an order of {len(self.order)} puzzles is required, got {tuple(order.shape)}")
+        self.generator.set_state(tensors["generator"])
+        self.order, self.position = order.to(self.order), position
 
     def check(self, seq_len: int, vocab_size: int) -> None:
         """Raise ValueError unless the puzzles have this length and their tokens are below this number."""
-        lowest = min(self.inputs.min(), self.labels.min())
-        highest = max(self.inputs.max(), self.labels.max())
+        lowest = int(min(self.inputs.min(), self.labels.min()))
+        highest = int(max(self.inputs.max(), self.labels.max()))
         if self.inputs.shape[1] != seq_len or lowest < 0 or highest >= vocab_size:
             raise ValueError(
                 f"the puzzles have {self.inputs.shape[1]} cells and tokens {lowest}..{highest}, "
                 f"the model requires {seq_len} cells and tokens 0..{vocab_size - 1}"
             )
 
-    @property
-    def sha256(self) -> str:
-        """SHA-256 of the puzzles and their solutions."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.inputs, "<i8").tobytes())
-        digest.update(np.ascontiguousarray(self.labels, "<i8").tobytes())
-        return digest.hexdigest()
+
+def _sha256(inputs: np.ndarray, labels: np.ndarray) -> str:
+    """Return the SHA-256 of puzzles and solutions."""
+    digest = hashlib.sha256(np.ascontiguousarray(inputs, "<i8").tobytes())
+    digest.update(np.ascontiguousarray(labels, "<i8").tobytes())
+    return digest.hexdigest()

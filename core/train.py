@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
-import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,22 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eqrlab.core.checkpoint import (
-    CheckpointError,
-    build,
-    fill,
-    read_tensors,
-    replaced_whole,
-    save,
-    write_tensors,
-)
-from eqrlab.core.layers import Blocks
+from eqrlab.core.checkpoint import build, read_tensors, replaced_whole, save, write_tensors
 from eqrlab.core.losses import exact
 from eqrlab.core.optim import AdamATan2, sign_step
-from eqrlab.core.random import GeneratorNoise
-from eqrlab.core.reasoner import Reasoner
+from eqrlab.core.random import GeneratorNoise, Noise
+from eqrlab.core.reasoner import Reasoner, Streams
 from eqrlab.core.recipes import (
     DTYPES,
+    LevelUpdate,
     TrainConfig,
     halted_rows,
     learning_rate,
@@ -38,10 +28,11 @@ from eqrlab.core.recipes import (
     segment,
     segment_loss,
 )
+from eqrlab.core.shards import read_shards, write_shards
 from eqrlab.core.stream import Augment, PuzzleStream
+from eqrlab.core.throughput import matmul_rate, step_operations
+from eqrlab.core.train_state import pack, plain, unpack
 
-_ROWS = ("z", "inputs", "labels", "taken", "halted")
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 LOG_EVERY = 50
 
 
@@ -57,7 +48,7 @@ class Trainer:
     config
         How to train.
     augment
-        Draws a random symmetry a row: `(inputs, labels, rng) -> (inputs, labels)`, NumPy arrays.
+        Draws a random symmetry a row: `(inputs, labels, generator) -> (inputs, labels)`, tensors on the device.
     device
         Where to compute.
 
@@ -83,7 +74,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = build(family, model_config, task).to(self.device).train()
-        self.data = PuzzleStream(inputs, labels, augment, config.seed)
+        self.data = PuzzleStream(inputs, labels, augment, config.seed, self.device)
         self.data.check(self.model.config.seq_len, self.model.config.vocab_size)
         self.outer_steps, self.anchors = rollout(config, self.model.config.halt_max_steps)
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
@@ -95,62 +86,82 @@ class Trainer:
             self.prefix.requires_grad_()
         self.generator = torch.Generator(self.device).manual_seed(config.seed + 1)
         self.step_count = 0
-        # Sums since the last line of the log.
-        self.window = dict.fromkeys(("steps", "loss", "halted", "solved"), 0.0)
+        # Sums since the last line of the log: steps, loss, rows that halted, and of these the solved.
+        self.window = torch.zeros(4, dtype=torch.float64, device=self.device)
         n = config.batch_size
         self.z = torch.zeros(n, *self.model.state_shape, dtype=self.dtype, device=self.device)
         self.inputs = torch.zeros(n, inputs.shape[1], dtype=torch.long, device=self.device)
         self.labels = torch.zeros_like(self.inputs)
         self.taken = torch.zeros(n, dtype=torch.long, device=self.device)
         self.halted = torch.ones(n, dtype=torch.bool, device=self.device)
-        if config.compile:
-            for module in self.model.modules():
-                if isinstance(module, Blocks):
-                    module.compile()
+        self.sparse = (
+            self.device.type == "cpu"
+        )  # elsewhere, asking which rows halted would make the host wait
+        self.update: LevelUpdate = compiled_update(self.model) if config.compile else self.model.update
 
-    def step(self) -> dict[str, float]:
-        """Take one optimiser step; return the loss, and of the rows that halted number, exact share and segments."""
+    def step(self) -> dict[str, Tensor]:
+        """Take one optimiser step.
+
+        Returns
+        -------
+        dict
+            Numbers on the device, () each: `loss`; `halted`, the number of rows that ended, and of these `exact`, the
+            share answered exactly, and `segments`, their mean number (both NaN where none ended).
+
+        Notes
+        -----
+        On an accelerator the host never waits for the device in here: reading a number does.
+        """
         self._refill()
         model, z = self.model, self.z
         noise = GeneratorNoise(self.generator) if model.noise_scale else None
-        total = 0.0
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.taken += 1
         for step in range(1, self.outer_steps + 1):
-            self.taken += 1
+            x = model.encode(self.inputs).to(self.dtype)
             if step not in self.anchors:
                 with torch.no_grad():
-                    z = model.step(z, model.encode(self.inputs).to(self.dtype), noise)
+                    z = segment(model, z, x, noise, self.update)
                 continue
-            x = model.encode(self.inputs).to(self.dtype)
-            z = segment(model, z, x, noise)
-            judged = segment_loss(model, z, x, self.labels, self.taken, self.config, noise)
+            z = segment(model, z, x, noise, self.update)
+            judged = segment_loss(model, z, x, self.labels, self.taken + step - 1, self.config, noise)
             loss = judged.loss.sum() / (len(z) * len(self.anchors))
             loss.backward()
-            total, z = total + loss.item(), z.detach()
+            total, z = total + loss.detach(), z.detach()
+        self.taken += self.outer_steps - 1
         self._descend()
         self.z = z
         self.halted = halted_rows(model, judged, self.taken, self.config, self.generator)
         self.step_count += 1
-        done, solved = self.halted.sum().item(), (judged.right & self.halted).sum().item()
-        for name, value in (("steps", 1), ("loss", total), ("halted", done), ("solved", solved)):
-            self.window[name] += value
+        done, solved = self.halted.sum(), (judged.right & self.halted).sum()
+        self.window += torch.stack((torch.ones_like(total), total, done.double(), solved.double()))
         return {
             "loss": total,
-            "exact": solved / done if done else math.nan,
-            "segments": self.taken[self.halted].float().mean().item() if done else math.nan,
+            "exact": solved / done,
+            "segments": (self.taken * self.halted).sum() / done,
             "halted": done,
         }
 
     def _refill(self) -> None:
-        """Give halted rows a new puzzle and a new initial state."""
-        rows = self.halted.nonzero().squeeze(1)
-        if not len(rows):
+        """Offer every row a new puzzle; halted rows take theirs, and a new initial state."""
+        inputs, labels = self.data.offer(len(self.halted))
+        if not self.sparse:
+            ended = self.halted[:, None]
+            self.inputs = torch.where(ended, inputs, self.inputs)
+            self.labels = torch.where(ended, labels, self.labels)
+            self.z = torch.where(ended[..., None, None], self._fresh(self.inputs), self.z)
+            self.taken = torch.where(self.halted, 0, self.taken)
             return
-        inputs, labels = self.data.draw(len(rows))
-        self.inputs[rows], self.labels[rows] = inputs.to(self.device), labels.to(self.device)
-        with torch.no_grad():
-            fresh = self.model.initial(self.model.encode(self.inputs[rows]), self.generator)
-        self.z[rows] = fresh.to(self.dtype)
-        self.taken[rows] = 0
+        rows = self.halted.nonzero().squeeze(1)
+        if len(rows):
+            self.inputs[rows], self.labels[rows] = inputs[rows], labels[rows]
+            self.z[rows] = self._fresh(self.inputs[rows])
+            self.taken[rows] = 0
+
+    @torch.no_grad()
+    def _fresh(self, inputs: Tensor) -> Tensor:
+        """Draw initial states for puzzles (n, S)."""
+        return self.model.initial(self.model.encode(inputs), self.generator).to(self.dtype)
 
     def _descend(self) -> None:
         """Move weights, prefix and averages by the gradients, and clear these."""
@@ -173,7 +184,7 @@ class Trainer:
         model.provenance = {
             "trained_by": "eqrlab",
             "torch": torch.__version__,
-            "train": _plain(self.config),
+            "train": plain(self.config),
             "steps": self.step_count,
             "puzzles": len(self.data.inputs),
             "augmented": self.data.augment is not None,
@@ -181,111 +192,70 @@ class Trainer:
         }
         return model
 
-    def _settings(self) -> dict[str, Any]:
-        return {
-            "family": self.model.family,
-            "task": self.model.task,
-            "model": _plain(self.model.config),
-            "train": _plain(self.config),
-            "data_sha256": self.data.sha256,
-        }
+    def save_state(self, path: str | Path, compact: bool = False) -> None:
+        """Write everything that continuing needs, whole or not at all.
 
-    def save_state(self, path: str | Path) -> None:
-        """Write everything that continuing needs, whole or not at all."""
-        tensors: dict[str, Tensor] = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
-        for name, p in self.model.named_parameters():
-            moments = self.optimizer.state[p]
-            for key in _MOMENTS:
-                tensors[f"{key}.{name}"] = moments[key] if moments else torch.zeros_like(p)
-        for name in _ROWS:
-            tensors[f"rows.{name}"] = getattr(self, name)
-        tensors["generator"] = self.generator.get_state()
-        header = {
-            "training_state": 1,
-            "step": self.step_count,
-            "stream": self.data.state(),
-            "window": self.window,
-            **self._settings(),
-        }
-        write_tensors(path, tensors, header)
+        Parameters
+        ----------
+        path
+            A file; where `compact`, a folder, which gets files below 16 MiB.
+        compact
+            Leave out the rows under way, and round the moments and the distance of the averages to bfloat16; see
+            `train_state.pack`.
+        """
+        tensors, header = pack(self, compact)
+        if compact:
+            write_shards(path, tensors, header)
+        else:
+            write_tensors(path, tensors, header)
 
     def load_state(self, path: str | Path) -> None:
-        """Go on from a saved state.
+        """Go on from a saved state, in a file or a folder.
 
         Raises
         ------
         CheckpointError
-            For an unreadable file, or one of a run with other settings or data (naming those that differ).
+            For an unreadable state, or one of a run with other settings or data (naming those that differ).
         """
-        tensors, header = read_tensors(path)
-        if "training_state" not in header:
-            raise CheckpointError(f"{path}: holds a model, not a training state")
-        then = {
-            **_leaves({"train": _plain(TrainConfig())}),
-            **_leaves(header),
-        }  # older states lack newer options
-        now = _leaves(self._settings())
-        differ = [f"{k} {then.get(k)} there, {v} here" for k, v in now.items() if then.get(k) != v]
-        if differ:
-            raise CheckpointError(f"{path}: belongs to a run with other settings: {'; '.join(differ)}")
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-
-        names = [name for name, _ in self.model.named_parameters()]
-        rows = {name: getattr(self, name) for name in _ROWS}
-        for name, like in rows.items():
-            stored = tensors.get(f"rows.{name}")
-            if stored is None or stored.shape != like.shape or stored.dtype != like.dtype:
-                raise CheckpointError(f"{path}: has no valid rows.{name}")
-        moments = [part(f"{key}.") for key in _MOMENTS]
-        if any(set(m) != set(names) for m in moments) or "generator" not in tensors:
-            raise CheckpointError(f"{path}: lacks a part of the optimiser or of the random state")
-        fill(self.model, part("model."), path)
-        fill(self.ema, part("ema."), path)
-        try:
-            self.data.restore(header["stream"])
-            self.generator.set_state(tensors["generator"])
-            self.step_count = int(header["step"])
-            self.window |= header.get("window", {})
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{path}: the training state is damaged ({error!r})") from None
-        for name, p in self.model.named_parameters():
-            first, second = (m[name].to(p) for m in moments)
-            self.optimizer.state[p] = {"step": self.step_count, "exp_avg": first, "exp_avg_sq": second}
-        for name, like in rows.items():
-            setattr(self, name, tensors[f"rows.{name}"].to(like.device))
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    """Return a configuration as JSON gives it back."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def _leaves(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested settings to dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        unpack(self, *(read_shards(path) if Path(path).is_dir() else read_tensors(path)), path)
 
 
 @torch.no_grad()
 def exact_accuracy(
-    model: Reasoner, inputs: np.ndarray, labels: np.ndarray, depth: int, batch_size: int = 256, seed: int = 0
+    model: Reasoner,
+    inputs: np.ndarray,
+    labels: np.ndarray,
+    depth: int,
+    batch_size: int = 256,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> float:
     """Return the share of puzzles solved exactly after `depth` noise-free outer steps from one random start each."""
-    generator = torch.Generator().manual_seed(seed)
-    solved = 0
+    generator = torch.Generator(model.device).manual_seed(seed)
+    solved = torch.zeros((), dtype=torch.long, device=model.device)
     for i in range(0, len(inputs), batch_size):
-        x = model.encode(torch.as_tensor(inputs[i : i + batch_size], device=model.device))
+        x = model.encode(torch.as_tensor(inputs[i : i + batch_size], device=model.device)).to(dtype)
         z = model.initial(x, generator)
         for _ in range(depth):
             z = model.step(z, x)
         right = exact(model.logits(z, x), torch.as_tensor(labels[i : i + batch_size], device=model.device))
-        solved += int(right.sum())
-    return solved / len(inputs)
+        solved += right.sum()
+    return solved.item() / len(inputs)
+
+
+def compiled_update(model: Reasoner) -> LevelUpdate:
+    """Return the model's level update, compiled with torch.compile; the noise is drawn outside of what is compiled."""
+
+    @torch.compile(dynamic=False)
+    def apply(streams: Streams, x: Tensor, level: str, drawn: Tensor | None) -> Streams:
+        return model.update(streams, x, level, None if drawn is None else lambda h: drawn)
+
+    def update(streams: Streams, x: Tensor, level: str, noise: Noise | None) -> Streams:
+        like = streams[1] if level == "L" else streams[0]
+        drawn = noise(like) if noise is not None and model.noise_scale else None
+        return apply(streams, x, level, drawn)
+
+    return update
 
 
 def train(
@@ -298,7 +268,9 @@ def train(
     keep_every: int | None = None,
     depth: int = 16,
     stop: Callable[[], bool] = lambda: False,
-) -> Iterator[dict[str, float]]:
+    compact: bool = False,
+    throughput: bool = False,
+) -> Iterator[dict[str, Any]]:
     """Train to the end, yielding a record a step; state, log and model are kept in the folder `run`.
 
     Files: `state.safetensors` (to continue), `log.jsonl` (a line each LOG_EVERY steps and each evaluation),
@@ -310,11 +282,23 @@ def train(
     Parameters
     ----------
     test
-        Held-out puzzles and solutions for the exact accuracy at `depth`, noise-free, with the averaged weights.
+        Held-out puzzles and solutions for the exact accuracy at `depth`, noise-free, with the averaged weights, in the
+        dtype of training.
     keep_every
         Steps between models that are kept beside the last; None keeps none.
     stop
-        Asked after every step; True saves and ends.
+        Asked before the first and after every step; True saves and ends.
+    compact
+        Keep the state in a folder `state` of files below 16 MiB, see `train_state.pack`, and the models in bfloat16.
+    throughput
+        Add to every line of the log tokens a second (positions of all rows, once an outer step) and the share of the
+        device's matmul rate, which is measured first.
+
+    Yields
+    ------
+    dict
+        What `Trainer.step` returns, as tensors on the device, and the numbers of a line of the log where one was
+        written (whose mean loss is in the log alone).
     """
     run = Path(run)
     run.mkdir(parents=True, exist_ok=True)
@@ -327,32 +311,51 @@ def train(
         records = [r for r in map(json.loads, whole) if r["step"] <= trainer.step_count]
     with replaced_whole(log) as temporary:
         temporary.write_text("".join(json.dumps(r) + "\n" for r in records))
-    ending = trainer.step_count >= trainer.config.steps
-    if ending:  # it was killed between the last state and the last model
-        save(trainer.result(), run / "model.safetensors")
+
+    def keep(name: str) -> None:
+        model = trainer.result()
+        save(model.bfloat16() if compact else model, run / name)
+
+    ending = trainer.step_count >= trainer.config.steps or stop()
+    if ending:  # it was killed between the last state and the last model, or has no time
+        keep("model.safetensors")
+    pace = _pace(trainer) if throughput and not ending else {}
     began, since = time.monotonic(), trainer.step_count
     while not ending:
         record = trainer.step()
         step, last = trainer.step_count, trainer.step_count == trainer.config.steps
         line: dict[str, float] = {}
         if step % LOG_EVERY == 0 or last:
-            sums, trainer.window = trainer.window, dict.fromkeys(trainer.window, 0.0)
-            line = {"step": step, "loss": sums["loss"] / sums["steps"]}
-            if sums["halted"]:
-                line["train_exact"] = sums["solved"] / sums["halted"]
-            line["steps_per_second"] = (step - since) / (time.monotonic() - began)
+            steps, loss, done, solved = trainer.window.tolist()
+            trainer.window.zero_()
+            line = {"step": step, "loss": loss / steps}
+            if done:
+                line["train_exact"] = solved / done
+            speed = line["steps_per_second"] = (step - since) / (time.monotonic() - began)
+            line |= {name: speed * amount for name, amount in pace.items()}
             began, since = time.monotonic(), step
         if test is not None and (step % evaluate_every == 0 or last):
             paused = time.monotonic()
-            line |= {"step": step, "test_exact": exact_accuracy(trainer.ema, *test, depth)}
+            accuracy = exact_accuracy(trainer.ema, *test, depth, dtype=trainer.dtype)
+            line |= {"step": step, "test_exact": accuracy}
             began += time.monotonic() - paused
         if line:
             with open(log, "a") as file:
                 file.write(json.dumps(line) + "\n")
         if keep_every is not None and (step % keep_every == 0 or last):
-            save(trainer.result(), run / f"model-{step:06d}.safetensors")
+            keep(f"model-{step:06d}.safetensors")
         ending = last or stop()
         if step % save_every == 0 or ending:
-            trainer.save_state(run / "state.safetensors")
-            save(trainer.result(), run / "model.safetensors")
+            paused = time.monotonic()
+            trainer.save_state(run / ("state" if compact else "state.safetensors"), compact)
+            keep("model.safetensors")
+            began += time.monotonic() - paused
         yield {**line, **record}
+
+
+def _pace(trainer: Trainer) -> dict[str, float]:
+    """Return what one optimiser step a second would be in tokens a second and in shares of the matmul rate."""
+    model, config = trainer.model, trainer.config
+    tokens = config.batch_size * model.config.positions_total * trainer.outer_steps
+    share = step_operations(model, config) / matmul_rate(model, config)
+    return {"tokens_per_second": tokens, "matmul_share": share}

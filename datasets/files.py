@@ -123,7 +123,7 @@ def bundled(name: str, split: str = "test") -> PuzzleSet:
     Parameters
     ----------
     name
-        Task name, e.g. "sudoku6".
+        Task name, e.g. "sudoku6", or "sudoku9-hard".
     split
         "train" or "test"; no test puzzle is a disguise of a training puzzle.
 
@@ -145,7 +145,7 @@ def bundled(name: str, split: str = "test") -> PuzzleSet:
     """
     if f"{name}-{split}" not in bundled_names():
         raise ValueError(f"no bundled set {name}-{split}; choose from {', '.join(bundled_names())}")
-    return read_puzzles(DATA / f"{name}-{split}.csv.gz", task=name)
+    return read_puzzles(DATA / f"{name}-{split}.csv.gz", task=name.partition("-")[0])
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -151,6 +151,12 @@ def _turned(grid: np.ndarray, turn: int) -> np.ndarray:
     return np.rot90(grid.transpose(0, 2, 1) if turn >= 4 else grid, turn % 4, axes=(1, 2))
 
 
+def turns(side: int) -> np.ndarray:
+    """Return where each cell takes its token from under each of the 8 symmetries of the square, (8, L)."""
+    places = np.arange(side * side).reshape(1, side, side)
+    return np.stack([_turned(places, turn).reshape(-1) for turn in range(8)])
+
+
 def augment(
     inputs: np.ndarray, labels: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -178,10 +184,7 @@ def augment(
         raise ValueError(
             f"inputs and labels must be two equal shapes (n, L), got {inputs.shape} and {labels.shape}"
         )
-    side = side_of(inputs)
-    places = np.arange(side * side).reshape(1, side, side)
-    table = np.stack([_turned(places, turn).reshape(-1) for turn in range(8)])
-    cells = table[rng.integers(0, 8, len(inputs))]
+    cells = turns(side_of(inputs))[rng.integers(0, 8, len(inputs))]
     return np.take_along_axis(inputs, cells, axis=1), np.take_along_axis(labels, cells, axis=1)
 
 

@@ -17,8 +17,10 @@ from scipy.stats import binomtest
 
 from eqrlab.analyses.accuracy import clustered, measure
 from eqrlab.analyses.describe import blocks_per_step, describe
+from eqrlab.analyses.recipes import OPTIONS, configurations
 from eqrlab.analyses.train_commands import evaluate, info, train
 from eqrlab.core import load, save
+from eqrlab.core.checkpoint import build, configure
 from eqrlab.core.train import Trainer
 from eqrlab.datasets import bundled, write_csv
 from tests.core_models import small_eqr
@@ -65,7 +67,7 @@ def arguments(data, out, *more, steps=12):
 def test_training_writes_a_model_a_log_and_the_final_accuracy(data, tmp_path):
     out = tmp_path / "runs" / "one"
     printed = run(train, arguments(data, out))
-    files = ["log.jsonl", "model.safetensors", "options.json", "state.safetensors"]
+    files = ["log.jsonl", "model.safetensors", "options.json", "slots.jsonl", "state.safetensors"]
     assert sorted(p.name for p in out.iterdir()) == files
     model = load(out / "model.safetensors")
     assert model.task == "sudoku4" and model.config.hidden_size == 16 and model.config.noise_scale == 0.01
@@ -119,6 +121,114 @@ def test_a_run_stopped_by_signals_continues_to_the_same_end(data, tmp_path, monk
     one, other = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "whole"))
     assert all(torch.equal(one[k], other[k]) for k in one)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+PAPER_TINY = "--hidden 16 --heads 2 --layers 1 --h-cycles 2 --l-cycles 2 --batch-size 8 --depth 2 --quiet"
+
+
+def test_a_paper_size_recipe_trains_in_slots_that_end_in_time_and_go_on_from_their_folder_alone(
+    tmp_path, monkeypatch
+):
+    """The preset's own path (bfloat16, compact shards, rates measured) at a tiny width, folder by folder."""
+    moves, one_step = [], Trainer.step
+
+    def step(trainer):
+        moves.append(trainer.step_count)
+        return one_step(trainer)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    monkeypatch.setattr("eqrlab.core.train.LOG_EVERY", 4)
+    clock = iter(np.arange(0.0, 1e9))
+    monkeypatch.setattr("eqrlab.analyses.train_commands.time.monotonic", lambda: float(next(clock)))
+    options = ["sudoku9", "--preset", "paper", "--steps", 24, "--lr", 3e-3, *PAPER_TINY.split()]
+    write_csv(tmp_path / "test.csv", bundled("sudoku9-hard").take(slice(4)))
+    options += [
+        "--test-puzzles",
+        tmp_path / "test.csv",
+        "--evaluate-every",
+        1000,
+        "--save-every",
+        7,
+        "--compact",
+        "--minutes",
+        0.25,
+        "--ema",
+        0.5,
+        "--warmup",
+        2,
+    ]
+    reached, folder = [], tmp_path / "slot0"
+    for slot in range(8):
+        printed = run(train, [*options, "--out", folder, *(["--resume"] if slot else [])])
+        record = json.loads((folder / "slots.jsonl").read_text().splitlines()[-1])
+        reached.append(record["to"])
+        if reached[-1] == 24:
+            break
+        assert f"the 0.25 minutes are over at step {record['to']} of 24" in printed
+        assert "of the device's matmul rate" in printed and 0 < record["matmul_share"]
+        moved = tmp_path / f"slot{slot + 1}"
+        folder.rename(moved)
+        folder = moved
+    assert reached[-1] == 24 and len(reached) >= 3 and moves == list(range(24))
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(4, 25, 4))
+    assert lines[-1]["loss"] < 0.95 * lines[0]["loss"], "the loss falls"
+    model = load(folder / "model.safetensors")
+    assert model.dtype == torch.bfloat16 and model.provenance["train"]["dtype"] == "bfloat16"
+    assert model.config.noise_scale == 0.01 and model.config.damping == 0.05
+    assert model.provenance["train"]["lr_min_ratio"] == 1.0 and model.provenance["train"]["ema"] == 0.5
+    assert len(bundled("sudoku9-hard", "train")) == model.provenance["puzzles"]
+
+
+def test_a_slot_without_time_writes_the_model_of_its_state_and_no_step(data, tmp_path):
+    run(train, arguments(data, tmp_path, "--minutes", 60, steps=3))
+    state = (tmp_path / "state.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").unlink()
+    run(train, ["sudoku4", "--out", tmp_path, "--resume", "--quiet", "--minutes", 0])
+    assert load(tmp_path / "model.safetensors").provenance["steps"] == 3
+    assert (tmp_path / "state.safetensors").read_bytes() == state
+
+
+@pytest.mark.parametrize(
+    ("key", "size"),
+    [
+        (("paper", "sudoku9", "eqr"), 4_855_298),
+        (("paper", "maze30", "eqr"), None),
+        (("paper-small", "maze30", "eqr"), None),
+        (("paper", "sudoku9", "trm"), None),
+        (("paper", "maze30", "trm"), None),
+    ],
+)
+def test_presets_are_the_models_and_options_of_the_paper(key, size):
+    name, task, family = key
+    empty = {**dict.fromkeys(OPTIONS), "box_gap": False, "family": family, "preset": name}
+    model, config = configurations(task, empty, "cpu")
+    c = configure(family, model)
+    small = name == "paper-small"
+    width = {"sudoku9": 512, "maze30": 44 if small else 512 if family == "trm" else 128}[task]
+    assert (c.hidden_size, c.H_cycles, c.L_cycles, c.halt_max_steps) == (
+        width,
+        3,
+        6 if task == "sudoku9" else 4,
+        16,
+    )
+    assert c.layers == (1 if (task, family) == ("maze30", "eqr") else 2)
+    assert c.mixer == ("mlp" if task == "sudoku9" else "attention")
+    assert c.positions_total == c.seq_len + (16 if family == "trm" else 0)
+    assert (config.lr, config.weight_decay) == ((1e-3, 0.1) if small else (1e-4, 1.0))
+    assert (config.batch_size, config.warmup, config.ema, config.dtype) == (768, 2000, 0.999, "bfloat16")
+    assert (config.beta1, config.beta2, config.lr_min_ratio, config.halt_weight) == (0.9, 0.95, 1.0, 0.5)
+    assert config.compile is False and configurations(task, empty, "cuda")[1].compile is True
+    if family == "eqr":
+        assert (c.noise_scale, c.damping, c.H_init_std, c.halt_exploration) == (0.01, 0.05, 1.0, 0.1)
+    if size is not None:
+        with torch.device("meta"):
+            assert sum(p.numel() for p in build(family, model, task).parameters()) == size
+
+
+def test_a_preset_that_does_not_exist_is_refused():
+    printed = run(train, ["sudoku6", "--preset", "paper"], code=2)
+    assert "no preset 'paper' for eqr on sudoku6; there are paper for eqr on sudoku9" in printed
 
 
 def test_a_finished_run_can_be_continued_to_no_effect(data, tmp_path):

@@ -206,7 +206,7 @@ def test_a_finished_model_needs_no_training_state_but_an_unfinished_one_does(fil
     part = small(files, tmp_path, rungs=("ri",), seeds=(0,))
     asked = iter(range(100))
     with pytest.raises(Interrupted):
-        climb(part, stop=lambda: next(asked) >= 2)
+        climb(part, stop=lambda: next(asked) >= 3)
     (folder / "state.safetensors").unlink()
     with pytest.raises(
         ValueError, match=r"stopped at step 2, and state.safetensors to continue it is missing"

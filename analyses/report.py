@@ -18,6 +18,7 @@ from eqrlab.analyses import checks, plots, tables, wording
 from eqrlab.analyses.amounts import percent_interval, plural
 from eqrlab.analyses.grids import board, board_kind
 from eqrlab.analyses.local_view import eigenvalue_plane, local_view
+from eqrlab.analyses.scale_plots import frontier, heat_map, selector_curves
 from eqrlab.analyses.svg import COLOURS, to_svg
 from eqrlab.analyses.vocabulary import MODE_NAMES, SELECTOR_NAMES
 from eqrlab.attractors import archive
@@ -25,7 +26,7 @@ from eqrlab.attractors.schema import FATES, MODES
 from eqrlab.core.checkpoint import replaced_whole
 
 Groups = dict[str, xr.Dataset]
-KNOWN = ("ensemble", "basins", "alignment", "modes", "spectrum", *checks.GROUPS)
+KNOWN = ("ensemble", "basins", "alignment", "modes", "spectrum", "scaling", *checks.GROUPS)
 BOARDS = 4  # attractors of a puzzle whose answers are shown
 
 
@@ -179,7 +180,12 @@ def _checkpoint(number: int, name: str, groups: Groups) -> dict[str, Any]:
         "provenance": tables.provenance(groups), "letter": "unknown",
         "floor": plots.settled_below(ensemble), "zeros": bool((ensemble["residual"].values == 0).any()),
         "rule": "the most attractors, the largest basin, the most runs at no attractor", "local": None,
+        "scaling": None,
     }  # fmt: skip
+    if "scaling" in groups:
+        view["scaling"] = groups["scaling"].attrs
+        for kind, draw in (("heat", heat_map), ("frontier", frontier), ("curves", selector_curves)):
+            view[kind] = figure(kind, draw(groups["scaling"]), f"{draw.__doc__.splitlines()[0]} ({name})")
     if "spectrum" in groups and "verdict" in groups["spectrum"]:
         view["local"] = local_view(groups["spectrum"], basins)
         text = f"Leading eigenvalues at the attractors of {name}, beside the unit circle"

@@ -41,10 +41,7 @@ def scaling_figure(scaling: xr.Dataset, title: str = "") -> Figure:
     _frontier(front, scaling)
     _curves(by_breadth, scaling, "breadth")
     _curves(by_depth, scaling, "depth")
-    for axes in (front, by_breadth, by_depth):
-        axes.get_legend().remove()
-    handles, labels = by_depth.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    _legend(figure, by_depth, 6)
     if title:
         figure.suptitle(title, x=0.01, ha="left", color=COLOURS["ink"])
     return figure
@@ -61,8 +58,10 @@ def heat_map(scaling: xr.Dataset, selector: str = "top1_converged") -> Figure:
 @styled
 def frontier(scaling: xr.Dataset) -> Figure:
     """Draw the accuracy that a number of outer steps buys, best over depth and breadth, by selector."""
-    figure = Figure((5.0, 3.8), layout="constrained")
-    _frontier(figure.subplots(), scaling)
+    figure = Figure((5.0, 4.2), layout="constrained")
+    axes = figure.subplots()
+    _frontier(axes, scaling)
+    _legend(figure, axes, 3)
     return figure
 
 
@@ -74,7 +73,13 @@ def selector_curves(scaling: xr.Dataset) -> Figure:
     above, below = figure.subplots(2, 1)
     _curves(above, scaling, "breadth")
     _curves(below, scaling, "depth")
+    _legend(figure, below, 3)
     return figure
+
+
+def _legend(figure: Figure, axes: Axes, columns: int) -> None:
+    """Name the selectors once, below all panels."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
 
 
 def _heat(axes: Axes, scaling: xr.Dataset, selector: str) -> None:
@@ -126,7 +131,6 @@ def _frontier(axes: Axes, scaling: xr.Dataset) -> None:
     _axes(axes, scaling["nfe"].values.ravel(), lowest)
     axes.set(xlabel="outer steps a puzzle (depth x breadth)")
     axes.set_title("accuracy at the best depth and breadth", pad=8)
-    axes.legend(loc="lower right")
 
 
 def _curves(axes: Axes, scaling: xr.Dataset, along: str) -> None:
@@ -147,7 +151,6 @@ def _curves(axes: Axes, scaling: xr.Dataset, along: str) -> None:
     _axes(axes, x, lowest)
     axes.set(xlabel=along)
     axes.set_title(f"accuracy against {along}, {other} {most}", pad=8)
-    axes.legend(loc="lower right")
 
 
 def _name(selector: str) -> str:

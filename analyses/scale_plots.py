@@ -58,10 +58,10 @@ def heat_map(scaling: xr.Dataset, selector: str = "top1_converged") -> Figure:
 @styled
 def frontier(scaling: xr.Dataset) -> Figure:
     """Draw the accuracy that a number of outer steps buys, best over depth and breadth, by selector."""
-    figure = Figure((5.0, 4.2), layout="constrained")
+    figure = Figure((5.0, 4.5), layout="constrained")
     axes = figure.subplots()
     _frontier(axes, scaling)
-    _legend(figure, axes, 3)
+    _legend(figure, axes, 2)
     return figure
 
 
@@ -69,11 +69,11 @@ def frontier(scaling: xr.Dataset) -> Figure:
 def selector_curves(scaling: xr.Dataset) -> Figure:
     """Draw the accuracy of every selector against breadth at the greatest depth, and against depth at the greatest
     breadth."""
-    figure = Figure((5.0, 6.6), layout="constrained")
+    figure = Figure((5.0, 7.0), layout="constrained")
     above, below = figure.subplots(2, 1)
     _curves(above, scaling, "breadth")
     _curves(below, scaling, "depth")
-    _legend(figure, below, 3)
+    _legend(figure, below, 2)
     return figure
 
 

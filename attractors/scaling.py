@@ -50,7 +50,8 @@ def scaling(
         equivalent layers, `top1_minus_majority` with bounds and `top1_worse` where all of its interval is below 0,
         `nfe_first_to_halt` with bounds = steps spent when all restarts of a puzzle stop with the first that halts,
         `path_gap` with bounds = mean over puzzles of |share of right restarts of B - one of them|.  Over selector:
-        `onset` = least depth of those reported at which the most restarts gain `worth`, with bounds; infinite: at none.
+        `onset` = least depth of those reported from which on the most restarts gain `worth`, with bounds; infinite:
+        they do not at the last.
         The attribute `warning` is a sentence.  Selectors: `top1_converged` (least residual, mean of the last 3 steps),
         `top1_logit_delta` (least change of logits, where kept), `majority` (whole answers), `halting` (highest halting
         logit), `first_to_halt` (answer of the first restart whose halting logit exceeds 0), `mean`, `any_correct`.
@@ -127,7 +128,9 @@ def scaling(
     front, support = _pareto(chance, nfe, resamples, seed)
     variables["pareto"] = (cell, front, "no point of fewer outer steps is as accurate")
     variables["pareto_support"] = (cell, support, "share of resamples of puzzles in which that holds")
-    text = f"least depth at which {breadth[-1]} restarts gain {worth:g} over one; infinite: at none of those reported"
+    text = (
+        f"least depth from which on {breadth[-1]} restarts gain {worth:g} over one; infinite: not at the last"
+    )
     variables |= _bounded(
         "onset", ("selector",), _onset(chance[..., -1] - one[..., 0], depth, worth, draw), text
     )
@@ -232,10 +235,11 @@ def _pareto(chance: np.ndarray, nfe: np.ndarray, resamples: int, seed: int) -> t
 def _onset(
     gain: np.ndarray, depth: np.ndarray, worth: float, draw: dict[str, Any]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return per selector the least depth at which the mean gain (puzzle, selector, depth) reaches `worth`."""
+    """Return per selector the least depth from which on the mean gain (puzzle, selector, depth) reaches `worth`."""
 
     def onset(weight: np.ndarray) -> np.ndarray:
         pays = np.tensordot(weight, gain, 1) / weight.sum() >= worth
+        pays = np.logical_and.accumulate(pays[:, ::-1], axis=1)[:, ::-1]  # there and at all greater depths
         return np.where(pays.any(1), depth[pays.argmax(1)], np.inf)
 
     value = onset(np.ones(len(gain)))

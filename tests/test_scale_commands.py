@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from eqrlab import attractors as at
 from eqrlab.analyses import adaptive_trial, scale_commands, scale_plots
 from eqrlab.analyses.cli import cli
+from eqrlab.analyses.report import write_report
 from eqrlab.attractors import archive
 from eqrlab.core import EqR, EqRConfig, build, save
 from tests.test_diagnose_commands import PUZZLES
@@ -50,6 +51,8 @@ def test_a_grid_is_printed_written_and_drawn_and_can_be_made_from_its_archive(fi
         for row in scale_commands.grid_rows(scaling, selector, None):
             assert all(text in run.output for text in row.values())
     assert (tmp_path / "scaling.svg").read_text().startswith("<?xml")
+    write_report(tmp_path / "scaling.nc", tmp_path / "report.html")
+    assert "What depth and breadth buy" in (tmp_path / "report.html").read_text()
     again = eqrlab(
         "--from", tmp_path / "scaling.nc", "--depths", "2,64", "--breadths", "1", "--out", tmp_path / "2"
     )

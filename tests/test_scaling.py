@@ -183,6 +183,17 @@ def test_breadth_pays_from_the_depth_at_which_choices_differ():
     assert top.gain.values[:, 1].tolist() == [0, 0, 0.5, 0.5]
 
 
+def test_an_early_gain_that_is_lost_again_is_no_onset():
+    """At step 1 one restart in two is right and settled lowest, at step 2 all are wrong, then as at step 1."""
+    right = np.zeros((9, 2, 4), bool)
+    right[:, 0, [0, 2, 3]] = True
+    ensemble = xr.Dataset({
+        "correct": (EACH, right), "answer_id": (EACH, right.astype(int)), "residual": (EACH, 1.0 - right),
+    }, {"puzzle": np.arange(9)})  # fmt: skip
+    assert at.scaling(ensemble, [1, 2, 3, 4], [1, 2]).onset.sel(selector="any_correct") == 3
+    assert np.isinf(at.scaling(ensemble, [1, 2], [1, 2]).onset.sel(selector="any_correct"))
+
+
 def test_front_holds_the_points_that_no_cheaper_one_reaches():
     result = at.scaling(staged(3), [1, 2, 3, 4], [1, 2, 4]).sel(selector="any_correct")
     on_front = {

@@ -1,36 +1,57 @@
 """Outer steps at matched accuracy: adaptive EqR against one run of the plain TRM, from its own start, of fixed depth.
 
 `pytest -m benchmark tests/benchmarks/bench_adaptive.py -s`, some minutes on one core: 500 runs of 128 steps (the
-baseline), 300 x 8 runs of 32 steps (to choose policies), and the adaptive runs themselves.  With `ADAPTIVE_CACHE` set
-to a folder the two ensembles are kept there between runs.
+baseline), and the runs of the policies.  With `ADAPTIVE_CACHE` set to a folder, ensembles are kept there between runs.
 
-Policies are chosen on training puzzles for an accuracy, and judged on test puzzles; every evaluation of the map counts.
-Models: the bundled `eqr-sudoku6` (noise off) and `trm-sudoku6`.
+Policies are judged on test puzzles.  They were chosen on training puzzles: the last test does that again (300 x 8 runs
+of 32 steps).  Every evaluation of the map counts.  Models: the bundled `eqr-sudoku6` (noise off) and `trm-sudoku6`.
 """
 
 import os
+from itertools import product
 from pathlib import Path
 
 import pytest
 import xarray as xr
 
 from eqrlab import attractors as at
-from eqrlab.analyses.adaptive_trial import at_text, candidates
+from eqrlab.analyses.adaptive_trial import at_text
 from eqrlab.core import load
 from eqrlab.datasets import bundled
 from tests.benchmarks.ledger import record
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.filterwarnings("ignore")]
 
-CASES = [  # family of policies, accuracy on training puzzles it is chosen for
-    ("+ racing", 0.96),
-    ("+ racing", 0.99),
-    ("+ racing", 0.94),
-    ("+ halting", 0.94),
-    ("+ settling", 0.94),
-    ("one restart, fixed depth", 0.94),
-    ("fixed depth and breadth", 0.96),
-]
+
+LEVEL = 4.0  # least whole halting logit above which every answer accepted in training is right
+
+
+def race(restarts, patience):
+    """One restart after another, each given up after `patience` steps, until a halting logit exceeds the level."""
+    return at.Policy(
+        stop="halt",
+        halt_above=LEVEL,
+        restarts=restarts,
+        depth=patience,
+        schedule=((0, 1),),
+        agree=1,
+        select="halting",
+    )
+
+
+RACES = {0.99: race(8, 6), 0.96: race(3, 6), 0.95: race(2, 8)}
+POLICIES = {
+    **{f"racing, chosen for {goal:.0%}": policy for goal, policy in RACES.items()},
+    "halting, one restart": at.Policy(stop="halt", halt_above=LEVEL, depth=24),
+    "settling, one restart": at.Policy(stop="settled", settled_below=1.0, window=2, depth=24),
+    "fixed depth, one restart": at.Policy(stop="never", depth=16),
+    "fixed depth, 2 restarts, least residual": at.Policy(
+        stop="never", restarts=2, depth=8, select="residual"
+    ),
+    "fixed depth, 4 restarts, least residual": at.Policy(
+        stop="never", restarts=4, depth=8, select="residual"
+    ),
+}
 
 
 def kept(name, make):
@@ -46,14 +67,6 @@ def kept(name, make):
 
 
 @pytest.fixture(scope="module")
-def trained():
-    """Runs of training puzzles, on which policies are chosen."""
-    puzzles, model = bundled("sudoku6", "train").take(slice(300)), load("eqr-sudoku6")
-    return kept("eqr-train", lambda: at.sample(model, puzzles.inputs, labels=puzzles.labels, oracle=puzzles.oracle,
-                                               restarts=8, depth=32, noise=0))  # fmt: skip
-
-
-@pytest.fixture(scope="module")
 def baseline():
     """One run of every test puzzle by the plain TRM."""
     puzzles, model = bundled("sudoku6", "test"), load("trm-sudoku6")
@@ -61,10 +74,9 @@ def baseline():
                                               restarts=1, depth=128))  # fmt: skip
 
 
-@pytest.mark.parametrize(("family", "goal"), CASES)
-def test_steps_at_matched_accuracy(family, goal, trained, baseline, monkeypatch):
-    policy, _ = at.best_policy(trained, candidates(family, 8, 32), goal, orders=2)
-    model, puzzles, rows = load("eqr-sudoku6"), bundled("sudoku6", "test"), []
+@pytest.mark.parametrize("name", POLICIES)
+def test_steps_at_matched_accuracy(name, baseline, monkeypatch):
+    policy, model, puzzles, rows = POLICIES[name], load("eqr-sudoku6"), bundled("sudoku6", "test"), []
     step = type(model).step
     monkeypatch.setattr(
         type(model), "step", lambda self, z, *rest: rows.append(len(z)) or step(self, z, *rest)
@@ -76,7 +88,7 @@ def test_steps_at_matched_accuracy(family, goal, trained, baseline, monkeypatch)
     ahead = "{:+.1f} [{:+.1f}, {:+.1f}] points".format(*(100 * v for v in value(found, "difference")))
     record(
         "adaptive",
-        f"{family}, chosen for {goal:.0%}",
+        name,
         **{
             "accuracy, %": "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * v for v in value(result, "accuracy"))),
             "steps a puzzle": "{:.2f} [{:.2f}, {:.2f}]".format(*value(result, "mean_nfe")),
@@ -87,3 +99,16 @@ def test_steps_at_matched_accuracy(family, goal, trained, baseline, monkeypatch)
             "policy": at_text(policy),
         },
     )
+
+
+def test_policies_are_those_chosen_in_training():
+    """The level, then the cheapest races that reach the goals, over four orders of the restarts."""
+    puzzles, model = bundled("sudoku6", "train").take(slice(300)), load("eqr-sudoku6")
+    runs = kept("eqr-train", lambda: at.sample(model, puzzles.inputs, labels=puzzles.labels, oracle=puzzles.oracle,
+                                               restarts=8, depth=32, noise=0))  # fmt: skip
+    halt, correct = runs.halt_logit.values, runs.correct.values
+    sure = {level: correct[halt > level].all() for level in range(6)}
+    assert min(level for level, holds in sure.items() if holds) == LEVEL
+    tried = [race(b, d) for b, d in product((2, 3, 4, 6, 8), (5, 6, 8))]
+    for goal, policy in RACES.items():
+        assert at.best_policy(runs, tried, goal, orders=4)[0] == policy, goal

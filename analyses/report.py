@@ -184,8 +184,12 @@ def _checkpoint(number: int, name: str, groups: Groups) -> dict[str, Any]:
     }  # fmt: skip
     if "scaling" in groups:
         view["scaling"] = groups["scaling"].attrs
-        for kind, draw in (("heat", heat_map), ("frontier", frontier), ("curves", selector_curves)):
-            view[kind] = figure(kind, draw(groups["scaling"]), f"{draw.__doc__.splitlines()[0]} ({name})")
+        for kind, draw, text in (
+            ("heat", heat_map, "Accuracy over depth and breadth"),
+            ("frontier", frontier, "Accuracy against outer steps"),
+            ("curves", selector_curves, "Accuracy of every selector against breadth and depth"),
+        ):
+            view[kind] = figure(kind, draw(groups["scaling"]), f"{text}, {name}")
     if "spectrum" in groups and "verdict" in groups["spectrum"]:
         view["local"] = local_view(groups["spectrum"], basins)
         text = f"Leading eigenvalues at the attractors of {name}, beside the unit circle"

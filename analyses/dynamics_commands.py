@@ -73,14 +73,18 @@ def _finish(out: Path, name: str, groups: dict[str, xr.Dataset], rows: list[dict
 @common
 @click.option("-k", type=click.IntRange(1), default=6, show_default=True, help="Leading eigenvalues.")
 @click.option("--tol", type=float, default=1e-4, show_default=True, help="Relative residual asked for.")
-def spectrum_command(k: int, tol: float, out: Path, **options: Any) -> None:
+@click.option("--which", default="modulus", show_default=True, metavar="modulus|real|NUMBER",
+              help="The largest modulus, the largest real part, or nearest to a number.")  # fmt: skip
+def spectrum_command(k: int, tol: float, which: str, out: Path, **options: Any) -> None:
     """Leading eigenvalues of the Jacobian of one outer step, where runs end.
 
     At a fixed point a spectral radius below 1 means stable; elsewhere it describes one step only.  Writes
     OUT/spectrum.nc.
     """
     model, chosen, ensemble = settled_runs(out=out, **options)
-    result = at.spectrum(model, chosen.inputs, ensemble, k=k, tol=tol, progress=not options["quiet"])
+    result = at.spectrum(
+        model, chosen.inputs, ensemble, k=k, tol=tol, which=wanted(which), progress=not options["quiet"]
+    )
     rows = []
     for p, m in np.ndindex(ensemble.fate.shape):
         values = result.eigenvalue.values[p, m]
@@ -94,6 +98,14 @@ def spectrum_command(k: int, tol: float, out: Path, **options: Any) -> None:
     _finish(out, "spectrum", {"ensemble": ensemble, "spectrum": result}, rows)
 
 
+def wanted(which: str) -> str | float:
+    """Return a number where the text is one, else the text, which `at.spectrum` checks."""
+    try:
+        return float(which)
+    except ValueError:
+        return which
+
+
 def _complex(value: complex) -> str:
     return f"{value.real:.3f}" if abs(value.imag) < 5e-4 else f"{value.real:.3f}{value.imag:+.3f}i"
 
@@ -103,17 +115,19 @@ def _complex(value: complex) -> str:
 @click.option("--method", type=click.Choice(["staged", "picard", "anderson", "newton", "projection"]),
               default="staged", show_default=True)  # fmt: skip
 @click.option("--max-steps", type=click.IntRange(1), default=1000, show_default=True)
-def fixed_points_command(method: str, max_steps: int, out: Path, **options: Any) -> None:
+@click.option("--deflate", type=click.IntRange(0), default=0, show_default=True,
+              help="Further searches from every run, each kept away from what it found before.")  # fmt: skip
+def fixed_points_command(method: str, max_steps: int, deflate: int, out: Path, **options: Any) -> None:
     """Fixed points next to where runs end: found, merged, certified, stable or not.
 
     Writes OUT/fixed-points.nc.
     """
     model, chosen, ensemble = settled_runs(out=out, **options)
     result = at.fixed_points(model, chosen.inputs, ensemble, method=method, max_steps=max_steps,
-                             progress=not options["quiet"])  # fmt: skip
+                             deflate=deflate, progress=not options["quiet"])  # fmt: skip
     names = result.result.attrs["flag_meanings"].split()
     rows = []
-    for p, m in np.ndindex(ensemble.fate.shape):
+    for p, m in np.ndindex(result.result.shape):
         solution = int(result.solution.values[p, m])
         found = {
             "result": names[int(result.result.values[p, m])],
@@ -125,7 +139,7 @@ def fixed_points_command(method: str, max_steps: int, out: Path, **options: Any)
             found["error bound"] = f"{float(result.error_bound.values[p, m]):.1e}"
         rows.append(
             {
-                **_run_row(ensemble, p, m),
+                **_run_row(ensemble, p, int(result.start.values[m])),
                 **dict.fromkeys(("stable", "spectral radius", "error bound"), ""),
                 **found,
             }

@@ -169,9 +169,8 @@ def endings_figure(results: dict[str, Groups]) -> Figure:
     grid = figure.add_gridspec(1 + lines, PANELS, height_ratios=[0.9 + 0.34 * len(bars), *[2.7] * lines])
     _bars(figure.add_subplot(grid[0, :]), results, bars)
     for i, (name, groups) in enumerate(results.items()):
-        _by_depth(
-            figure.add_subplot(grid[1 + i // PANELS, i % PANELS]), groups["exponents"], name, first=i == 0
-        )
+        axes = figure.add_subplot(grid[1 + i // PANELS, i % PANELS])
+        _by_depth(axes, groups["exponents"], name, first=i == 0, left=i % PANELS == 0)
     return figure
 
 
@@ -192,7 +191,7 @@ def _bars(axes: Axes, results: dict[str, Groups], bars: list[tuple[str, str]]) -
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(KINDS))
 
 
-def _by_depth(axes: Axes, exponents: xr.Dataset, name: str, first: bool) -> None:
+def _by_depth(axes: Axes, exponents: xr.Dataset, name: str, first: bool, left: bool) -> None:
     """Draw the mean leading exponent of right and wrong runs against depth, with bands."""
     window = exponents["window"].values
     axes.axhline(0, color=COLOURS["muted"], linewidth=0.9)
@@ -203,6 +202,7 @@ def _by_depth(axes: Axes, exponents: xr.Dataset, name: str, first: bool) -> None
         if np.isfinite(mean).any():
             axes.fill_between(window, low, high, color=COLOURS[outcome], alpha=0.2, linewidth=0)
             axes.plot(window, mean, color=COLOURS[outcome], linewidth=2, label=outcome)
-    axes.set(xlabel="outer step", title=f"{name}: exponent")
+    axes.set(xlabel="outer step", title=name)
+    axes.set_ylabel("mean exponent" if left else None)
     if first:
         axes.legend(loc="best")

@@ -62,6 +62,7 @@ def dynamics_command(
             steps=steps, seed=seed, initial=None if model.random_starts else model.random_initial, dtype=dtype,
             device=device, progress=not quiet,
         )  # fmt: skip
+        archive.write(out / "dynamics.nc", archive_groups(results))  # so far
         click.echo(
             f"{name}: {len(chosen)} puzzles of {short_source(chosen)}, {restarts} restarts, depth {depth}"
         )
@@ -78,6 +79,5 @@ def dynamics_command(
             click.echo("\n".join(["", title, *table(rows)]))
     if len(evidence) > LISTED:
         click.echo(f"... and {len(evidence) - LISTED} more in the archive")
-    archive.write(out / "dynamics.nc", archive_groups(results))
     write_svg(endings.endings_figure(results), out / "dynamics.svg")
     click.echo(f"\narchive {out / 'dynamics.nc'}, picture {out / 'dynamics.svg'}")

@@ -17,7 +17,7 @@ from eqrlab.attractors.jacobian import check_differentiable, rows_within
 from eqrlab.attractors.lyapunov import first_frame
 from eqrlab.attractors.points import Points, take_points
 from eqrlab.attractors.sample import with_noise
-from eqrlab.attractors.statistics import PooledAuc, check_confidence, cluster_bootstrap
+from eqrlab.attractors.statistics import PooledAuc, check_confidence, cluster_bootstrap, widened
 from eqrlab.attractors.tangent import advance, log_factors, one_step, triangular
 from eqrlab.attractors.trajectory import Law, Oracle, norm
 from eqrlab.core import System
@@ -232,14 +232,19 @@ def _conditioned(
     for w in range(windows):
         statistics = _statistics(exponent[:, :, w], drift[:, :, w], right)
         joint = functools.partial(_all, list(statistics.values()))
+        center = joint(np.ones(puzzles))
         low, high = cluster_bootstrap(joint, puzzles, confidence=confidence, resamples=resamples, seed=seed)
-        for name, triple in zip(
-            statistics, zip(joint(np.ones(puzzles)), low, high, strict=True), strict=True
-        ):
-            columns.setdefault(name, []).append(triple)
+        having = {
+            "": min(int(right.any(1).sum()), int((~right).any(1).sum())),
+            "within ": int((right.any(1) & ~right.all(1)).sum()),
+        }
+        for i, name in enumerate(statistics):
+            bounds = (low[i], high[i])
+            if name.endswith(SCORES) and np.isfinite(center[i]):  # an AUC
+                rare = having["within " if name.startswith("within") else ""]
+                bounds = widened(center[i], *bounds, rare, confidence, least=0.0)
+            columns.setdefault(name, []).append((center[i], float(bounds[0]), float(bounds[1])))
     table = {name: np.array(column).T for name, column in columns.items()}  # (3, windows)
-    for name in ("exponent", "drift", "within exponent", "within drift"):
-        table[name][1:] = table[name][1:].clip(0, 1)
     chance = "chance that of a wrong and a right run the wrong one scores higher"
     grid = {
         "auc": (("score", "window"), ("exponent", "drift"), chance),

@@ -23,7 +23,7 @@ def checkpoint(tmp_path_factory):
 @pytest.mark.parametrize(
     ("command", "options", "group", "variable"),
     [
-        (spectrum_command, ["-k", "2", "--tol", "1e-3"], "spectrum", "spectral_radius"),
+        (spectrum_command, ["-k", "2", "--tol", "1e-3", "--which", "real"], "spectrum", "spectral_radius"),
         (fixed_points_command, ["--method", "newton", "--max-steps", "50"], "fixed_points", "result"),
         (lyapunov_command, ["-k", "1", "--steps", "20"], "lyapunov", "lyapunov_exponent"),
     ],

@@ -56,10 +56,11 @@ def test_contracting_right_runs_and_chaotic_wrong_ones_are_told_apart():
     late = runs.window_exponent.values[:, :, -1, 0]
     np.testing.assert_allclose(late[right], np.log(0.5), atol=1e-9)
     assert abs(late[~right].mean() - np.log(2)) < 0.05
-    assert (runs.auc.sel(score="exponent").values[-1], runs.auc_low.sel(score="exponent").values[-1]) == (
-        1,
-        1,
-    )
+    last = runs.isel(window=-1).sel(score="exponent")
+    edge = 0.05 ** (
+        1 / min(right.any(1).sum(), (~right).any(1).sum())
+    )  # all puzzles agree: as far as six can tell
+    assert last.auc == 1 and np.isclose(last.auc_low, edge) and last.auc_high == 1
     np.testing.assert_allclose(runs.mean_exponent.sel(outcome="right")[-1], np.log(0.5), atol=1e-9)
     assert runs.mean_exponent_low.sel(outcome="wrong")[-1] > 0.6
 

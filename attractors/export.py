@@ -135,15 +135,14 @@ def export(
         batch_size=batch_size, keep=keep, oracle=oracle, device=device, dtype=dtype, tolerances=tolerances,
         first_restart=first_restart,
     )  # fmt: skip
-    joining = resume or share.of > 1
-    state = status(path)
-    if state is not None and state.complete:
-        if not joining:
-            raise ValueError(f"{path}: exists and is complete; remove it or choose another name")
-        parts.remove(folder_of(path))
-        return state
-    folder = folder_of(path)
+    joining, folder = resume or share.of > 1, folder_of(path)
+    if _completed(path) and not joining:
+        raise ValueError(f"{path}: exists and is complete; remove it or choose another name")
     with parts.claimed(path, share):
+        done = _completed(path)  # other processes may have ended it meanwhile
+        if done is not None:
+            parts.remove(folder)
+            return done
         _clean(path, share)
         plan = plan_of(recipe, beta, limits, batch_size) | {"attributes": dict(attributes or {})}
         batch = _agree(path, plan, recipe, joining)
@@ -155,7 +154,7 @@ def export(
 
 
 def status(path: str | Path) -> Progress | None:
-    """Say how far the export into an archive is; None where there is none, or the archive was written whole.
+    """Say how far the export into an archive is; None where there is none.
 
     Raises
     ------
@@ -163,22 +162,30 @@ def status(path: str | Path) -> Progress | None:
         For an unfinished archive whose parts are missing, or damaged parts.
     """
     path = Path(path)
+    done = _completed(path)
+    if done is not None:
+        return done
     found = parts.read_plan(folder_of(path))
-    if path.exists():
-        with xr.open_dataset(path, engine="netcdf4") as root:
-            complete, batches = int(root.attrs.get("complete", 1)), int(root.attrs.get("batches", 1))
-        if complete:
-            return Progress(batches, batches, True)
-        if found is None:
-            raise ValueError(
-                f"{path}: unfinished, and {folder_of(path).name} is missing: it cannot be resumed"
-            )
+    if found is None and path.exists():
+        raise ValueError(f"{path}: unfinished, and {folder_of(path).name} is missing: it cannot be resumed")
     if found is None:
         return None
     plan = found[0]
     store = Parts(folder_of(path))
-    store.refresh()
+    store.refresh(repair=False)
     return Progress(len(store.place), -(-plan["puzzles"] * plan["restarts"] // plan["batch_size"]), False)
+
+
+def _completed(path: Path) -> Progress | None:
+    """Return how many batches a whole archive was made of, None where there is none."""
+    if not path.exists():
+        return None
+    try:
+        with xr.open_dataset(path, engine="netcdf4") as root:
+            complete, batches = int(root.attrs.get("complete", 1)), int(root.attrs.get("batches", 1))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable archive ({str(error).splitlines()[0]})") from None
+    return Progress(batches, batches, True) if complete else None
 
 
 def plan_of(recipe: Recipe, beta: float, limits: Tolerances, batch_size: int | None) -> dict[str, Any]:
@@ -338,7 +345,9 @@ def _finish(job: Job, path: Path, share: Shard) -> Progress:
     try:
         with parts.merging(path, share):
             job.parts.refresh()
-            if parts.read_plan(job.parts.folder) is not None and len(job.parts.place) == job.batches:
+            if parts.read_plan(job.parts.folder) is None:
+                pass  # another process wrote the archive and removed the parts
+            elif len(job.parts.place) == job.batches:
                 done = dataclasses.replace(
                     job,
                     attributes={

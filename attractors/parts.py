@@ -136,8 +136,8 @@ class Parts:
         for rest in self.folder.glob(".*.tmp" if shard.of == 1 else own):
             rest.unlink(missing_ok=True)
 
-    def refresh(self) -> None:
-        """Look for completed batches; damaged files are removed with a warning."""
+    def refresh(self, repair: bool = True) -> None:
+        """Look for completed batches; damaged files are left out, and to repair that, removed with a warning."""
         for file in sorted(self.folder.glob("part-*.safetensors")):
             if file.name in self._seen:
                 continue
@@ -145,8 +145,9 @@ class Parts:
             with open(file, "rb") as opened:
                 digest = hashlib.file_digest(opened, "sha256").hexdigest()
             if not file.stem.endswith(digest[:16]):
-                warnings.warn(f"{file}: damaged, its batches are computed again", stacklevel=2)
-                file.unlink()
+                if repair:
+                    warnings.warn(f"{file}: damaged, its batches are computed again", stacklevel=2)
+                    file.unlink()
                 continue
             with safe_open(file, framework="numpy") as opened:
                 content = json.loads(opened.metadata()["eqrlab"])

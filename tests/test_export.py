@@ -208,6 +208,20 @@ def test_a_second_writer_is_refused_and_a_dead_one_is_not_in_the_way(tmp_path):
     assert at.export(stopping(-1), puzzles(1), path, restarts=2, depth=3).complete
 
 
+def test_a_shard_that_comes_when_others_have_ended_the_export_begins_nothing_anew(tmp_path, monkeypatch):
+    path, options = tmp_path / "a.nc", {"restarts": 5, "depth": 8, "batch_size": 3}
+    claimed = parts.claimed
+
+    def late(path, shard):
+        monkeypatch.undo()
+        at.export(stopping(-1), puzzles(3), path, **options)
+        return claimed(path, shard)
+
+    monkeypatch.setattr(parts, "claimed", late)
+    assert at.export(stopping(0), puzzles(3), path, shard=(0, 2), **options).complete
+    assert [p.name for p in tmp_path.iterdir()] == ["a.nc"]
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
 def test_shards_in_any_order_make_one_archive(order, tmp_path):
     options = {"restarts": 5, "depth": 8, "batch_size": 3}

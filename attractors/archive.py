@@ -59,13 +59,29 @@ def read(path: str | Path) -> xr.DataTree:
     try:
         with xr.open_datatree(path, engine="netcdf4") as tree:
             loaded = tree.load()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable NetCDF-4 archive ({str(error).splitlines()[0]})") from None
+    except _DAMAGE as error:
+        raise ValueError(f"{path}: not a readable NetCDF-4 archive ({_first_line(error)})") from None
     try:
         loaded = loaded.map_over_datasets(schema.migrated)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return loaded.map_over_datasets(_without_checksums).map_over_datasets(_complex)
+        return loaded.map_over_datasets(_without_checksums).map_over_datasets(_complex)
+    except _DAMAGE as error:
+        raise ValueError(f"{path}: {_first_line(error)}") from None
+
+
+_DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def open_ensemble(

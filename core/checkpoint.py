@@ -132,11 +132,20 @@ def replaced_whole(path: str | Path) -> Iterator[Path]:
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Write named tensors and a JSON header to one .safetensors file, whole or not at all, with a checksum."""
+    """Write named tensors and a JSON header to one .safetensors file, whole or not at all, with a checksum.
+
+    Raises
+    ------
+    OSError
+        When it cannot be written: a full disk, a folder without permission.
+    """
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     header = {**header, "tensors_sha256": _checksum(plain)}
     with replaced_whole(path) as temporary:
-        save_file(plain, temporary, metadata={"eqrlab": json.dumps(header)})
+        try:
+            save_file(plain, temporary, metadata={"eqrlab": json.dumps(header)})
+        except SafetensorError as error:  # what the library makes of a full disk
+            raise OSError(f"{path}: cannot be written ({error})") from None
 
 
 def _checksum(tensors: dict[str, Tensor]) -> str:

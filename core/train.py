@@ -302,6 +302,9 @@ def train(
     """
     run = Path(run)
     run.mkdir(parents=True, exist_ok=True)
+    for name in ("state.safetensors", "model.safetensors", "log.jsonl"):
+        for unfinished in run.glob(f".{name}.*.tmp"):  # of a run killed while it wrote
+            unfinished.unlink(missing_ok=True)
     log = run / "log.jsonl"
     records: list[dict[str, float]] = []
     if trainer.step_count and log.exists():

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from eqrlab.core import CheckpointError, build, checkpoint, load, save
@@ -303,3 +304,16 @@ def test_weights_must_be_one_of_three(saved):
 def test_an_unknown_family_cannot_be_built():
     with pytest.raises(ValueError, match="family 'foo' unknown; choose from eqr"):
         build("foo", {})
+
+
+def test_a_full_disk_is_an_error_of_the_system_and_leaves_the_old_file(saved, monkeypatch):
+    """Found by filling a disk during training: the library below raises an error of its own."""
+    before = saved.read_bytes()
+
+    def full(*_, **__):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match=r"model\.safetensors: cannot be written \(.*No space left"):
+        save(small_eqr(seed=1), saved)
+    assert saved.read_bytes() == before and list(saved.parent.glob(".*")) == []

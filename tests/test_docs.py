@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from eqrlab import attractors as at
+
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = sorted(p for p in DOCS.rglob("*.md") if not {"_build", "generated"} & set(p.parts))
 if not PAGES:
@@ -51,3 +53,9 @@ def test_every_page_is_in_a_table_of_contents():
     assert listed == {p.resolve() for p in PAGES if p.name != "index.md"} | {
         (DOCS / "methods/index.md").resolve()
     }
+
+
+def test_every_public_analysis_is_in_the_api_page():
+    listed = re.findall(r"^   (\w+)$", (DOCS / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [name for name in at.__all__ if name not in listed] == []
+    assert len(listed) == len(set(listed))

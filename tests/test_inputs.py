@@ -134,10 +134,10 @@ def stored(tmp_path_factory):
     """A sound archive with flags, text, numbers and complex values, and where to write damaged copies."""
     data = xr.Dataset(
         {
-            "mass": (("puzzle", "attractor"), np.ones((2, 3))),
+            "mass": (("puzzle", "attractor"), np.tile(np.arange(300.0), (2, 1))),
             "fate": ("puzzle", np.int8([0, 1]), {"flag_values": np.int8([0, 1]), "flag_meanings": "a b"}),
         },
-        coords={"puzzle": [0, 1], "attractor": [0, 1, 2], "selector": ("selector", ["x", "y"])},
+        coords={"puzzle": [0, 1], "attractor": np.arange(300), "selector": ("selector", ["x", "y"])},
         attrs={"seed": 1, "config": "{}"},
     )
     folder = tmp_path_factory.mktemp("archives")
@@ -170,6 +170,19 @@ def test_damaged_bytes_of_an_archive_are_read_or_refused(places, stored):
         changed[int(share * len(content))] ^= flip
     path.write_bytes(changed)
     opened_or_refused(path)
+
+
+def test_a_damaged_compressed_block_is_refused(stored):
+    """Found by the fuzzer: the library below reports it as RuntimeError."""
+    content, path = stored
+    place, damaged = content.find(b"x^"), bytearray(content)
+    assert place > 0, "blocks are compressed by zlib"
+    while place >= 0:
+        damaged[place : place + 4] = b"\0\0\0\0"
+        place = content.find(b"x^", place + 1)
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"damaged\.nc: not a readable NetCDF-4 archive"):
+        archive.read(path)
 
 
 def test_foreign_netcdf_files_and_devices_are_refused_as_archives(tmp_path):

@@ -19,21 +19,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from eqrlab.analyses import train_commands  # noqa: F401 - imported before the forks
 from eqrlab.analyses.cli import cli
 from eqrlab.core import CheckpointError
 from eqrlab.core.checkpoint import read_tensors
 from eqrlab.datasets import bundled, write_csv
 
 pytestmark = pytest.mark.benchmark
-STEPS, SAVE_EVERY, KILLS = 40, 2, 40
+STEPS, SAVE_EVERY, KILLS = 20, 1, int(os.environ.get("EQRLAB_KILLS", "40"))
 TIMING = "steps_per_second"
 
 
 def options(data: Path, out: Path) -> list[str]:
-    tiny = "--hidden 16 --heads 2 --layers 1 --batch-size 8 --halt-max-steps 2 --depth 2 --threads 1 --quiet"
+    tiny = "--hidden 16 --heads 2 --layers 1 --batch-size 4 --halt-max-steps 2 --depth 2 --threads 1 --quiet"
     files = f"--puzzles {data} --test-puzzles {data} --evaluate-every 10 --save-every {SAVE_EVERY} --steps {STEPS}"
     return ["train", "sudoku6", "--out", str(out), *tiny.split(), *files.split()]
 
@@ -89,6 +89,9 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faults")
     data = folder / "puzzles.csv"
     write_csv(data, bundled("sudoku6", "train").take(slice(12)))
+    CliRunner().invoke(
+        cli, [*options(data, folder / "warm"), "--steps", "2"]
+    )  # everything is imported before the forks
     began = time.monotonic()
     assert ended(start(options(data, folder / "whole"), folder / "log")) == 0
     return data, folder / "whole", time.monotonic() - began
@@ -115,7 +118,7 @@ def test_kills_at_random_moments(whole, tmp_path):
         out, done = tmp_path / f"run{runs}", False
         while not done:
             resume = ["--resume"] if out.exists() else []
-            wait = moments.random() * seconds / 2 if kills < KILLS else 1e9
+            wait = moments.random() * seconds / 3 if kills < KILLS else 1e9
             number = start([*options(data, out), *resume], tmp_path / f"log{runs}")
             stop = time.monotonic() + wait
             while time.monotonic() < stop and not (done := os.waitpid(number, os.WNOHANG) != (0, 0)):
@@ -123,7 +126,10 @@ def test_kills_at_random_moments(whole, tmp_path):
             if done:
                 break
             os.kill(number, signal.SIGKILL)
-            assert ended(number) == -signal.SIGKILL
+            code = ended(number)
+            if code == 0:  # it was done a moment before
+                break
+            assert code == -signal.SIGKILL
             kills += 1
             torn = []
             for name in ("state.safetensors", "model.safetensors"):
@@ -142,6 +148,7 @@ def test_kills_at_random_moments(whole, tmp_path):
                 "...",
             )
         same = equal(out, reference)
+        assert not list(out.glob(".*.tmp")), "a continued run clears what killed ones left behind"
         row(runs, "to the end", f"{step_on_disk(out)} of {STEPS}", "nothing", "yes" if same else "NO")
         assert same
     print(f"{kills} kills in {runs} runs")
@@ -155,11 +162,11 @@ def test_sigint_stops_cleanly_and_continues(whole, tmp_path):
         number = start(options(data, out), log)
         while not (out / "log.jsonl").exists():  # signals are caught once training has begun
             time.sleep(0.002)
-        time.sleep(moments.random() * seconds / 3)
+        time.sleep(moments.random() * seconds / 2)
         os.kill(number, signal.SIGINT)
         code = ended(number)
         said = log.read_text().splitlines()[-1]
-        if code:
+        if code and step_on_disk(out) < STEPS:
             assert code == 1 and "with all saved; continue with: eqrlab train sudoku6" in said
         assert ended(start([*options(data, out), "--resume"], log)) == 0
         row(

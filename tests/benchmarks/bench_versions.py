@@ -50,8 +50,8 @@ def test_ensembles_of_other_versions_agree_to_rounding(tmp_path):
     here = sampled(sys.executable, tmp_path / "here.npz")
     print(f"\nagainst {here['version']}")
     print(
-        "| versions | model | dtype | starts | states after 1 step | after 4 | after 16 | answers | fates |\n"
-        "|---|---|---|---|---|---|---|---|---|"
+        "| versions | model | dtype | states after 1 step | after 4 | after 16 | answers | fates |\n"
+        "|---|---|---|---|---|---|---|---|"
     )
     for i, python in enumerate(others):
         other = sampled(python, tmp_path / f"{i}.npz")
@@ -68,7 +68,6 @@ def test_ensembles_of_other_versions_agree_to_rounding(tmp_path):
                     .mean()
                     for v in ("answer", "fate")
                 ]
-                moved = " | ".join(f"{apart[:, :, step].max():.1e}" for step in (0, 1, 4, 16))
+                moved = " | ".join(f"{apart[:, :, step].max():.1e}" for step in (0, 3, 15))
                 print(f"| {other['version']} | {model} | {dtype} | {moved} | {same[0]:.0%} | {same[1]:.0%} |")
-                assert apart[:, :, 0].max() == 0, "restarts are the same in every version"
-                assert apart[:, :, 1].max() < (1e-5 if dtype == "float32" else 1e-13)
+                assert apart[:, :, 0].max() < (1e-5 if dtype == "float32" else 1e-13)

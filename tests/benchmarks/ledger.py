@@ -8,7 +8,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -99,6 +99,47 @@ SECTIONS = {
         "Size, and bytes before compression per second of CPU time to write, validate and read one.",
         "bench_export.py",
     ),
+    "ensembles": (
+        "Ensembles against the official evaluator",
+        "Same weights, puzzles, restarts, depth; rounds alternate, one thread, restart-steps a second of CPU time. "
+        "The official evaluator iterates with noise and keeps logits, votes and scores. Ours records noise-free "
+        "residuals as well, which with noise (or a bfloat16 state) costs a second evaluation of the map at every step. "
+        "`EQR_OFFICIAL` names a clone of https://github.com/locuslab/EqR; flash_attn is replaced by torch's attention.",
+        "bench_ensemble.py",
+    ),
+    "throughput": (
+        "Speed of ensembles",
+        "Restart-steps a second of CPU time of one core (threads run batches side by side); products of matrices that "
+        "the evaluations need, over the CPU time of all of at.sample, beside torch.mm alone at the same shapes and "
+        "dtype. Above 1 in bfloat16: this CPU has no instructions for it, so products are done in float32.",
+        "bench_speed.py",
+    ),
+    "before and after": (
+        "What speed-ups give",
+        "Two ways of computing one outer step, alternating in one process, CPU time; ratio before : after.",
+        "bench_speed.py",
+    ),
+    "profile": (
+        "Where the time of an ensemble goes",
+        "torch.profiler, own time of operations over the wall time of at.sample.",
+        "bench_speed.py",
+    ),
+    "training": (
+        "Training step",
+        "One optimiser step (refill, 14 of 21 or 3 of 6 level calls without gradient, backward, AdamATan2, averages) "
+        "against the official model, loss head and averages with the same optimiser, as its own needs CUDA.",
+        "bench_training.py",
+    ),
+    "cost": (
+        "Cost against puzzles, restarts and depth",
+        "CPU time of at.sample, noise off; an evaluation is one outer step of one restart, of which D + 1 are made.",
+        "bench_speed.py",
+    ),
+    "memory": (
+        "Memory against restarts",
+        "Peak that at.sample adds to the process; all results are in memory, the streamed export keeps them on disk.",
+        "bench_speed.py",
+    ),
     "conformance": (
         "Conformance with the official code",
         "Largest |difference| from the official forward pass over largest |value|, of states, logits and halting "
@@ -137,7 +178,7 @@ def machine() -> str:
 
 def record(section: str, name: str, **columns: Any) -> None:
     """Store and print one row; a later row of the same name replaces it."""
-    row = {key: str(value) for key, value in columns.items()}
+    row = {key.replace("_", " "): str(value) for key, value in columns.items()}
     print(f"\n{name}: " + "; ".join(f"{key} {value}" for key, value in row.items()))
     rows = json.loads(STORE.read_text()) if STORE.exists() else {}
     rows.setdefault(section, {})[name] = {
@@ -148,6 +189,12 @@ def record(section: str, name: str, **columns: Any) -> None:
     }
     STORE.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
     PAGE.write_text(render(rows))
+
+
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """Return median and range as text."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}g} [{low:.{digits}g}, {high:.{digits}g}]"
 
 
 def race(

@@ -1,0 +1,253 @@
+"""Speed of ensembles: restart-steps a second, share of the machine's matrix rate, where time and memory go.
+
+Products are counted by watching what one outer step hands to torch.mm and torch.bmm; the machine's rate is measured on
+random matrices of just these shapes, in the same process, alternating with the ensemble.
+"""
+
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from eqrlab import attractors as at
+from eqrlab.core import EqR, EqRConfig, layers, load
+from eqrlab.datasets import bundled
+from tests.benchmarks.ledger import record, spread
+
+pytestmark = [pytest.mark.benchmark, pytest.mark.filterwarnings("ignore")]
+
+
+def sudoku_size():
+    torch.manual_seed(0)
+    return EqR(
+        EqRConfig(
+            vocab_size=11, seq_len=81, hidden_size=512, num_heads=8, layers=2, H_cycles=3, L_cycles=6, mixer="mlp"
+        )
+    ).eval()  # fmt: skip
+
+
+SIZES = {  # name: (model, puzzles, how many, restarts, depth, rounds)
+    "6x6, MLP mixer, hidden 64": (lambda: load("eqr-sudoku6"), "sudoku6", 4, 16, 8, 3),
+    "6x6, attention, hidden 64": (lambda: load("eqr-attention-sudoku6"), "sudoku6", 4, 16, 8, 3),
+    "9x9 at the paper's size, hidden 512, random weights": (sudoku_size, "sudoku9", 1, 4, 2, 2),
+}
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products by the shapes of their factors."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.bmm.default):
+            self.shapes[tuple(args[0].shape), tuple(args[1].shape)] += 1
+        return func(*args, **(kwargs or {}))
+
+    @property
+    def flops(self):
+        return sum(count * 2 * torch.Size(a).numel() * b[-1] for (a, b), count in self.shapes.items())
+
+    def seconds(self, dtype, least=0.02):
+        """Return the CPU time in s that the products take on random matrices of their shapes."""
+        total = 0.0
+        for (a, b), count in self.shapes.items():
+            left, right = torch.randn(a).to(dtype), torch.randn(*b[:-2], b[-1], b[-2]).to(dtype).mT
+            torch.matmul(left, right)
+            calls, begin = 0, time.process_time()
+            while time.process_time() - begin < least or calls < 3:
+                torch.matmul(left, right)
+                calls += 1
+            total += count * (time.process_time() - begin) / calls
+        return total
+
+
+def cpu_seconds(run):
+    begin = time.process_time()
+    run()
+    return time.process_time() - begin
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_ensemble_throughput(name):
+    """Record restart-steps a CPU second and the share of the matrix rate; nothing is asserted of the times."""
+    make, task, count, restarts, depth, rounds = SIZES[name]
+    model, puzzles = make(), bundled(task).take(slice(count))
+    rows = count * restarts
+    x = model.encode(torch.as_tensor(puzzles.inputs).repeat_interleave(restarts, 0))
+    z = model.initial(x, torch.Generator().manual_seed(0))
+    with torch.no_grad(), Products() as products:
+        model.step(z, x)
+
+    def sample(**options):
+        return at.sample(
+            model, puzzles.inputs, labels=puzzles.labels, restarts=restarts, depth=depth, batch_size=rows, **options
+        )  # fmt: skip
+
+    # Evaluations of the map at each dtype: noise-free residuals are in float32, also of bfloat16 states.
+    cases = {
+        "float32, noise off": ({"noise": 0}, {torch.float32: depth + 1}),
+        "float32, noise on": ({}, {torch.float32: 2 * depth}),
+        "bfloat16, noise off": (
+            {"noise": 0, "dtype": "bfloat16"},
+            {torch.float32: depth, torch.bfloat16: depth},
+        ),
+    }
+    spent, rate = {case: [] for case in cases}, {torch.float32: [], torch.bfloat16: []}
+    sample(noise=0)
+    for _ in range(rounds):
+        for dtype in rate:
+            rate[dtype].append(products.seconds(dtype))
+        for case, (options, _) in cases.items():
+            spent[case].append(cpu_seconds(lambda options=options: sample(**options)))
+    for case, (_, evaluations) in cases.items():
+        needed = [sum(k * rate[dtype][i] for dtype, k in evaluations.items()) for i in range(rounds)]
+        work = products.flops * sum(evaluations.values())
+        record(
+            "throughput", f"{name}: {case}",
+            puzzles_x_restarts_x_steps=f"{count} x {restarts} x {depth}",
+            restart_steps_a_CPU_s=spread([rows * depth / t for t in spent[case]]),
+            evaluations=" + ".join(f"{k} {str(d).removeprefix('torch.')}" for d, k in evaluations.items()),
+            GFLOP_a_CPU_s=spread([work / t / 1e9 for t in spent[case]]),
+            GFLOP_a_CPU_s_of_torch_mm_alone=spread([work / t / 1e9 for t in needed]),
+            share_of_matrix_rate=spread([a / b for a, b in zip(needed, spent[case], strict=True)]),
+            rounds=rounds,
+        )  # fmt: skip
+
+
+def test_bfloat16_products_before_and_after():
+    """Record an outer step of a bfloat16 state with torch's own bfloat16 products (before) and with ours."""
+    model = sudoku_size()
+    x = model.encode(torch.randint(1, 11, (4, 81))).bfloat16()
+    z = model.initial(x, torch.Generator().manual_seed(0))
+    spent = {True: [], False: []}
+    own = layers._BFLOAT16_PRODUCTS
+    with torch.no_grad():
+        for _ in range(3):
+            for native in spent:
+                layers._BFLOAT16_PRODUCTS = native
+                spent[native].append(cpu_seconds(lambda: model.step(z, x)))
+    layers._BFLOAT16_PRODUCTS = own
+    record(
+        "before and after", "bfloat16 outer step, 9x9 at the paper's size, 4 rows",
+        before_CPU_s=spread(spent[True]), after_CPU_s=spread(spent[False]),
+        ratio=spread([a / b for a, b in zip(spent[True], spent[False], strict=True)]), rounds=3,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_compiled_blocks(name):
+    """Record what torch.compile of the blocks gains on this device, and what it costs."""
+    make, _, _, _, _, rounds = SIZES[name]
+    eager, compiled = make(), make()
+    rows = eager.L_level.rows_at_once
+    with torch.no_grad():
+        x = eager.encode(torch.ones(rows, eager.config.seq_len, dtype=torch.long))
+        z = eager.initial(x, torch.Generator().manual_seed(0))
+        try:
+            compiled.L_level.compile(dynamic=False)
+            cost = cpu_seconds(lambda: compiled.step(z, x))
+        except torch._dynamo.exc.TorchDynamoException as error:
+            pytest.skip(f"torch.compile does not work here: {str(error).splitlines()[0]}")
+        spent = {"eager": [], "compiled": []}
+        for _ in range(3 * rounds):
+            for side, model in (("eager", eager), ("compiled", compiled)):
+                spent[side].append(cpu_seconds(lambda model=model: model.step(z, x)))
+        agree = (compiled.step(z, x) - eager.step(z, x)).abs().max().item()
+    record(
+        "before and after", f"outer step compiled by torch.compile, {name}, {rows} rows",
+        before_CPU_s=spread(spent["eager"]), after_CPU_s=spread(spent["compiled"]),
+        ratio=spread([a / b for a, b in zip(*spent.values(), strict=True)]), rounds=3 * rounds,
+        note=f"compiling took {cost:.1f} s CPU in this process alone; largest difference {agree:.0e}",
+    )  # fmt: skip
+
+
+GROUPS = {  # group: operations
+    "matrix products": "mm bmm",
+    "silu": "silu",
+    "softmax": "_softmax",
+    "copies and casts": "copy_ cat",
+    "sums, products, norms": "mul mul_ add add_ pow sum mean rsqrt div div_ linalg_vector_norm",
+}
+GROUP_OF = {f"aten::{op}": group for group, ops in GROUPS.items() for op in ops.split()}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_profile(name):
+    """Record where the time of an ensemble goes, by operation."""
+    make, task, count, restarts, depth, _ = SIZES[name]
+    model, puzzles = make(), bundled(task).take(slice(count))
+    for case, options in {"noise off": {"noise": 0}, "noise on": {}}.items():
+        run = lambda options=options: at.sample(
+            model, puzzles.inputs, labels=puzzles.labels, restarts=restarts, depth=depth, **options
+        )
+        run()
+        with profile(activities=[ProfilerActivity.CPU]) as watched:
+            cpu, wall = time.process_time(), time.perf_counter()
+            run()
+            cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+        share: Counter = Counter()
+        for event in watched.key_averages():
+            share[GROUP_OF.get(event.key, "other operations")] += event.self_cpu_time_total / 1e6 / wall
+        share["Python and the rest"] = 1 - sum(share.values())
+        record(
+            "profile", f"{name}, float32, {case}",
+            **{group: f"{100 * share[group]:.0f} %" for group in [*GROUPS, "other operations"]},
+            **{"Python and the rest": f"{100 * share['Python and the rest']:.0f} %"},
+        )  # fmt: skip
+
+
+def test_cost_is_proportional_to_puzzles_restarts_and_depth():
+    """Record CPU time against P, B and D, each doubled twice."""
+    model, puzzles = load("eqr-sudoku6"), bundled("sudoku6")
+    sizes = [(4, 8, 8), (8, 8, 8), (16, 8, 8), (4, 16, 8), (4, 32, 8), (4, 8, 16), (4, 8, 32)]
+    spent = {size: [] for size in sizes}
+    for _ in range(3):
+        for p, b, d in sizes:
+            given = puzzles.take(slice(p))
+            spent[p, b, d].append(
+                cpu_seconds(
+                    lambda given=given, b=b, d=d: at.sample(
+                        model, given.inputs, labels=given.labels, restarts=b, depth=d, noise=0
+                    )
+                )
+            )
+    for (p, b, d), times in spent.items():
+        record(
+            "cost", f"eqr-sudoku6, P = {p}, B = {b}, D = {d}", CPU_s=spread(times),
+            ms_an_evaluation=spread([1e3 * t / (p * b * (d + 1)) for t in times]), rounds=3,
+        )  # fmt: skip
+
+
+MEMORY = """
+import resource, sys, time, torch
+from eqrlab import attractors as at
+from eqrlab.core import MapSystem
+torch.set_num_threads(1)
+half = MapSystem(lambda z, x: z / 2, lambda x, g: torch.randn((len(x), 32), generator=g))
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+at.sample(half, torch.zeros(1, 1, dtype=torch.long), restarts=2, depth=8)
+before, begin = peak(), time.process_time()
+ensemble = at.sample(half, torch.zeros(1, 1, dtype=torch.long), restarts=int(sys.argv[1]), depth=8)
+print(peak() - before, ensemble.nbytes / 2**20, time.process_time() - begin)
+"""
+
+
+@pytest.mark.parametrize("restarts", [10**3, 10**4, 10**5])
+def test_memory_of_an_ensemble(restarts):
+    """Record the peak that an ensemble adds, a small map of 32 numbers, depth 8."""
+    found = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(restarts)], capture_output=True, text=True, check=True
+    )
+    peak, size, cpu = map(float, found.stdout.split())
+    record(
+        "memory", f"at.sample, B = {restarts:,}, D = 8, 32 numbers a state",
+        peak_MB=f"{peak:.0f}", result_MB=f"{size:.1f}", peak_bytes_a_restart=f"{peak * 2**20 / restarts:.0f}",
+        CPU_s=f"{cpu:.2f}",
+    )  # fmt: skip

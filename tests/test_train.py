@@ -445,3 +445,37 @@ def test_training_options_out_of_range_are_refused(change, message):
 
 def test_the_configuration_of_a_run_is_that_of_its_model():
     assert trainer().model.config == EqRConfig.from_dict({**MODEL, "noise_scale": 0.01})
+
+
+# On an accelerator ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # what the compiler warns of in itself
+def test_a_compiled_step_is_the_step():
+    one, other = trainer(), trainer(compile=True)
+    for _ in range(2):
+        records = [t.step() for t in (one, other)]
+        assert torch.allclose(records[0]["loss"], records[1]["loss"], rtol=1e-4)
+    for p, q in zip(one.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.allclose(p, q, atol=2e-4)
+
+
+@pytest.mark.gpu
+def test_the_host_never_waits_for_the_device_within_a_step():
+    data, config = puzzles(), TrainConfig(steps=40, batch_size=8, warmup=5, dtype="bfloat16")
+    t = Trainer("eqr", {**MODEL, "noise_scale": 0.01}, "toy", *data, config, swap_on_device, "cuda")
+    t.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(12):
+            record = t.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert record["loss"].isfinite() and t.step_count == 13
+
+
+def swap_on_device(inputs, labels, generator):
+    order = torch.rand((len(inputs), 4), generator=generator, device=inputs.device).argsort(1) + 1
+    order = torch.cat((torch.zeros_like(order[:, :1]), order), 1)
+    return order.gather(1, inputs), order.gather(1, labels)

@@ -115,7 +115,8 @@ def export(
     written since.  A part is synced before it gets its name, and its name holds its checksum.  Exceptions and
     KeyboardInterrupt end with everything completed written.
 
-    Memory: the batches under way, 32 MB of records, and 16 bytes for each different answer of one puzzle.  Space beside
+    Memory: the batches under way, 32 MB of records, up to 128 MB of parts while they are merged, and 16 bytes for each
+    different answer of one puzzle.  Space beside
     the archive: 30 bytes for each (puzzle, restart, step) and about 1 kB for each restart, and what is kept of states.
 
     Examples

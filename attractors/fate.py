@@ -26,7 +26,8 @@ class Tolerances:
     ----------
     floor
         A relative residual up to `floor` machine epsilons of the state's dtype is the numerical floor: each step rounds
-        many times, and a map stretches rounding errors by its leading singular value, 8 to 27 in trained models.
+        many times, and a map stretches rounding errors by its leading singular value, 8 to 27 in trained models.  It
+        is never above `band_cap`, which counts in half precision.
     band_quantile
         The solved band of a model reaches up to this quantile of the final relative residuals of its solved runs
         (correct, answer constant) ...
@@ -71,6 +72,10 @@ class Tolerances:
     drift: float = 0.7
     growth: float = 1e3
     least_steps: int = 8
+
+    def numerical_floor(self, epsilon: float) -> float:
+        """Return the numerical floor of relative residuals in a precision of this machine epsilon."""
+        return min(self.floor * epsilon, self.band_cap)
 
 
 @dataclass(frozen=True)
@@ -339,7 +344,7 @@ def classify(
     long = relative[:, -min(depth, max(k, (before + depth) // 2)) :]
     blocks = block_medians(np.where((finite & np.isfinite(long).all(1))[:, None], long, 1.0))
     falling = is_falling(safe, t, t.drop) | is_falling(blocks, t, t.drop)
-    floor = t.floor * epsilon
+    floor = t.numerical_floor(epsilon)
     with np.errstate(divide="ignore", invalid="ignore"):
         rounding = np.minimum(floor / np.maximum(np.where(finite, final, 1.0), 1e-300), 1.0)
         creeping = falling | is_falling(safe, t, rounding) | is_falling(blocks, t, rounding)

@@ -23,7 +23,7 @@ class History:
         self.escaped, self.largest = np.zeros(n, bool), np.zeros(n)
         self.steps, self.lag = np.zeros(n, np.int32), np.ones(n, np.int32)
         self.depth, self.k, self.epsilon = depth, k, epsilon
-        self.floor, self.window = tolerances.floor * epsilon, answer_window(depth)
+        self.floor, self.window = tolerances.numerical_floor(epsilon), answer_window(depth)
 
     def see(
         self, rows: np.ndarray, t: int, answer: np.ndarray, lengths: np.ndarray, short: np.ndarray,

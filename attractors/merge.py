@@ -161,7 +161,7 @@ def whole_quantities(job: Job) -> tuple[float, float]:
         count, middle = order_statistics(noises, lambda n: [(n - 1) // 2, n // 2] if n else [])
         noise = float(np.median(middle)) if count else 0.0
     kind = job.read(job.completed()[0], ("residual",))["residual"].dtype
-    floor = job.limits.floor * torch.finfo(state_precision(recipe, kind)).eps
+    floor = job.limits.numerical_floor(torch.finfo(state_precision(recipe, kind)).eps)
     band = quantile(solved, job.limits.band_quantile, job.limits.band_runs)
     return noise, band_limit(band, job.limits, floor, noise)
 

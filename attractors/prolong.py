@@ -195,7 +195,7 @@ def _judge(
     constant[rows] = first.answer_fate == 0
     if judged:
         now["correct"][rows] = right
-        floor = limits.floor * epsilon
+        floor = limits.numerical_floor(epsilon)
         band = solved_band(now["scaled"], now["correct"] & constant, limits, floor, noise)
         held = dataclasses.replace(
             limits, band_default=band, band_cap=max(band, limits.band_cap), band_runs=2**62

@@ -267,3 +267,11 @@ def test_rounding_at_fixed_points_counts_as_settled_where_other_fixed_points_are
         tolerances=at.Tolerances(),
     )
     assert {FATES[i] for i in found.fate} == {"settled"}
+
+
+def test_the_numerical_floor_of_half_precision_is_not_above_the_solved_band():
+    limits = at.Tolerances()
+    assert limits.numerical_floor(float(np.finfo(np.float32).eps)) == limits.floor * np.finfo(np.float32).eps
+    assert limits.numerical_floor(2.0**-7) == limits.band_cap, (
+        "64 bfloat16 epsilons would be half of the state"
+    )

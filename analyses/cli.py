@@ -79,10 +79,21 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; misuse and unreadable or unwritable files end with one line and exit code 1."""
+    """Run the command line; misuse, unreadable or unwritable files and a lack of memory end with one line and exit 1."""
     try:
         cli()
     except (ValueError, OSError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        print(f"eqrlab: {reason}", file=sys.stderr)
-        sys.exit(1)
+        _fail(" ".join(str(error).split()) or type(error).__name__)
+    except (MemoryError, RuntimeError) as error:
+        from eqrlab.attractors.batches import is_out_of_memory  # loads torch, which help does without
+
+        if not is_out_of_memory(error):
+            raise
+        _fail(
+            f"out of memory, ask for less at a time ({str(error).splitlines()[0] if str(error) else 'no details'})"
+        )
+
+
+def _fail(reason: str) -> None:
+    print(f"eqrlab: {reason}", file=sys.stderr)
+    sys.exit(1)

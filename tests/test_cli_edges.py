@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
+import click
 import pytest
 from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from eqrlab.analyses import cli as command_line
 from eqrlab.analyses.cli import VERBS, cli
+
+NOWHERE = "/nowhere/gone.pth"  # so that no verb starts real work, whatever its options
+EDGES = st.sampled_from(
+    [
+        "",
+        "0",
+        "-1",
+        "1",
+        "0.5",
+        "1e400",
+        "-inf",
+        "nan",
+        "9" * 40,
+        "1,2",
+        ",",
+        "0=",
+        "=",
+        "a" * 300,
+        "\x1b[2J",
+        "é",
+        "none",
+    ]
+)
 
 
 def ended_properly(arguments):
@@ -24,4 +51,65 @@ def ended_properly(arguments):
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_missing_file_and_unknown_options_are_reasons(verb):
     assert ended_properly([verb, "--no-such-option"]) == 2
-    assert ended_properly([verb, "/nowhere/gone.pth"]) in (1, 2)
+    assert ended_properly([verb, NOWHERE]) in (1, 2)
+
+
+def commands():
+    """Yield (words, command) of every verb and sub-verb."""
+    for verb in VERBS:
+        command = cli.get_command(click.Context(cli), verb)
+        if isinstance(command, click.Group):
+            yield from (((verb, name), sub) for name, sub in command.commands.items())
+        else:
+            yield (verb,), command
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    list(commands()),
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_value_of_any_option_is_taken_or_refused_in_a_sentence(
+    words, command, data, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    options = [p for p in command.params if isinstance(p, click.Option) and p.name not in ("help", "version")]
+    chosen = (
+        data.draw(st.lists(st.sampled_from(options), max_size=3, unique_by=lambda p: p.name))
+        if options
+        else []
+    )
+    arguments = [*words, *data.draw(st.sampled_from(([NOWHERE], [NOWHERE, NOWHERE], [""])))]
+    for option in chosen:
+        arguments += [
+            option.opts[0],
+            *(data.draw(EDGES) for _ in range(0 if option.is_flag else option.nargs)),
+        ]
+    assert ended_properly(arguments) in (1, 2)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory\n<frames>")],
+    ids=["Python", "torch"],
+)
+def test_a_lack_of_memory_is_said_in_one_line(error, monkeypatch, capsys):
+    def lacking():
+        raise error
+
+    monkeypatch.setattr(command_line, "cli", lacking)
+    with pytest.raises(SystemExit) as ended:
+        command_line.main()
+    told = capsys.readouterr().err
+    assert ended.value.code == 1 and told.startswith("eqrlab: out of memory") and told.count("\n") == 1
+
+
+def test_a_fault_of_the_program_is_not_hidden(monkeypatch):
+    def faulty():
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(command_line, "cli", faulty)
+    with pytest.raises(RuntimeError, match="a bug"):
+        command_line.main()

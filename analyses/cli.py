@@ -79,7 +79,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; misuse, unreadable or unwritable files and a lack of memory end with one line and exit 1."""
+    """Run the command line; misuse, unusable files and a lack of memory end with one line and exit code 1."""
     try:
         cli()
     except (ValueError, OSError) as error:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from eqrlab.attractors.bidiagonal import leading_triples
 from eqrlab.attractors.jacobian import Jacobian, random_directions
+from eqrlab.attractors.linear import gmres
 from eqrlab.attractors.points import Points
-from eqrlab.attractors.solvers import gmres
 from eqrlab.attractors.spectrum import SMALL
 
 INVERSE_SPACE, INVERSE_SOLVES = 8, 40

@@ -13,10 +13,10 @@ from tqdm import tqdm
 from eqrlab.attractors import schema
 from eqrlab.attractors.certificate import forward_and_return, merge
 from eqrlab.attractors.jacobian import check_differentiable, random_directions, rows_within
+from eqrlab.attractors.linear import KRYLOV
 from eqrlab.attractors.points import Points, States, state_axes, take_points
 from eqrlab.attractors.solvers import (
     CODE,
-    KRYLOV,
     RESULTS,
     RUNAWAY,
     Search,

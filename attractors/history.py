@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from eqrlab.attractors.fate import Tolerances, answer_window, decay_rate
+from eqrlab.attractors.fate import Tolerances, answer_window
 from eqrlab.attractors.runs import RATE_CAP
+from eqrlab.attractors.trends import decay_rate
 
 LOOKS = 4  # steps between two looks for a return
 TAIL = 16  # last residuals from which the decay of an orbit is estimated

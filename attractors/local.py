@@ -10,13 +10,13 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors import schema
-from eqrlab.attractors.fate import decay_rate
 from eqrlab.attractors.lyapunov import lyapunov
 from eqrlab.attractors.return_test import RETURNS, return_test
 from eqrlab.attractors.sample import sample, tokens_of
 from eqrlab.attractors.singular import singular_values
 from eqrlab.attractors.spectrum import spectrum
 from eqrlab.attractors.trajectory import Law
+from eqrlab.attractors.trends import decay_rate
 from eqrlab.core import System
 
 POINTS = ("right", "wrong")

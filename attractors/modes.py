@@ -11,7 +11,7 @@ import xarray as xr
 
 from eqrlab.attractors import schema
 from eqrlab.attractors.basins import basins
-from eqrlab.attractors.fate import CODE, Tolerances, decay_rate
+from eqrlab.attractors.fate import CODE, Tolerances
 from eqrlab.attractors.posterior import ModeRule as ModeRule
 from eqrlab.attractors.posterior import mode_posterior, population
 from eqrlab.attractors.return_test import RETURNS
@@ -21,6 +21,7 @@ from eqrlab.attractors.statistics import (
     proportion_interval,
     share_over_puzzles,
 )
+from eqrlab.attractors.trends import decay_rate
 
 UNDECIDED = schema.MODES.index("undecided")
 MOST = 256  # a verdict that so many times the restarts would not decide is beyond buying

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 import xarray as xr
 
-from eqrlab.attractors.fate import CODE, decay_rate
+from eqrlab.attractors.fate import CODE
+from eqrlab.attractors.trends import decay_rate
 
 RESOLUTION = {"float64": 1e-6}  # relative distance up to which two exact states are one attractor
 COARSE_RESOLUTION = 1e-3  # the same in lower precision

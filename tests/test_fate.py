@@ -8,15 +8,13 @@ from eqrlab import attractors as at
 from eqrlab.attractors.fate import (
     ANSWER,
     answer_settled,
-    block_medians,
     classify,
-    decay_rate,
     find_answer_fate,
     find_period,
     is_drifting,
-    kendall,
 )
 from eqrlab.attractors.schema import ANSWER_FATES, FATES
+from eqrlab.attractors.trends import block_medians, decay_rate, kendall
 from eqrlab.core import MapSystem
 from tests.zoo import (
     contraction,

@@ -23,7 +23,7 @@ help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 diagnose: $(INSTALLED)  ## verdict on the bundled models and puzzles: a table, out/report.html, out/diagnosis.nc
-	@$(BIN)/eqrlab diagnose --out out $(ARGS)
+	@$(BIN)/eqrlab diagnose --depth 40 --out out $(ARGS)
 
 # One thread for torch in each worker, or the workers fight over the cores.
 test: $(INSTALLED)  ## the whole test suite

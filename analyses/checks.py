@@ -15,7 +15,7 @@ from eqrlab.analyses.fates import late_sentence, noop_sentence
 from eqrlab.core import System
 
 GROUPS = ("outcomes", "noop", "sensitivity")
-FOLLOWED = 8  # restarts of each puzzle that go on to twice the depth
+FOLLOWED = 4  # restarts of each puzzle that go on to twice the depth
 MOST_NUMBERS = 2**27  # of states that are kept for it
 
 
@@ -36,7 +36,7 @@ def run_checks(
     system, inputs, oracle, initial, device, batch_size
         As the ensemble was sampled.
     ensemble
-        With correctness known; where it has `final_state`, its first 8 restarts of each puzzle are followed.
+        With correctness known; where it has `final_state`, its first 4 restarts of each puzzle are followed.
 
     Returns
     -------

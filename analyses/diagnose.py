@@ -59,7 +59,7 @@ def diagnose(
         The groups of the archive: `ensemble`, `basins`, `alignment`, `modes`; `spectrum` with `local`;
         `outcomes`, `noop` and `sensitivity` with `checks`.
     """
-    kept = checks and states_fit(system, len(inputs) * restarts)
+    kept = (checks or local) and states_fit(system, len(inputs) * restarts)
     ensemble = at.sample(
         system,
         torch.as_tensor(inputs),

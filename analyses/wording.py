@@ -133,6 +133,9 @@ def _auc(alignment: xr.Dataset, index: int) -> tuple[float, float, float]:
 def auc_meaning(value: float, low: float, high: float) -> str:
     """Return what an AUC with its interval says about the residual, as a clause."""
     if np.isfinite(low) and low <= 0.5 <= high:
+        if abs(value - 0.5) >= 0.4:
+            did = "told right from wrong" if value > 0.5 else "misled"
+            return f"the residual {did} on these puzzles, too few to say so of others (chance is inside the interval)"
         return "the residual does not tell right from wrong (chance is inside the interval)"
     if not np.isfinite(low) and abs(value - 0.5) < 0.1:
         return "the residual does not tell right from wrong"

@@ -48,7 +48,8 @@ def local_dynamics(
     system, inputs
         What the ensemble was sampled from.
     ensemble, basins
-        From `sample` (own or drawn starts, not given ones) and `basins`, with correctness known.
+        From `sample` (own or drawn starts, not given ones) and `basins`, with correctness known.  With `final_state`
+        kept, the runs examined need not be run again.
     initial
         The restart law the ensemble was sampled with, where it was not the system's own.
     k, tol, max_products
@@ -210,7 +211,15 @@ def _ends(
     ensemble: xr.Dataset,
     options: dict[str, Any],
 ) -> Tensor | None:
-    """Run the representatives again to their end: (P, 2, *state_shape), zero where there is none; None without any."""
+    """Return the ends of the representatives (P, 2, *state_shape), zero where there is none; None without any.
+
+    Runs whose ends the ensemble did not keep are run again.
+    """
+    if not present.any():
+        return None
+    if "final_state" in ensemble:
+        kept = ensemble.final_state.values[np.arange(len(restart))[:, None], np.maximum(restart, 0)]
+        return torch.as_tensor(np.where(present.reshape(*present.shape, *(1,) * (kept.ndim - 2)), kept, 0))
     states: Tensor | None = None
     for p, m in np.argwhere(present):
         again = sample(

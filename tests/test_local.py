@@ -41,6 +41,16 @@ def test_rates_and_spectra_at_attractors_are_exact():
     assert answer.tolist() == [1, 0]
 
 
+def test_kept_ends_need_not_be_run_again():
+    system = selector()
+    runs = {"labels": LABELS, "restarts": 12, "depth": 40}
+    kept = at.sample(system, INPUTS, keep=("summary", "final_state"), **runs)
+    plain = at.sample(system, INPUTS, **runs)
+    found, again = (local_dynamics(system, INPUTS, e, at.basins(e), depth=12) for e in (kept, plain))
+    for name in found.data_vars:
+        np.testing.assert_array_equal(found[name], again[name], err_msg=str(name))
+
+
 def test_a_puzzle_without_an_attractor_of_a_kind_has_a_gap():
     system = MapSystem(
         lambda z, x: 0.5 * z, lambda x, g: torch.randn((len(x), 4), generator=g, dtype=torch.float64)

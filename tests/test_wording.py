@@ -85,6 +85,8 @@ def test_residual_sentence_says_when_it_is_never_defined():
         (0.6, 0.55, 0.65, "hardly"),
         (0.6, 0.45, 0.75, "does not tell"),
         (0.2, 0.1, 0.3, "misleads"),
+        (1.0, 0.37, 1.0, "told right from wrong on these puzzles, too few"),
+        (0.05, 0.0, 0.6, "misled on these puzzles, too few"),
         (0.5, np.nan, np.nan, "does not tell"),
         (0.95, np.nan, np.nan, "the residual tells right from wrong"),
     ],

@@ -27,6 +27,7 @@ from eqrlab.datasets import bundled as bundled_puzzles
 DEFAULT = ("eqr-sudoku6", "eqr-attention-sudoku6")  # two bundled models with contrasting landscapes
 SAMPLE = 12  # puzzles of a bundled set that are diagnosed unless --limit says otherwise; their difficulties alternate
 ROWS = 32  # puzzles in a printed table
+LOCAL = 64  # puzzles up to which the local dynamics, some thousand evaluations each, are examined unasked
 
 
 def puzzles_for(
@@ -130,8 +131,9 @@ SAMPLING = (
     click.option("--dtype", type=click.Choice(["float32", "float64", "bfloat16"]),
                  help="Precision of the iteration."),
     click.option("--batch-size", type=click.IntRange(1), help="Rows at once (default: automatic)."),
-    click.option("--local/--no-local", default=True, show_default=True,
-                 help="Examine spectrum and stability at each puzzle's largest right and wrong attractor."),
+    click.option("--local/--no-local", default=None,
+                 help="Examine spectrum and stability at each puzzle's largest right and wrong attractor "
+                      f"(default: with up to {LOCAL} puzzles)."),
     click.option("--checks/--no-checks", default=True, show_default=True,
                  help="Follow some runs to twice the depth, move the thresholds, test whether the map acts."),
     click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True),
@@ -156,9 +158,11 @@ def run_one(
     noise: float | None,
     device: str | None,
     quiet: bool,
+    local: bool | None,
     **options: Any,
 ) -> dict[str, xr.Dataset]:
     """Diagnose one model on its puzzles and print the verdict."""
+    unasked = local is None and len(chosen) > LOCAL
     random = starts == "random" or (starts is None and not model.random_starts)
     beta = model.noise_scale if noise is None else noise
     if not (random or model.random_starts or beta):
@@ -178,11 +182,14 @@ def run_one(
         initial=model.random_initial if random else None,
         device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         progress=not quiet,
+        local=not unasked if local is None else local,
         **options,
     )
     for dataset in groups.values():
         dataset.attrs |= {"name": name, "puzzles": source}
     click.echo("\n".join(verdict_lines(groups)) + "\n")
+    if unasked:
+        click.echo(f"Local dynamics left out with more than {LOCAL} puzzles; --local asks for them.\n")
     return groups
 
 

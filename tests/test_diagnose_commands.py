@@ -9,7 +9,9 @@ import time
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
+from eqrlab.analyses import diagnose_commands
 from eqrlab.attractors import archive
 from eqrlab.core import EqR, EqRConfig, build, save
 
@@ -143,3 +145,26 @@ def test_a_killed_diagnosis_leaves_no_archive_and_the_next_run_succeeds(checkpoi
     assert list(out.iterdir()) == []
     assert eqrlab(*arguments, "--depth", 4).returncode == 0
     assert sorted(p.name for p in out.iterdir()) == ["diagnosis.nc", "report.html"]
+
+
+def test_local_dynamics_of_many_puzzles_are_examined_only_when_asked_for(
+    checkpoint, puzzles, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(diagnose_commands, "LOCAL", 2)
+    common = [
+        str(checkpoint),
+        "--puzzles",
+        str(puzzles),
+        "--restarts",
+        "2",
+        "--depth",
+        "8",
+        "--quiet",
+        "--no-checks",
+    ]
+    for asked, examined in (([], False), (["--local"], True)):
+        out = tmp_path / str(examined)
+        run = CliRunner().invoke(diagnose_commands.diagnose_command, [*common, *asked, "--out", str(out)])
+        assert run.exit_code == 0, run.output
+        assert ("Local dynamics left out with more than 2 puzzles" in run.output) != examined
+        assert ("spectrum" in archive.read(out / "diagnosis.nc").children) == examined

@@ -18,6 +18,8 @@ from tqdm import tqdm
 
 from eqrlab.attractors.trajectory import Recipe, run_rows
 
+Records = dict[str, np.ndarray]
+
 
 def automatic_batch(recipe: Recipe, rows: int) -> int:
     """Return a batch size whose working set stays moderate: a million state numbers on a CPU thread, 32 on a GPU."""
@@ -36,9 +38,56 @@ def automatic_batch(recipe: Recipe, rows: int) -> int:
     return int(np.clip(most, 1, min(8192, max(share, 1))))
 
 
+class RowSteps:
+    """Count the row-steps of batches that run side by side, show them, and stop those batches together.
+
+    Parameters
+    ----------
+    total, seen
+        All row-steps, and those made before.
+    progress
+        True shows a bar on a terminal; a callable gets (row-steps done, all).
+    doing
+        Name of the bar.
+    """
+
+    def __init__(
+        self, total: int, progress: bool | Callable[[int, int], None], doing: str = "sampling", seen: int = 0
+    ):
+        self.total, self.seen, self.progress = total, seen, progress
+        self._lock, self._stopped = threading.Lock(), threading.Event()
+        self._bar = tqdm(
+            total=total, initial=seen, unit="step", unit_scale=True, desc=doing, leave=False,
+            disable=None if progress is True else True,
+        )  # fmt: skip
+
+    def __call__(self, count: int) -> None:
+        if self._stopped.is_set():
+            raise InterruptedError("sampling was stopped")
+        with self._lock:
+            self.seen += count
+            self._bar.update(count)
+            if callable(self.progress):
+                self.progress(self.seen, self.total)
+
+    def __enter__(self) -> RowSteps:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def stop(self) -> None:
+        """Let batches under way end at their next step."""
+        self._stopped.set()
+
+
 def run_in_batches(
-    recipe: Recipe, rows: np.ndarray, batch: int | None, progress: bool | Callable[[int, int], None]
-) -> dict[str, np.ndarray]:
+    recipe: Recipe,
+    rows: np.ndarray,
+    batch: int | None,
+    progress: bool | Callable[[int, int], None],
+    shorten: Callable[[Records], Records] = lambda records: records,
+) -> Records:
     """Run rows (n,), flat indices puzzle * restarts + restart, and return the records, row axis first.
 
     Parameters
@@ -47,36 +96,22 @@ def run_in_batches(
         Rows at once; None chooses.
     progress
         True shows a bar on a terminal; a callable gets (row-steps done, all).
+    shorten
+        What is kept of the records of a batch.
     """
-    total, seen, lock, stopped = len(rows) * recipe.depth, 0, threading.Lock(), threading.Event()
     batch = batch or automatic_batch(recipe, len(rows))
-    bar = tqdm(
-        total=total,
-        unit="step",
-        unit_scale=True,
-        desc="sampling",
-        disable=None if progress is True else True,
-        leave=False,
-    )
-
-    def tick(count: int) -> None:
-        nonlocal seen
-        if stopped.is_set():
-            raise InterruptedError("sampling was stopped")
-        with lock:
-            seen += count
-            bar.update(count)
-            if callable(progress):
-                progress(seen, total)
-
     pieces = [rows[start : start + batch] for start in range(0, len(rows), batch)]
-    with bar, one_thread_a_batch(recipe.device, len(pieces)) as run:
+    with (
+        RowSteps(len(rows) * recipe.depth, progress) as steps,
+        one_thread_a_batch(recipe.device, len(pieces)) as run,
+    ):
+        batches = Batches(recipe, steps)
         try:
-            parts = list(run(Batches(recipe, tick), pieces))
+            parts = list(run(lambda piece: shorten(batches(piece)), pieces))
         except BaseException:
-            stopped.set()  # batches under way end at their next step
+            steps.stop()
             raise
-    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    return {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
 
 
 class Batches:

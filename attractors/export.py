@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -17,10 +16,9 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm import tqdm
 
 from eqrlab.attractors import parts, schema
-from eqrlab.attractors.batches import Batches, automatic_batch, one_thread_a_batch
+from eqrlab.attractors.batches import Batches, RowSteps, automatic_batch, one_thread_a_batch
 from eqrlab.attractors.fate import Tolerances
 from eqrlab.attractors.merge import Job, merge
 from eqrlab.attractors.parts import Parts, Shard, folder_of
@@ -270,29 +268,11 @@ def _run(
     """Compute what is missing of this process's batches, and keep it."""
     wanted = range(share.number, job.batches, share.of)
     missing = [number for number in wanted if number not in job.parts.place]
-    depth, stopped = job.recipe.depth, threading.Event()
-    steps = {number: depth * (job.span(number)[1] - job.span(number)[0]) for number in wanted}
-    total, seen, lock = (
-        sum(steps.values()),
-        sum(steps[n] for n in wanted if n in job.parts.place),
-        threading.Lock(),
-    )
-    bar = tqdm(
-        total=total, initial=seen, unit="step", unit_scale=True, desc="exporting", leave=False,
-        disable=None if progress is True else True,
-    )  # fmt: skip
-
-    def tick(count: int) -> None:
-        nonlocal seen
-        if stopped.is_set():
-            raise InterruptedError("the export was stopped")
-        with lock:
-            seen += count
-            bar.update(count)
-            if callable(progress):
-                progress(seen, total)
-
-    batches = Batches(job.recipe, tick)
+    depth = job.recipe.depth
+    size = {number: depth * (job.span(number)[1] - job.span(number)[0]) for number in wanted}
+    made = sum(size[number] for number in wanted if number in job.parts.place)
+    steps = RowSteps(sum(size.values()), progress, "exporting", made)
+    batches = Batches(job.recipe, steps)
 
     def compute(number: int) -> tuple[int, dict[str, np.ndarray]]:
         records = batches(np.arange(*job.span(number)))
@@ -308,12 +288,12 @@ def _run(
             waiting.clear()
         flushed = time.monotonic()
 
-    with bar, one_thread_a_batch(job.recipe.device, job.batches) as run:
+    with steps, one_thread_a_batch(job.recipe.device, job.batches) as run:
         try:
             for number, records in run(compute, missing):
                 waiting[number] = records
-                size = sum(v.nbytes for r in waiting.values() for v in r.values())
-                if size >= FLUSH_BYTES or time.monotonic() - flushed >= flush_seconds:
+                held = sum(v.nbytes for r in waiting.values() for v in r.values())
+                if held >= FLUSH_BYTES or time.monotonic() - flushed >= flush_seconds:
                     flush()
                     began = time.monotonic()
                     if share.number == 0 and began - shown >= max(snapshot_seconds, cost / SNAPSHOT_SHARE):
@@ -322,7 +302,7 @@ def _run(
                         cost = shown - began
             flush()
         except BaseException as error:
-            stopped.set()  # batches under way end at their next step
+            steps.stop()
             with contextlib.suppress(OSError):  # a full disk, for example: then these few are computed again
                 flush()
                 if not isinstance(error, OSError) and job.parts.place:

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eqrlab.attractors.assemble import assemble
 from eqrlab.attractors.fate import Tolerances
 from eqrlab.attractors.records import digest
-from eqrlab.attractors.sample import assemble, prepare
+from eqrlab.attractors.sample import prepare
 from eqrlab.attractors.trajectory import run_rows
 from eqrlab.core import System
 

@@ -16,10 +16,10 @@ import xarray as xr
 
 from eqrlab.attractors import schema
 from eqrlab.attractors.archive import netcdf_errors, stored
+from eqrlab.attractors.assemble import assemble, state_precision
 from eqrlab.attractors.fate import Tolerances, band_limit, solved_residuals
 from eqrlab.attractors.parts import Parts
 from eqrlab.attractors.records import noise_ratios
-from eqrlab.attractors.sample import assemble, state_precision
 from eqrlab.attractors.trajectory import Recipe
 from eqrlab.core.checkpoint import replaced_whole
 

@@ -16,12 +16,15 @@ import pytest
 import torch
 
 from eqrlab import attractors as at
+from eqrlab.attractors.statistics import proportion_interval
 from eqrlab.core import EqR, EqRConfig, load
 from eqrlab.datasets import bundled
+from tests.benchmarks.bench_speed import Products
 from tests.benchmarks.ledger import record, spread
 from tests.benchmarks.official_eqr import official_batch, official_code, official_model
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.filterwarnings("ignore")]
+ROWS = 768  # that the official evaluator runs at once: the batch of its configuration
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +37,15 @@ def evaluator(official, model, puzzles, restarts, depth, dtype):
     head = official.inference_head(
         official_model(official, model, depth, dtype), "stablemax_cross_entropy"
     ).eval()
-    batch = official_batch(puzzles.inputs, puzzles.labels)
+    many = max(1, ROWS // restarts)
+    parts = [puzzles.take(slice(i, i + many)) for i in range(0, len(puzzles), many)]
+    loader = [("all", official_batch(part.inputs, part.labels), len(part)) for part in parts]
     settings = SimpleNamespace(eval_save_outputs=[], convergence_top_k=1, convergence_window=3, eval_dir=None)
 
     def run():
         with contextlib.redirect_stderr(io.StringIO()):
             found, _ = official.evaluate(
-                settings, SimpleNamespace(model=head), [("all", batch, len(puzzles))], SimpleNamespace(sets=["all"]),
-                [], 0, 1, None, different_init=restarts,
+                settings, SimpleNamespace(model=head), loader, SimpleNamespace(sets=["all"]), [], 0, 1, None, different_init=restarts,
             )  # fmt: skip
         return found
 
@@ -50,6 +54,7 @@ def evaluator(official, model, puzzles, restarts, depth, dtype):
 
 CASES = {  # name: (model, puzzles, restarts, depth, rounds, dtypes of the official side)
     "6x6, MLP mixer, hidden 64": (lambda: load("eqr-sudoku6"), 4, 16, 8, 3, ("float32", "bfloat16")),
+    "6x6, MLP mixer, hidden 64, the official batch": (lambda: load("eqr-sudoku6"), 48, 16, 8, 3, ("float32",)),
     "6x6, attention, hidden 64": (lambda: load("eqr-attention-sudoku6"), 4, 16, 8, 3, ("float32", "bfloat16")),
     "9x9 at the paper's size, MLP mixer, hidden 512, random weights": (
         lambda: EqR(
@@ -57,7 +62,7 @@ CASES = {  # name: (model, puzzles, restarts, depth, rounds, dtypes of the offic
                 vocab_size=11, seq_len=81, hidden_size=512, num_heads=8, layers=2, H_cycles=3, L_cycles=6, mixer="mlp"
             )
         ).eval(),
-        1, 4, 2, 2, ("float32", "bfloat16"),
+        1, 4, 8, 2, ("float32", "bfloat16"),
     ),
 }  # fmt: skip
 
@@ -82,12 +87,17 @@ def test_ensemble_race(official, case):
         "ours, float32, noise off": lambda: ours(noise=0),
         "ours, bfloat16, noise off": lambda: ours(noise=0, dtype="bfloat16"),
     }
-    spent = {name: [] for name in sides}
+    x = model.encode(torch.as_tensor(puzzles.inputs).repeat_interleave(restarts, 0))
+    with torch.no_grad(), Products() as products:
+        model.step(model.initial(x, torch.Generator().manual_seed(0)), x)
+    limit = "torch.mm alone, float32"
+    spent = {name: [] for name in [*sides, limit]}
     for _ in range(rounds):
         for name, call in sides.items():
             begin = time.process_time()
             call()
             spent[name].append(time.process_time() - begin)
+        spent[limit].append(depth * products.seconds(torch.float32))
     work = count * restarts * depth
     for name, times in spent.items():
         columns = {
@@ -95,7 +105,7 @@ def test_ensemble_race(official, case):
                 [a / b for a, b in zip(spent[f"official, {d}"], times, strict=True)]
             )
             for d in dtypes
-            if name.startswith("ours")
+            if not name.startswith("official") and (name != limit or d == "float32")
         }
         record(
             "ensembles", f"{case}: {name}", puzzles_x_restarts_x_steps=f"{count} x {restarts} x {depth}",
@@ -105,3 +115,62 @@ def test_ensemble_race(official, case):
         right = float(np.mean(ours().correct.values[:, :, -1]))
         theirs = float(peers["float32"]()["different_init/avg_pass_rate"])
         assert abs(right - theirs) < 0.15
+
+
+SAME = {"restarts": 16, "depth": 16}
+# Chosen on 200 training puzzles, among those that answer all of them as the full 16 x 16 runs do: all right.
+CALM = {"settled_below": 0.5, "window": 2}
+ONE_BY_ONE = {"schedule": ((0, 1),), "halt_above": 4.0}
+FINISHED = {
+    "settled rows retired, majority": at.Policy(stop="settled", **CALM, **SAME),
+    "one restart after another, until one settles and halts": at.Policy(
+        stop="both", settled_below=0.2, agree=1, select="residual", **ONE_BY_ONE, **SAME
+    ),
+    "one restart after another, until two that halt agree": at.Policy(
+        stop="halt", agree=2, select="residual", **ONE_BY_ONE, **SAME
+    ),
+}
+
+
+def test_retirement_race(official, monkeypatch):
+    """Record CPU time to one selected answer a puzzle: 16 restarts to depth 16, or as much of it as policies need."""
+    model, puzzles = load("eqr-sudoku6"), bundled("sudoku6").take(slice(96))
+    rounds, chosen = 3, {}
+    theirs = evaluator(official, model, puzzles, SAME["restarts"], SAME["depth"], "float32")
+    update = official.evaluator._update_conv
+
+    def watched(state, preds, labels, scores, top_k):
+        best = scores.argsort(dim=1)[:, 0]
+        chosen["official"].append(preds.view(*scores.shape, -1)[torch.arange(len(best)), best].numpy())
+        update(state, preds, labels, scores, top_k)
+
+    monkeypatch.setattr(official.evaluator, "_update_conv", watched)
+
+    def ours(name):
+        result = at.adaptive(model, puzzles.inputs, FINISHED[name], labels=puzzles.labels, noise=0)
+        chosen[name] = result.answer.values
+        return result
+
+    sides = {"official": theirs, **{name: lambda name=name: ours(name) for name in FINISHED}}
+    spent, steps = {name: [] for name in sides}, {"official": float(SAME["restarts"] * SAME["depth"])}
+    for _ in range(rounds):
+        for name, call in sides.items():
+            if name == "official":
+                chosen[name] = []
+            begin = time.process_time()
+            found = call()
+            spent[name].append(time.process_time() - begin)
+            if name in FINISHED:
+                steps[name] = float(found.mean_nfe)
+    chosen["official"] = np.concatenate(chosen["official"])
+    right = {name: (answer == puzzles.labels).all(1) for name, answer in chosen.items()}
+    for name, times in spent.items():
+        same = (chosen[name] == chosen["official"]).all(1).mean()
+        low, high = proportion_interval(int(right[name].sum()), len(puzzles))
+        record(
+            "retirement", f"official, float32, {SAME['restarts']} x {SAME['depth']}" if name == "official" else f"ours, {name}",
+            CPU_s=spread(times), times_faster=spread([a / b for a, b in zip(spent["official"], times, strict=True)]),
+            target=">= 5", outer_steps_a_puzzle=f"{steps[name]:.1f}",
+            selected_answers_right=f"{100 * right[name].mean():.1f} % [{100 * low:.1f}, {100 * high:.1f}]",
+            same_selected_answer_as_the_official_one=f"{100 * same:.1f} %", rounds=rounds,
+        )  # fmt: skip

@@ -104,7 +104,16 @@ SECTIONS = {
         "Same weights, puzzles, restarts, depth; rounds alternate, one thread, restart-steps a second of CPU time. "
         "The official evaluator iterates with noise and keeps logits, votes and scores. Ours records noise-free "
         "residuals as well, which with noise (or a bfloat16 state) costs a second evaluation of the map at every step. "
+        "The last row of a size is the limit in float32: the matrix products of the steps and nothing else. "
         "`EQR_OFFICIAL` names a clone of https://github.com/locuslab/EqR; flash_attn is replaced by torch's attention.",
+        "bench_ensemble.py",
+    ),
+    "retirement": (
+        "To the same selected answers, finished rows retired",
+        "CPU time until each of 96 puzzles of 6x6 Sudoku has its one answer, `eqr-sudoku6`. The official evaluator runs "
+        "16 restarts to depth 16, with noise, and takes the answer of least logit change; `at.adaptive`, noise off, has "
+        "as many restarts and steps to spend, and replaces rows as they finish; its policies were chosen on training "
+        "puzzles. Intervals over puzzles.",
         "bench_ensemble.py",
     ),
     "throughput": (

@@ -33,7 +33,7 @@ def official_code():
 
     layers.flash_attn_func = attention
     return SimpleNamespace(
-        evaluate=eval_fn.evaluate, model=eqr.EqRModel, inference_head=loss_heads.InferenceLossHead,
+        evaluate=eval_fn.evaluate, evaluator=eval_fn, model=eqr.EqRModel, inference_head=loss_heads.InferenceLossHead,
         training_head=loss_heads.ACTLossHead, averages=ema.EMAHelper,
     )  # fmt: skip
 

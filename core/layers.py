@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -240,12 +241,36 @@ class Block(nn.Module):
         return rms_norm(h + self.mlp(h, narrow))
 
 
+def apply_in_turn(layers: nn.ModuleList, h: Tensor, narrow: bool) -> Tensor:
+    """Map h (n, T, D) by one block after the other."""
+    for layer in layers:
+        h = layer(h, narrow)
+    return h
+
+
+@functools.cache
+def _fused() -> Callable[[nn.ModuleList, Tensor, bool], Tensor]:
+    return torch.compile(apply_in_turn)
+
+
+def _differentiated() -> bool:
+    """Say whether derivatives are being taken, or anything else is done to the operations themselves."""
+    return torch.is_grad_enabled() or torch._C._functorch.peek_interpreter_stack() is not None
+
+
 class Blocks(nn.Module):
-    """A stack of blocks, the learned part of one level."""
+    """A stack of blocks, the learned part of one level.
+
+    Attributes
+    ----------
+    fused
+        Whether the blocks run compiled by torch.compile where no derivative is taken.
+    """
 
     def __init__(self, layers: list[Block]):
         super().__init__()
         self.layers = nn.ModuleList(layers)
+        self.fused = False
         self.rows_at_once = max(1, _CACHE_VALUES // max(layer.widest for layer in layers))
         keep_freed_memory()
 
@@ -255,14 +280,12 @@ class Blocks(nn.Module):
         `narrow` rounds to bfloat16 where a convolutional SwiGLU does so by origin.
         """
         groups = -(-h.shape[0] // self.rows_at_once)
-        if groups <= 1 or h.device.type != "cpu" or torch.compiler.is_compiling():
-            return self._stack(h, narrow)
-        return torch.cat([self._stack(part, narrow) for part in h.chunk(groups)])
-
-    def _stack(self, h: Tensor, narrow: bool) -> Tensor:
-        for layer in self.layers:
-            h = layer(h, narrow)
-        return h
+        if torch.compiler.is_compiling():
+            return apply_in_turn(self.layers, h, narrow)
+        run = _fused() if self.fused and not _differentiated() else apply_in_turn
+        if groups <= 1 or h.device.type != "cpu":
+            return run(self.layers, h, narrow)
+        return torch.cat([run(self.layers, part, narrow) for part in h.chunk(groups)])
 
 
 class TokenEmbedding(nn.Module):

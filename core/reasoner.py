@@ -267,6 +267,25 @@ class Reasoner(nn.Module):
         """Return the same model with another noise amplitude."""
         return self.replace(noise_scale=float(noise_scale))
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Let torch.compile fuse the blocks, in place, for iteration without derivatives; all copies share it.
+
+        Raises
+        ------
+        TypeError
+            For arguments: there is nothing to choose.
+
+        Notes
+        -----
+        Compiling takes seconds at the first step of each shape, and a C++ or Triton compiler.  Results differ by
+        rounding.  Where derivatives are taken the blocks run as they are.
+        """
+        if args or kwargs:
+            raise TypeError("Reasoner.compile takes no arguments")
+        for module in self.modules():
+            if isinstance(module, Blocks):
+                module.fused = True
+
     def smooth(self) -> Reasoner:
         """Return the same model without the roundings to lower precision that its map may have by origin (URM).
 

@@ -244,3 +244,25 @@ def test_a_configuration_that_no_model_can_have_is_named(changes, message):
 def test_missing_configuration_values_are_named():
     with pytest.raises(ValueError, match="configuration lacks vocab_size, seq_len"):
         EqRConfig.from_dict({})
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # what the compiler warns of in itself
+def test_compiled_blocks_are_the_blocks_and_leave_derivatives_alone():
+    plain, compiled = small_eqr(layers=2), small_eqr(layers=2)
+    compiled.load_state_dict(plain.state_dict())
+    with pytest.raises(TypeError, match="no arguments"):
+        compiled.compile(mode="max-autotune")
+    compiled.compile()
+    x = plain.encode(tokens(3, plain))
+    z = plain.initial(x, torch.Generator().manual_seed(0))
+    quieter = compiled.with_noise(0.0)  # a copy shares the blocks
+    with torch.no_grad(), torch.profiler.profile() as watched:
+        ours = quieter.step(z, x)
+    assert any("CompiledFxGraph" in event.key for event in watched.key_averages())
+    with torch.no_grad():
+        assert torch.allclose(ours, plain.with_noise(0.0).step(z, x), atol=1e-5)
+        found, wanted = (jvp(lambda z, m=m: m.step(z, x), (z,), (z,))[1] for m in (compiled, plain))
+    assert torch.equal(found, wanted)
+    compiled.step(z.requires_grad_(), x).sum().backward()
+    assert z.grad is not None

@@ -152,7 +152,7 @@ def test_compiled_blocks(name):
         x = eager.encode(torch.ones(rows, eager.config.seq_len, dtype=torch.long))
         z = eager.initial(x, torch.Generator().manual_seed(0))
         try:
-            compiled.L_level.compile(dynamic=False)
+            compiled.compile()
             cost = cpu_seconds(lambda: compiled.step(z, x))
         except torch._dynamo.exc.TorchDynamoException as error:
             pytest.skip(f"torch.compile does not work here: {str(error).splitlines()[0]}")

@@ -110,10 +110,10 @@ SECTIONS = {
     ),
     "retirement": (
         "To the same selected answers, finished rows retired",
-        "CPU time until each of 96 puzzles of 6x6 Sudoku has its one answer, `eqr-sudoku6`. The official evaluator runs "
-        "16 restarts to depth 16, with noise, and takes the answer of least logit change; `at.adaptive`, noise off, has "
-        "as many restarts and steps to spend, and replaces rows as they finish; its policies were chosen on training "
-        "puzzles. Intervals over puzzles.",
+        "CPU time until each of 96 puzzles of 6x6 Sudoku has its one answer, `eqr-sudoku6`. The official evaluator "
+        "runs 16 restarts to depth 16, with noise, and takes the answer of least logit change; `at.adaptive`, noise "
+        "off, has as many restarts and steps to spend, and replaces rows as they finish; its policies were chosen on "
+        "training puzzles. Intervals over puzzles.",
         "bench_ensemble.py",
     ),
     "throughput": (

@@ -253,24 +253,20 @@ def _fused() -> Callable[[nn.ModuleList, Tensor, bool], Tensor]:
     return torch.compile(apply_in_turn)
 
 
-def _differentiated() -> bool:
-    """Say whether derivatives are being taken, or anything else is done to the operations themselves."""
-    return torch.is_grad_enabled() or torch._C._functorch.peek_interpreter_stack() is not None
-
-
 class Blocks(nn.Module):
     """A stack of blocks, the learned part of one level.
 
     Attributes
     ----------
     fused
-        Whether the blocks run compiled by torch.compile where no derivative is taken.
+        When the blocks run compiled by torch.compile: "never"; for "iteration", where no derivative is taken; in
+        "training" too, where one backward pass is.
     """
 
     def __init__(self, layers: list[Block]):
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        self.fused = False
+        self.fused = "never"
         self.rows_at_once = max(1, _CACHE_VALUES // max(layer.widest for layer in layers))
         keep_freed_memory()
 
@@ -282,7 +278,9 @@ class Blocks(nn.Module):
         groups = -(-h.shape[0] // self.rows_at_once)
         if torch.compiler.is_compiling():
             return apply_in_turn(self.layers, h, narrow)
-        run = _fused() if self.fused and not _differentiated() else apply_in_turn
+        plain = self.fused == "never" or (self.fused == "iteration" and torch.is_grad_enabled())
+        transformed = torch._C._functorch.peek_interpreter_stack() is not None  # by torch.func
+        run = apply_in_turn if plain or transformed else _fused()
         if groups <= 1 or h.device.type != "cpu":
             return run(self.layers, h, narrow)
         return torch.cat([run(self.layers, part, narrow) for part in h.chunk(groups)])

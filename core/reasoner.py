@@ -267,24 +267,29 @@ class Reasoner(nn.Module):
         """Return the same model with another noise amplitude."""
         return self.replace(noise_scale=float(noise_scale))
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Let torch.compile fuse the blocks, in place, for iteration without derivatives; all copies share it.
+    def compile(self, when: str = "iteration") -> None:
+        """Let torch.compile fuse the blocks, in place; copies that share the weights share it.
+
+        Parameters
+        ----------
+        when
+            "iteration": where no derivative is taken; "training": also where one backward pass is; "never".
 
         Raises
         ------
-        TypeError
-            For arguments: there is nothing to choose.
+        ValueError
+            For another word.
 
         Notes
         -----
         Compiling takes seconds at the first step of each shape, and a C++ or Triton compiler.  Results differ by
-        rounding.  Where derivatives are taken the blocks run as they are.
+        rounding.  Within the transforms of torch.func the blocks run as they are.
         """
-        if args or kwargs:
-            raise TypeError("Reasoner.compile takes no arguments")
+        if when not in ("iteration", "training", "never"):
+            raise ValueError(f"when {when!r} unknown; choose from iteration, training, never")
         for module in self.modules():
             if isinstance(module, Blocks):
-                module.fused = True
+                module.fused = when
 
     def smooth(self) -> Reasoner:
         """Return the same model without the roundings to lower precision that its map may have by origin (URM).

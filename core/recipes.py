@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +11,8 @@ from torch import Tensor
 
 from eqrlab.core.losses import exact, halting_loss, stablemax_cross_entropy
 from eqrlab.core.random import Noise
-from eqrlab.core.reasoner import Reasoner, Streams
+from eqrlab.core.reasoner import Reasoner
 
-LevelUpdate = Callable[[Streams, Tensor, str, Noise | None], Streams]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 SUPERVISIONS = ("sot", "terminal", "anchors")
 HALTINGS = ("learned", "off", "oracle")
@@ -138,21 +136,15 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     )
 
 
-def segment(
-    model: Reasoner, z: Tensor, x: Tensor, noise: Noise | None, update: LevelUpdate | None = None
-) -> Tensor:
-    """Apply one outer step whose last `trained_updates` level updates carry gradient, the others none.
-
-    `update` stands in for the model's own level update, e.g. a compiled one.
-    """
-    update = update or model.update
+def segment(model: Reasoner, z: Tensor, x: Tensor, noise: Noise | None) -> Tensor:
+    """Apply one outer step whose last `trained_updates` level updates carry gradient, the others none."""
     streams = z.detach().unbind(1)
     free = len(model.schedule) - model.trained_updates
     with torch.no_grad():
         for level in model.schedule[:free]:
-            streams = update(streams, x, level, noise)
+            streams = model.update(streams, x, level, noise)
     for level in model.schedule[free:]:
-        streams = update(streams, x, level, noise)
+        streams = model.update(streams, x, level, noise)
     return torch.stack(streams, dim=1)
 
 

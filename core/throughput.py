@@ -24,6 +24,7 @@ def step_operations(model: Reasoner, config: TrainConfig) -> int:
     (k, n) is 2 m k n operations; norms, activations, noise and the optimiser are not counted.
     """
     ghost = copy.deepcopy(model).to("meta")
+    ghost.compile("never")
     dtype, c = DTYPES[config.dtype], model.config
     inputs = torch.zeros(1, c.seq_len, dtype=torch.long, device="meta")
     z = torch.zeros(1, *model.state_shape, dtype=dtype, device="meta")

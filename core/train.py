@@ -16,11 +16,10 @@ from torch import Tensor
 from eqrlab.core.checkpoint import build, read_tensors, replaced_whole, save, write_tensors
 from eqrlab.core.losses import exact
 from eqrlab.core.optim import AdamATan2, sign_step
-from eqrlab.core.random import GeneratorNoise, Noise
-from eqrlab.core.reasoner import Reasoner, Streams
+from eqrlab.core.random import GeneratorNoise
+from eqrlab.core.reasoner import Reasoner
 from eqrlab.core.recipes import (
     DTYPES,
-    LevelUpdate,
     TrainConfig,
     halted_rows,
     learning_rate,
@@ -97,7 +96,7 @@ class Trainer:
         self.sparse = (
             self.device.type == "cpu"
         )  # elsewhere, asking which rows halted would make the host wait
-        self.update: LevelUpdate = compiled_update(self.model) if config.compile else self.model.update
+        self.model.compile("training" if config.compile else "never")
 
     def step(self) -> dict[str, Tensor]:
         """Take one optimiser step.
@@ -121,9 +120,9 @@ class Trainer:
             x = model.encode(self.inputs).to(self.dtype)
             if step not in self.anchors:
                 with torch.no_grad():
-                    z = segment(model, z, x, noise, self.update)
+                    z = segment(model, z, x, noise)
                 continue
-            z = segment(model, z, x, noise, self.update)
+            z = segment(model, z, x, noise)
             judged = segment_loss(model, z, x, self.labels, self.taken + step - 1, self.config, noise)
             loss = judged.loss.sum() / (len(z) * len(self.anchors))
             loss.backward()
@@ -241,21 +240,6 @@ def exact_accuracy(
         right = exact(model.logits(z, x), torch.as_tensor(labels[i : i + batch_size], device=model.device))
         solved += right.sum()
     return solved.item() / len(inputs)
-
-
-def compiled_update(model: Reasoner) -> LevelUpdate:
-    """Return the model's level update, compiled with torch.compile; the noise is drawn outside of what is compiled."""
-
-    @torch.compile(dynamic=False)
-    def apply(streams: Streams, x: Tensor, level: str, drawn: Tensor | None) -> Streams:
-        return model.update(streams, x, level, None if drawn is None else lambda h: drawn)
-
-    def update(streams: Streams, x: Tensor, level: str, noise: Noise | None) -> Streams:
-        like = streams[1] if level == "L" else streams[0]
-        drawn = noise(like) if noise is not None and model.noise_scale else None
-        return apply(streams, x, level, drawn)
-
-    return update
 
 
 def train(

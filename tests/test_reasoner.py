@@ -251,8 +251,8 @@ def test_missing_configuration_values_are_named():
 def test_compiled_blocks_are_the_blocks_and_leave_derivatives_alone():
     plain, compiled = small_eqr(layers=2), small_eqr(layers=2)
     compiled.load_state_dict(plain.state_dict())
-    with pytest.raises(TypeError, match="no arguments"):
-        compiled.compile(mode="max-autotune")
+    with pytest.raises(ValueError, match="'always' unknown; choose from iteration, training, never"):
+        compiled.compile("always")
     compiled.compile()
     x = plain.encode(tokens(3, plain))
     z = plain.initial(x, torch.Generator().manual_seed(0))

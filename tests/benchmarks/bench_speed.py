@@ -4,6 +4,8 @@ Products are counted by watching what one outer step hands to torch.mm and torch
 random matrices of just these shapes, in the same process, alternating with the ensemble.
 """
 
+import json
+import resource
 import subprocess
 import sys
 import time
@@ -176,32 +178,64 @@ GROUPS = {  # group: operations
     "copies and casts": "copy_ cat",
     "sums, products, norms": "mul mul_ add add_ pow sum mean rsqrt div div_ linalg_vector_norm",
 }
+PROFILED = {  # name: (model, puzzles, how many, restarts, depth)
+    "6x6, MLP mixer, hidden 64": (lambda: load("eqr-sudoku6"), "sudoku6", 48, 16, 4),
+    "6x6, attention, hidden 64": (lambda: load("eqr-attention-sudoku6"), "sudoku6", 48, 16, 4),
+    "9x9 at the paper's size, hidden 512, random weights": (sudoku_size, "sudoku9", 2, 8, 2),
+}
 GROUP_OF = {f"aten::{op}": group for group, ops in GROUPS.items() for op in ops.split()}
 
 
-@pytest.mark.parametrize("name", SIZES)
-def test_profile(name):
-    """Record where the time of an ensemble goes, by operation."""
-    make, task, count, restarts, depth, _ = SIZES[name]
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("name", PROFILED)
+def test_profile(name, when):
+    """Record where the time of an ensemble goes, by operation, in a process of its own: memory habits last."""
+    found = json.loads(
+        subprocess.run(
+            [sys.executable, "-m", "tests.benchmarks.bench_speed", name, when],
+            capture_output=True, text=True, check=True,
+        ).stdout.splitlines()[-1]
+    )  # fmt: skip
+    record("profile", f"{name}: {when}", **found)
+
+
+def profiled(name, when):
+    """Return the columns of one row of the profile."""
+    if when == "before":
+        layers._CACHE_VALUES = 1 << 62  # all rows of a batch at once, ...
+        layers.keep_freed_memory = lambda: None  # ... in memory that the system takes back and gives again
+    torch.set_num_threads(1)
+    make, task, count, restarts, depth = PROFILED[name]
     model, puzzles = make(), bundled(task).take(slice(count))
-    for case, options in {"noise off": {"noise": 0}, "noise on": {}}.items():
-        run = lambda options=options: at.sample(
-            model, puzzles.inputs, labels=puzzles.labels, restarts=restarts, depth=depth, **options
-        )
-        run()
-        with profile(activities=[ProfilerActivity.CPU]) as watched:
-            cpu, wall = time.process_time(), time.perf_counter()
-            run()
-            cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-        share: Counter = Counter()
-        for event in watched.key_averages():
-            share[GROUP_OF.get(event.key, "other operations")] += event.self_cpu_time_total / 1e6 / wall
-        share["Python and the rest"] = 1 - sum(share.values())
-        record(
-            "profile", f"{name}, float32, {case}",
-            **{group: f"{100 * share[group]:.0f} %" for group in [*GROUPS, "other operations"]},
-            **{"Python and the rest": f"{100 * share['Python and the rest']:.0f} %"},
-        )  # fmt: skip
+    run = lambda: at.sample(
+        model,
+        puzzles.inputs,
+        labels=puzzles.labels,
+        restarts=restarts,
+        depth=depth,
+        noise=0,
+        batch_size=count * restarts,
+    )
+    run()
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    spent = sorted(cpu_seconds(run) for _ in range(3))
+    faults = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults) / 3
+    with profile(activities=[ProfilerActivity.CPU]) as watched:
+        cpu = cpu_seconds(run)
+    share: Counter = Counter()
+    for event in watched.key_averages():
+        share[GROUP_OF.get(event.key, "other operations")] += event.self_cpu_time_total / 1e6 / cpu
+    share["Python and the rest"] = 1 - sum(share.values())
+    work = count * restarts * depth
+    return {
+        "puzzles x restarts x steps": f"{count} x {restarts} x {depth}",
+        "restart steps a CPU s": spread([work / t for t in spent]),
+        "page faults a restart step": f"{faults / work:.0f}",
+        **{
+            group: f"{100 * share[group]:.0f} %"
+            for group in [*GROUPS, "other operations", "Python and the rest"]
+        },
+    }
 
 
 def test_cost_is_proportional_to_puzzles_restarts_and_depth():
@@ -256,3 +290,7 @@ def test_memory_of_an_ensemble(restarts):
         peak_MB=f"{peak:.0f}", result_MB=f"{size:.1f}", peak_bytes_a_restart=f"{peak * 2**20 / restarts:.0f}",
         CPU_s=f"{cpu:.2f}",
     )  # fmt: skip
+
+
+if __name__ == "__main__":
+    print(json.dumps(profiled(*sys.argv[1:])))

@@ -116,6 +116,13 @@ SECTIONS = {
         "training puzzles. Intervals over puzzles.",
         "bench_ensemble.py",
     ),
+    "precision": (
+        "Verdicts in bfloat16",
+        "The same 24 puzzles and starts diagnosed in float32 and in bfloat16, noise off, and, as a measure, in float32 "
+        "from other starts. Mode of the checkpoint with its probability; puzzles decided otherwise among those decided "
+        "both times; runs that end right against the first row, 95 % interval over puzzles.",
+        "bench_precision.py",
+    ),
     "throughput": (
         "Speed of ensembles",
         "Restart-steps a second of CPU time of one core (threads run batches side by side); products of matrices that "

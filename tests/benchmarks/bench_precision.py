@@ -1,0 +1,46 @@
+"""Whether a diagnosis in bfloat16 is the one in float32: modes, correct masses and answers, beside another seed."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from eqrlab.analyses.diagnose import diagnose
+from eqrlab.attractors.adaptive import weighted_mean
+from eqrlab.attractors.statistics import cluster_bootstrap
+from eqrlab.core import load
+from eqrlab.datasets import bundled
+from tests.benchmarks.ledger import record
+
+pytestmark = [pytest.mark.benchmark, pytest.mark.filterwarnings("ignore")]
+MODELS = ("eqr-sudoku6", "eqr-attention-sudoku6", "trm-sudoku6", "hrm-sudoku6", "urm-sudoku6")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_verdict_in_bfloat16(name):
+    model, puzzles = load(name), bundled("sudoku6").take(slice(24))
+    law = None if model.random_starts else model.random_initial
+    run = functools.partial(
+        diagnose, model, puzzles.inputs, labels=puzzles.labels, restarts=32, depth=32, noise=0, initial=law
+    )
+    found = {"float32": run(), "bfloat16": run(dtype="bfloat16"), "float32, another seed": run(seed=1)}
+    wanted = found["float32"]
+    for case, other in found.items():
+        modes, theirs = (g["modes"] for g in (wanted, other))
+        right = [g["ensemble"].correct.values[:, :, -1].mean(1) for g in (wanted, other)]
+        difference = right[1] - right[0]
+        low, high = cluster_bootstrap(functools.partial(weighted_mean, difference), len(difference))
+        same = (wanted["ensemble"].answer.values == other["ensemble"].answer.values).all(2).mean()
+        names = [m.mode_name.values[m.mode.values] for m in (modes, theirs)]
+        decided = [n != "undecided" for n in names]
+        both = decided[0] & decided[1]
+        verdict = theirs.mode_name.values[int(theirs.landscape_mode)]
+        record(
+            "precision", f"{name}: {case}", puzzles_x_restarts_x_steps="24 x 32 x 32",
+            checkpoint=f"{verdict} ({float(theirs.landscape_probability):.2f})", puzzles_decided=f"{decided[1].sum()}",
+            decided_otherwise=f"{(names[0] != names[1])[both].sum()} of {both.sum()}",
+            runs_right=f"{100 * right[1].mean():.1f} %",
+            difference=f"{100 * difference.mean():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] points",
+            same_answer_from_the_same_start="" if "seed" in case else f"{100 * same:.1f} %",
+        )  # fmt: skip
+    assert np.isfinite(difference).all()

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 import numpy as np
-import torch
 import xarray as xr
 
 from eqrlab import attractors as at
+from eqrlab.analyses import options as opt
 from eqrlab.analyses.amounts import percent, percent_interval, plural
-from eqrlab.analyses.diagnose_commands import puzzles_for, require_writable, short_source, table
+from eqrlab.analyses.diagnose_commands import SAMPLE, puzzles_for, require_writable, short_source, table
 from eqrlab.attractors import archive
 from eqrlab.attractors.estimate import DECISIONS, STOPS
 from eqrlab.attractors.schema import FATES
@@ -46,43 +46,21 @@ SHOWN = 4  # attractors of a puzzle that get a line of their own
     metavar="MASS",
     help="Stop instead once it is sure whether the correct mass is above this.",
 )
-@click.option(
-    "--puzzles", metavar="FILE|DIR", help="Puzzles; default: the bundled test set of the model's task."
-)
-@click.option("--split", default="test", show_default=True, help="Split of a bundled set or .npy folder.")
-@click.option(
-    "--limit", type=click.IntRange(1), help="The first so many (default: all of a file, 12 of a bundled set)."
-)
-@click.option("--allow-several", is_flag=True, help="Accept puzzles of a file that have several solutions.")
-@click.option(
-    "--depth", type=click.IntRange(1), default=64, show_default=True, help="Outer steps of every run."
-)
-@click.option("--noise", type=click.FloatRange(0), help="Noise amplitude (default: the model's own).")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--device", help="cpu or cuda (default: cuda where there is one).")
-@click.option(
-    "--dtype", type=click.Choice(["float32", "float64", "bfloat16"]), help="Precision of the iteration."
-)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True)
-@click.option("--quiet", is_flag=True, help="No progress bar.")  # fmt: skip
+@opt.puzzles
+@opt.limit(bundled=SAMPLE)
+@opt.allow_several
+@opt.depth()
+@opt.seed()
+@opt.noise()
+@opt.device()
+@opt.dtype("float32", "float64", "bfloat16")
+@opt.out()
+@opt.quiet
 def basins_command(
-    checkpoint: str,
-    half_width: float,
-    confidence: float,
-    max_restarts: int,
-    above: float | None,
-    puzzles: str | None,
-    split: str,
-    limit: int | None,
-    allow_several: bool,
-    depth: int,
-    noise: float | None,
-    seed: int,
-    device: str | None,
-    dtype: str | None,
-    out: Path,
-    quiet: bool,
-) -> None:
+    checkpoint: str, half_width: float, confidence: float, max_restarts: int, above: float | None, puzzles: str | None,
+    split: str, limit: int | None, allow_several: bool, depth: int, seed: int, noise: float | None, device: str,
+    dtype: str | None, out: Path, quiet: bool,
+) -> None:  # fmt: skip
     """Basin sizes per puzzle to a requested precision, with just enough restarts.
 
     A mass is the probability of ending at an attractor under the restart law.  Families with one stored start (TRM,
@@ -107,7 +85,7 @@ def basins_command(
         noise=noise,
         seed=seed,
         initial=None if model.random_starts else model.random_initial,
-        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        device=device,
         dtype=dtype,
         progress=not quiet,
     )

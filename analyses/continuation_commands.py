@@ -15,6 +15,7 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab import attractors as at
+from eqrlab.analyses import options as opt
 from eqrlab.analyses.amounts import percent_interval
 from eqrlab.analyses.diagnose_commands import puzzles_for, require_writable, short_source, table
 from eqrlab.analyses.vocabulary import MODE_NAMES
@@ -59,29 +60,19 @@ class Over(click.ParamType):
 @click.option("--over", type=Over(), help="Parameter of one CKPT to follow: noise, damping (EqR) or sigma.")
 @click.option("--match", type=click.Choice(["state", "answer"]), default="state", show_default=True,
               help="Match attractors by following their states from value to value, or by their answers.")  # fmt: skip
-@click.option(
-    "--puzzles", metavar="FILE|DIR", help="Puzzles; default: the bundled test set of the model's task."
-)
-@click.option("--split", default="test", show_default=True, help="Split of a bundled set or .npy folder.")
-@click.option(
-    "--limit", type=click.IntRange(1), default=6, show_default=True, help="The first so many puzzles."
-)
-@click.option(
-    "--restarts", type=click.IntRange(1), default=32, show_default=True, help="Of each puzzle and value."
-)
-@click.option(
-    "--depth", type=click.IntRange(1), default=64, show_default=True, help="Outer steps of every run."
-)
-@click.option("--noise", type=click.FloatRange(0), default=0.0, show_default=True,
-              help="Noise amplitude where it is not the parameter.")  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--device", help="cpu or cuda (default: cuda where there is one).")
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision of the iteration.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True)
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@opt.puzzles
+@opt.limit(6)
+@opt.restarts(32, "Restarts B of each puzzle and value.")
+@opt.depth()
+@opt.seed()
+@opt.noise(0.0, "Noise amplitude where it is not the parameter.")
+@opt.device()
+@opt.dtype("float32", "float64")
+@opt.out()
+@opt.quiet
 def continuation_command(
     checkpoints: tuple[str, ...], over: tuple[str, tuple[float, ...]] | None, match: str, puzzles: str | None,
-    split: str, limit: int, restarts: int, depth: int, noise: float, seed: int, device: str | None, dtype: str | None,
+    split: str, limit: int, restarts: int, depth: int, seed: int, noise: float, device: str, dtype: str | None,
     out: Path, quiet: bool,
 ) -> None:  # fmt: skip
     """Follow attractors, their masses and the modes over training, noise, damping or the size of the starts.
@@ -99,7 +90,7 @@ def continuation_command(
         systems, chosen.inputs, parameter=name, match=match, labels=chosen.labels,
         oracle=chosen.oracle, restarts=restarts, depth=depth, seed=seed, initial=laws,
         noise=None if over and over[0] == "noise" else noise, dtype=dtype,
-        device=device or ("cuda" if torch.cuda.is_available() else "cpu"), progress=not quiet,
+        device=device, progress=not quiet,
     )  # fmt: skip
     found.attrs |= {"name": " ".join(checkpoints), "puzzles": short_source(chosen)}
     archive.write(out / "continuation.nc", {"continuation": found})

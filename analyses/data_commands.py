@@ -17,15 +17,16 @@ from eqrlab.datasets.sets import build as build_puzzles
 from eqrlab.datasets.solver import count_guesses, solve
 from eqrlab.datasets.text import Fault
 
-_SOURCE = click.argument("source", metavar="PATH")
-_SPLIT = click.option(
+_source = click.argument("source", metavar="PATH")
+_out = click.option("--out", required=True, type=click.Path(path_type=Path), help="File or folder to write.")
+_split = click.option(
     "--split", default="test", show_default=True, help="Sub-folder of an official .npy folder."
 )
-_TASK = click.option(
+_task = click.option(
     "--task", help="Task the file must hold, e.g. sudoku9; default: what its first puzzle is."
 )
-_LIMIT = click.option("--limit", type=click.IntRange(1), help="Read only the first puzzles.")
-_FORMAT = click.option(
+_limit = click.option("--limit", type=click.IntRange(1), help="Read only the first puzzles.")
+_format = click.option(
     "--format", "form", type=click.Choice(["csv", "npy"]), help="Default: csv where PATH ends so, else npy."
 )
 
@@ -75,7 +76,7 @@ def _write(out: Path, form: str | None, split: str, puzzles: PuzzleSet) -> None:
     "--exclude sudoku9-train"
 )
 @click.argument("task")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="File or folder to write.")
+@_out
 @click.option("--count", default=100, show_default=True, type=click.IntRange(1), help="How many puzzles.")
 @click.option(
     "--difficulty",
@@ -92,8 +93,8 @@ def _write(out: Path, form: str | None, split: str, puzzles: PuzzleSet) -> None:
 @click.option(
     "--exclude", multiple=True, metavar="PATH", help="Leave out all disguises of these puzzles; repeatable."
 )
-@_FORMAT
-@_SPLIT
+@_format
+@_split
 def build(
     task: str,
     out: Path,
@@ -117,15 +118,15 @@ def build(
 
 
 @data.command(epilog="Example: eqrlab data convert hard.txt --solve --out hard.csv.gz")
-@_SOURCE
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="File or folder to write.")
+@_source
+@_out
 @click.option(
     "--solve", "solved", is_flag=True, help="Add the solutions; every puzzle must have exactly one."
 )
-@_TASK
-@_LIMIT
-@_FORMAT
-@_SPLIT
+@_task
+@_limit
+@_format
+@_split
 def convert(
     source: str,
     out: Path,
@@ -155,7 +156,7 @@ def _solved(puzzles: PuzzleSet) -> PuzzleSet:
 
 
 @data.command(epilog="Example: eqrlab data info sudoku6-test")
-@_SOURCE
+@_source
 @click.option(
     "--measure",
     default=500,
@@ -163,9 +164,9 @@ def _solved(puzzles: PuzzleSet) -> PuzzleSet:
     type=click.IntRange(0),
     help="Puzzles whose guess nodes are counted where the file has no guesses column.",
 )
-@_TASK
-@_LIMIT
-@_SPLIT
+@_task
+@_limit
+@_split
 def info(source: str, measure: int, task: str | None, limit: int | None, split: str) -> None:
     """Describe a puzzle file: number, size, clues, difficulty, labels, repetitions."""
     puzzles = _read(source, task, split, limit)
@@ -211,12 +212,12 @@ def _describe(puzzles: PuzzleSet, measure: int) -> dict[str, str]:
 
 
 @data.command(epilog="Example: eqrlab data check mine.csv --against sudoku9-train")
-@_SOURCE
+@_source
 @click.option("--against", multiple=True, metavar="PATH", help="No puzzle may be a disguise of one in here.")
 @click.option("--allow-several", is_flag=True, help="Puzzles with several solutions are fine.")
-@_TASK
-@_LIMIT
-@_SPLIT
+@_task
+@_limit
+@_split
 @click.pass_context
 def check(
     context: click.Context,

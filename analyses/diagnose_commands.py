@@ -5,14 +5,14 @@ from __future__ import annotations
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 import xarray as xr
 
+from eqrlab.analyses import options as opt
 from eqrlab.analyses.checks import check_sentences
 from eqrlab.analyses.compare import compare, comparison_rows
 from eqrlab.analyses.diagnose import archive_groups, diagnose
@@ -114,38 +114,26 @@ def verdict_lines(groups: dict[str, xr.Dataset]) -> list[str]:
     ]
 
 
-SAMPLING = (
-    click.option("--puzzles", metavar="FILE|DIR", help="Puzzles; default: the bundled test set of the model's task."),
-    click.option("--split", default="test", show_default=True, help="Split of a bundled set or .npy folder."),
-    click.option("--limit", type=click.IntRange(1),
-                 help=f"The first so many (default: all of a file, {SAMPLE} of a bundled set)."),
-    click.option("--allow-several", is_flag=True, help="Accept puzzles of a file that have several solutions."),
-    click.option("--restarts", type=click.IntRange(1), default=40, show_default=True, help="Breadth B."),
-    click.option("--depth", type=click.IntRange(1), default=64, show_default=True, help="Depth D in outer steps."),
-    click.option("--seed", type=int, default=0, show_default=True),
-    click.option("--noise", type=click.FloatRange(0),
-                 help="Noise amplitude in every level call (default: the model's own)."),
-    click.option("--starts", type=click.Choice(["own", "random"]),
-                 help="own: the family's restart law; random: truncated normals (default: own where that is random)."),
-    click.option("--device", help="cpu or cuda (default: cuda where there is one)."),
-    click.option("--dtype", type=click.Choice(["float32", "float64", "bfloat16"]),
-                 help="Precision of the iteration."),
-    click.option("--batch-size", type=click.IntRange(1), help="Rows at once (default: automatic)."),
+sampling_options = opt.together(
+    opt.puzzles,
+    opt.limit(bundled=SAMPLE),
+    opt.allow_several,
+    opt.restarts(40),
+    opt.depth(),
+    opt.seed(),
+    opt.noise(),
+    opt.starts,
+    opt.device(),
+    opt.dtype("float32", "float64", "bfloat16"),
+    opt.batch_size,
     click.option("--local/--no-local", default=None,
                  help="Examine spectrum and stability at each puzzle's largest right and wrong attractor "
                       f"(default: with up to {LOCAL} puzzles)."),
     click.option("--checks/--no-checks", default=True, show_default=True,
                  help="Follow some runs to twice the depth, move the thresholds, test whether the map acts."),
-    click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True),
-    click.option("--quiet", is_flag=True, help="No progress bar."),
+    opt.out(),
+    opt.quiet,
 )  # fmt: skip
-
-
-def sampling_options(command: Callable) -> Callable:
-    """Give a command the options that say what is sampled, and how."""
-    for option in reversed(SAMPLING):
-        command = option(command)
-    return command
 
 
 def run_one(
@@ -156,7 +144,6 @@ def run_one(
     restarts: int,
     starts: str | None,
     noise: float | None,
-    device: str | None,
     quiet: bool,
     local: bool | None,
     **options: Any,
@@ -180,7 +167,6 @@ def run_one(
         restarts=restarts,
         noise=noise,
         initial=model.random_initial if random else None,
-        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         progress=not quiet,
         local=not unasked if local is None else local,
         **options,

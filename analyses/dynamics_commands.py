@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +10,18 @@ import numpy as np
 import xarray as xr
 
 from eqrlab import attractors as at
+from eqrlab.analyses import options as opt
 from eqrlab.analyses.diagnose_commands import puzzles_for, require_writable, table
 from eqrlab.attractors import archive
 from eqrlab.attractors.schema import FATES
 from eqrlab.core import Reasoner, load
 from eqrlab.datasets import PuzzleSet
 
-COMMON = (
+common = opt.together(
     click.argument("checkpoint", metavar="CKPT"),
-    click.option("--puzzles", metavar="FILE|DIR", help="Puzzles (default: the bundled test set)."),
-    click.option("--split", default="test", show_default=True, help="Split of a bundled set or .npy folder."),
-    click.option("--limit", type=click.IntRange(1), default=4, show_default=True, help="The first so many puzzles."),
-    click.option("--restarts", type=click.IntRange(1), default=2, show_default=True, help="Runs of each puzzle."),
-    click.option("--depth", type=click.IntRange(1), default=64, show_default=True,
-                 help="Outer steps, noise off, before the analysis."),
-    click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True),
-    click.option("--device", default="cpu", show_default=True, help="cpu or cuda."),
-    click.option("--seed", type=int, default=0, show_default=True),
-    click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True),
-    click.option("--quiet", is_flag=True, help="No progress bar."),
-)  # fmt: skip
-
-
-def common(command: Callable) -> Callable:
-    """Give a command the options that all verbs of this module share."""
-    for option in reversed(COMMON):
-        command = option(command)
-    return command
+    opt.depth(text="Outer steps, noise off, before the analysis."),
+    opt.study(default_limit=4, default_restarts=2),
+)
 
 
 def settled_runs(
@@ -82,9 +66,8 @@ def spectrum_command(k: int, tol: float, which: str, out: Path, **options: Any) 
     OUT/spectrum.nc.
     """
     model, chosen, ensemble = settled_runs(out=out, **options)
-    result = at.spectrum(
-        model, chosen.inputs, ensemble, k=k, tol=tol, which=wanted(which), progress=not options["quiet"]
-    )
+    result = at.spectrum(model, chosen.inputs, ensemble, k=k, tol=tol, which=wanted(which),
+                         device=options["device"], progress=not options["quiet"])  # fmt: skip
     rows = []
     for p, m in np.ndindex(ensemble.fate.shape):
         values = result.eigenvalue.values[p, m]
@@ -124,7 +107,7 @@ def fixed_points_command(method: str, max_steps: int, deflate: int, out: Path, *
     """
     model, chosen, ensemble = settled_runs(out=out, **options)
     result = at.fixed_points(model, chosen.inputs, ensemble, method=method, max_steps=max_steps,
-                             deflate=deflate, progress=not options["quiet"])  # fmt: skip
+                             deflate=deflate, device=options["device"], progress=not options["quiet"])  # fmt: skip
     names = result.result.attrs["flag_meanings"].split()
     rows = []
     for p, m in np.ndindex(result.result.shape):
@@ -177,7 +160,7 @@ def lyapunov_command(k: int, steps: int, out: Path, **options: Any) -> None:
     """
     model, chosen, ensemble = settled_runs(out=out, **options)
     result = at.lyapunov(model, chosen.inputs, ensemble, k=k, steps=steps, noise=0, seed=options["seed"],
-                         progress=not options["quiet"])  # fmt: skip
+                         device=options["device"], progress=not options["quiet"])  # fmt: skip
     rows = []
     for p, m in np.ndindex(ensemble.fate.shape):
         row = {}

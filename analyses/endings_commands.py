@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from eqrlab.analyses import endings
+from eqrlab.analyses import options as opt
 from eqrlab.analyses.diagnose import archive_groups
 from eqrlab.analyses.diagnose_commands import named, puzzles_for, require_writable, short_source, table
 from eqrlab.attractors import archive
@@ -16,19 +17,7 @@ LISTED = 24  # runs whose evidence is printed
 
 @click.command("dynamics", epilog="Example:  eqrlab dynamics eqr-sudoku6 trm-sudoku6 --limit 6 --restarts 2")
 @click.argument("checkpoints", metavar="CKPT...", nargs=-1, required=True)
-@click.option("--puzzles", metavar="FILE|DIR", help="Puzzles (default: the bundled test set).")
-@click.option("--split", default="test", show_default=True, help="Split of a bundled set or .npy folder.")
-@click.option(
-    "--limit", type=click.IntRange(1), default=12, show_default=True, help="The first so many puzzles."
-)
-@click.option("--restarts", type=click.IntRange(1), default=4, show_default=True, help="Runs of each puzzle.")
-@click.option(
-    "--depth",
-    type=click.IntRange(1),
-    default=64,
-    show_default=True,
-    help="Outer steps after which an answer counts as right or wrong.",
-)
+@opt.depth(text="Outer steps after which an answer counts as right or wrong.")
 @click.option(
     "--steps",
     type=click.IntRange(20),
@@ -36,11 +25,7 @@ LISTED = 24  # runs whose evidence is printed
     show_default=True,
     help="Outer steps over which the exponents of runs that do not come to rest are averaged.",
 )
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True)
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@opt.study(default_limit=12, default_restarts=4)
 def dynamics_command(
     checkpoints: tuple[str, ...], puzzles: str | None, split: str, limit: int, restarts: int, depth: int, steps: int,
     dtype: str, device: str, seed: int, out: Path, quiet: bool,

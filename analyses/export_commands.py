@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 import xarray as xr
 
 from eqrlab import datasets
+from eqrlab.analyses import options as opt
 from eqrlab.analyses.amounts import plural
-from eqrlab.analyses.diagnose_commands import puzzles_for, require_writable, short_source
+from eqrlab.analyses.diagnose_commands import SAMPLE, puzzles_for, require_writable, short_source
 from eqrlab.analyses.repeat import like_archive, like_plan, same_model
 from eqrlab.attractors import export
 from eqrlab.attractors.export import Progress, status
@@ -30,7 +30,7 @@ from eqrlab.attractors.sample import KEEP
 from eqrlab.attractors.validate import validate
 from eqrlab.core import Reasoner, load
 
-DEFAULTS: dict[str, Any] = {"restarts": 64, "depth": 64, "seed": 0, "keep": ("summary",)}
+DEFAULTS: dict[str, Any] = {"restarts": 64, "depth": 64, "seed": 0, "keep": ("summary",), "device": "auto"}
 
 
 def _shard(text: str | None) -> tuple[int, int]:
@@ -88,7 +88,7 @@ def _job(
     noise = model.noise_scale if job.get("noise") is None else job["noise"]
     if not (law == "random" or model.random_starts or noise):
         job["restarts"] = 1  # one stored start and no noise: every restart would be the same run
-    job["device"] = job.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
+    job["device"] = opt.device_named(job["device"])
     return model, job, origin
 
 
@@ -153,34 +153,21 @@ def _estimate(model: Reasoner, out: Path, job: dict[str, Any]) -> None:
     type=click.Choice(KEEP),
     help="What is stored beside the summary; may be repeated.",
 )
-@click.option(
-    "--puzzles", metavar="FILE|DIR", help="Puzzles; default: the bundled test set of the model's task."
-)
-@click.option("--split", default="test", show_default=True, help="Split of a bundled set or .npy folder.")
-@click.option("--limit", type=click.IntRange(1), help="The first so many puzzles.")
-@click.option("--allow-several", is_flag=True, help="Accept puzzles of a file that have several solutions.")
-@click.option("--restarts", type=click.IntRange(1), help="Breadth B (default: 64).")
-@click.option("--depth", type=click.IntRange(1), help="Depth D in outer steps (default: 64).")
-@click.option("--seed", type=int, help="(default: 0)")
-@click.option(
-    "--noise",
-    type=click.FloatRange(0),
-    help="Noise amplitude in every level call (default: the model's own).",
-)
-@click.option(
-    "--starts",
-    type=click.Choice(["own", "random"]),
-    help="own: the family's restart law; random: truncated normals (default: own where that is random).",
-)
-@click.option("--device", help="cpu or cuda (default: cuda where there is one).")
-@click.option(
-    "--dtype", type=click.Choice(["float32", "float64", "bfloat16"]), help="Precision of the iteration."
-)
-@click.option("--batch-size", type=click.IntRange(1), help="Rows at once (default: automatic).")
+@opt.puzzles
+@opt.limit(bundled=SAMPLE)
+@opt.allow_several
+@opt.restarts(None, "Restarts B of each puzzle (default: 64).")
+@opt.depth(None, "Outer steps D of every run (default: 64).")
+@opt.seed(None, "Of all random numbers (default: 0).")
+@opt.noise()
+@opt.starts
+@opt.device(None, "auto: CUDA where there is one (default: auto).")
+@opt.dtype("float32", "float64", "bfloat16")
+@opt.batch_size
 @click.option(
     "--shard", metavar="I/N", help="Compute the I-th of N shares, from 0; torchrun tells it by itself."
 )
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@opt.quiet
 def export_command(
     checkpoint: str | None, out: Path, resume: bool, like: Path | None, estimate: bool, shard: str | None,
     keep: tuple[str, ...], quiet: bool, **given: Any,

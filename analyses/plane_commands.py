@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 import numpy as np
-import torch
 import xarray as xr
 
 from eqrlab import attractors as at
+from eqrlab.analyses import options as opt
 from eqrlab.analyses.diagnose_commands import named, puzzles_for, require_writable, table
 from eqrlab.analyses.plane_plots import ftle_picture, plane_picture, stability_curve
 from eqrlab.attractors import archive
@@ -24,8 +24,7 @@ SIZES = (0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
     "plane", epilog="Example:  eqrlab plane eqr-attention-sudoku6 --puzzle 3 --through attractors --out out"
 )
 @click.argument("checkpoint", metavar="CKPT")
-@click.option("--puzzles", metavar="FILE|DIR", help="Puzzles (default: the bundled test set).")
-@click.option("--split", default="test", show_default=True, help="Split of a bundled set or .npy folder.")
+@opt.puzzles
 @click.option("--puzzle", type=click.IntRange(0), default=0, show_default=True, help="Which puzzle, from 0.")
 @click.option("--through", type=click.Choice(["attractors", "random"]), default="attractors", show_default=True,
               help="The plane through up to three attractors, the largest first, or through two restarts.")  # fmt: skip
@@ -33,25 +32,22 @@ SIZES = (0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
     "--resolution", type=click.IntRange(8), default=61, show_default=True, help="Cells along a side."
 )
 @click.option("--extent", type=float, help="Half the side of the plane in state norms (default: automatic).")
-@click.option(
-    "--depth", type=click.IntRange(1), default=64, show_default=True, help="Most outer steps of a cell."
-)
-@click.option("--noise", type=click.FloatRange(0), default=0.0, show_default=True,
-              help="Noise amplitude in every level call, the same noise for all cells.")  # fmt: skip
+@opt.depth(text="Most outer steps of a cell.")
 @click.option("--field", type=click.Choice(["ftle"]),
               help="Also draw the finite-time exponents: how fast perturbations grow from every cell.")  # fmt: skip
 @click.option("--field-steps", type=click.IntRange(1), default=8, show_default=True,
               help="Outer steps of the exponents.")  # fmt: skip
 @click.option("--stability", is_flag=True, help="Also perturb the attractors and draw how often they return.")
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision of the iteration.")
-@click.option("--device", help="cpu or cuda (default: cuda where there is one).")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True)
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@opt.seed()
+@opt.noise(0.0, "Noise amplitude in every level call, the same noise for all cells.")
+@opt.device()
+@opt.dtype("float32", "float64")
+@opt.out()
+@opt.quiet
 def plane_command(
     checkpoint: str, puzzles: str | None, split: str, puzzle: int, through: str, resolution: int,
-    extent: float | None, depth: int, noise: float, field: str | None, field_steps: int, stability: bool,
-    dtype: str | None, device: str | None, seed: int, out: Path, quiet: bool,
+    extent: float | None, depth: int, field: str | None, field_steps: int, stability: bool, seed: int, noise: float,
+    device: str, dtype: str | None, out: Path, quiet: bool,
 ) -> None:  # fmt: skip
     """Follow the states of a plane and draw where they lead.
 
@@ -67,7 +63,6 @@ def plane_command(
     one = chosen.take(slice(puzzle, puzzle + 1))
     require_writable(out)
     law = None if model.random_starts else model.random_initial
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     common: dict[str, Any] = {"labels": one.labels, "oracle": one.oracle, "depth": depth, "seed": seed, "noise": noise,
               "initial": law, "device": device, "dtype": dtype, "progress": not quiet}  # fmt: skip
     ensemble = at.sample(model, one.inputs, restarts=STARTS, keep=("summary", "final_state"), **common)

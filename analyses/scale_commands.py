@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 import numpy as np
-import torch
 import xarray as xr
 
 from eqrlab import attractors as at
+from eqrlab.analyses import options as opt
 from eqrlab.analyses.adaptive_trial import trial, trial_lines
 from eqrlab.analyses.amounts import percent
 from eqrlab.analyses.describe import blocks_per_step
@@ -27,31 +27,14 @@ SAMPLE = 64  # puzzles of a bundled set unless --limit says otherwise
 SHOWN = ("top1_converged", "majority", "mean", "any_correct")
 
 
-class Numbers(click.ParamType):
-    """Integers of at least 1, separated by commas."""
-
-    name = "N,N,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
-        if isinstance(value, list):
-            return value
-        try:
-            found = sorted({int(part) for part in value.split(",")})
-        except ValueError:
-            self.fail(f"{value!r} is not a list of integers such as 1,2,4", param, ctx)
-        if found[0] < 1:
-            self.fail(f"{found[0]} is less than 1", param, ctx)
-        return found
-
-
 @click.command(
     "scale", epilog="Example:  eqrlab scale eqr-sudoku6 --depths 1,4,16,64 --breadths 1,4,16 --limit 32"
 )
 @click.argument("checkpoint", metavar="CKPT", required=False)
 @click.option(
-    "--depths", type=Numbers(), default="1,2,4,8,16,32,64", show_default=True, help="Outer steps D."
+    "--depths", type=opt.Numbers(), default="1,2,4,8,16,32,64", show_default=True, help="Outer steps D."
 )
-@click.option("--breadths", type=Numbers(), default="1,2,4,8,16", show_default=True, help="Restarts B.")
+@click.option("--breadths", type=opt.Numbers(), default="1,2,4,8,16", show_default=True, help="Restarts B.")
 @click.option(
     "--from",
     "source",
@@ -59,16 +42,9 @@ class Numbers(click.ParamType):
     metavar="ARCHIVE.nc",
     help="Use the ensemble of an archive instead of sampling one.",
 )
-@click.option(
-    "--puzzles", metavar="FILE|DIR", help="Puzzles; default: the bundled test set of the model's task."
-)
-@click.option("--split", default="test", show_default=True, help="Split of a bundled set or .npy folder.")
-@click.option(
-    "--limit",
-    type=click.IntRange(1),
-    help=f"The first so many (default: all of a file, {SAMPLE} of a bundled set).",
-)
-@click.option("--allow-several", is_flag=True, help="Accept puzzles of a file that have several solutions.")
+@opt.puzzles
+@opt.limit(bundled=SAMPLE)
+@opt.allow_several
 @click.option(
     "--adaptive",
     is_flag=True,
@@ -84,15 +60,13 @@ class Numbers(click.ParamType):
     metavar="CKPT",
     help="With --adaptive: the model whose one run of fixed depth is the baseline (default: CKPT itself).",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--noise", type=click.FloatRange(0), help="Noise amplitude (default: the model's own).")
-@click.option("--device", help="cpu or cuda (default: cuda where there is one).")
-@click.option(
-    "--dtype", type=click.Choice(["float32", "float64", "bfloat16"]), help="Precision of the iteration."
-)
-@click.option("--batch-size", type=click.IntRange(1), help="Rows at once (default: automatic).")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True)
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@opt.seed()
+@opt.noise()
+@opt.device()
+@opt.dtype("float32", "float64", "bfloat16")
+@opt.batch_size
+@opt.out()
+@opt.quiet
 def scale_command(
     checkpoint: str | None, depths: list[int], breadths: list[int], source: Path | None, puzzles: str | None,
     split: str, limit: int | None, allow_several: bool, adaptive: bool, accuracy: float | None, against: str | None,
@@ -143,7 +117,6 @@ def scale_command(
         )
         common: dict[str, Any] = {
             "labels": chosen.labels, "oracle": chosen.oracle, "depth": depths[-1], "progress": not quiet, **options,
-            "device": options["device"] or ("cuda" if torch.cuda.is_available() else "cpu"),
         }  # fmt: skip
         groups = sampled(model, chosen.inputs, breadths[-1], common)
         for found in groups.values():

@@ -14,11 +14,12 @@ import torch
 from click.core import ParameterSource
 from tqdm import tqdm
 
+from eqrlab.analyses import options as opt
+from eqrlab.analyses import train_options
 from eqrlab.analyses.describe import aligned, describe, flat, plain
 from eqrlab.analyses.recipes import PRESETS, configurations
 from eqrlab.analyses.slots import end_slot, last_accuracy
 from eqrlab.analyses.stopping import stop_signals
-from eqrlab.analyses.train_options import training_options
 from eqrlab.core import load
 from eqrlab.core.checkpoint import FAMILIES, replaced_whole
 from eqrlab.core.train import Trainer
@@ -49,14 +50,12 @@ _NOT_KEPT = (
     metavar="FILE|DIR",
     help="Training puzzles with solutions (default: the bundled set; with --preset on sudoku9: sudoku9-hard).",
 )
-@click.option(
-    "--test-puzzles", metavar="FILE|DIR", help="Held-out puzzles (default: the bundled set, if any)."
-)
+@train_options.test_puzzles
 @click.option(
     "--no-symmetries", is_flag=True, help="Show every puzzle as it is, not under random symmetries."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run [default: runs/FAMILY-TASK].")
-@training_options
+@train_options.training
 @click.option(
     "--preset",
     type=click.Choice(PRESETS),
@@ -75,8 +74,8 @@ _NOT_KEPT = (
     is_flag=True,
     help="Keep the state in a folder of files below 16 MiB: moments rounded to bfloat16, no rows under way.",
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="Processor threads [default: all].")
+@train_options.device
+@train_options.threads
 @click.option(
     "--evaluate-every", type=click.IntRange(1), default=500, show_default=True, help="Steps between tests."
 )
@@ -89,13 +88,11 @@ _NOT_KEPT = (
     metavar="N",
     help="Also keep the model of every N-th step, for `eqrlab continuation`.",
 )
-@click.option(
-    "--depth", type=click.IntRange(1), default=16, show_default=True, help="Outer steps of the tests."
-)
+@opt.depth(16, "Outer steps of the tests.")
 @click.option(
     "--resume", is_flag=True, help="Continue the run in --out; options not given are those of that run."
 )
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@opt.quiet
 @click.pass_context
 def train(context: click.Context, task: str, **options: Any) -> None:
     """Train a model on TASK: sudoku4, sudoku6, sudoku9, or maze5 to maze99.
@@ -194,10 +191,6 @@ def _remember(task: str, options: dict[str, Any], out: Path) -> None:
 def _prepare(task: str, options: dict[str, Any]) -> tuple[Trainer, PuzzleSet | None]:
     """Read the data and build the trainer; options that no run can have are wrong usage."""
     device = options["device"]
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device == "cuda" and not torch.cuda.is_available():
-        raise click.UsageError("no CUDA device here; use --device cpu")
     try:
         model, config = configurations(task, options, device)
     except ValueError as error:
@@ -279,20 +272,15 @@ def _run(
     epilog="Example:  eqrlab evaluate eqr-sudoku6 --depth 16 --restarts 8",
 )
 @click.argument("checkpoint", metavar="CKPT")
-@click.option(
-    "--puzzles", metavar="FILE|DIR", help="Puzzles (default: the bundled test set of the model's task)."
-)
-@click.option("--split", default="test", show_default=True, help="Split of a bundled set or .npy folder.")
-@click.option("--limit", type=click.IntRange(1), help="Only the first puzzles.")
-@click.option("--depth", type=click.IntRange(1), default=16, show_default=True, help="Outer steps D.")
-@click.option(
-    "--restarts", type=click.IntRange(1), default=1, show_default=True, help="Restarts B of each puzzle."
-)
-@click.option("--noise", type=float, help="Noise amplitude in every level call (default: the model's own).")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--device", help="cpu or cuda (default: cuda where there is one).")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@opt.puzzles
+@opt.limit()
+@opt.depth(16)
+@opt.restarts(1)
+@opt.seed()
+@opt.noise()
+@opt.device()
+@opt.as_json
+@opt.quiet
 def evaluate(
     checkpoint: str,
     puzzles: str | None,
@@ -300,9 +288,9 @@ def evaluate(
     limit: int | None,
     depth: int,
     restarts: int,
-    noise: float | None,
     seed: int,
-    device: str | None,
+    noise: float | None,
+    device: str,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -324,7 +312,7 @@ def evaluate(
         restarts=restarts,
         noise=noise,
         seed=seed,
-        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        device=device,
         progress=not (as_json or quiet) and sys.stderr.isatty(),
     )
     result = {"checkpoint": checkpoint, **result}
@@ -349,7 +337,7 @@ def _share(result: dict[str, float]) -> str:
 
 @click.command("info", epilog="Example:  eqrlab info eqr-sudoku6")
 @click.argument("checkpoint", metavar="CKPT")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@opt.as_json
 def info(checkpoint: str, as_json: bool) -> None:
     """Family, configuration, size and provenance of a checkpoint.
 

@@ -1,0 +1,148 @@
+"""Options that several verbs share: each is described once, and reads the same in every `--help`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+
+class Numbers(click.ParamType):
+    """Integers of at least 1, separated by commas; they come sorted, each once."""
+
+    name = "N,N,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        if isinstance(value, list):
+            return value
+        try:
+            found = sorted({int(part) for part in value.split(",")})
+        except ValueError:
+            self.fail(f"{value!r} is not a list of integers such as 1,2,4", param, ctx)
+        if found[0] < 1:
+            self.fail(f"{found[0]} is less than 1", param, ctx)
+        return found
+
+
+def device_named(name: str) -> str:
+    """Return a device that torch knows; "auto" is CUDA where there is one, else the processor.
+
+    Raises
+    ------
+    click.BadParameter
+        When there is no such device.
+    """
+    usual = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        return usual
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        raise click.BadParameter(
+            f"{name!r} is no device; choose from auto, cpu, cuda", param_hint="--device"
+        ) from None
+    if kind == "cuda" and usual == "cpu":
+        raise click.BadParameter("no CUDA device here; use --device cpu", param_hint="--device")
+    return name
+
+
+def together(*options: Callable) -> Callable:
+    """Return one decorator for several options, which `--help` lists in this order."""
+
+    def decorate(command: Callable) -> Callable:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+puzzles = together(
+    click.option("--puzzles", metavar="FILE|DIR",
+                 help="Puzzles (default: the bundled test set of the model's task)."),
+    click.option("--split", default="test", show_default=True, help="Split of a bundled set or .npy folder."),
+)  # fmt: skip
+allow_several = click.option(
+    "--allow-several", is_flag=True, help="Accept puzzles of a file that have several solutions."
+)
+starts = click.option(
+    "--starts",
+    type=click.Choice(["own", "random"]),
+    help="own: the family's restart law; random: truncated normals (default: own where that is random).",
+)
+batch_size = click.option("--batch-size", type=click.IntRange(1), help="Rows at once (default: automatic).")
+quiet = click.option("--quiet", is_flag=True, help="No progress bar.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+def limit(default: int | None = None, *, bundled: int | None = None) -> Callable:
+    """Return --limit; without a default it is all puzzles, or `bundled` ones of a bundled set."""
+    usual = f"all of a file, {bundled} of a bundled set" if bundled else "all"
+    text = "The first so many puzzles" + ("." if default else f" (default: {usual}).")
+    return click.option("--limit", type=click.IntRange(1), default=default, show_default=True, help=text)
+
+
+def restarts(default: int | None, text: str = "Restarts B of each puzzle.") -> Callable:
+    """Return --restarts."""
+    return click.option("--restarts", type=click.IntRange(1), default=default, show_default=True, help=text)
+
+
+def depth(default: int | None = 64, text: str = "Outer steps D of every run.") -> Callable:
+    """Return --depth."""
+    return click.option("--depth", type=click.IntRange(1), default=default, show_default=True, help=text)
+
+
+def seed(default: int | None = 0, text: str = "Of all random numbers.") -> Callable:
+    """Return --seed."""
+    return click.option("--seed", type=int, default=default, show_default=True, help=text)
+
+
+def noise(
+    default: float | None = None,
+    text: str = "Noise amplitude in every level call (default: the model's own).",
+) -> Callable:
+    """Return --noise."""
+    return click.option("--noise", type=click.FloatRange(0), default=default, show_default=True, help=text)
+
+
+def device(
+    default: str | None = "auto",
+    text: str = "auto: CUDA where there is one.",
+    kind: click.ParamType = click.STRING,
+) -> Callable:
+    """Return --device; the command gets a device of torch, or None where that is the default."""
+
+    def named(context: click.Context, option: click.Parameter, name: str | None) -> str | None:
+        return None if name is None else device_named(name)
+
+    return click.option("--device", type=kind, default=default, show_default=True, metavar="[auto|cpu|cuda]",
+                        callback=named, help=text)  # fmt: skip
+
+
+def dtype(*choices: str, default: str | None = None) -> Callable:
+    """Return --dtype with these choices; None is the model's own."""
+    return click.option("--dtype", type=click.Choice(choices), default=default, show_default=True,
+                        help="Precision of the iteration.")  # fmt: skip
+
+
+def out(default: str = "out") -> Callable:
+    """Return --out, a folder."""
+    return click.option("--out", type=click.Path(path_type=Path), default=Path(default), show_default=True,
+                        help="Folder of the results.")  # fmt: skip
+
+
+def study(default_limit: int, default_restarts: int) -> Callable:
+    """Return what verbs share that study some runs of a few puzzles in a precision that has derivatives."""
+    return together(
+        puzzles,
+        limit(default_limit),
+        restarts(default_restarts),
+        seed(),
+        device(),
+        dtype("float32", "float64", default="float32"),
+        out(),
+        quiet,
+    )

@@ -1,0 +1,58 @@
+"""Options that verbs share."""
+
+from __future__ import annotations
+
+import click
+import pytest
+import torch
+from click.testing import CliRunner
+
+from eqrlab.analyses import options as opt
+from eqrlab.analyses.cli import VERBS, cli
+
+
+@pytest.fixture(params=[False, True], ids=["processor", "cuda"])
+def cuda(request, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: request.param)
+    return request.param
+
+
+def test_auto_is_cuda_where_there_is_one(cuda):
+    assert opt.device_named("auto") == ("cuda" if cuda else "cpu")
+    assert opt.device_named("cpu") == "cpu"
+
+
+def test_cuda_is_refused_where_there_is_none(cuda):
+    if cuda:
+        assert opt.device_named("cuda:1") == "cuda:1"
+    else:
+        with pytest.raises(click.BadParameter, match="no CUDA device here"):
+            opt.device_named("cuda:1")
+
+
+@pytest.mark.parametrize("verb", ["diagnose", "spectrum", "dynamics", "evaluate", "export"])
+def test_an_unknown_device_is_wrong_usage(verb, tmp_path):
+    extra = ["--out", str(tmp_path / "runs.nc")] if verb == "export" else []
+    result = CliRunner().invoke(cli, [verb, "eqr-sudoku6", "--device", "abacus", *extra])
+    assert result.exit_code == 2 and "'abacus' is no device; choose from auto, cpu, cuda" in result.output
+
+
+@pytest.mark.parametrize(
+    "verb", [v for v in VERBS if v != "export"]
+)  # an export may take the device of another one
+def test_every_verb_chooses_its_device_alike(verb):
+    command = cli.get_command(click.Context(cli), verb)
+    assert [p.default for p in command.params if p.name == "device"] in ([], ["auto"])
+
+
+def test_numbers_come_sorted_and_once():
+    assert opt.Numbers().convert("16,4,16", None, None) == [4, 16]
+
+
+def test_options_together_are_listed_in_their_order():
+    @click.command()
+    @opt.together(opt.quiet, opt.seed(), opt.out())
+    def command():
+        pass
+
+    assert [p.name for p in command.params] == ["quiet", "seed", "out"]

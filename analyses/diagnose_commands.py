@@ -55,13 +55,16 @@ def puzzles_for(
     return puzzles if limit is None else puzzles.take(slice(limit))
 
 
-def named(checkpoints: Sequence[str]) -> dict[str, Reasoner]:
+def named(checkpoints: Sequence[str], compiled: bool = False) -> dict[str, Reasoner]:
     """Load checkpoints under names of their own: the bundled name or the file's stem, numbered where two agree."""
     models: dict[str, Reasoner] = {}
     for checkpoint in checkpoints:
         stem = Path(checkpoint).stem if Path(checkpoint).exists() else checkpoint
         taken = sum(name == stem or name.startswith(f"{stem}-") for name in models)
         models[f"{stem}-{taken + 1}" if stem in models else stem] = load(checkpoint)
+    if compiled:
+        for model in models.values():
+            model.compile()
     return models
 
 
@@ -126,6 +129,7 @@ sampling_options = opt.together(
     opt.device(),
     opt.dtype("float32", "float64", "bfloat16"),
     opt.batch_size,
+    opt.compiled,
     click.option("--local/--no-local", default=None,
                  help="Examine spectrum and stability at each puzzle's largest right and wrong attractor "
                       f"(default: with up to {LOCAL} puzzles)."),
@@ -186,11 +190,12 @@ def run_all(
     split: str,
     limit: int | None,
     allow_several: bool,
+    compiled: bool,
     out: Path,
     **options: Any,
 ) -> dict[str, dict[str, xr.Dataset]]:
     """Diagnose checkpoints one after another; all are loaded, and all puzzles read, before the first is run."""
-    models = named(checkpoints)
+    models = named(checkpoints, compiled)
     sets = {name: puzzles_for(model, puzzles, split, limit, allow_several) for name, model in models.items()}
     require_writable(out)
     return {name: run_one(name, model, sets[name], **options) for name, model in models.items()}

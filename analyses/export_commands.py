@@ -164,13 +164,14 @@ def _estimate(model: Reasoner, out: Path, job: dict[str, Any]) -> None:
 @opt.device(None, "auto: CUDA where there is one (default: auto).")
 @opt.dtype("float32", "float64", "bfloat16")
 @opt.batch_size
+@opt.compiled
 @click.option(
     "--shard", metavar="I/N", help="Compute the I-th of N shares, from 0; torchrun tells it by itself."
 )
 @opt.quiet
 def export_command(
     checkpoint: str | None, out: Path, resume: bool, like: Path | None, estimate: bool, shard: str | None,
-    keep: tuple[str, ...], quiet: bool, **given: Any,
+    keep: tuple[str, ...], compiled: bool, quiet: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Write a trajectory archive while it is sampled: in bounded memory, and resumable after any end.
 
@@ -182,6 +183,8 @@ def export_command(
     """
     began, share = time.monotonic(), _shard(shard)
     model, job, origin = _job(checkpoint, out, like, resume, {**given, "keep": keep or None})
+    if compiled:
+        model.compile()
     if estimate:
         _estimate(model, out, job)
         return

@@ -74,6 +74,10 @@ starts = click.option(
     help="own: the family's restart law; random: truncated normals (default: own where that is random).",
 )
 batch_size = click.option("--batch-size", type=click.IntRange(1), help="Rows at once (default: automatic).")
+compiled = click.option(
+    "--compile", "compiled", is_flag=True,
+    help="Fuse the blocks by torch.compile: some seconds to begin with, then faster; needs a compiler.",
+)  # fmt: skip
 quiet = click.option("--quiet", is_flag=True, help="No progress bar.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 

@@ -24,7 +24,7 @@ from eqrlab.attractors import archive
 from eqrlab.core import Reasoner
 
 SAMPLE = 64  # puzzles of a bundled set unless --limit says otherwise
-SHOWN = ("top1_converged", "majority", "mean", "any_correct")
+SHOWN = ("top1_converged", "majority", "any_correct")
 
 
 @click.command(
@@ -65,12 +65,13 @@ SHOWN = ("top1_converged", "majority", "mean", "any_correct")
 @opt.device()
 @opt.dtype("float32", "float64", "bfloat16")
 @opt.batch_size
+@opt.compiled
 @opt.out()
 @opt.quiet
 def scale_command(
     checkpoint: str | None, depths: list[int], breadths: list[int], source: Path | None, puzzles: str | None,
     split: str, limit: int | None, allow_several: bool, adaptive: bool, accuracy: float | None, against: str | None,
-    out: Path, quiet: bool, **options: Any,
+    compiled: bool, out: Path, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Tell what D outer steps of B restarts buy, for every way to choose an answer, from one ensemble.
 
@@ -104,7 +105,7 @@ def scale_command(
             )
     else:
         assert checkpoint is not None
-        models = named([checkpoint] if against is None else [checkpoint, against])
+        models = named([checkpoint] if against is None else [checkpoint, against], compiled)
         (name, model), *others = models.items()
         few = limit or (SAMPLE if puzzles is None else None)
         chosen = puzzles_for(model, puzzles, split, few, allow_several)
@@ -185,14 +186,16 @@ def scaling_lines(groups: dict[str, xr.Dataset]) -> list[str]:
         )
     for selector in SHOWN:
         lines += [f"{SELECTOR_NAMES[selector]}: accuracy in % by depth (down) and breadth", ""]
-        lines += [*table(grid_rows(scaling, selector, own if selector == "mean" else None)), ""]
+        lines += [*table(grid_rows(scaling, selector)), ""]
+    if own is not None:
+        lines += ["one restart: accuracy in % by depth", "", *table(start_rows(scaling, own)), ""]
     text = (
         f"Accuracy in %; {float(scaling.attrs['confidence']):.0%} intervals from resampling the "
         f"{scaling.sizes['puzzle']} puzzles. A cell costs depth x breadth outer steps a puzzle"
     )
     text += f", {int(scaling.attrs['layers'])} equivalent layers each." if "nle" in scaling else "."
     if own is not None:
-        text += " The own start is a single run; the other columns start at random, outside the training law."
+        text += " The own start is a single run; all others start at random, outside the training law."
     lines += textwrap.wrap(text, 110)
     lines += [
         "",
@@ -214,17 +217,22 @@ def cell(dataset: xr.Dataset, name: str = "accuracy", form: str = "") -> str:
     return f"{value:{form}.1f}" + (f" [{low:{form}.1f}, {high:{form}.1f}]" if np.isfinite(low) else "")
 
 
-def grid_rows(scaling: xr.Dataset, selector: str, own: xr.Dataset | None) -> list[dict[str, str]]:
-    """Return a row a depth, a column a breadth; with `own` a column for the run from the own start."""
-    rows = []
-    for d in scaling["depth"].values:
-        row = {"D \\ B": str(d)}
-        if own is not None:
-            row["own start"] = cell(own.sel(depth=d))
-        for b in scaling["breadth"].values:
-            row[str(b)] = cell(scaling.sel(selector=selector, depth=d, breadth=b))
-        rows.append(row)
-    return rows
+def grid_rows(scaling: xr.Dataset, selector: str) -> list[dict[str, str]]:
+    """Return a row a depth, a column a breadth."""
+    chosen = scaling.sel(selector=selector)
+    return [
+        {"D \\ B": str(d)} | {str(b): cell(chosen.sel(depth=d, breadth=b)) for b in scaling["breadth"].values}
+        for d in scaling["depth"].values
+    ]
+
+
+def start_rows(scaling: xr.Dataset, own: xr.Dataset) -> list[dict[str, str]]:
+    """Return a row a depth: one run from the own start, and from a random one on average."""
+    drawn = scaling.sel(selector="mean").isel(breadth=0)
+    return [
+        {"D": str(d), "own start": cell(own.sel(depth=d)), "random start": cell(drawn.sel(depth=d))}
+        for d in scaling["depth"].values
+    ]
 
 
 def onset_lines(scaling: xr.Dataset) -> list[str]:

@@ -93,11 +93,12 @@ def provenance(system: Any) -> dict[str, Any]:
     """
     stored = getattr(system, "provenance", {})
     config = getattr(system, "config", None)
+    how = "" if getattr(system, "compiled", "never") == "never" else ", blocks compiled"
     return {
         "Conventions": "CF-1.11",
         "schema_version": SCHEMA_VERSION,
         "title": "eqrlab: attractor landscape of a recursive reasoner",
-        "source": f"eqrlab {version('eqrlab')}, torch {torch.__version__}, Python {platform.python_version()}",
+        "source": f"eqrlab {version('eqrlab')}, torch {torch.__version__}, Python {platform.python_version()}{how}",
         "history": f"{now()} {' '.join(sys.argv[:1]) or 'python'}",
         "created": now(),
         "checkpoint": stored.get("checkpoint", "none"),

@@ -267,6 +267,11 @@ class Reasoner(nn.Module):
         """Return the same model with another noise amplitude."""
         return self.replace(noise_scale=float(noise_scale))
 
+    @property
+    def compiled(self) -> str:
+        """When the blocks run compiled: "never", for "iteration", or in "training" too; see `compile`."""
+        return next(module.fused for module in self.modules() if isinstance(module, Blocks))
+
     def compile(self, when: str = "iteration") -> None:
         """Let torch.compile fuse the blocks, in place; copies that share the weights share it.
 

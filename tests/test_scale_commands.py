@@ -48,7 +48,7 @@ def test_a_grid_is_printed_written_and_drawn_and_can_be_made_from_its_archive(fi
     assert scaling.depth.values.tolist() == [1, 2, 4] and scaling.breadth.values.tolist() == [1, 3]
     assert int(scaling.attrs["layers"]) == 2 and "top1_logit_delta" in scaling.selector.values
     for selector in scale_commands.SHOWN:
-        for row in scale_commands.grid_rows(scaling, selector, None):
+        for row in scale_commands.grid_rows(scaling, selector):
             assert all(text in run.output for text in row.values())
     assert (tmp_path / "scaling.svg").read_text().startswith("<?xml")
     write_report(tmp_path / "scaling.nc", tmp_path / "report.html")

@@ -250,7 +250,7 @@ def apply_in_turn(layers: nn.ModuleList, h: Tensor, narrow: bool) -> Tensor:
 
 @functools.cache
 def _fused() -> Callable[[nn.ModuleList, Tensor, bool], Tensor]:
-    """Return `apply_in_turn` compiled: a graph for each structure, dtype and kind of shape, with or without gradient."""
+    """Return `apply_in_turn` compiled: a graph for each structure, dtype and shape, with or without gradient."""
     config = torch._dynamo.config
     config.recompile_limit = max(64, config.recompile_limit)  # beyond it blocks would run as they are, unsaid
     return torch.compile(apply_in_turn)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from eqrlab.attractors import schema
 from eqrlab.attractors.fate import (
+    LongRun,
     Tolerances,
     Verdict,
     answer_window,
@@ -168,26 +169,25 @@ def _verdict(
     threshold: float | None,
 ) -> Verdict:
     """Decide the fates of all rows, some at a time; without a threshold, with the band of all their solved runs."""
-    facts = []
-    depth = records["residual"].shape[1]
-    for start in range(0, len(records["residual"]), JUDGED_AT_ONCE):
-        part = {name: values[start : start + JUDGED_AT_ONCE] for name, values in records.items()}
-        solved = part["correct"][:, -1] & judged
-        facts.append((part["residual"], part["norm"], part["code"], solved, digested(part, depth, limits)))
+    rows, depth = records["residual"].shape
+    pieces = [slice(start, start + JUDGED_AT_ONCE) for start in range(0, rows, JUDGED_AT_ONCE)]
+
+    def facts(piece: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, LongRun]:
+        part = {name: values[piece] for name, values in records.items()}
+        residual, size = part["residual"].astype(float), part["norm"].astype(float)
+        return residual, size, part["code"], part["correct"][:, -1] & judged, digested(part, depth, limits)
+
     if threshold is None:
         band = np.concatenate(
-            [solved_residuals(r.astype(float), n.astype(float), c, s, d.finite) for r, n, c, s, d in facts]
+            [solved_residuals(r, n, code, s, seen.finite) for r, n, code, s, seen in map(facts, pieces)]
         )
         enough = len(band) >= limits.band_runs
         quantile = float(np.quantile(band, limits.band_quantile)) if enough else None
         threshold = band_limit(quantile, limits, limits.numerical_floor(epsilon), noise)
     verdicts = [
-        classify(
-            r.astype(float), n.astype(float), c, s, d, epsilon=epsilon, noise=noise, tolerances=limits,
-            threshold=threshold,
-        )
-        for r, n, c, s, d in facts
-    ]  # fmt: skip
+        classify(*facts(piece), epsilon=epsilon, noise=noise, tolerances=limits, threshold=threshold)
+        for piece in pieces
+    ]
     fields = {
         field.name: np.concatenate([getattr(v, field.name) for v in verdicts])
         for field in dataclasses.fields(Verdict)

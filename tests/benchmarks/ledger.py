@@ -137,7 +137,7 @@ SECTIONS = {
     ),
     "profile": (
         "Where the time of an ensemble goes",
-        "torch.profiler, own time of operations over the CPU time of at.sample, float32, noise off, all rows in one "
+        "torch.profiler, own time of operations over the wall time of at.sample, float32, noise off, all rows in one "
         "batch, each row of the table in a process of its own. Before: the blocks take all rows at once, in memory "
         "that the C library gives back after every operation. After: as many as fit into the cache, in memory that is "
         "kept.",

@@ -177,17 +177,17 @@ def export_command(
 
     FILE.nc is whole at any time: missing, of what is completed so far, or complete.  What was completed since is in
     FILE.nc.parts until then.  Ctrl-C, SIGKILL, a full disk or a power cut lose nothing completed: the same command
-    with --resume goes on, and ends with the same variables, bit for bit.
+    with --resume goes on, and ends with the same variables, bit for bit (with --compile: to rounding).
 
     Several processes share the work under torchrun, or with --shard I/N; the last one writes the archive.
     """
     began, share = time.monotonic(), _shard(shard)
     model, job, origin = _job(checkpoint, out, like, resume, {**given, "keep": keep or None})
-    if compiled:
-        model.compile()
     if estimate:
         _estimate(model, out, job)
         return
+    if compiled:
+        model.compile()
     require_writable(out.absolute().parent)
     show = not quiet and share[0] == 0
     try:
@@ -198,7 +198,7 @@ def export_command(
     except KeyboardInterrupt as stop:
         kept = " ".join(getattr(stop, "__notes__", ())[:1]) or f"{out}: stopped before the first batch"
         click.echo(f"eqrlab: stopped. {kept.removesuffix('; resume to go on')}; go on with "
-                   f"eqrlab export --out {out} --resume", err=True)  # fmt: skip
+                   f"eqrlab export --out {out} --resume{' --compile' if compiled else ''}", err=True)  # fmt: skip
         sys.exit(1)
     except OSError as error:
         raise OSError("; ".join([str(error), *getattr(error, "__notes__", ())])) from None

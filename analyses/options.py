@@ -46,6 +46,10 @@ def device_named(name: str) -> str:
         ) from None
     if kind == "cuda" and usual == "cpu":
         raise click.BadParameter("no CUDA device here; use --device cpu", param_hint="--device")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise click.BadParameter(f"there is no device {name!r} here", param_hint="--device") from None
     return name
 
 
@@ -76,7 +80,7 @@ starts = click.option(
 batch_size = click.option("--batch-size", type=click.IntRange(1), help="Rows at once (default: automatic).")
 compiled = click.option(
     "--compile", "compiled", is_flag=True,
-    help="Fuse the blocks by torch.compile: some seconds to begin with, then faster; needs a compiler.",
+    help="Fuse the blocks by torch.compile: equal to rounding, seconds to begin with, then faster; needs a compiler.",
 )  # fmt: skip
 quiet = click.option("--quiet", is_flag=True, help="No progress bar.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

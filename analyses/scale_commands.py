@@ -88,7 +88,7 @@ def scale_command(
     groups: dict[str, xr.Dataset]
     layers: int | None = None
     if source is not None:
-        if against or puzzles or limit:
+        if against or puzzles or limit or compiled:
             raise click.UsageError(
                 "--from takes puzzles and runs from the archive: it goes without other sources"
             )

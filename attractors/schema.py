@@ -93,7 +93,7 @@ def provenance(system: Any) -> dict[str, Any]:
     """
     stored = getattr(system, "provenance", {})
     config = getattr(system, "config", None)
-    how = "" if getattr(system, "compiled", "never") == "never" else ", blocks compiled"
+    how = ", blocks compiled" if getattr(system, "compiled", None) in ("iteration", "training") else ""
     return {
         "Conventions": "CF-1.11",
         "schema_version": SCHEMA_VERSION,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 _NORM_EPS = 1e-5
+_GRAPHS = 64  # compiled blocks that a thread may hold; beyond, torch would run them uncompiled, unsaid
 _WRITTEN_OUT = 128  # longest sequence whose attention is computed without a fused kernel
 _CACHE_VALUES = 1 << 20  # values of the widest activation that stay near the processor (4 MB in float32)
 # Without such instructions a product of bfloat16 matrices takes four to ten times as long as one in float32.
@@ -249,11 +250,16 @@ def apply_in_turn(layers: nn.ModuleList, h: Tensor, narrow: bool) -> Tensor:
 
 
 @functools.cache
-def _fused() -> Callable[[nn.ModuleList, Tensor, bool], Tensor]:
-    """Return `apply_in_turn` compiled: a graph for each structure, dtype and shape, with or without gradient."""
-    config = torch._dynamo.config
-    config.recompile_limit = max(64, config.recompile_limit)  # beyond it blocks would run as they are, unsaid
+def _compiled() -> Callable[[nn.ModuleList, Tensor, bool], Tensor]:
     return torch.compile(apply_in_turn)
+
+
+def apply_fused(layers: nn.ModuleList, h: Tensor, narrow: bool) -> Tensor:
+    """Do what `apply_in_turn` does, compiled: a graph for each structure, dtype and shape, with or without gradient."""
+    config = torch._dynamo.config  # of this thread
+    if config.recompile_limit < _GRAPHS:
+        config.recompile_limit = _GRAPHS
+    return _compiled()(layers, h, narrow)
 
 
 class Blocks(nn.Module):
@@ -279,11 +285,12 @@ class Blocks(nn.Module):
         `narrow` rounds to bfloat16 where a convolutional SwiGLU does so by origin.
         """
         groups = -(-h.shape[0] // self.rows_at_once)
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():  # not `is_compiling`: true in all threads while one compiles
             return apply_in_turn(self.layers, h, narrow)
         plain = self.fused == "never" or (self.fused == "iteration" and torch.is_grad_enabled())
-        transformed = torch._C._functorch.peek_interpreter_stack() is not None  # by torch.func
-        run = apply_in_turn if plain or transformed else _fused()
+        dual = forward_ad._current_level >= 0
+        transformed = dual or torch._C._functorch.peek_interpreter_stack() is not None  # by torch.func
+        run = apply_in_turn if plain or transformed else apply_fused
         if groups <= 1 or h.device.type != "cpu":
             return run(self.layers, h, narrow)
         return torch.cat([run(self.layers, part, narrow) for part in h.chunk(groups)])

@@ -288,7 +288,8 @@ class Reasoner(nn.Module):
         Notes
         -----
         Compiling takes seconds at the first step of each shape, and a C++ or Triton compiler.  Results differ by
-        rounding.  Within the transforms of torch.func the blocks run as they are.
+        rounding.  Within the transforms of torch.func and forward differentiation the blocks run as they are.  Unlike
+        `torch.nn.Module.compile` this leaves the rest of a step as it is: torch.compile(model.step) is still there.
         """
         if when not in ("iteration", "training", "never"):
             raise ValueError(f"when {when!r} unknown; choose from iteration, training, never")

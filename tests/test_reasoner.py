@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch.func import jacrev, jvp, vjp
@@ -264,5 +266,8 @@ def test_compiled_blocks_are_the_blocks_and_leave_derivatives_alone():
         assert torch.allclose(ours, plain.with_noise(0.0).step(z, x), atol=1e-5)
         found, wanted = (jvp(lambda z, m=m: m.step(z, x), (z,), (z,))[1] for m in (compiled, plain))
     assert torch.equal(found, wanted)
+    with ThreadPoolExecutor(1) as pool:  # batches run in threads, and torch keeps this limit by thread
+        pool.submit(torch.no_grad()(quieter.step), z, x).result()
+        assert pool.submit(lambda: torch._dynamo.config.recompile_limit).result() >= 64
     compiled.step(z.requires_grad_(), x).sum().backward()
     assert z.grad is not None

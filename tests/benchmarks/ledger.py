@@ -104,7 +104,7 @@ SECTIONS = {
         "Same weights, puzzles, restarts, depth; rounds alternate, one thread, restart-steps a second of CPU time. "
         "The official evaluator iterates with noise and keeps logits, votes and scores. Ours records noise-free "
         "residuals as well, which with noise (or a bfloat16 state) costs a second evaluation of the map at every step. "
-        "The last row of a size is the limit in float32: the matrix products of the steps and nothing else. "
+        "The row torch.mm alone is the limit in float32: the matrix products of the steps and nothing else. "
         "`EQR_OFFICIAL` names a clone of https://github.com/locuslab/EqR; flash_attn is replaced by torch's attention.",
         "bench_ensemble.py",
     ),

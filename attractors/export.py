@@ -148,8 +148,11 @@ def export(
         job = Job(recipe, beta, limits, batch, Parts(folder), {"batch_size": batch, **dict(attributes or {})})
         job.parts.clean(share)
         job.parts.refresh()
-        _run(job, path, share, progress, flush_seconds, snapshot_seconds)
-        return _finish(job, path, share)
+        try:
+            _run(job, path, share, progress, flush_seconds, snapshot_seconds)
+            return _finish(job, path, share)
+        finally:
+            job.parts.close()
 
 
 def status(path: str | Path) -> Progress | None:

@@ -18,6 +18,7 @@ from eqrlab.analyses.amounts import percent
 from eqrlab.analyses.describe import blocks_per_step
 from eqrlab.analyses.diagnose_commands import named, puzzles_for, require_writable, short_source, table
 from eqrlab.analyses.ladder_plot import write_svg
+from eqrlab.analyses.late import late_drop
 from eqrlab.analyses.scale_plots import USABLE, scaling_figure
 from eqrlab.analyses.vocabulary import SELECTOR_NAMES
 from eqrlab.attractors import archive
@@ -208,6 +209,16 @@ def scaling_lines(groups: dict[str, xr.Dataset]) -> list[str]:
     ]
     if scaling.attrs["warning"] != "none":
         lines += ["", *textwrap.wrap(f"Warning: {scaling.attrs['warning']}", 110)]
+    return lines + late_lines(groups)
+
+
+def late_lines(groups: dict[str, xr.Dataset]) -> list[str]:
+    """Warn where runs of less depth are right more often, from random starts or from the own one."""
+    depths, lines = groups["scaling"]["depth"].values, []
+    for group, where in (("ensemble", ""), ("own_start", ", from the own start")):
+        if group in groups:
+            drop = late_drop(groups[group]["correct"].values.mean(1)[:, depths - 1], depths)
+            lines += ["", *textwrap.wrap(f"Warning{where}: {drop.text}", 110)] if drop else []
     return lines
 
 

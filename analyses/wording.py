@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from eqrlab.analyses.amounts import number_interval, percent, percent_interval, plural
-from eqrlab.analyses.late import late_sentence
+from eqrlab.analyses.late import drop_in_alignment
 from eqrlab.analyses.vocabulary import (
     ADVICE_SHORT,
     MODE_NAMES,
@@ -169,8 +169,8 @@ def _auc_clause(alignment: xr.Dataset, index: int) -> str:
 
 def buy_sentence(modes: xr.Dataset, alignment: xr.Dataset | None = None) -> str:
     """Return what to buy, or what would decide, and where depth does harm, as sentences."""
-    late = None if alignment is None else late_sentence(alignment)
-    return " ".join(filter(None, (_purchase(modes, alignment), late)))
+    drop = None if alignment is None else drop_in_alignment(alignment)
+    return _purchase(modes, alignment) + (f" {drop.text}" if drop else "")
 
 
 def _purchase(modes: xr.Dataset, alignment: xr.Dataset | None) -> str:

@@ -5,36 +5,30 @@ import pytest
 import xarray as xr
 
 from eqrlab.analyses import wording
-from eqrlab.analyses.late import late_drop, late_sentence
+from eqrlab.analyses.late import late_drop
+from eqrlab.analyses.scale_commands import late_lines
 from tests import planted as plan
 
-
-def alignment_of(one):
-    """Return what `late_drop` reads of an alignment: accuracy of one restart (puzzle, depth)."""
-    depths = 2 ** np.arange(one.shape[1])
-    accuracy = (("puzzle", "selector", "depth"), one[:, None])
-    return xr.Dataset(
-        {"accuracy_puzzle": accuracy}, {"selector": ["mean"], "depth": depths}, {"confidence": 0.95}
-    )
+LOST = np.array([[0.0, 1.0, 0.5, 0.25]] * 16 + [[0.0, 0.5, 1.0, 1.0]] * 4)
+DEPTHS = np.array([1, 2, 4, 8])
 
 
 def test_runs_that_leave_right_answers_are_told():
-    one = np.array([[0.0, 1.0, 0.5, 0.25]] * 16 + [[0.0, 0.5, 1.0, 1.0]] * 4)
-    depth, earlier, last, low, high = late_drop(alignment_of(one))
-    assert (depth, earlier, last) == (2, pytest.approx(0.9), pytest.approx(0.4))
-    assert 0.15 < low < 0.25 and high == pytest.approx(1 - low)
-    text = late_sentence(alignment_of(one))
-    assert text.startswith(
-        "For accuracy, too much depth does harm: one restart is right on 90 % at depth 2 and on 40 %"
+    drop = late_drop(LOST, DEPTHS)
+    assert (drop.depth, drop.last_depth) == (2, 8)
+    assert (drop.earlier, drop.last) == (pytest.approx(0.9), pytest.approx(0.4))
+    assert 0.15 < drop.low < 0.25 and drop.high == pytest.approx(1 - drop.low)
+    assert drop.text.startswith(
+        "For accuracy, too much depth does harm: one restart is right on 90 % at depth 2 and"
     )
-    assert "at depth 8, 50.0 points [" in text
+    assert "at depth 8, 50.0 points [" in drop.text
 
 
 @pytest.mark.parametrize(
     "one", [np.ones((6, 4)), np.ones((1, 4)), np.ones((6, 1)), np.array([[1.0, 0.0], [0.9, 0.0]])]
 )
 def test_nothing_is_said_where_nothing_is_lost_or_too_little_is_seen(one):
-    assert late_drop(alignment_of(one)) is None and late_sentence(alignment_of(one)) is None
+    assert late_drop(one, DEPTHS[: one.shape[1]]) is None
 
 
 @pytest.mark.parametrize("puzzles", [3, 4, 12, 40])
@@ -43,8 +37,17 @@ def test_chance_is_hardly_ever_taken_for_harm(puzzles):
     alarms = 0
     for _ in range(400):
         talent = rng.beta(2, 1, (puzzles, 1))
-        alarms += late_drop(alignment_of(rng.binomial(4, talent, (puzzles, 6)) / 4)) is not None
+        alarms += late_drop(rng.binomial(4, talent, (puzzles, 6)) / 4, np.arange(6)) is not None
     assert alarms <= 20, "at most 5 % of 400"
+
+
+def test_a_grid_warns_for_random_starts_and_for_the_own_one():
+    correct = xr.Dataset({"correct": (("puzzle", "restart", "step"), LOST[:, None] > 0.4)})
+    steady = xr.zeros_like(correct)
+    scaling = xr.Dataset(coords={"depth": [1, 2, 3, 4]})
+    text = " ".join(late_lines({"scaling": scaling, "ensemble": steady, "own_start": correct}))
+    assert "Warning, from the own start: For accuracy, too much depth" in text and text.count("Warning") == 1
+    assert late_lines({"scaling": scaling, "ensemble": steady}) == []
 
 
 def test_the_advice_tells_it():

@@ -15,8 +15,8 @@ from eqrlab.attractors.fate import (
     Tolerances,
     Verdict,
     answer_window,
-    band_limit,
     classify,
+    solved_band,
     solved_residuals,
 )
 from eqrlab.attractors.records import answer_ids, digested, noise_size
@@ -181,9 +181,9 @@ def _verdict(
         band = np.concatenate(
             [solved_residuals(r, n, code, s, seen.finite) for r, n, code, s, seen in map(facts, pieces)]
         )
-        enough = len(band) >= limits.band_runs
-        quantile = float(np.quantile(band, limits.band_quantile)) if enough else None
-        threshold = band_limit(quantile, limits, limits.numerical_floor(epsilon), noise)
+        threshold = solved_band(
+            band, np.ones(len(band), bool), limits, limits.numerical_floor(epsilon), noise
+        )
     verdicts = [
         classify(*facts(piece), epsilon=epsilon, noise=noise, tolerances=limits, threshold=threshold)
         for piece in pieces

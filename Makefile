@@ -43,7 +43,7 @@ docs: $(INSTALLED_DOCS)  ## build the user guide into docs/_build/html
 
 # Linux, Python 3.11 to 3.13. Inputs that reach new code stay in .fuzz and begin the next run; a crash is .fuzz/TARGET-crash-*.
 fuzz: $(INSTALLED_FUZZ)  ## search readers of files for crashes, SECONDS=60 for each of FUZZED='puzzles npy ...'
-	@for target in $(FUZZED); do PYTHONPATH=$(CURDIR)/.typing:$(CURDIR) OMP_NUM_THREADS=1 nice -n 10 $(BIN)/python tests/fuzz/run.py $$target .fuzz $(SECONDS) || exit 1; done
+	@for target in $(FUZZED); do PYTHONPATH=$(CURDIR)/src:$(CURDIR) OMP_NUM_THREADS=1 nice -n 10 $(BIN)/python tests/fuzz/run.py $$target .fuzz $(SECONDS) || exit 1; done
 
 clean:  ## remove build files and caches (not .venv, not out)
 	@rm -rf build dist docs/_build docs/generated *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,6 +7,8 @@ import sys
 
 import click
 
+from eqrlab import __version__
+
 VERBS = {
     "diagnose": "eqrlab.analyses.diagnose_commands:diagnose_command",
     "compare": "eqrlab.analyses.diagnose_commands:compare_command",
@@ -69,7 +71,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="eqrlab", prog_name="eqrlab")
+@click.version_option(__version__, prog_name="eqrlab")
 def cli() -> None:
     """See the attractor landscape of recursive reasoning networks.
 

@@ -7,12 +7,13 @@ import json
 import platform
 import sys
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
+
+from eqrlab import __version__
 
 SCHEMA_VERSION = 1  # of names, dimensions and attributes: see SCHEMA.md
 MIGRATIONS: dict[
@@ -98,7 +99,7 @@ def provenance(system: Any) -> dict[str, Any]:
         "Conventions": "CF-1.11",
         "schema_version": SCHEMA_VERSION,
         "title": "eqrlab: attractor landscape of a recursive reasoner",
-        "source": f"eqrlab {version('eqrlab')}, torch {torch.__version__}, Python {platform.python_version()}{how}",
+        "source": f"eqrlab {__version__}, torch {torch.__version__}, Python {platform.python_version()}{how}",
         "history": f"{now()} {' '.join(sys.argv[:1]) or 'python'}",
         "created": now(),
         "checkpoint": stored.get("checkpoint", "none"),

@@ -1,16 +1,17 @@
 """Sphinx configuration of the user guide: `make docs` builds it into docs/_build/html."""
 
 import re
-from importlib.metadata import version as installed_version
 from typing import Any
 
 from docutils import nodes
 from latex2mathml.converter import convert
 
+import eqrlab
+
 project = "eqrlab"
 author = "The eqrlab developers"
 copyright = author
-version = release = installed_version("eqrlab")
+version = release = eqrlab.__version__
 
 extensions = [
     "myst_parser",

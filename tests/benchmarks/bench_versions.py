@@ -37,7 +37,7 @@ np.savez(sys.argv[1], **kept)
 
 
 def sampled(python: str, path: Path) -> dict[str, np.ndarray]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / ".typing"), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     subprocess.run([python, "-c", SCRIPT, str(path), *MODELS], check=True, cwd=path.parent, env=environment)
     return dict(np.load(path))
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 import numpy as np
+from tqdm.auto import tqdm
 
 from eqrlab import datasets
 from eqrlab.datasets import files, tasks
-from eqrlab.datasets.checks import solution_fault
+from eqrlab.datasets.batch_solver import count_solutions
+from eqrlab.datasets.checks import solution_faults
 from eqrlab.datasets.maze import shortest_path
 from eqrlab.datasets.puzzles import PuzzleSet
 from eqrlab.datasets.sets import build as build_puzzles
-from eqrlab.datasets.solver import count_guesses, solve
+from eqrlab.datasets.solver import count_guesses
 from eqrlab.datasets.text import Fault
 
 _source = click.argument("source", metavar="PATH")
@@ -147,11 +151,10 @@ def _solved(puzzles: PuzzleSet) -> PuzzleSet:
     """Return Sudoku with the solver's labels."""
     if tasks.parse_task(puzzles.task)[0] != "sudoku":
         raise ValueError(f"only Sudoku can be solved here, {puzzles.source} holds {puzzles.task}")
-    for name, tokens in zip(puzzles.names, puzzles.inputs, strict=True):
-        reason = solution_fault(puzzles.task, tokens)
-        if reason is not None:
-            raise ValueError(f"{name}: {reason}")
-    labels = np.concatenate([solve(tokens) for tokens in puzzles.inputs])
+    with _proving(puzzles) as tick:
+        for row, reason in solution_faults(puzzles.task, puzzles.inputs, tick).items():
+            raise ValueError(f"{puzzles.names[row]}: {reason}")
+    labels = count_solutions(puzzles.inputs, 1).first
     return PuzzleSet(puzzles.inputs, labels, puzzles.task, puzzles.columns, puzzles.source, puzzles.names)
 
 
@@ -172,6 +175,13 @@ def info(source: str, measure: int, task: str | None, limit: int | None, split: 
     puzzles = _read(source, task, split, limit)
     for name, value in _describe(puzzles, measure).items():
         click.echo(f"{name:<18} {value}")
+
+
+@contextlib.contextmanager
+def _proving(puzzles: PuzzleSet) -> Iterator[Callable[[int], object]]:
+    """Show how many puzzles are solved, where that takes more than a second."""
+    with tqdm(total=len(puzzles), unit="puzzle", desc="solving", disable=None, leave=False, delay=1) as bar:
+        yield lambda done: bar.update(done - bar.n)
 
 
 def _span(values: np.ndarray) -> str:
@@ -255,8 +265,10 @@ def _puzzle_faults(puzzles: PuzzleSet, allow_several: bool) -> dict[int, str]:
     found: dict[int, str] = {}
     groups = puzzles.columns.get("group")
     first: dict[int, int] = {}
+    with _proving(puzzles) as tick:
+        reasons = solution_faults(puzzles.task, puzzles.inputs, tick)
     for row, mark in enumerate(datasets.fingerprint(puzzles.task, puzzles.inputs).tolist()):
-        reason = solution_fault(puzzles.task, puzzles.inputs[row])
+        reason = reasons.get(row)
         several = reason is not None and ("more than one" in reason or "several" in reason)
         earlier = first.setdefault(mark, row)
         if reason is not None and not (several and allow_several):

@@ -105,10 +105,8 @@ def read_puzzles(
         more = f" (and {len(wrong) - 1} more faults)" if len(wrong) > 1 else ""
         raise ValueError(f"{wrong[0]}{more}")
     if unique:
-        for name, tokens in zip(puzzles.names, puzzles.inputs, strict=True):
-            reason = checks.solution_fault(puzzles.task, tokens)
-            if reason is not None:
-                raise ValueError(f"{Path(puzzles.source).parent / name}: {reason}")
+        for row, reason in checks.solution_faults(puzzles.task, puzzles.inputs).items():
+            raise ValueError(f"{Path(puzzles.source).parent / puzzles.names[row]}: {reason}")
     return puzzles
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 import sys
@@ -18,6 +19,7 @@ SUDOKU_SIDES = (4, 6, 9)
 MAZE_SIDES = range(5, 100)
 
 
+@functools.cache  # asked once a line of a file
 def parse_task(task: str) -> tuple[str, int]:
     """Split a task name into its kind, "sudoku" or "maze", and the side of its board.
 

@@ -10,25 +10,25 @@ import click
 from eqrlab import __version__
 
 VERBS = {
-    "diagnose": "eqrlab.analyses.diagnose_commands:diagnose_command",
-    "compare": "eqrlab.analyses.diagnose_commands:compare_command",
-    "export": "eqrlab.analyses.export_commands:export_command",
-    "verify": "eqrlab.analyses.export_commands:verify_command",
-    "report": "eqrlab.analyses.diagnose_commands:report_command",
-    "spectrum": "eqrlab.analyses.dynamics_commands:spectrum_command",
-    "fixed-points": "eqrlab.analyses.dynamics_commands:fixed_points_command",
-    "basins": "eqrlab.analyses.basins_commands:basins_command",
-    "continuation": "eqrlab.analyses.continuation_commands:continuation_command",
-    "scale": "eqrlab.analyses.scale_commands:scale_command",
-    "plane": "eqrlab.analyses.plane_commands:plane_command",
-    "lyapunov": "eqrlab.analyses.dynamics_commands:lyapunov_command",
-    "dynamics": "eqrlab.analyses.endings_commands:dynamics_command",
-    "fates": "eqrlab.analyses.fates_commands:fates_command",
-    "train": "eqrlab.analyses.train_commands:train",
-    "ladder": "eqrlab.analyses.ladder_commands:ladder_command",
-    "evaluate": "eqrlab.analyses.train_commands:evaluate",
-    "info": "eqrlab.analyses.train_commands:info",
-    "data": "eqrlab.analyses.data_commands:data",
+    "diagnose": "eqrlab.analyses.commands.diagnose:diagnose_command",
+    "compare": "eqrlab.analyses.commands.diagnose:compare_command",
+    "export": "eqrlab.analyses.commands.export:export_command",
+    "verify": "eqrlab.analyses.commands.export:verify_command",
+    "report": "eqrlab.analyses.commands.diagnose:report_command",
+    "spectrum": "eqrlab.analyses.commands.dynamics:spectrum_command",
+    "fixed-points": "eqrlab.analyses.commands.dynamics:fixed_points_command",
+    "basins": "eqrlab.analyses.commands.basins:basins_command",
+    "continuation": "eqrlab.analyses.commands.continuation:continuation_command",
+    "scale": "eqrlab.analyses.commands.scale:scale_command",
+    "plane": "eqrlab.analyses.commands.plane:plane_command",
+    "lyapunov": "eqrlab.analyses.commands.dynamics:lyapunov_command",
+    "dynamics": "eqrlab.analyses.commands.endings:dynamics_command",
+    "fates": "eqrlab.analyses.commands.fates:fates_command",
+    "train": "eqrlab.analyses.commands.train:train",
+    "ladder": "eqrlab.analyses.commands.ladder:ladder_command",
+    "evaluate": "eqrlab.analyses.commands.train:evaluate",
+    "info": "eqrlab.analyses.commands.train:info",
+    "data": "eqrlab.analyses.commands.data:data",
 }
 SUMMARIES = {
     "diagnose": "The main job: verdict, archive and report for checkpoints.",
@@ -87,7 +87,9 @@ def main() -> None:
     except (ValueError, OSError) as error:
         _fail(" ".join(str(error).split()) or type(error).__name__)
     except (MemoryError, RuntimeError) as error:
-        from eqrlab.attractors.batches import is_out_of_memory  # loads torch, which help does without
+        from eqrlab.attractors.ensemble.batches import (
+            is_out_of_memory,  # loads torch, which help does without
+        )
 
         if not is_out_of_memory(error):
             raise

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
-from eqrlab.attractors import schema
-from eqrlab.attractors.statistics import cluster_bootstrap, widened
+from eqrlab.attractors.results import schema
+from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, widened
 
 Groups = Mapping[str, xr.Dataset]
 UNBOUNDED = ("settling step of right runs", "spectral radius at right attractors")  # all others are shares

@@ -10,8 +10,8 @@ import torch
 import xarray as xr
 
 from eqrlab import attractors as at
-from eqrlab.analyses.checks import run_checks, states_fit
-from eqrlab.attractors.local import local_dynamics
+from eqrlab.analyses.studies.checks import run_checks, states_fit
+from eqrlab.attractors.dynamics.at_attractors import local_dynamics
 from eqrlab.core import System
 
 

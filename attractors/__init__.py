@@ -1,36 +1,36 @@
 """Ensembles, attractors, basins, alignment and modes of any system that keeps the protocol."""
 
-from eqrlab.attractors.adaptive import adaptive
-from eqrlab.attractors.alignment import alignment
-from eqrlab.attractors.archive import completed_part, open_ensemble
-from eqrlab.attractors.asymptotic import asymptotic_alignment
-from eqrlab.attractors.basins import basins
-from eqrlab.attractors.continuation import continuation
-from eqrlab.attractors.endings import endings
-from eqrlab.attractors.estimate import estimate_basins
-from eqrlab.attractors.exponents import trajectory_exponents
-from eqrlab.attractors.export import export
-from eqrlab.attractors.fate import Tolerances
-from eqrlab.attractors.fixed_points import fixed_points
-from eqrlab.attractors.ftle import ftle
-from eqrlab.attractors.ftle_field import ftle_field
-from eqrlab.attractors.lyapunov import lyapunov
-from eqrlab.attractors.modes import ModeRule, mode_sensitivity, modes
-from eqrlab.attractors.noop import noop_test
-from eqrlab.attractors.outcomes import outcomes
-from eqrlab.attractors.plane import plane
-from eqrlab.attractors.prolong import prolong
-from eqrlab.attractors.racing import Policy, halving
-from eqrlab.attractors.replay import best_policy, matched_cost, replay
-from eqrlab.attractors.return_test import return_test
-from eqrlab.attractors.sample import sample
-from eqrlab.attractors.scaling import scaling
-from eqrlab.attractors.shells import shells
-from eqrlab.attractors.shock import critical_shock
-from eqrlab.attractors.singular import singular_values
-from eqrlab.attractors.spectrum import spectrum
-from eqrlab.attractors.stability import basin_stability
-from eqrlab.attractors.transitions import transitions
+from eqrlab.attractors.answers.adaptive import adaptive
+from eqrlab.attractors.answers.alignment import alignment
+from eqrlab.attractors.answers.outcomes import outcomes
+from eqrlab.attractors.answers.policy import Policy, halving
+from eqrlab.attractors.answers.replay import best_policy, matched_cost, replay
+from eqrlab.attractors.answers.scaling import scaling
+from eqrlab.attractors.dynamics.endings import endings
+from eqrlab.attractors.dynamics.fixed_points import fixed_points
+from eqrlab.attractors.dynamics.ftle import ftle
+from eqrlab.attractors.dynamics.lyapunov import lyapunov
+from eqrlab.attractors.dynamics.run_exponents import trajectory_exponents
+from eqrlab.attractors.dynamics.singular import singular_values
+from eqrlab.attractors.dynamics.spectrum import spectrum
+from eqrlab.attractors.ensemble.fate import Tolerances
+from eqrlab.attractors.ensemble.noop import noop_test
+from eqrlab.attractors.ensemble.prolong import prolong
+from eqrlab.attractors.ensemble.sample import sample
+from eqrlab.attractors.landscape.basins import basins
+from eqrlab.attractors.landscape.continuation import continuation
+from eqrlab.attractors.landscape.estimate import estimate_basins
+from eqrlab.attractors.landscape.foreign_starts import asymptotic_alignment
+from eqrlab.attractors.landscape.modes import ModeRule, mode_sensitivity, modes
+from eqrlab.attractors.landscape.return_test import return_test
+from eqrlab.attractors.landscape.shells import shells
+from eqrlab.attractors.landscape.transitions import transitions
+from eqrlab.attractors.perturbation.ftle_plane import ftle_field
+from eqrlab.attractors.perturbation.plane import plane
+from eqrlab.attractors.perturbation.shock import critical_shock
+from eqrlab.attractors.perturbation.stability import basin_stability
+from eqrlab.attractors.results.archive import completed_part, open_ensemble
+from eqrlab.attractors.streaming.export import export
 
 __all__ = [
     "ModeRule",

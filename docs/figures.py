@@ -9,8 +9,8 @@ import torch
 from matplotlib.figure import Figure
 
 from eqrlab import attractors as at
-from eqrlab.analyses.plane_plots import plane_picture
-from eqrlab.analyses.svg import COLOURS, styled
+from eqrlab.analyses.figures.planes import plane_picture
+from eqrlab.analyses.figures.style import COLOURS, styled
 from eqrlab.core import MapSystem, load
 from eqrlab.datasets import bundled
 

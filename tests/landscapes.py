@@ -11,7 +11,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from eqrlab import attractors as at
-from eqrlab.attractors.modes import ModeRule
+from eqrlab.attractors.landscape.modes import ModeRule
 from eqrlab.core import MapSystem
 
 FAR = 9.0  # beyond any start

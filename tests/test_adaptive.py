@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from eqrlab import attractors as at
-from eqrlab.attractors.racing import ENDS, REASONS, Race
+from eqrlab.attractors.answers.policy import ENDS, REASONS, Race
 from eqrlab.core import EqR, EqRConfig, MapSystem
 from tests.zoo import contraction, narrow_in_sea, puzzles, rotor, selector
 

@@ -6,8 +6,8 @@ import torch
 import xarray as xr
 
 from eqrlab import attractors as at
-from eqrlab.attractors.alignment import depth_points, selector_accuracy
-from eqrlab.attractors.schema import STATUS
+from eqrlab.attractors.answers.alignment import depth_points, selector_accuracy
+from eqrlab.attractors.results.schema import STATUS
 from tests.zoo import contraction, narrow_in_sea, puzzles, selector
 
 

@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 
 from eqrlab import attractors as at
-from eqrlab.attractors import archive, schema
+from eqrlab.attractors.results import archive, schema
 from tests.zoo import puzzles, selector
 
 

@@ -6,9 +6,9 @@ import torch
 from click.testing import CliRunner
 
 from eqrlab import attractors as at
-from eqrlab.analyses.basins_commands import basin_rows, cost_lines, puzzle_rows
 from eqrlab.analyses.cli import cli
-from eqrlab.attractors import archive
+from eqrlab.analyses.commands.basins import basin_rows, cost_lines, puzzle_rows
+from eqrlab.attractors.results import archive
 from eqrlab.core import EqR, EqRConfig, save
 from tests.zoo import puzzles, selector
 

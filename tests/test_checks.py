@@ -4,11 +4,11 @@ import numpy as np
 import torch
 
 from eqrlab import attractors as at
-from eqrlab.analyses import report
-from eqrlab.analyses.checks import check_sentences, run_checks, sensitivity_sentence, states_fit
 from eqrlab.analyses.diagnose import diagnose
-from eqrlab.attractors import archive
-from eqrlab.attractors.validate import unlisted, validate
+from eqrlab.analyses.report import page as report
+from eqrlab.analyses.studies.checks import check_sentences, run_checks, sensitivity_sentence, states_fit
+from eqrlab.attractors.results import archive
+from eqrlab.attractors.results.validate import unlisted, validate
 from eqrlab.core import MapSystem
 from tests.zoo import contraction, normal_start, puzzles, selector
 

@@ -6,10 +6,10 @@ import torch
 from scipy.optimize import brentq
 
 from eqrlab import attractors as at
-from eqrlab.attractors import archive
-from eqrlab.attractors.continuation import EVENTS
-from eqrlab.attractors.schema import MODES
-from eqrlab.attractors.validate import unlisted, validate
+from eqrlab.attractors.landscape.continuation import EVENTS
+from eqrlab.attractors.results import archive
+from eqrlab.attractors.results.schema import MODES
+from eqrlab.attractors.results.validate import unlisted, validate
 from eqrlab.core import MapSystem
 from tests.zoo import normal_start, puzzles, selector, selector_level, up_mass
 

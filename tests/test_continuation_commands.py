@@ -7,9 +7,9 @@ from click.testing import CliRunner
 
 from eqrlab import attractors as at
 from eqrlab.analyses.cli import cli
-from eqrlab.analyses.continuation_commands import event_lines, value_rows
-from eqrlab.analyses.continuation_plots import continuation_picture
-from eqrlab.attractors import archive
+from eqrlab.analyses.commands.continuation import event_lines, value_rows
+from eqrlab.analyses.figures.continuation import continuation_picture
+from eqrlab.attractors.results import archive
 from eqrlab.core import EqR, EqRConfig, build, save
 from tests.zoo import puzzles, selector
 
@@ -65,7 +65,7 @@ def test_parameters_of_one_model_are_followed(model, over, title, folder, tmp_pa
 
 def test_a_larger_damping_and_larger_starts_do_what_they_say(folder):
     """The values reach the model: the archive's runs differ, and the restart law is scaled."""
-    from eqrlab.analyses.continuation_commands import family_of_systems
+    from eqrlab.analyses.commands.continuation import family_of_systems
 
     path = str(folder / "model-000010.safetensors")
     _, damped, _ = family_of_systems([path], ("damping", (0.1, 0.9)))

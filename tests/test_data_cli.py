@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from eqrlab import datasets
-from eqrlab.analyses.data_commands import data
+from eqrlab.analyses.commands.data import data
 from eqrlab.datasets import tasks
 
 

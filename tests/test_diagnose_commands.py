@@ -11,8 +11,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from eqrlab.analyses import diagnose_commands
-from eqrlab.attractors import archive
+from eqrlab.analyses.commands import diagnose as diagnose_commands
+from eqrlab.attractors.results import archive
 from eqrlab.core import EqR, EqRConfig, build, save
 
 PUZZLES = [  # 4x4, one solution each

@@ -4,9 +4,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from eqrlab.analyses.dynamics_commands import fixed_points_command, lyapunov_command, spectrum_command
-from eqrlab.analyses.endings_commands import dynamics_command
-from eqrlab.attractors import archive
+from eqrlab.analyses.commands.dynamics import fixed_points_command, lyapunov_command, spectrum_command
+from eqrlab.analyses.commands.endings import dynamics_command
+from eqrlab.attractors.results import archive
 from eqrlab.core import EqR, EqRConfig, save
 
 

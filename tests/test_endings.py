@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from eqrlab import attractors as at
-from eqrlab.attractors.endings import KINDS, same_points
+from eqrlab.attractors.dynamics.endings import KINDS, same_points
 from eqrlab.core import MapSystem
 from tests.zoo import logistic, narrow_in_sea, puzzles, rotor, selector, selector_level
 

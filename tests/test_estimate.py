@@ -6,8 +6,8 @@ import torch
 from scipy import stats
 
 from eqrlab import attractors as at
-from eqrlab.attractors.estimate import DECISIONS, STOPS, restarts_for
-from eqrlab.attractors.statistics import mass_above, proportion_interval
+from eqrlab.attractors.landscape.estimate import DECISIONS, STOPS, restarts_for
+from eqrlab.attractors.statistics.intervals import mass_above, proportion_interval
 from eqrlab.core import MapSystem
 from tests.zoo import noisy_ar, normal_start, puzzles, selector, up_mass
 

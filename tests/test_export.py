@@ -15,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eqrlab import attractors as at
-from eqrlab.attractors import archive, batches, parts
-from eqrlab.attractors.export import status
-from eqrlab.attractors.merge import order_statistics, quantile
+from eqrlab.attractors.ensemble import batches
+from eqrlab.attractors.results import archive
+from eqrlab.attractors.streaming import batch_store as parts
+from eqrlab.attractors.streaming.export import status
+from eqrlab.attractors.streaming.write_archive import order_statistics, quantile
 from eqrlab.core import EqR, EqRConfig, MapSystem
 from tests.zoo import noisy_ar, puzzles, selector
 
@@ -90,7 +92,7 @@ def test_order_statistics_in_pieces_are_exact(pieces, q):
 
 
 def test_selection_narrows_down_when_many_numbers_share_their_first_bits(monkeypatch):
-    monkeypatch.setattr("eqrlab.attractors.merge.FEW", 3)
+    monkeypatch.setattr("eqrlab.attractors.streaming.write_archive.FEW", 3)
     values = 1 + np.random.default_rng(0).permutation(500) * 2.0**-50
     assert order_statistics(lambda: np.split(values, 5), lambda n: [0, 250, 499])[1] == [
         1.0, 1 + 250 * 2.0**-50, 1 + 499 * 2.0**-50,
@@ -131,7 +133,7 @@ def test_an_export_killed_before_its_last_batches_are_merged_is_not_taken_for_co
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["eqrlab.attractors.export"], "_finish", killed)
+        patch.setattr(sys.modules["eqrlab.attractors.streaming.export"], "_finish", killed)
         with pytest.raises(SystemExit):
             at.export(stopping(-1), puzzles(2), path, flush_seconds=0, **options)
     assert status(path) == (3, 3, False), "all batches, but no whole archive"

@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 from eqrlab import attractors as at
-from eqrlab.analyses.basins_commands import basins_command
-from eqrlab.analyses.diagnose_commands import compare_command, diagnose_command
-from eqrlab.analyses.export_commands import export_command, verify_command
-from eqrlab.attractors import archive
-from eqrlab.attractors.export import status
-from eqrlab.attractors.validate import unlisted, validate
+from eqrlab.analyses.commands.basins import basins_command
+from eqrlab.analyses.commands.diagnose import compare_command, diagnose_command
+from eqrlab.analyses.commands.export import export_command, verify_command
+from eqrlab.attractors.results import archive
+from eqrlab.attractors.results.validate import unlisted, validate
+from eqrlab.attractors.streaming.export import status
 from eqrlab.core import load
 from eqrlab.datasets import bundled
 

@@ -10,8 +10,8 @@ from torch.func import jvp, vjp
 
 from eqrlab import attractors as at
 from eqrlab.core import FAMILIES, KeyedNoise, build, load, save
-from eqrlab.core.layers import SwiGLU
-from eqrlab.core.reasoner import cast_floating, take_rows
+from eqrlab.core.models.layers import SwiGLU
+from eqrlab.core.models.reasoner import cast_floating, take_rows
 from tests.core_models import assert_same_outputs, tokens
 from tests.family_models import SMOOTH, VARIANTS, small_model
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from eqrlab import attractors as at
-from eqrlab.attractors.fate import (
+from eqrlab.attractors.ensemble.fate import (
     ANSWER,
     answer_settled,
     classify,
@@ -13,8 +13,8 @@ from eqrlab.attractors.fate import (
     find_period,
     is_drifting,
 )
-from eqrlab.attractors.schema import ANSWER_FATES, FATES
-from eqrlab.attractors.trends import block_medians, decay_rate, kendall
+from eqrlab.attractors.results.schema import ANSWER_FATES, FATES
+from eqrlab.attractors.statistics.trends import block_medians, decay_rate, kendall
 from eqrlab.core import MapSystem
 from tests.zoo import (
     contraction,

@@ -5,9 +5,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from eqrlab.analyses import fate_plots, fates
 from eqrlab.analyses.cli import cli
-from eqrlab.attractors import archive
+from eqrlab.analyses.figures import fates as fate_plots
+from eqrlab.analyses.studies import fates
+from eqrlab.attractors.results import archive
 from eqrlab.core import MapSystem
 from tests.zoo import contraction, normal_start, puzzles, selector
 

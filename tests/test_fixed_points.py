@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from eqrlab import attractors as at
-from eqrlab.attractors.certificate import smallest_singular_value
-from eqrlab.attractors.jacobian import Jacobian
-from eqrlab.attractors.linear import gmres
-from eqrlab.attractors.solvers import RESULTS, anderson, begin, newton, picard, projection
+from eqrlab.attractors.dynamics.certificate import smallest_singular_value
+from eqrlab.attractors.dynamics.gmres import gmres
+from eqrlab.attractors.dynamics.jacobian import Jacobian
+from eqrlab.attractors.dynamics.solvers import RESULTS, anderson, begin, newton, picard, projection
 from eqrlab.core import EqR, EqRConfig, MapSystem
 from tests.zoo import (
     contraction,

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from eqrlab import attractors as at
-from eqrlab.attractors.basins import tabulate
-from eqrlab.attractors.fate import CODE
-from eqrlab.attractors.identify import identify
-from eqrlab.attractors.runs import Runs, join, runs_of
-from eqrlab.attractors.statistics import proportion_interval
+from eqrlab.attractors.ensemble.fate import CODE
+from eqrlab.attractors.ensemble.runs import Runs, join, runs_of
+from eqrlab.attractors.landscape.basins import tabulate
+from eqrlab.attractors.landscape.identify import identify
+from eqrlab.attractors.statistics.intervals import proportion_interval
 from eqrlab.core import MapSystem
 from tests.zoo import narrow_in_sea, normal_start, puzzles, rotor, selector, up_mass
 

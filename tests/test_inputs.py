@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eqrlab import datasets
-from eqrlab.attractors import archive
+from eqrlab.attractors.results import archive
 from eqrlab.datasets import write_npy_folder
 
 ROOT = Path(__file__).resolve().parents[1]

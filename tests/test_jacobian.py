@@ -6,8 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import forward_ad
 
-from eqrlab.attractors.jacobian import DENSE_LIMIT, Jacobian, check_differentiable, row_bytes, rows_within
-from eqrlab.attractors.points import take_points
+from eqrlab.attractors.dynamics.jacobian import (
+    DENSE_LIMIT,
+    Jacobian,
+    check_differentiable,
+    row_bytes,
+    rows_within,
+)
+from eqrlab.attractors.ensemble.states import take_points
 from eqrlab.core import EqR, EqRConfig, MapSystem
 from tests.zoo import normal_start, puzzles
 

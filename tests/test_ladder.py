@@ -17,12 +17,12 @@ import xarray as xr
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from eqrlab.analyses import ladder_text
-from eqrlab.analyses.describe import blocks_per_step
-from eqrlab.analyses.ladder import Interrupted, climb, measured, take_up
-from eqrlab.analyses.ladder_commands import ladder_command
-from eqrlab.analyses.ladder_rungs import RUNGS, Ladder, Sampling, rung_options
-from eqrlab.analyses.ladder_summary import (
+from eqrlab.analyses.commands.ladder import ladder_command
+from eqrlab.analyses.commands.train import train as train_command
+from eqrlab.analyses.studies.ladder import text as ladder_text
+from eqrlab.analyses.studies.ladder.climb import Interrupted, climb, measured, take_up
+from eqrlab.analyses.studies.ladder.rungs import RUNGS, Ladder, Sampling, rung_options
+from eqrlab.analyses.studies.ladder.summary import (
     ACCURACY,
     CORRECT,
     GAP,
@@ -30,10 +30,10 @@ from eqrlab.analyses.ladder_summary import (
     mean_over_puzzles,
     path_independence_gap,
 )
-from eqrlab.analyses.recipes import configurations
-from eqrlab.analyses.train_commands import train as train_command
-from eqrlab.attractors import archive
-from eqrlab.core.checkpoint import build
+from eqrlab.analyses.studies.training_recipes import configurations
+from eqrlab.analyses.text.describe import blocks_per_step
+from eqrlab.attractors.results import archive
+from eqrlab.core.checkpoints.load import build
 from eqrlab.datasets import build as build_puzzles
 from eqrlab.datasets import fingerprint, write_csv
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from eqrlab.analyses import wording
-from eqrlab.analyses.late import late_drop
-from eqrlab.analyses.scale_commands import late_lines
+from eqrlab.analyses.commands.scale import late_lines
+from eqrlab.analyses.text import verdicts as wording
+from eqrlab.analyses.text.harmful_depth import late_drop
 from tests import planted as plan
 
 LOST = np.array([[0.0, 1.0, 0.5, 0.25]] * 16 + [[0.0, 0.5, 1.0, 1.0]] * 4)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from eqrlab.core.layers import (
+from eqrlab.core.models.layers import (
     Attention,
     Block,
     Blocks,

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from eqrlab import attractors as at
-from eqrlab.analyses.local_view import local_rows, local_sentence
-from eqrlab.attractors.local import VERDICTS, judge, local_dynamics, rates
-from eqrlab.attractors.return_test import RETURNS
+from eqrlab.analyses.report.local import local_rows, local_sentence
+from eqrlab.attractors.dynamics.at_attractors import VERDICTS, judge, local_dynamics, rates
+from eqrlab.attractors.landscape.return_test import RETURNS
 from eqrlab.core import MapSystem
 
 M = 0.9575040240772688  # tanh(2 m) = m

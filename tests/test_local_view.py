@@ -8,9 +8,9 @@ import torch
 
 from eqrlab.analyses.compare import compare
 from eqrlab.analyses.diagnose import diagnose
-from eqrlab.analyses.local_view import eigenvalue_plane, local_rows, local_sentence
-from eqrlab.analyses.report import write_report
-from eqrlab.attractors import archive
+from eqrlab.analyses.report.local import eigenvalue_plane, local_rows, local_sentence
+from eqrlab.analyses.report.page import write_report
+from eqrlab.attractors.results import archive
 from eqrlab.core import MapSystem
 
 

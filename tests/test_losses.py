@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from eqrlab.core.losses import exact, halting_loss, log_stablemax, stablemax_cross_entropy
+from eqrlab.core.training.losses import exact, halting_loss, log_stablemax, stablemax_cross_entropy
 
 
 def test_stablemax_is_its_formula():

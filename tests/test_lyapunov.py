@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eqrlab import attractors as at
-from eqrlab.attractors.lyapunov import kaplan_yorke, mean_interval
+from eqrlab.attractors.dynamics.lyapunov import kaplan_yorke, mean_interval
 from eqrlab.core import EqR, EqRConfig, MapSystem
 from tests.zoo import (
     cat_map,
@@ -138,7 +138,9 @@ def test_the_stretch_between_orthonormalisations_does_not_matter(step, monkeypat
     system = MapSystem(lambda z, x: torch.sin(slopes * z.roll(1, 1)) + 0.3 * z, normal_start(3))
     starts = torch.linspace(0.1, 1, 6, dtype=torch.float64).reshape(1, 2, 3)
     long = at.lyapunov(system, puzzles(), starts, k=3, steps=180)
-    monkeypatch.setattr(sys.modules["eqrlab.attractors.lyapunov"], "STRIDE", 1)  # the name is the function
+    monkeypatch.setattr(
+        sys.modules["eqrlab.attractors.dynamics.lyapunov"], "STRIDE", 1
+    )  # the name is the function
     one = at.lyapunov(system, puzzles(), starts, k=3, steps=180)
     np.testing.assert_allclose(long.window_exponent, one.window_exponent, atol=1e-8)
 
@@ -194,7 +196,7 @@ def test_matrix_free_products_agree_with_full_ones(steps):
     system = MapSystem(lambda z, x: torch.tanh(1.5 * z @ W.T), normal_start(80))
     z = torch.randn(1, 3, 80, generator=generator, dtype=torch.float64)
     result = at.ftle(system, puzzles(), z, steps=steps, k=3, tol=1e-6)
-    from eqrlab.attractors.tangent import Orbit, product_log_singular_values
+    from eqrlab.attractors.dynamics.tangent import Orbit, product_log_singular_values
 
     states, state = [], z[0]
     for _ in range(steps):

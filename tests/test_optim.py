@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from eqrlab.core.optim import AdamATan2
+from eqrlab.core.training.optim import AdamATan2
 
 
 def reference(p, gradients, lr, beta1, beta2, decay, inside=False):

@@ -6,7 +6,7 @@ import torch
 import xarray as xr
 
 from eqrlab import attractors as at
-from eqrlab.attractors.outcomes import CORRECTNESS, SETTLING
+from eqrlab.attractors.answers.outcomes import CORRECTNESS, SETTLING
 from eqrlab.core import MapSystem
 from tests.zoo import contraction, puzzles, selector, up_mass
 

@@ -40,7 +40,7 @@ def installed_modules() -> list[str]:
     for package in PACKAGES:
         spec = importlib.util.find_spec(f"eqrlab.{package}")
         assert spec is not None and spec.submodule_search_locations is not None
-        found = pkgutil.iter_modules(list(spec.submodule_search_locations), f"eqrlab.{package}.")
+        found = pkgutil.walk_packages(list(spec.submodule_search_locations), f"eqrlab.{package}.")
         names += [spec.name, *(module.name for module in found)]
     return sorted(names)
 
@@ -166,7 +166,7 @@ def test_module_is_short(path):
 @needs_checkout
 @each_source
 def test_library_does_not_print(path):
-    if path.parent.name == "analyses" and re.search("cli|commands", path.stem):
+    if path.stem == "cli" or path.parent.name == "commands":
         return
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     lines = [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]

@@ -8,10 +8,10 @@ from matplotlib.colors import to_rgb
 from scipy import stats
 
 from eqrlab import attractors as at
-from eqrlab.analyses import plane_plots
-from eqrlab.analyses.plane_commands import plane_command
-from eqrlab.attractors import archive
-from eqrlab.attractors.fractal import basin_entropy, uncertainty_exponent
+from eqrlab.analyses.commands.plane import plane_command
+from eqrlab.analyses.figures import planes as plane_plots
+from eqrlab.attractors.perturbation.fractal import basin_entropy, uncertainty_exponent
+from eqrlab.attractors.results import archive
 from eqrlab.core import EqR, EqRConfig, MapSystem, save
 from tests.zoo import (
     contraction,

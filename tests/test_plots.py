@@ -9,10 +9,11 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from eqrlab.analyses import plots, tables
-from eqrlab.analyses.amounts import percent, percent_interval
-from eqrlab.analyses.svg import COLOURS, to_svg
-from eqrlab.attractors.schema import MODES
+from eqrlab.analyses.figures import diagnosis as plots
+from eqrlab.analyses.figures.style import COLOURS, to_svg
+from eqrlab.analyses.text import tables
+from eqrlab.analyses.text.format import percent, percent_interval
+from eqrlab.attractors.results.schema import MODES
 from tests import planted as plan
 
 

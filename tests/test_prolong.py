@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from eqrlab import attractors as at
-from eqrlab.attractors.schema import FATES
+from eqrlab.attractors.results.schema import FATES
 from eqrlab.core import EqR, EqRConfig, MapSystem
 from tests.zoo import contraction, linear, logistic, narrow_in_sea, noisy_ar, puzzles, rotor, selector
 

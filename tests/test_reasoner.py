@@ -9,7 +9,7 @@ import torch
 from torch.func import jacrev, jvp, vjp
 
 from eqrlab.core import EqRConfig, KeyedNoise, MapSystem
-from eqrlab.core.reasoner import cast_floating, take_rows
+from eqrlab.core.models.reasoner import cast_floating, take_rows
 from tests.core_models import small_eqr, tokens
 
 # torch.func.jvp loads decompositions that torch itself still writes with torch.jit.script.

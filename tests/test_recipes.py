@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from eqrlab.core.checkpoint import read_tensors, write_tensors
-from eqrlab.core.losses import exact, stablemax_cross_entropy
-from eqrlab.core.recipes import (
+from eqrlab.core.checkpoints.load import read_tensors, write_tensors
+from eqrlab.core.training.losses import exact, stablemax_cross_entropy
+from eqrlab.core.training.objective import (
     SegmentLoss,
     TrainConfig,
     continuation_value,
@@ -19,7 +19,7 @@ from eqrlab.core.recipes import (
     segment,
     segment_loss,
 )
-from eqrlab.core.train import Trainer, exact_accuracy
+from eqrlab.core.training.trainer import Trainer, exact_accuracy
 from tests.core_models import tokens
 from tests.family_models import SMOOTH, VARIANTS, small_model
 

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from eqrlab.analyses import report, tables, wording
-from eqrlab.analyses.amounts import number, percent, percent_interval
 from eqrlab.analyses.diagnose import archive_groups
-from eqrlab.analyses.grids import board, wrong_cells
-from eqrlab.attractors import archive
-from eqrlab.attractors.schema import MODES
+from eqrlab.analyses.report import page as report
+from eqrlab.analyses.report.boards import board, wrong_cells
+from eqrlab.analyses.text import tables
+from eqrlab.analyses.text import verdicts as wording
+from eqrlab.analyses.text.format import number, percent, percent_interval
+from eqrlab.attractors.results import archive
+from eqrlab.attractors.results.schema import MODES
 from tests import planted as plan
 from tests.browser import Browser, find_chromium
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from eqrlab import attractors as at
-from eqrlab.attractors.return_test import RETURNS
+from eqrlab.attractors.landscape.return_test import RETURNS
 from eqrlab.core import MapSystem
 from tests.zoo import (
     contraction,

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from eqrlab import attractors as at
-from eqrlab.attractors.schema import FATES
+from eqrlab.attractors.results.schema import FATES
 from eqrlab.core import EqR, EqRConfig, MapSystem, load
 from eqrlab.datasets import bundled
 from tests.zoo import contraction, linear, noisy_ar, puzzles, rotor, selector

@@ -7,10 +7,12 @@ import xarray as xr
 from click.testing import CliRunner
 
 from eqrlab import attractors as at
-from eqrlab.analyses import adaptive_trial, scale_commands, scale_plots
 from eqrlab.analyses.cli import cli
-from eqrlab.analyses.report import write_report
-from eqrlab.attractors import archive
+from eqrlab.analyses.commands import scale as scale_commands
+from eqrlab.analyses.figures import scaling as scale_plots
+from eqrlab.analyses.report.page import write_report
+from eqrlab.analyses.studies import adaptive as adaptive_trial
+from eqrlab.attractors.results import archive
 from eqrlab.core import EqR, EqRConfig, build, save
 from tests.test_diagnose_commands import PUZZLES
 from tests.zoo import narrow_in_sea, puzzles

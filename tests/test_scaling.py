@@ -9,7 +9,8 @@ import xarray as xr
 from scipy.special import gammaln
 
 from eqrlab import attractors as at
-from eqrlab.attractors import archive, selectors
+from eqrlab.attractors.answers import selectors
+from eqrlab.attractors.results import archive
 from eqrlab.core import MapSystem
 from tests.zoo import contraction, puzzles, selector, up_mass
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from eqrlab import attractors as at
-from eqrlab.attractors.schema import MODES
+from eqrlab.attractors.results.schema import MODES
 from eqrlab.core import MapSystem
 from eqrlab.datasets import oracle
 from tests.planted import sudoku_solution

@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 
-from eqrlab.core import shards
-from eqrlab.core.checkpoint import CheckpointError
-from eqrlab.core.shards import MANIFEST, read_shards, write_shards
+from eqrlab.core.checkpoints.load import CheckpointError
+from eqrlab.core.training import shards
+from eqrlab.core.training.shards import MANIFEST, read_shards, write_shards
 
 TENSORS = {
     "weights": torch.randn(50, 7),

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from eqrlab import attractors as at
-from eqrlab.attractors import archive
+from eqrlab.attractors.results import archive
 from eqrlab.core import MapSystem
 from tests.zoo import contraction, normal_start, one_pattern, puzzles, rotor, selector, selector_level
 

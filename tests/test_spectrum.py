@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from eqrlab import attractors as at
-from eqrlab.attractors.arnoldi import Order, leading_pairs
-from eqrlab.attractors.jacobian import Jacobian
-from eqrlab.attractors.points import take_points
-from eqrlab.attractors.spectrum import SMALL
+from eqrlab.attractors.dynamics.jacobian import Jacobian
+from eqrlab.attractors.dynamics.krylov_schur import Order, leading_pairs
+from eqrlab.attractors.dynamics.spectrum import SMALL
+from eqrlab.attractors.ensemble.states import take_points
 from eqrlab.core import EqR, EqRConfig, MapSystem
 from tests.zoo import (
     henon,

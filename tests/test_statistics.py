@@ -4,17 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eqrlab.attractors.statistics import (
+from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles
+from eqrlab.attractors.statistics.intervals import (
     DEFAULT_INTERVAL,
     INTERVALS,
-    PooledAuc,
-    PooledSpearman,
-    cluster_bootstrap,
     mass_above,
     proportion_interval,
-    share_over_puzzles,
     unseen_mass,
 )
+from eqrlab.attractors.statistics.ranks import PooledAuc, PooledSpearman
 
 
 @pytest.mark.parametrize(("method", "name"), [("wilson", "wilson"), ("clopper-pearson", "exact")])

@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from eqrlab.core import train as training
-from eqrlab.core.layers import inner_width
-from eqrlab.core.throughput import matmul_rate, step_operations
-from eqrlab.core.train import train
+from eqrlab.core.models.layers import inner_width
+from eqrlab.core.training import trainer as training
+from eqrlab.core.training.throughput import matmul_rate, step_operations
+from eqrlab.core.training.trainer import train
 from tests.test_recipes import trainer as family_trainer
 from tests.test_train import trainer
 

@@ -16,7 +16,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eqrlab.core import CheckpointError, load, torchfile
+from eqrlab.core import CheckpointError, load
+from eqrlab.core.checkpoints import torchfile
 from tests.core_models import assert_same_outputs, refused, small_eqr, training_state, write
 
 

@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import load_file
 
 from eqrlab.core import CheckpointError, EqRConfig, load
-from eqrlab.core import train as training
-from eqrlab.core.recipes import SegmentLoss, halted_rows, learning_rate, segment
-from eqrlab.core.train import TrainConfig, Trainer, exact_accuracy, train
+from eqrlab.core.training import trainer as training
+from eqrlab.core.training.objective import SegmentLoss, halted_rows, learning_rate, segment
+from eqrlab.core.training.trainer import TrainConfig, Trainer, exact_accuracy, train
 from tests.core_models import small_eqr, tokens
 
 MODEL = {
@@ -297,7 +297,7 @@ def test_a_stopped_run_leaves_log_and_weights_as_if_it_had_gone_on(tmp_path, mon
 SCRIPT = """
 import sys
 import torch
-from eqrlab.core import train as training
+from eqrlab.core.training import trainer as training
 from tests.test_train import puzzles, trainer
 torch.set_num_threads(1)
 training.LOG_EVERY = 5
@@ -378,7 +378,7 @@ def test_a_damaged_state_is_refused(state):
 
 
 def test_a_state_without_one_of_its_parts_is_refused(state):
-    from eqrlab.core.checkpoint import read_tensors, write_tensors
+    from eqrlab.core.checkpoints.load import read_tensors, write_tensors
 
     tensors, header = read_tensors(state)
     for part in (

@@ -15,13 +15,13 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 from scipy.stats import binomtest
 
-from eqrlab.analyses.accuracy import clustered, measure
-from eqrlab.analyses.describe import blocks_per_step, describe
-from eqrlab.analyses.recipes import OPTIONS, configurations
-from eqrlab.analyses.train_commands import evaluate, info, train
+from eqrlab.analyses.commands.train import evaluate, info, train
+from eqrlab.analyses.studies.accuracy import clustered, measure
+from eqrlab.analyses.studies.training_recipes import OPTIONS, configurations
+from eqrlab.analyses.text.describe import blocks_per_step, describe
 from eqrlab.core import load, save
-from eqrlab.core.checkpoint import build, configure
-from eqrlab.core.train import Trainer
+from eqrlab.core.checkpoints.load import build, configure
+from eqrlab.core.training.trainer import Trainer
 from eqrlab.datasets import bundled, write_csv
 from tests.core_models import small_eqr
 
@@ -137,9 +137,9 @@ def test_a_paper_size_recipe_trains_in_slots_that_end_in_time_and_go_on_from_the
         return one_step(trainer)
 
     monkeypatch.setattr(Trainer, "step", step)
-    monkeypatch.setattr("eqrlab.core.train.LOG_EVERY", 4)
+    monkeypatch.setattr("eqrlab.core.training.trainer.LOG_EVERY", 4)
     clock = iter(np.arange(0.0, 1e9))
-    monkeypatch.setattr("eqrlab.analyses.train_commands.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("eqrlab.analyses.commands.train.time.monotonic", lambda: float(next(clock)))
     options = ["sudoku9", "--preset", "paper", "--steps", 24, "--lr", 3e-3, *PAPER_TINY.split()]
     write_csv(tmp_path / "test.csv", bundled("sudoku9-hard").take(slice(4)))
     options += [

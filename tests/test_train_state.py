@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from eqrlab.analyses.recipes import OPTIONS, PAPER, configurations
-from eqrlab.core.checkpoint import CheckpointError, build, load
-from eqrlab.core.shards import SHARD_BYTES, write_shards
-from eqrlab.core.train import exact_accuracy, train
-from eqrlab.core.train_state import pack
+from eqrlab.analyses.studies.training_recipes import OPTIONS, PAPER, configurations
+from eqrlab.core.checkpoints.load import CheckpointError, build, load
+from eqrlab.core.training.shards import SHARD_BYTES, write_shards
+from eqrlab.core.training.state import pack
+from eqrlab.core.training.trainer import exact_accuracy, train
 from tests.test_train import puzzles, same, trainer, weights
 
 MIB = 1 << 20

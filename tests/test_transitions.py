@@ -7,7 +7,7 @@ from scipy.stats import beta as beta_law
 from scipy.stats import norm
 
 from eqrlab import attractors as at
-from eqrlab.attractors.shells import dependence
+from eqrlab.attractors.landscape.shells import dependence
 from eqrlab.core import MapSystem
 from tests.zoo import contraction, normal_start, puzzles, selector, selector_level
 

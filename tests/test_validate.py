@@ -11,8 +11,8 @@ import torch
 import xarray as xr
 
 from eqrlab import attractors as at
-from eqrlab.attractors import archive, schema
-from eqrlab.attractors.validate import schema_tables, unlisted, validate
+from eqrlab.attractors.results import archive, schema
+from eqrlab.attractors.results.validate import schema_tables, unlisted, validate
 from tests.zoo import puzzles, selector
 
 
@@ -147,7 +147,7 @@ def test_further_variables_and_groups_are_allowed(written, tmp_path):
 
 def test_big_variables_are_checked_in_pieces(written, monkeypatch):
     whole = validate(written)
-    monkeypatch.setattr("eqrlab.attractors.validate.SLAB", 100)
+    monkeypatch.setattr("eqrlab.attractors.results.validate.SLAB", 100)
     assert validate(written) == whole
 
 

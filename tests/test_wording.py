@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from eqrlab.analyses import wording
-from eqrlab.analyses.amounts import number, number_interval, percent, percent_interval, plural
-from eqrlab.analyses.vocabulary import ADVICE_SHORT, FATE_MEANINGS, MODE_NAMES, SELECTOR_NAMES
-from eqrlab.attractors.schema import ADVICE, FATES, MODES
+from eqrlab.analyses.text import verdicts as wording
+from eqrlab.analyses.text.format import number, number_interval, percent, percent_interval, plural
+from eqrlab.analyses.text.vocabulary import ADVICE_SHORT, FATE_MEANINGS, MODE_NAMES, SELECTOR_NAMES
+from eqrlab.attractors.results.schema import ADVICE, FATES, MODES
 from tests import planted as plan
 
 

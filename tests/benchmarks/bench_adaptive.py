@@ -15,7 +15,7 @@ import pytest
 import xarray as xr
 
 from eqrlab import attractors as at
-from eqrlab.analyses.adaptive_trial import at_text
+from eqrlab.analyses.studies.adaptive import at_text
 from eqrlab.core import load
 from eqrlab.datasets import bundled
 from tests.benchmarks.ledger import record

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import norm
 
 from eqrlab import attractors as at
-from eqrlab.attractors.statistics import DEFAULT_INTERVAL, INTERVALS, proportion_interval
+from eqrlab.attractors.statistics.intervals import DEFAULT_INTERVAL, INTERVALS, proportion_interval
 from eqrlab.core import MapSystem
 from tests.benchmarks.ledger import record
 from tests.zoo import one_pattern, puzzles, selector, selector_level, up_mass

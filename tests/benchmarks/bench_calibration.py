@@ -5,8 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from eqrlab.analyses.fate_plots import reliability
-from eqrlab.attractors.modes import ModeRule
+from eqrlab.analyses.figures.fates import reliability
+from eqrlab.attractors.landscape.modes import ModeRule
 from tests.benchmarks.ledger import record
 from tests.landscapes import calibration_table, near_threshold, run_landscapes
 

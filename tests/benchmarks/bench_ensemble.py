@@ -3,7 +3,7 @@
 Both sides do all their work: the official evaluator iterates with noise and keeps logits, answers, votes, convergence
 scores and metrics; ours records noise-free residuals, updates, answers, correctness, sketches and fates.  With noise
 on, our noise-free residual costs a second evaluation of the map at every step, which the official one does without.
-Both sides run in one process, so that the official one, too, profits from `keep_freed_memory` of eqrlab.core.layers.
+Both sides run in one process, so that the official one, too, profits from `keep_freed_memory`.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from eqrlab import attractors as at
-from eqrlab.attractors.statistics import proportion_interval
+from eqrlab.attractors.statistics.intervals import proportion_interval
 from eqrlab.core import EqR, EqRConfig, load
 from eqrlab.datasets import bundled
 from tests.benchmarks.bench_speed import Products

@@ -16,10 +16,10 @@ import torch
 import xarray as xr
 
 from eqrlab import attractors as at
-from eqrlab.attractors import archive
-from eqrlab.attractors.export import status
-from eqrlab.attractors.parts import folder_of
-from eqrlab.attractors.validate import validate
+from eqrlab.attractors.results import archive
+from eqrlab.attractors.results.validate import validate
+from eqrlab.attractors.streaming.batch_store import folder_of
+from eqrlab.attractors.streaming.export import status
 from eqrlab.core import MapSystem
 from tests.benchmarks.ledger import record
 

@@ -14,7 +14,7 @@ import scipy.sparse.linalg
 import torch
 
 from eqrlab import attractors as at
-from eqrlab.attractors.jacobian import Jacobian, row_bytes
+from eqrlab.attractors.dynamics.jacobian import Jacobian, row_bytes
 from eqrlab.core import EqR, EqRConfig, load
 from eqrlab.datasets import bundled
 from tests.benchmarks.ledger import record

@@ -12,7 +12,7 @@ import scipy.sparse.linalg
 import torch
 
 from eqrlab import attractors as at
-from eqrlab.attractors.jacobian import Jacobian
+from eqrlab.attractors.dynamics.jacobian import Jacobian
 from eqrlab.core import EqR, EqRConfig, MapSystem
 from tests.benchmarks.ledger import peer, race, record
 

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from eqrlab import attractors as at
-from eqrlab.attractors.statistics import proportion_interval
+from eqrlab.attractors.statistics.intervals import proportion_interval
 from eqrlab.core import MapSystem
 from tests.benchmarks.ledger import peer, race, record
 

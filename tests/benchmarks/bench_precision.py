@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from eqrlab.analyses.diagnose import diagnose
-from eqrlab.attractors.adaptive import weighted_mean
-from eqrlab.attractors.statistics import cluster_bootstrap, widened
+from eqrlab.attractors.answers.adaptive import weighted_mean
+from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, widened
 from eqrlab.core import load
 from eqrlab.datasets import bundled
 from tests.benchmarks.ledger import record

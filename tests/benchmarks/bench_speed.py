@@ -18,7 +18,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from eqrlab import attractors as at
-from eqrlab.core import EqR, EqRConfig, layers, load
+from eqrlab.core import EqR, EqRConfig, load
+from eqrlab.core.models import layers
 from eqrlab.datasets import bundled
 from tests.benchmarks.ledger import record, spread
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from eqrlab.core import load
-from eqrlab.core.optim import AdamATan2
-from eqrlab.core.train import TrainConfig, Trainer
+from eqrlab.core.training.optim import AdamATan2
+from eqrlab.core.training.trainer import TrainConfig, Trainer
 from eqrlab.datasets import bundled
 from tests.benchmarks.ledger import record, spread
 from tests.benchmarks.official_eqr import official_batch, official_code, official_model

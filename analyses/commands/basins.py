@@ -1,0 +1,167 @@
+"""`eqrlab basins`: basin masses of a checkpoint to a requested precision."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import xarray as xr
+
+from eqrlab import attractors as at
+from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.diagnose import SAMPLE, puzzles_for, require_writable, short_source, table
+from eqrlab.analyses.text.format import percent, percent_interval, plural
+from eqrlab.attractors.landscape.estimate import DECISIONS, STOPS
+from eqrlab.attractors.results import archive
+from eqrlab.attractors.results.schema import FATES
+from eqrlab.core import load
+
+SHOWN = 4  # attractors of a puzzle that get a line of their own
+
+
+@click.command("basins", epilog="Example:  eqrlab basins eqr-sudoku6 --limit 4 --half-width 0.05")
+@click.argument("checkpoint", metavar="CKPT")
+@click.option(
+    "--half-width",
+    type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Draw restarts until every interval is at most twice this wide.",
+)
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.95,
+    show_default=True,
+    help="Of the intervals.",
+)
+@click.option(
+    "--max-restarts", type=click.IntRange(1), default=2048, show_default=True, help="Of each puzzle."
+)
+@click.option(
+    "--above",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="MASS",
+    help="Stop instead once it is sure whether the correct mass is above this.",
+)
+@opt.puzzles
+@opt.limit(bundled=SAMPLE)
+@opt.allow_several
+@opt.depth()
+@opt.seed()
+@opt.noise()
+@opt.device()
+@opt.dtype("float32", "float64", "bfloat16")
+@opt.out()
+@opt.quiet
+def basins_command(
+    checkpoint: str, half_width: float, confidence: float, max_restarts: int, above: float | None, puzzles: str | None,
+    split: str, limit: int | None, allow_several: bool, depth: int, seed: int, noise: float | None, device: str,
+    dtype: str | None, out: Path, quiet: bool,
+) -> None:  # fmt: skip
+    """Basin sizes per puzzle to a requested precision, with just enough restarts.
+
+    A mass is the probability of ending at an attractor under the restart law.  Families with one stored start (TRM,
+    HRM, URM) are started from random states, outside their training law.  Writes OUT/basins.nc.
+    """
+    began = time.monotonic()
+    model = load(checkpoint)
+    chosen = puzzles_for(model, puzzles, split, limit, allow_several)
+    require_writable(out)
+    outside = "" if model.random_starts else ", from random states outside its training law"
+    click.echo(f"{checkpoint}: {len(chosen)} puzzles of {short_source(chosen)}, depth {depth}{outside}\n")
+    found = at.estimate_basins(
+        model,
+        chosen.inputs,
+        half_width=half_width,
+        confidence=confidence,
+        max_restarts=max_restarts,
+        above=above,
+        labels=chosen.labels,
+        oracle=chosen.oracle,
+        depth=depth,
+        noise=noise,
+        seed=seed,
+        initial=None if model.random_starts else model.random_initial,
+        device=device,
+        dtype=dtype,
+        progress=not quiet,
+    )
+    found.attrs["puzzles"] = short_source(chosen)
+    archive.write(out / "basins.nc", {"basins": found})
+    for lines in (table(puzzle_rows(found)), table(basin_rows(found)), cost_lines(found)):
+        click.echo("\n".join(lines) + "\n")
+    click.echo(f"archive {out / 'basins.nc'}, {time.monotonic() - began:.0f} s")
+
+
+def _share(found: xr.Dataset, name: str, *place: int) -> str:
+    return percent_interval(*(float(found[n].values[place]) for n in (name, f"{name}_low", f"{name}_high")))
+
+
+def puzzle_rows(found: xr.Dataset) -> list[dict[str, str]]:
+    """Return a line for each puzzle: the masses of right, wrong and no attractors, and what they cost."""
+    rows = []
+    for p in range(found.sizes["puzzle"]):
+        row = {
+            "puzzle": str(found.puzzle.values[p]),
+            "attractors": str(int(found.attractors.values[p])),
+            "right": _share(found, "correct_mass", p),
+            "wrong": _share(found, "spurious_mass", p),
+            "none": _share(found, "mass_none", p),
+            "not seen": f"at most {percent(float(found.unseen_mass_high.values[p]))}",
+            "in doubt": plural(int(found.ambiguous.values[p]), "run"),
+            "restarts": str(int(found.restarts_used.values[p])),
+            "stopped": STOPS[int(found.stop.values[p])].replace("_", " "),
+        }
+        if "correct_mass_above" in found:
+            row[f"above {found.attrs['above']:g}"] = DECISIONS[int(found.correct_mass_above.values[p])]
+        rows.append(row)
+    return rows
+
+
+def basin_rows(found: xr.Dataset) -> list[dict[str, str]]:
+    """Return a line for each of the largest basins of each puzzle."""
+    rows = []
+    for p, a in zip(*np.nonzero(found["count"].values), strict=True):
+        if a >= SHOWN:
+            continue
+        rows.append(
+            {
+                "puzzle": str(found.puzzle.values[p]),
+                "basin": str(a + 1),
+                "answer": "right" if found.correct.values[p, a] else "wrong",
+                "fate": FATES[int(found.fate.values[p, a])],
+                "mass": _share(found, "mass", p, a),
+                "restarts": str(int(found["count"].values[p, a])),
+                "residual": f"{float(found.residual.values[p, a]):.1e}",
+            }
+        )
+    return rows
+
+
+def cost_lines(found: xr.Dataset) -> list[str]:
+    """Say how many restarts were used, and how many a fixed number of equal precision would have taken."""
+    used, puzzles = found.restarts_used.values, found.sizes["puzzle"]
+    level = f"{float(found.attrs['confidence']):.0%} {found.attrs['interval_method']} intervals"
+    more = int((found.attractors.values > SHOWN).sum())
+    lines = [f"{plural(int(used.sum()), 'restart')} in all; {level}, each for one mass alone"]
+    if more:
+        lines.append(f"{plural(more, 'puzzle')} with further, smaller basins: see the archive")
+    if "correct_mass_above" in found:
+        return lines
+    fixed, width = int(found.attrs["fixed_restarts"]), float(found.attrs["half_width"])
+    stop = [STOPS[i] for i in found.stop.values]
+    ratio = used.sum() / (fixed * puzzles)
+    lines.append(
+        f"a half-width of {width:g} for any mass takes {fixed} restarts of every puzzle, {fixed * puzzles:,} in all: "
+        f"{ratio:.2f} of that was used"
+    )
+    for reason, remedy in (
+        ("max_restarts", "allow more with --max-restarts"),
+        ("ambiguous", "runs not settled enough to tell attractors apart: raise --depth"),
+    ):
+        if reason in stop:
+            lines.append(f"{plural(stop.count(reason), 'puzzle')} short of that half-width: {remedy}")
+    return lines

@@ -1,0 +1,237 @@
+"""`eqrlab continuation`: a landscape followed over training checkpoints, noise, damping or the size of the starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from eqrlab import attractors as at
+from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.diagnose import puzzles_for, require_writable, short_source, table
+from eqrlab.analyses.text.format import percent_interval
+from eqrlab.analyses.text.vocabulary import MODE_NAMES
+from eqrlab.attractors.landscape.continuation import EVENTS
+from eqrlab.attractors.results import archive
+from eqrlab.attractors.results.schema import MODES
+from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
+from eqrlab.core import Reasoner, load
+from eqrlab.core.checkpoints.load import replaced_whole
+
+PARAMETERS = {"noise": "noise beta", "damping": "damping lambda", "sigma": "size of the starts sigma_0"}
+LISTED = 12  # branches that are born or die that get a line of their own
+
+
+class Over(click.ParamType):
+    """A parameter and its values, as in noise=0,0.01,0.1."""
+
+    name = "NAME=V,V,..."
+
+    def convert(self, value: str | tuple, param: object, ctx: object) -> tuple[str, tuple[float, ...]]:
+        if isinstance(value, tuple):
+            return value
+        name, _, listed = value.partition("=")
+        if name not in PARAMETERS:
+            self.fail(
+                f"{name!r} cannot be followed; choose from {', '.join(PARAMETERS)}, as in noise=0,0.01,0.1"
+            )
+        try:
+            values = tuple(float(part) for part in listed.split(","))
+        except ValueError:
+            self.fail(f"{listed!r} is no list of values, such as 0,0.01,0.1")
+        if len(values) < 2 or any(b <= a for a, b in pairwise(values)) or values[0] < 0:
+            self.fail(f"{listed!r} must be two or more increasing values >= 0")
+        return name, values
+
+
+@click.command(
+    "continuation",
+    epilog="Example:  eqrlab continuation eqr-attention-sudoku6 --over noise=0,0.01,0.1 --limit 4",
+)
+@click.argument("checkpoints", nargs=-1, required=True, metavar="CKPT...")
+@click.option("--over", type=Over(), help="Parameter of one CKPT to follow: noise, damping (EqR) or sigma.")
+@click.option("--match", type=click.Choice(["state", "answer"]), default="state", show_default=True,
+              help="Match attractors by following their states from value to value, or by their answers.")  # fmt: skip
+@opt.puzzles
+@opt.limit(6)
+@opt.restarts(32, "Restarts B of each puzzle and value.")
+@opt.depth()
+@opt.seed()
+@opt.noise(0.0, "Noise amplitude where it is not the parameter.")
+@opt.device()
+@opt.dtype("float32", "float64")
+@opt.out()
+@opt.quiet
+def continuation_command(
+    checkpoints: tuple[str, ...], over: tuple[str, tuple[float, ...]] | None, match: str, puzzles: str | None,
+    split: str, limit: int, restarts: int, depth: int, seed: int, noise: float, device: str, dtype: str | None,
+    out: Path, quiet: bool,
+) -> None:  # fmt: skip
+    """Follow attractors, their masses and the modes over training, noise, damping or the size of the starts.
+
+    CKPT is the folder of a run trained with --keep-every, or several checkpoints of one task in the order of training;
+    with --over it is one checkpoint.  The same restarts begin at every value.  Writes OUT/continuation.nc and
+    OUT/continuation.png.
+    """
+    began = time.monotonic()
+    name, systems, laws = family_of_systems(checkpoints, over)
+    first = next(iter(systems.values()))
+    chosen = puzzles_for(first, puzzles, split, limit, several=True)
+    require_writable(out)
+    found = at.continuation(
+        systems, chosen.inputs, parameter=name, match=match, labels=chosen.labels,
+        oracle=chosen.oracle, restarts=restarts, depth=depth, seed=seed, initial=laws,
+        noise=None if over and over[0] == "noise" else noise, dtype=dtype,
+        device=device, progress=not quiet,
+    )  # fmt: skip
+    found.attrs |= {"name": " ".join(checkpoints), "puzzles": short_source(chosen)}
+    archive.write(out / "continuation.nc", {"continuation": found})
+    from eqrlab.analyses.figures.continuation import continuation_picture  # matplotlib is slow to import
+
+    with replaced_whole(out / "continuation.png") as temporary:
+        continuation_picture(found).savefig(temporary, format="png", dpi=150, facecolor="white")
+    outside = "" if first.random_starts else ", from random states outside the training law"
+    click.echo(
+        f"{len(systems)} values of the {name}, {len(chosen)} puzzles of {short_source(chosen)}, {restarts} restarts, "
+        f"depth {depth}{outside}\n"
+    )
+    for lines in (table(value_rows(found)), event_lines(found)):
+        click.echo("\n".join(lines) + "\n")
+    files = f"archive {out / 'continuation.nc'}, picture {out / 'continuation.png'}"
+    click.echo(f"{files}, {time.monotonic() - began:.0f} s")
+
+
+def family_of_systems(
+    checkpoints: Sequence[str], over: tuple[str, tuple[float, ...]] | None
+) -> tuple[str, dict[float, Reasoner], dict[float, Callable] | None]:
+    """Return what the values are called, the model at each, and its restart law where that is not its own.
+
+    Raises
+    ------
+    ValueError
+        For a folder without models, checkpoints of different tasks, or a parameter that the family does not have.
+    """
+    if over is not None:
+        if len(checkpoints) != 1 or Path(checkpoints[0]).is_dir():
+            raise ValueError(f"--over takes one checkpoint, got {' '.join(checkpoints)}")
+        model = load(checkpoints[0])
+        name, values = over
+        systems = {v: changed(model, name, v) for v in values}
+        if model.random_starts:
+            return PARAMETERS[name], systems, None
+        laws = {v: scaled(model, v if name == "sigma" else 1.0) for v in values}
+        return PARAMETERS[name], systems, laws
+    paths = [str(p) for c in checkpoints for p in models_in(c)]
+    models = [load(p) for p in paths]
+    tasks = {m.task for m in models} | {str(m.state_shape) for m in models}
+    if len(models) < 2 or len(tasks) > 2:
+        raise ValueError(
+            f"two or more checkpoints of one task and shape are required, got {', '.join(paths)}"
+        )
+    steps = [int(m.provenance.get("steps") or -1) for m in models]
+    known = min(steps) >= 0 and len(set(steps)) == len(steps)
+    order = [int(i) for i in np.argsort(steps)] if known else list(range(len(models)))
+    found = {float(steps[i] if known else i): models[i] for i in order}
+    own = models[0].random_starts
+    outside: dict[float, Callable] | None = None if own else {v: m.random_initial for v, m in found.items()}
+    return "training step" if known else "checkpoint", found, outside
+
+
+def models_in(checkpoint: str) -> list[Path | str]:
+    """Return the models that a run kept on the way, or the checkpoint itself where it is no folder."""
+    folder = Path(checkpoint)
+    if not folder.is_dir():
+        return [checkpoint]
+    kept: list[Path | str] = list(sorted(folder.glob("model-*.safetensors")))
+    if not kept:
+        raise ValueError(f"{checkpoint}: no model-*.safetensors in it; train with --keep-every N")
+    return kept
+
+
+def changed(model: Reasoner, name: str, value: float) -> Reasoner:
+    """Return the model with another noise, damping or size of its starts."""
+    fields = {"noise": ("noise_scale",), "damping": ("damping",), "sigma": ("H_init_std", "L_init_std")}[name]
+    if name == "sigma" and not model.random_starts:
+        return model
+    missing = [f for f in fields if f not in vars(model.config)]
+    if missing:
+        raise ValueError(
+            f"a model of family {model.family} has no {missing[0]}: it cannot be followed over {name}"
+        )
+    return model.replace(**dict.fromkeys(fields, value))
+
+
+def scaled(model: Reasoner, size: float) -> Callable[[Any, torch.Generator], Tensor]:
+    """Return the random restart law of a model with starts so many times as large."""
+
+    def start(x: Any, generator: torch.Generator) -> Tensor:
+        return size * model.random_initial(x, generator)
+
+    start.__name__ = f"random_initial times {size:g}"
+    return start
+
+
+def value_rows(found: xr.Dataset) -> list[dict[str, str]]:
+    """Return a line for each value: accuracy, mean masses, attractors, births and deaths, and the modes."""
+    rows = []
+    for i, value in enumerate(found["value"].values):
+        one = found.isel(value=i)
+        row = {str(found.attrs["parameter"]): f"{value:g}"}
+        if "accuracy" in found:
+            row["right runs"] = percent_interval(*(float(one[f"accuracy{e}"]) for e in ("", "_low", "_high")))
+        names = {"correct_mass": "right attractors", "spurious_mass": "wrong attractors", "mass_none": "none"}
+        for name, text in names.items():
+            row[text] = percent_interval(*map(float, share_over_puzzles(one[name].values)))
+        row["attractors a puzzle"] = f"{float(one['attractors'].mean()):.1f}"
+        row["born"], row["died"] = (str(int(one[n].sum())) if i else "" for n in ("born", "died"))
+        if "mode" in found:
+            codes = one["mode"].values
+            listed = [f"{m} {int((codes == c).sum())}" for c, m in enumerate(MODES) if (codes == c).any()]
+            row["puzzles by mode"] = ", ".join(listed)
+        rows.append(row)
+    return rows
+
+
+def event_lines(found: xr.Dataset) -> list[str]:
+    """Say which attractors are born, and which die and what becomes of their states, the largest first."""
+    lines: list[tuple[float, str]] = []
+    values, alive, mass = found["value"].values, found["alive"].values, np.nan_to_num(found["mass"].values)
+    by_state = found.attrs["match"] == "state"
+
+    def line(i: int, p: int, b: int, happened: str) -> str:
+        kind = "right" if found["correct"].values[i, p, b] else "wrong"
+        bounds = (float(found[f"mass{e}"].values[i, p, b]) for e in ("", "_low", "_high"))
+        return f"puzzle {found.puzzle.values[p]}: {kind} attractor {b + 1} {happened}, mass {percent_interval(*bounds)}"
+
+    for i, p, b in zip(*np.nonzero(found["event"].values == EVENTS.index("born")), strict=True):
+        lines.append((mass[i, p, b], line(i, p, b, f"born between {values[i - 1]:g} and {values[i]:g}")))
+    for i, p, b in zip(*np.nonzero(alive[:-1] & ~alive[1:]), strict=True):
+        goes = int(found["goes_to"].values[i, p, b])
+        fate = {-1: "settle nowhere", -2: "go to several"}.get(goes, f"go to {goes + 1}")
+        text = line(i, p, b, f"dies between {values[i]:g} and {values[i + 1]:g}")
+        lines.append((mass[i, p, b], text + (f": its states {fate}" if by_state else "")))
+    lines.sort(key=lambda pair: -pair[0])
+    out = [text for _, text in lines[:LISTED]]
+    if len(lines) > LISTED:
+        out.append(f"... and {len(lines) - LISTED} more births and deaths, of smaller ones, in the archive")
+    if not by_state:
+        unseen = 3 / int(found.attrs["restarts"])
+        out.append(
+            f"matched by answers: one that no restart reached may have a mass up to about {unseen:.0%}"
+        )
+    if "landscape_mode" in found:
+        letters = [MODES[int(m)] for m in found["landscape_mode"].values]
+        out.append(
+            "mode of the checkpoint: "
+            + ", ".join(f"{v:g}: {m}" for v, m in zip(values, letters, strict=True))
+        )
+        out += [f"  ({m}) {MODE_NAMES[m]}" for m in dict.fromkeys(letters)]
+    return out

@@ -1,0 +1,260 @@
+"""`eqrlab diagnose`, `eqrlab compare` and `eqrlab report`."""
+
+from __future__ import annotations
+
+import tempfile
+import textwrap
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import xarray as xr
+
+from eqrlab.analyses import options as opt
+from eqrlab.analyses.compare import compare, comparison_rows
+from eqrlab.analyses.diagnose import archive_groups, diagnose
+from eqrlab.analyses.report.local import local_sentence
+from eqrlab.analyses.report.page import write_report
+from eqrlab.analyses.studies.checks import check_sentences
+from eqrlab.analyses.text.verdicts import landscape_sentence, verdict_rows
+from eqrlab.attractors.results import archive
+from eqrlab.core import Reasoner, load
+from eqrlab.datasets import PuzzleSet, read_puzzles
+from eqrlab.datasets import bundled as bundled_puzzles
+
+DEFAULT = ("eqr-sudoku6", "eqr-attention-sudoku6")  # two bundled models with contrasting landscapes
+SAMPLE = 12  # puzzles of a bundled set that are diagnosed unless --limit says otherwise; their difficulties alternate
+ROWS = 32  # puzzles in a printed table
+LOCAL = 64  # puzzles up to which the local dynamics, some thousand evaluations each, are examined unasked
+
+
+def puzzles_for(
+    reasoner: Reasoner, path: str | None, split: str, limit: int | None, several: bool
+) -> PuzzleSet:
+    """Return the puzzles to diagnose: a file's, or the bundled set of the model's task; the first `limit` of them.
+
+    Raises
+    ------
+    ValueError
+        When the model's task has no bundled set, the puzzles are of another task than the model, or one has
+        more than one solution and `several` does not allow that.
+    """
+    if path is None:
+        puzzles = bundled_puzzles(reasoner.task, split)
+        limit = SAMPLE if limit is None else limit
+    else:
+        puzzles = read_puzzles(path, split=split, limit=limit, unique=not several)
+    shape = (reasoner.config.seq_len, reasoner.config.vocab_size)
+    if puzzles.inputs.shape[1] != shape[0] or puzzles.inputs.max() >= shape[1]:
+        raise ValueError(
+            f"{puzzles.source}: {puzzles.task} puzzles of {puzzles.inputs.shape[1]} cells, "
+            f"the model reads {reasoner.task} of {shape[0]} cells and {shape[1]} tokens"
+        )
+    return puzzles if limit is None else puzzles.take(slice(limit))
+
+
+def named(checkpoints: Sequence[str], compiled: bool = False) -> dict[str, Reasoner]:
+    """Load checkpoints under names of their own: the bundled name or the file's stem, numbered where two agree."""
+    models: dict[str, Reasoner] = {}
+    for checkpoint in checkpoints:
+        stem = Path(checkpoint).stem if Path(checkpoint).exists() else checkpoint
+        taken = sum(name == stem or name.startswith(f"{stem}-") for name in models)
+        models[f"{stem}-{taken + 1}" if stem in models else stem] = load(checkpoint)
+    if compiled:
+        for model in models.values():
+            model.compile()
+    return models
+
+
+def require_writable(folder: Path) -> None:
+    """Make the output folder and see that files can be written there, before a long run.
+
+    Raises
+    ------
+    OSError
+        When that fails.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"{folder}: cannot write there ({error.strerror})") from None
+
+
+def short_source(puzzles: PuzzleSet) -> str:
+    """Return the file name of a puzzle set, or the last two names of a split's folder."""
+    path = Path(puzzles.source)
+    return "/".join(path.parts[-2:]) if path.is_dir() else path.name
+
+
+def table(rows: list[dict[str, str]]) -> list[str]:
+    """Return rows of texts as aligned lines, headings first."""
+    if not rows:
+        return []
+    width = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
+    lines = [{name: name for name in width}, *rows]
+    return ["  ".join(line[name].ljust(size) for name, size in width.items()).rstrip() for line in lines]
+
+
+def verdict_lines(groups: dict[str, xr.Dataset]) -> list[str]:
+    """Return what is printed of a diagnosis: the verdict in a sentence, then a table of puzzles."""
+    rows = verdict_rows(groups)
+    sentences = landscape_sentence(groups["modes"], groups["alignment"])
+    if "spectrum" in groups:
+        sentences += " At the attractors: " + local_sentence(groups["spectrum"])
+    more = [f"... and {len(rows) - ROWS} more puzzles in the archive"] if len(rows) > ROWS else []
+    checked = [line for _, text in check_sentences(groups) for line in textwrap.wrap(text, 110)]
+    return [
+        *textwrap.wrap(sentences, 110),
+        "",
+        *table(rows[:ROWS]),
+        *more,
+        *([""] if checked else []),
+        *checked,
+    ]
+
+
+sampling_options = opt.together(
+    opt.puzzles,
+    opt.limit(bundled=SAMPLE),
+    opt.allow_several,
+    opt.restarts(40),
+    opt.depth(),
+    opt.seed(),
+    opt.noise(),
+    opt.starts,
+    opt.device(),
+    opt.dtype("float32", "float64", "bfloat16"),
+    opt.batch_size,
+    opt.compiled,
+    click.option("--local/--no-local", default=None,
+                 help="Examine spectrum and stability at each puzzle's largest right and wrong attractor "
+                      f"(default: with up to {LOCAL} puzzles)."),
+    click.option("--checks/--no-checks", default=True, show_default=True,
+                 help="Follow some runs to twice the depth, move the thresholds, test whether the map acts."),
+    opt.out(),
+    opt.quiet,
+)  # fmt: skip
+
+
+def run_one(
+    name: str,
+    model: Reasoner,
+    chosen: PuzzleSet,
+    *,
+    restarts: int,
+    starts: str | None,
+    noise: float | None,
+    quiet: bool,
+    local: bool | None,
+    **options: Any,
+) -> dict[str, xr.Dataset]:
+    """Diagnose one model on its puzzles and print the verdict."""
+    unasked = local is None and len(chosen) > LOCAL
+    random = starts == "random" or (starts is None and not model.random_starts)
+    beta = model.noise_scale if noise is None else noise
+    if not (random or model.random_starts or beta):
+        restarts = 1  # one stored start and no noise: every restart would be the same run
+    outside = ", from random states outside its training law" if random and not model.random_starts else ""
+    source = short_source(chosen)
+    click.echo(
+        f"{name}: {len(chosen)} puzzles of {source}, {restarts} restarts, depth {options['depth']}{outside}"
+    )
+    groups = diagnose(
+        model,
+        chosen.inputs,
+        labels=chosen.labels,
+        oracle=chosen.oracle,
+        restarts=restarts,
+        noise=noise,
+        initial=model.random_initial if random else None,
+        progress=not quiet,
+        local=not unasked if local is None else local,
+        **options,
+    )
+    for dataset in groups.values():
+        dataset.attrs |= {"name": name, "puzzles": source}
+    click.echo("\n".join(verdict_lines(groups)) + "\n")
+    if unasked:
+        click.echo(f"Local dynamics left out with more than {LOCAL} puzzles; --local asks for them.\n")
+    return groups
+
+
+def run_all(
+    checkpoints: Sequence[str],
+    *,
+    puzzles: str | None,
+    split: str,
+    limit: int | None,
+    allow_several: bool,
+    compiled: bool,
+    out: Path,
+    **options: Any,
+) -> dict[str, dict[str, xr.Dataset]]:
+    """Diagnose checkpoints one after another; all are loaded, and all puzzles read, before the first is run."""
+    models = named(checkpoints, compiled)
+    sets = {name: puzzles_for(model, puzzles, split, limit, allow_several) for name, model in models.items()}
+    require_writable(out)
+    return {name: run_one(name, model, sets[name], **options) for name, model in models.items()}
+
+
+def finish(out: Path, name: str, groups: dict[str, xr.Dataset], began: float) -> None:
+    """Write archive and report, and say where they are."""
+    archive.write(out / name, groups)
+    write_report(out / name, out / "report.html")
+    click.echo(f"archive {out / name}, report {out / 'report.html'}, {time.monotonic() - began:.0f} s")
+
+
+@click.command("diagnose", epilog="Example:  eqrlab diagnose eqr-sudoku6 --restarts 64 --depth 64 --out out")
+@click.argument("checkpoints", nargs=-1, metavar="[CKPT]...")
+@sampling_options
+def diagnose_command(checkpoints: tuple[str, ...], out: Path, **options: Any) -> None:
+    """Diagnose the landscape of checkpoints: verdict, archive and report.
+
+    CKPT is a file (official or eqrlab's own) or the name of a bundled model; without any, two bundled models with
+    contrasting landscapes are diagnosed.  Writes OUT/diagnosis.nc and OUT/report.html.
+
+    Families with one stored start (TRM, HRM, URM) have no restarts of their own: they are started from random states,
+    outside their training law, or with `--starts own` run once.
+    """
+    began = time.monotonic()
+    results = run_all(checkpoints or DEFAULT, out=out, **options)
+    finish(out, "diagnosis.nc", archive_groups(results), began)
+
+
+@click.command(
+    "compare", epilog="Example:  eqrlab compare eqr-sudoku6 eqr-attention-sudoku6 --restarts 32 --depth 32"
+)
+@click.argument("checkpoints", nargs=-1, metavar="CKPT CKPT...")
+@sampling_options
+def compare_command(checkpoints: tuple[str, ...], out: Path, **options: Any) -> None:
+    """Compare landscapes on the same puzzles and seeds, with intervals on the differences paired by puzzle.
+
+    Differences are to the first CKPT.  Writes OUT/compare.nc and OUT/report.html, the landscapes side by side.  For
+    families with one stored start see `eqrlab diagnose --help`.
+    """
+    began = time.monotonic()
+    if len(checkpoints) < 2:
+        raise click.UsageError("compare needs at least two checkpoints")
+    results = run_all(checkpoints, out=out, **options)
+    comparison = compare(results)
+    click.echo("\n".join(table(comparison_rows(comparison))) + "\n")
+    click.echo(
+        "mean over puzzles, then the difference to the first with its 95 % interval, paired by puzzle\n"
+    )
+    finish(out, "compare.nc", {**archive_groups(results), "compare": comparison}, began)
+
+
+@click.command("report", epilog="Example:  eqrlab report out/diagnosis.nc --out out/report.html")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where to write (default: report.html beside FILE)."
+)
+def report_command(file: Path, out: Path | None) -> None:
+    """Write the HTML report again, from an archive alone."""
+    target = out or file.with_name("report.html")
+    write_report(file, target)
+    click.echo(f"report {target}")

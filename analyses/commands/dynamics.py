@@ -1,0 +1,172 @@
+"""`eqrlab spectrum`, `fixed-points` and `lyapunov`: local dynamics where a checkpoint's runs end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import xarray as xr
+
+from eqrlab import attractors as at
+from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.diagnose import puzzles_for, require_writable, table
+from eqrlab.attractors.results import archive
+from eqrlab.attractors.results.schema import FATES
+from eqrlab.core import Reasoner, load
+from eqrlab.datasets import PuzzleSet
+
+common = opt.together(
+    click.argument("checkpoint", metavar="CKPT"),
+    opt.depth(text="Outer steps, noise off, before the analysis."),
+    opt.study(default_limit=4, default_restarts=2),
+)
+
+
+def settled_runs(
+    checkpoint: str, puzzles: str | None, split: str, limit: int, out: Path, quiet: bool, **run: Any
+) -> tuple[Reasoner, PuzzleSet, xr.Dataset]:
+    """Load a model, run its puzzles noise-free from its restart law, and return it with them and their final states."""
+    model = load(checkpoint).smooth()
+    chosen = puzzles_for(model, puzzles, split, limit, several=True)
+    require_writable(out)
+    random = None if model.random_starts else model.random_initial
+    ensemble = at.sample(model, chosen.inputs, labels=chosen.labels, oracle=chosen.oracle, noise=0, initial=random,
+                         keep=("summary", "final_state"), progress=not quiet, **run)  # fmt: skip
+    return model, chosen, ensemble
+
+
+def _run_row(ensemble: xr.Dataset, puzzle: int, point: int) -> dict[str, str]:
+    return {
+        "puzzle": str(puzzle),
+        "run": str(point),
+        "answer": "right" if ensemble.correct.values[puzzle, point, -1] else "wrong",
+        "fate": FATES[int(ensemble.fate.values[puzzle, point])],
+        "residual": f"{float(ensemble.relative_residual.values[puzzle, point, -1]):.1e}",
+    }
+
+
+def _finish(out: Path, name: str, groups: dict[str, xr.Dataset], rows: list[dict[str, str]]) -> None:
+    archive.write(out / f"{name}.nc", groups)
+    click.echo("\n".join(table(rows)))
+    click.echo(f"\narchive {out / f'{name}.nc'}")
+
+
+@click.command("spectrum", epilog="Example:  eqrlab spectrum eqr-sudoku6 --limit 2 --restarts 2 -k 4")
+@common
+@click.option("-k", type=click.IntRange(1), default=6, show_default=True, help="Leading eigenvalues.")
+@click.option("--tol", type=float, default=1e-4, show_default=True, help="Relative residual asked for.")
+@click.option("--which", default="modulus", show_default=True, metavar="modulus|real|NUMBER",
+              help="The largest modulus, the largest real part, or nearest to a number.")  # fmt: skip
+def spectrum_command(k: int, tol: float, which: str, out: Path, **options: Any) -> None:
+    """Leading eigenvalues of the Jacobian of one outer step, where runs end.
+
+    At a fixed point a spectral radius below 1 means stable; elsewhere it describes one step only.  Writes
+    OUT/spectrum.nc.
+    """
+    model, chosen, ensemble = settled_runs(out=out, **options)
+    result = at.spectrum(model, chosen.inputs, ensemble, k=k, tol=tol, which=wanted(which),
+                         device=options["device"], progress=not options["quiet"])  # fmt: skip
+    rows = []
+    for p, m in np.ndindex(ensemble.fate.shape):
+        values = result.eigenvalue.values[p, m]
+        worst = np.nanmax(result.eigen_residual.values[p, m])
+        row = {"spectral radius": f"{float(result.spectral_radius.values[p, m]):.4f}"}
+        row["leading eigenvalues"] = "  ".join(_complex(v) for v in values[:3] if np.isfinite(v))
+        row["worst residual"] = f"{worst:.0e}" + (
+            "" if bool(result.complete.values[p, m]) else " not converged"
+        )
+        rows.append({**_run_row(ensemble, p, m), **row})
+    _finish(out, "spectrum", {"ensemble": ensemble, "spectrum": result}, rows)
+
+
+def wanted(which: str) -> str | float:
+    """Return a number where the text is one, else the text, which `at.spectrum` checks."""
+    try:
+        return float(which)
+    except ValueError:
+        return which
+
+
+def _complex(value: complex) -> str:
+    return f"{value.real:.3f}" if abs(value.imag) < 5e-4 else f"{value.real:.3f}{value.imag:+.3f}i"
+
+
+@click.command("fixed-points", epilog="Example:  eqrlab fixed-points eqr-sudoku6 --limit 2 --restarts 4")
+@common
+@click.option("--method", type=click.Choice(["staged", "picard", "anderson", "newton", "projection"]),
+              default="staged", show_default=True)  # fmt: skip
+@click.option("--max-steps", type=click.IntRange(1), default=1000, show_default=True)
+@click.option("--deflate", type=click.IntRange(0), default=0, show_default=True,
+              help="Further searches from every run, each kept away from what it found before.")  # fmt: skip
+def fixed_points_command(method: str, max_steps: int, deflate: int, out: Path, **options: Any) -> None:
+    """Fixed points next to where runs end: found, merged, certified, stable or not.
+
+    Writes OUT/fixed-points.nc.
+    """
+    model, chosen, ensemble = settled_runs(out=out, **options)
+    result = at.fixed_points(model, chosen.inputs, ensemble, method=method, max_steps=max_steps,
+                             deflate=deflate, device=options["device"], progress=not options["quiet"])  # fmt: skip
+    names = result.result.attrs["flag_meanings"].split()
+    rows = []
+    for p, m in np.ndindex(result.result.shape):
+        solution = int(result.solution.values[p, m])
+        found = {
+            "result": names[int(result.result.values[p, m])],
+            "solution": str(solution) if solution >= 0 else "",
+        }
+        if solution >= 0:
+            found["stable"] = "stable" if bool(result.stable.values[p, m]) else "unstable"
+            found["spectral radius"] = f"{float(result.spectral_radius.values[p, m]):.4f}"
+            found["error bound"] = f"{float(result.error_bound.values[p, m]):.1e}"
+        rows.append(
+            {
+                **_run_row(ensemble, p, int(result.start.values[m])),
+                **dict.fromkeys(("stable", "spectral radius", "error bound"), ""),
+                **found,
+            }
+        )
+    order = (
+        "puzzle",
+        "run",
+        "answer",
+        "fate",
+        "residual",
+        "result",
+        "solution",
+        "stable",
+        "spectral radius",
+        "error bound",
+    )
+    _finish(
+        out,
+        "fixed-points",
+        {"ensemble": ensemble, "fixed_points": result},
+        [{n: r[n] for n in order} for r in rows],
+    )
+
+
+@click.command("lyapunov", epilog="Example:  eqrlab lyapunov eqr-sudoku6 --limit 2 --steps 200 -k 2")
+@common
+@click.option("-k", type=click.IntRange(1), default=2, show_default=True, help="Leading exponents.")
+@click.option(
+    "--steps", type=click.IntRange(20), default=200, show_default=True, help="Outer steps averaged over."
+)
+def lyapunov_command(k: int, steps: int, out: Path, **options: Any) -> None:
+    """Leading Lyapunov exponents of the trajectories that go on from where runs end, noise off.
+
+    Natural logarithm per outer step; a positive one with its interval above 0 means chaos.  Writes OUT/lyapunov.nc.
+    """
+    model, chosen, ensemble = settled_runs(out=out, **options)
+    result = at.lyapunov(model, chosen.inputs, ensemble, k=k, steps=steps, noise=0, seed=options["seed"],
+                         device=options["device"], progress=not options["quiet"])  # fmt: skip
+    rows = []
+    for p, m in np.ndindex(ensemble.fate.shape):
+        row = {}
+        for i in range(k):
+            ends = (float(result[f"lyapunov_exponent{e}"].values[p, m, i]) for e in ("", "_low", "_high"))
+            value, low, high = ends
+            row[f"exponent {i + 1}"] = f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
+        rows.append({**_run_row(ensemble, p, m), **row})
+    _finish(out, "lyapunov", {"ensemble": ensemble, "lyapunov": result}, rows)

@@ -1,0 +1,68 @@
+"""`eqrlab dynamics`: what runs end as, and how exponents tell right runs from wrong ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.diagnose import named, puzzles_for, require_writable, short_source, table
+from eqrlab.analyses.diagnose import archive_groups
+from eqrlab.analyses.studies import endings
+from eqrlab.attractors.results import archive
+
+LISTED = 24  # runs whose evidence is printed
+
+
+@click.command("dynamics", epilog="Example:  eqrlab dynamics eqr-sudoku6 trm-sudoku6 --limit 6 --restarts 2")
+@click.argument("checkpoints", metavar="CKPT...", nargs=-1, required=True)
+@opt.depth(text="Outer steps after which an answer counts as right or wrong.")
+@click.option(
+    "--steps",
+    type=click.IntRange(20),
+    default=200,
+    show_default=True,
+    help="Outer steps over which the exponents of runs that do not come to rest are averaged.",
+)
+@opt.study(default_limit=12, default_restarts=4)
+def dynamics_command(
+    checkpoints: tuple[str, ...], puzzles: str | None, split: str, limit: int, restarts: int, depth: int, steps: int,
+    dtype: str, device: str, seed: int, out: Path, quiet: bool,
+) -> None:  # fmt: skip
+    """What runs end as: stable fixed points, saddles, cycles or chaos, right and wrong apart.
+
+    Noise off; families with one stored start are started from random states, outside their training law, and roundings
+    inside the step (URM) are left out.  Also follows the runs from their starts with a tangent vector, and tells how
+    well its growth, and the drift, tell wrong runs from right ones.  Writes OUT/dynamics.nc and OUT/dynamics.svg.
+    """
+    from eqrlab.analyses.studies.ladder.plot import write_svg
+
+    require_writable(out)
+    results: dict[str, endings.Groups] = {}
+    for name, model in named(checkpoints).items():
+        chosen = puzzles_for(model, puzzles, split, limit, several=True)
+        results[name] = endings.endings_study(
+            model.smooth(), chosen.inputs, labels=chosen.labels, oracle=chosen.oracle, restarts=restarts, depth=depth,
+            steps=steps, seed=seed, initial=None if model.random_starts else model.random_initial, dtype=dtype,
+            device=device, progress=not quiet,
+        )  # fmt: skip
+        archive.write(out / "dynamics.nc", archive_groups(results))  # so far
+        click.echo(
+            f"{name}: {len(chosen)} puzzles of {short_source(chosen)}, {restarts} restarts, depth {depth}"
+        )
+    evidence = endings.evidence_rows(results)
+    for title, rows in (
+        (
+            "what runs end as (stable: share, mean over puzzles, with its interval)",
+            endings.kind_rows(results),
+        ),
+        ("leading exponent of the last window, and drift as control", endings.auc_rows(results)),
+        ("runs that do not end at a stable fixed point", evidence[:LISTED]),
+    ):
+        if rows:
+            click.echo("\n".join(["", title, *table(rows)]))
+    if len(evidence) > LISTED:
+        click.echo(f"... and {len(evidence) - LISTED} more in the archive")
+    write_svg(endings.endings_figure(results), out / "dynamics.svg")
+    click.echo(f"\narchive {out / 'dynamics.nc'}, picture {out / 'dynamics.svg'}")

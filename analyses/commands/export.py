@@ -1,0 +1,234 @@
+"""`eqrlab export`: a trajectory archive, streamed and resumable; `eqrlab verify`: whether one is sound."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import xarray as xr
+
+from eqrlab import datasets
+from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.diagnose import SAMPLE, puzzles_for, require_writable, short_source
+from eqrlab.analyses.commands.settings_of_archive import like_archive, like_plan, same_model
+from eqrlab.analyses.text.format import plural
+from eqrlab.attractors import export
+from eqrlab.attractors.ensemble.sample import KEEP
+from eqrlab.attractors.results.validate import validate
+from eqrlab.attractors.streaming.batch_store import folder_of, read_plan
+from eqrlab.attractors.streaming.export import Progress, status
+from eqrlab.attractors.streaming.export_size import export_size
+from eqrlab.core import Reasoner, load
+
+DEFAULTS: dict[str, Any] = {"restarts": 64, "depth": 64, "seed": 0, "keep": ("summary",), "device": "auto"}
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    """Return which of how many processes this is: told by --shard, else by torchrun.
+
+    Raises
+    ------
+    click.BadParameter
+        When the text is not I/N with 0 <= I < N.
+    """
+    if text is None:
+        ranks = os.environ if "TORCHELASTIC_RUN_ID" in os.environ else {}
+        return int(ranks.get("RANK", 0)), int(ranks.get("WORLD_SIZE", 1))
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise click.BadParameter(f"{text!r} is not I/N with 0 <= I < N", param_hint="--shard")
+    return int(found[1]), int(found[2])
+
+
+def _job(
+    checkpoint: str | None, out: Path, like: Path | None, resume: bool, given: dict[str, Any]
+) -> tuple[Reasoner, dict[str, Any], dict[str, Any]]:
+    """Return the model, the arguments of `export` from `inputs` on, and the attributes that name their origin."""
+    begun = read_plan(folder_of(out)) if resume else None
+    if begun:
+        old, source = like_plan(*begun)
+    elif like:
+        with xr.open_datatree(like, engine="netcdf4") as tree:
+            old, source = like_archive(tree, like)
+    elif resume and out.exists() and checkpoint is None:
+        raise ValueError(f"{out}: nothing to resume, no {folder_of(out).name} is there")
+    elif checkpoint is None:
+        raise click.UsageError("CKPT is required, unless --like or --resume tells it")
+    else:
+        old, source = {}, {"checkpoint_source": checkpoint}
+    model, name = (load(checkpoint), checkpoint) if checkpoint else same_model(source)
+    origin = {"checkpoint_source": str(Path(name).resolve()) if Path(name).exists() else name}
+    chosen = {k: given.pop(k) for k in ("puzzles", "split", "limit", "allow_several")}
+    starts = given.pop("starts")
+    job = {**DEFAULTS, **old, **{k: v for k, v in given.items() if v is not None}}
+    if "inputs" not in job or chosen["puzzles"]:
+        puzzles = puzzles_for(
+            model, chosen["puzzles"], *[chosen[k] for k in ("split", "limit", "allow_several")]
+        )
+        job |= {"inputs": puzzles.inputs, "labels": puzzles.labels, "oracle": puzzles.oracle}
+        origin["puzzles"] = short_source(puzzles)
+    else:
+        origin["puzzles"] = source.get("puzzles", "unknown")
+        if chosen["limit"]:
+            job |= {k: job[k] if job[k] is None else job[k][: chosen["limit"]] for k in ("inputs", "labels")}
+        job["oracle"] = datasets.oracle(model.task) if job.pop("judged", False) else None
+    law = starts or job.pop("starts", None) or ("own" if model.random_starts else "random")
+    job.pop("starts", None)
+    job["initial"] = model.random_initial if law == "random" else None
+    noise = model.noise_scale if job.get("noise") is None else job["noise"]
+    if not (law == "random" or model.random_starts or noise):
+        job["restarts"] = 1  # one stored start and no noise: every restart would be the same run
+    job["device"] = opt.device_named(job["device"])
+    return model, job, origin
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let SIGTERM, with which schedulers end a job, stop as Ctrl-C does; print warnings as one line each."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        click.echo(f"note: {message}", err=True)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _bytes(count: int) -> str:
+    """Return a number of bytes as text.
+
+    Examples
+    --------
+    >>> _bytes(999), _bytes(1_500_000)
+    ('999 bytes', '1.5 MB')
+    """
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def _estimate(model: Reasoner, out: Path, job: dict[str, Any]) -> None:
+    """Print what the export would write."""
+    size = export_size(model, **{k: v for k, v in job.items() if k != "progress"})
+    folder = next(p for p in (out.absolute().parent, *out.absolute().parents) if p.exists())
+    free = shutil.disk_usage(folder).free
+    click.echo(f"archive         at most {_bytes(size.archive)}, before compression ({size.archive} bytes)")
+    click.echo(f"parts           {_bytes(size.parts)} beside it until it is whole ({size.parts} bytes)")
+    click.echo(f"free            {_bytes(free)} in {folder}")
+    click.echo(f"map evaluations {size.evaluations:,}")
+
+
+@click.command("export", epilog="Example:  eqrlab export eqr-sudoku6 --out runs.nc --restarts 1000 --resume")
+@click.argument("checkpoint", required=False, metavar="[CKPT]")
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.nc")
+@click.option("--resume", is_flag=True, help="Go on with an unfinished export; begin where there is none.")
+@click.option(
+    "--like",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="OLD.nc",
+    help="Repeat the run of an archive: its model, puzzles and settings; other options change them.",
+)
+@click.option("--estimate", is_flag=True, help="Print what would be written, and run nothing.")
+@click.option(
+    "--keep",
+    multiple=True,
+    type=click.Choice(KEEP),
+    help="What is stored beside the summary; may be repeated.",
+)
+@opt.puzzles
+@opt.limit(bundled=SAMPLE)
+@opt.allow_several
+@opt.restarts(None, "Restarts B of each puzzle (default: 64).")
+@opt.depth(None, "Outer steps D of every run (default: 64).")
+@opt.seed(None, "Of all random numbers (default: 0).")
+@opt.noise()
+@opt.starts
+@opt.device(None, "auto: CUDA where there is one (default: auto).")
+@opt.dtype("float32", "float64", "bfloat16")
+@opt.batch_size
+@opt.compiled
+@click.option(
+    "--shard", metavar="I/N", help="Compute the I-th of N shares, from 0; torchrun tells it by itself."
+)
+@opt.quiet
+def export_command(
+    checkpoint: str | None, out: Path, resume: bool, like: Path | None, estimate: bool, shard: str | None,
+    keep: tuple[str, ...], compiled: bool, quiet: bool, **given: Any,
+) -> None:  # fmt: skip
+    """Write a trajectory archive while it is sampled: in bounded memory, and resumable after any end.
+
+    FILE.nc is whole at any time: missing, of what is completed so far, or complete.  What was completed since is in
+    FILE.nc.parts until then.  Ctrl-C, SIGKILL, a full disk or a power cut lose nothing completed: the same command
+    with --resume goes on, and ends with the same variables, bit for bit (with --compile: to rounding).
+
+    Several processes share the work under torchrun, or with --shard I/N; the last one writes the archive.
+    """
+    began, share = time.monotonic(), _shard(shard)
+    model, job, origin = _job(checkpoint, out, like, resume, {**given, "keep": keep or None})
+    if estimate:
+        _estimate(model, out, job)
+        return
+    if compiled:
+        model.compile()
+    require_writable(out.absolute().parent)
+    show = not quiet and share[0] == 0
+    try:
+        with _stoppable():
+            done = export(
+                model, path=out, **job, resume=resume, shard=share, attributes=origin, progress=show
+            )
+    except KeyboardInterrupt as stop:
+        kept = " ".join(getattr(stop, "__notes__", ())[:1]) or f"{out}: stopped before the first batch"
+        click.echo(f"eqrlab: stopped. {kept.removesuffix('; resume to go on')}; go on with "
+                   f"eqrlab export --out {out} --resume{' --compile' if compiled else ''}", err=True)  # fmt: skip
+        sys.exit(1)
+    except OSError as error:
+        raise OSError("; ".join([str(error), *getattr(error, "__notes__", ())])) from None
+    _say(done, out, job, time.monotonic() - began)
+
+
+def _say(done: Progress, out: Path, job: dict[str, Any], seconds: float) -> None:
+    """Print what came of it."""
+    if done.complete:
+        size = f"{plural(len(job['inputs']), 'puzzle')}, {job['restarts']} restarts, depth {job['depth']}"
+        click.echo(f"archive {out}: {size}, {_bytes(out.stat().st_size)}, {seconds:.0f} s")
+    else:
+        click.echo(f"{out}: {done.done} of {done.total} batches are done, the others are for other processes")
+
+
+@click.command("verify", epilog="Example:  eqrlab verify out/diagnosis.nc")
+@click.argument("archives", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE.nc...")
+@click.option(
+    "--checksums/--no-checksums", default=True, show_default=True, help="Also read and compare all values."
+)
+def verify_command(archives: tuple[Path, ...], checksums: bool) -> None:
+    """Check archives against the schema: names, dimensions, units, flags, attributes, checksums.
+
+    The first violation ends it with exit code 1.  The schema is described in SCHEMA.md of eqrlab.attractors.
+    """
+    for file in archives:
+        found = validate(file, checksums=checksums)
+        state = status(file)
+        unfinished = (
+            f", unfinished: {state.done} of {state.total} batches" if state and not state.complete else ""
+        )
+        click.echo(f"{file}: sound, {plural(found.groups, 'group')}, {plural(found.variables, 'variable')}, "
+                   f"{plural(found.checksums, 'checksum')} right{unfinished}")  # fmt: skip

@@ -1,0 +1,67 @@
+"""`eqrlab fates`: settled or not against right or wrong, at growing depth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.diagnose import puzzles_for, require_writable, short_source, table
+from eqrlab.analyses.studies import fates
+from eqrlab.attractors.results import archive
+from eqrlab.core import load
+
+
+@click.command("fates", epilog="Example:  eqrlab fates eqr-sudoku6 --limit 6 --restarts 8 --depths 16,64")
+@click.argument("checkpoint", metavar="CKPT")
+@click.option(
+    "--depths",
+    type=opt.Numbers(),
+    default="16,64,256",
+    show_default=True,
+    help="The first depth and doublings of it.",
+)
+@opt.noise(0.0, "Noise amplitude in every level call.")
+@click.option(
+    "--pushed",
+    type=click.IntRange(1),
+    default=24,
+    show_default=True,
+    help="Most settled wrong, and right, runs in the return test.",
+)
+@opt.study(default_limit=12, default_restarts=16)
+def fates_command(
+    checkpoint: str, puzzles: str | None, split: str, limit: int, restarts: int, depths: list[int], noise: float,
+    pushed: int, dtype: str, device: str, seed: int, out: Path, quiet: bool,
+) -> None:  # fmt: skip
+    """Settled or not against right or wrong, at growing depth, halting off.
+
+    Tells runs that failed from runs that were merely unfinished; pushes runs that settled and sees whether they come
+    back; checks that the map does anything at all.  Families with one stored start are started from random states,
+    outside their training law.  Writes OUT/fates.nc.
+    """
+    model = load(checkpoint)
+    chosen = puzzles_for(model, puzzles, split, limit, several=True)
+    require_writable(out)
+    groups = fates.fates_study(
+        model, chosen.inputs, labels=chosen.labels, oracle=chosen.oracle, restarts=restarts, depths=depths,
+        pushed=pushed, seed=seed, noise=noise, dtype=dtype, device=device, progress=not quiet,
+        initial=None if model.random_starts else model.random_initial,
+    )  # fmt: skip
+    found = groups["outcomes"]
+    click.echo(
+        f"{checkpoint}: {len(chosen)} puzzles of {short_source(chosen)}, {restarts} restarts, noise {noise:g}\n"
+    )
+    for title, rows in (
+        ("share of runs, with intervals over puzzles", fates.outcome_rows(found)),
+        ("what depth changed", fates.depth_rows(found)),
+        ("relative residual of right and wrong runs, without any threshold", fates.residual_rows(found)),
+    ):
+        click.echo("\n".join([title, *table(rows), ""]))
+    click.echo(fates.late_sentence(found))
+    if "return_test" in groups:
+        click.echo(fates.return_sentence(groups["return_test"]))
+    click.echo(fates.noop_sentence(groups["noop"]))
+    archive.write(out / "fates.nc", groups)
+    click.echo(f"\narchive {out / 'fates.nc'}")

@@ -1,0 +1,101 @@
+"""`eqrlab ladder`."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from typing import Any
+
+import click
+import torch
+
+from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands import train_options
+from eqrlab.analyses.commands.stopping import stop_signals
+from eqrlab.analyses.studies.ladder.climb import Interrupted, climb
+from eqrlab.analyses.studies.ladder.rungs import RUNGS, Ladder, Sampling
+from eqrlab.analyses.studies.training_recipes import OPTIONS
+from eqrlab.attractors.results import archive
+from eqrlab.core.checkpoints.load import replaced_whole
+
+
+@click.command(
+    "ladder", epilog="Example:  eqrlab ladder sudoku6 --steps 1200 --seeds 3 --threads 1 --out runs/ladder"
+)
+@click.argument("task", default="sudoku6")
+@click.option("--rungs", default=",".join(RUNGS), show_default=True, help="Which rungs, with commas.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of every rung.")
+@train_options.optimiser
+@train_options.blocks
+@click.option(
+    "--layers", type=int, help="Blocks of a level; the feedforward rung has as many as a whole outer step."
+)
+@click.option(
+    "--h-cycles", type=int, help="Inner cycles H of the two-level rungs; the others match their layers."
+)
+@click.option("--l-cycles", type=int, help="Inner cycles L of the two-level rungs.")
+@click.option("--halt-max-steps", type=int, help="Outer steps in training, from rung sot on.")
+@click.option("--puzzles", metavar="FILE|DIR", help="Training puzzles (default: the bundled set).")
+@train_options.test_puzzles
+@click.option(
+    "--limit", type=click.IntRange(1), default=24, show_default=True, help="Puzzles of the landscape."
+)
+@click.option("--restarts", type=click.IntRange(2), default=24, show_default=True, help="Breadth B of it.")
+@opt.depth(32, "Depth D of it.")
+@train_options.device
+@train_options.threads
+@opt.out("runs/ladder")
+@opt.quiet
+def ladder_command(task: str, **options: Any) -> None:
+    """Climb the construction path on TASK: what each ingredient does to accuracy and landscape.
+
+    The rungs, at as many layers an outer step: feedforward, tied (weights tied, one segment), sot (segmented online
+    training), hierarchy (two levels), act (learned halting), ri (random initial states), ni (noise and damping).
+
+    Every run is kept in OUT/RUNG-seedS as `eqrlab train` keeps it, with its sampling in landscape.nc; what is there
+    already is taken up, so that an interrupted ladder goes on with the same command.  Writes OUT/ladder.nc,
+    OUT/ladder.md and OUT/ladder.svg.
+    """
+    from eqrlab.analyses.commands.diagnose import require_writable, table
+    from eqrlab.analyses.studies.ladder import text as ladder_text  # here, so that help starts quickly
+    from eqrlab.analyses.studies.ladder.plot import ladder_figure, write_svg
+    from eqrlab.analyses.studies.ladder.summary import summarise
+
+    if options["threads"]:
+        torch.set_num_threads(options["threads"])
+    out = options["out"]
+    require_writable(out)
+    try:
+        ladder = Ladder(
+            task,
+            out,
+            rungs=[name.strip() for name in options["rungs"].split(",")],
+            seeds=range(options["seeds"]),
+            options={name: value for name, value in options.items() if name in OPTIONS},
+            puzzles=options["puzzles"],
+            test_puzzles=options["test_puzzles"],
+            sampling=Sampling(options["limit"], options["restarts"], options["depth"]),
+            device=options["device"],
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    click.echo(f"{len(ladder.runs())} runs on {task}, {options['device']}, in {out}")
+    with stop_signals() as stopped:
+        try:
+            results = climb(
+                ladder, stop=lambda: bool(stopped), tell=click.echo, progress=not options["quiet"]
+            )
+        except Interrupted:
+            click.echo("eqrlab: stopped with all saved; the same command goes on from here", err=True)
+            sys.exit(1)
+    summary = summarise(ladder, results)
+    for title, rows in ladder_text.tables(summary):
+        click.echo("\n".join(["", title, *table(rows)]))
+    click.echo()
+    for text in (*ladder_text.sentences(summary), *ladder_text.notes(summary)):
+        click.echo("\n".join(textwrap.wrap(text, 110)))
+    archive.write(out / "ladder.nc", {"ladder": summary})
+    with replaced_whole(out / "ladder.md") as temporary:
+        temporary.write_text(ladder_text.markdown(summary))
+    write_svg(ladder_figure(summary), out / "ladder.svg")
+    click.echo(f"\nwrote {out / 'ladder.nc'}, {out / 'ladder.md'} and {out / 'ladder.svg'}")

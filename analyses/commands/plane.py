@@ -1,0 +1,161 @@
+"""`eqrlab plane`: a picture of the basins on a plane through a puzzle's state space."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import xarray as xr
+
+from eqrlab import attractors as at
+from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.diagnose import named, puzzles_for, require_writable, table
+from eqrlab.analyses.figures.planes import ftle_picture, plane_picture, stability_curve
+from eqrlab.attractors.results import archive
+from eqrlab.core.checkpoints.load import replaced_whole
+
+STARTS = 24  # runs that find the attractors
+SIZES = (0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
+
+
+@click.command(
+    "plane", epilog="Example:  eqrlab plane eqr-attention-sudoku6 --puzzle 3 --through attractors --out out"
+)
+@click.argument("checkpoint", metavar="CKPT")
+@opt.puzzles
+@click.option("--puzzle", type=click.IntRange(0), default=0, show_default=True, help="Which puzzle, from 0.")
+@click.option("--through", type=click.Choice(["attractors", "random"]), default="attractors", show_default=True,
+              help="The plane through up to three attractors, the largest first, or through two restarts.")  # fmt: skip
+@click.option(
+    "--resolution", type=click.IntRange(8), default=61, show_default=True, help="Cells along a side."
+)
+@click.option("--extent", type=float, help="Half the side of the plane in state norms (default: automatic).")
+@opt.depth(text="Most outer steps of a cell.")
+@click.option("--field", type=click.Choice(["ftle"]),
+              help="Also draw the finite-time exponents: how fast perturbations grow from every cell.")  # fmt: skip
+@click.option("--field-steps", type=click.IntRange(1), default=8, show_default=True,
+              help="Outer steps of the exponents.")  # fmt: skip
+@click.option("--stability", is_flag=True, help="Also perturb the attractors and draw how often they return.")
+@opt.seed()
+@opt.noise(0.0, "Noise amplitude in every level call, the same noise for all cells.")
+@opt.device()
+@opt.dtype("float32", "float64")
+@opt.out()
+@opt.quiet
+def plane_command(
+    checkpoint: str, puzzles: str | None, split: str, puzzle: int, through: str, resolution: int,
+    extent: float | None, depth: int, field: str | None, field_steps: int, stability: bool, seed: int, noise: float,
+    device: str, dtype: str | None, out: Path, quiet: bool,
+) -> None:  # fmt: skip
+    """Follow the states of a plane and draw where they lead.
+
+    Each cell of the picture is a state of the model; its colour is the attractor it leads to (blue for right answers,
+    orange for wrong ones, pale without an attractor), and it is the brighter the sooner it settles.  Attractors have
+    the numbers that 24 runs from the restart law give them.  Writes OUT/plane-NAME-PUZZLE.png and .nc.  With --field
+    also OUT/ftle-NAME-PUZZLE.png: bright where perturbations within the plane grow, as between basins.
+    """
+    ((name, model),) = named([checkpoint]).items()
+    chosen = puzzles_for(model, puzzles, split, puzzle + 1, several=True)
+    if puzzle >= len(chosen):
+        raise ValueError(f"--puzzle {puzzle}: the set has {len(chosen)} puzzles, numbered from 0")
+    one = chosen.take(slice(puzzle, puzzle + 1))
+    require_writable(out)
+    law = None if model.random_starts else model.random_initial
+    common: dict[str, Any] = {"labels": one.labels, "oracle": one.oracle, "depth": depth, "seed": seed, "noise": noise,
+              "initial": law, "device": device, "dtype": dtype, "progress": not quiet}  # fmt: skip
+    ensemble = at.sample(model, one.inputs, restarts=STARTS, keep=("summary", "final_state"), **common)
+    found = at.basins(ensemble)
+    states = largest_attractors(ensemble, found)
+    given = states if through == "attractors" and states is not None else None
+    result = at.plane(
+        model, one.inputs, resolution=resolution, extent=extent, states=given, ensemble=ensemble, **common
+    )
+    result = result.assign_coords(puzzle=("puzzle", [puzzle], result["puzzle"].attrs))
+    stem = out / f"plane-{name}-{puzzle}"
+    groups = {"plane": result, "basins": found}
+    save(plane_picture(result, 0, f"{name}, puzzle {puzzle}"), stem.with_suffix(".png"))
+    if field:
+        exponents = at.ftle_field(model.smooth(), one.inputs, steps=field_steps, resolution=resolution, extent=extent,
+                                  states=given, initial=law, seed=seed, dtype=dtype, device=device,
+                                  progress=not quiet)  # fmt: skip
+        groups["ftle"] = exponents.assign_coords(puzzle=("puzzle", [puzzle], result["puzzle"].attrs))
+        save(ftle_picture(exponents, 0, f"{name}, puzzle {puzzle}"), out / f"ftle-{name}-{puzzle}.png")
+    if stability and states is not None:
+        curve = at.basin_stability(model, one.inputs, states, sizes=SIZES, trials=32, depth=depth, seed=seed,
+                                   device=device, dtype=dtype, progress=not quiet)  # fmt: skip
+        groups["stability"] = curve
+        labels = [f"attractor {a + 1}" for a in range(curve.sizes["point"])]
+        save(stability_curve(curve, 0, labels), out / f"stability-{name}-{puzzle}.png")
+    archive.write(stem.with_suffix(".nc"), groups)
+    click.echo("\n".join(table(rows_of(result))))
+    for label in result["label"].values:
+        click.echo(border_line(result, str(label)))
+    if through == "attractors" and given is None:
+        click.echo("no run ended at an attractor: the plane goes through two restarts")
+    click.echo(f"\npicture {stem.with_suffix('.png')}, archive {stem.with_suffix('.nc')}")
+
+
+def save(figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    with replaced_whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=200, facecolor="white")
+
+
+def largest_attractors(ensemble: xr.Dataset, basins: xr.Dataset) -> np.ndarray | None:
+    """Return final states (1, up to 3, *state_shape) of the first puzzle's largest attractors, None without any.
+
+    A right and a wrong attractor are both among them where there are such.
+    """
+    number = basins["attractor_id"].values[0]
+    count = int(number.max()) + 1
+    if count == 0:
+        return None
+    order = list(range(min(3, count)))
+    right = basins["correct"].values[0, :count].astype(bool)
+    for wanted in (True, False):
+        if (right == wanted).any() and not (right[order] == wanted).any():
+            order[-1] = int(np.flatnonzero(right == wanted)[0])
+    members = [int(np.flatnonzero(number == a)[0]) for a in order]
+    return ensemble["final_state"].values[0, members][None]
+
+
+def rows_of(result: xr.Dataset) -> list[dict[str, str]]:
+    """Return what is printed of a plane: fractions of its area with their intervals."""
+    rows = []
+
+    def row(name: str, variable: str, *index: int) -> None:
+        value, low, high = (
+            float(result[variable + end].values[(0, *index)]) for end in ("", "_low", "_high")
+        )
+        rows.append(
+            {
+                "leads to": name,
+                "share of the plane": f"{100 * value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]",
+            }
+        )
+
+    share = result["fraction"].values[0]
+    for a in np.argsort(-share, kind="stable")[:12]:
+        if share[a] > 0:
+            kind = "right" if bool(result["attractor_correct"].values[0, a]) else "wrong"
+            row(f"attractor {a + 1}, {kind}", "fraction", int(a))
+    row("no attractor", "fraction_none")
+    row("right answers in all", "fraction_correct")
+    return rows
+
+
+def border_line(result: xr.Dataset, label: str) -> str:
+    """Say how rough the borders between attractors, or answers, are."""
+    one = result.sel(label=label).isel(puzzle=0)
+    parts = []
+    for name, text in (
+        ("boundary_entropy", "boundary entropy"),
+        ("uncertainty_exponent", "uncertainty exponent"),
+    ):
+        value, low, high = (float(one[name + end]) for end in ("", "_low", "_high"))
+        parts.append(
+            f"{text} {value:.2f} [{low:.2f}, {high:.2f}]" if np.isfinite(value) else f"{text} unknown"
+        )
+    return f"borders between {label}s: {', '.join(parts)}"

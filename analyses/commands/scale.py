@@ -1,0 +1,307 @@
+"""`eqrlab scale`: what depth and breadth buy at test time, from one ensemble."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import xarray as xr
+
+from eqrlab import attractors as at
+from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.diagnose import named, puzzles_for, require_writable, short_source, table
+from eqrlab.analyses.figures.scaling import USABLE, scaling_figure
+from eqrlab.analyses.studies.adaptive import trial, trial_lines
+from eqrlab.analyses.studies.ladder.plot import write_svg
+from eqrlab.analyses.text.describe import blocks_per_step
+from eqrlab.analyses.text.format import percent
+from eqrlab.analyses.text.harmful_depth import late_drop
+from eqrlab.analyses.text.vocabulary import SELECTOR_NAMES
+from eqrlab.attractors.results import archive
+from eqrlab.core import Reasoner
+
+SAMPLE = 64  # puzzles of a bundled set unless --limit says otherwise
+SHOWN = ("top1_converged", "majority", "any_correct")
+
+
+@click.command(
+    "scale", epilog="Example:  eqrlab scale eqr-sudoku6 --depths 1,4,16,64 --breadths 1,4,16 --limit 32"
+)
+@click.argument("checkpoint", metavar="CKPT", required=False)
+@click.option(
+    "--depths", type=opt.Numbers(), default="1,2,4,8,16,32,64", show_default=True, help="Outer steps D."
+)
+@click.option("--breadths", type=opt.Numbers(), default="1,2,4,8,16", show_default=True, help="Restarts B.")
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path),
+    metavar="ARCHIVE.nc",
+    help="Use the ensemble of an archive instead of sampling one.",
+)
+@opt.puzzles
+@opt.limit(bundled=SAMPLE)
+@opt.allow_several
+@click.option(
+    "--adaptive",
+    is_flag=True,
+    help="Also choose policies that stop, launch and race restarts, and compare their cost.",
+)
+@click.option(
+    "--accuracy",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="With --adaptive: share of right answers that policies are chosen for (default: the baseline's best).",
+)
+@click.option(
+    "--against",
+    metavar="CKPT",
+    help="With --adaptive: the model whose one run of fixed depth is the baseline (default: CKPT itself).",
+)
+@opt.seed()
+@opt.noise()
+@opt.device()
+@opt.dtype("float32", "float64", "bfloat16")
+@opt.batch_size
+@opt.compiled
+@opt.out()
+@opt.quiet
+def scale_command(
+    checkpoint: str | None, depths: list[int], breadths: list[int], source: Path | None, puzzles: str | None,
+    split: str, limit: int | None, allow_several: bool, adaptive: bool, accuracy: float | None, against: str | None,
+    compiled: bool, out: Path, quiet: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Tell what D outer steps of B restarts buy, for every way to choose an answer, from one ensemble.
+
+    Prints the depth x breadth table of every selector, where breadth starts to pay, the cheapest points, and a warning
+    where the least residual chooses worse than the majority.  Values for fewer restarts than were sampled are averages
+    over all subsets.  Writes OUT/scaling.nc and OUT/scaling.svg; `eqrlab report OUT/scaling.nc` makes the HTML report.
+
+    Families with one stored start (TRM, HRM, URM) are started from random states, outside their training law; one run
+    from their own start is listed beside it.
+    """
+    began = time.monotonic()
+    if (checkpoint is None) == (source is None):
+        raise click.UsageError("give either CKPT or --from ARCHIVE.nc")
+    groups: dict[str, xr.Dataset]
+    layers: int | None = None
+    if source is not None:
+        if against or puzzles or limit or compiled:
+            raise click.UsageError(
+                "--from takes puzzles and runs from the archive: it goes without other sources"
+            )
+        require_writable(out)
+        groups = stored(source)
+        name = str(groups["ensemble"].attrs.get("name", source.stem))
+        steps, restarts = (groups["ensemble"].sizes[d] for d in ("step", "restart"))
+        depths, breadths = (
+            [v for v in given if v <= most] for given, most in ((depths, steps), (breadths, restarts))
+        )
+        if not (depths and breadths):
+            raise ValueError(
+                f"{source}: the ensemble has {steps} steps of {restarts} restarts, fewer than asked for"
+            )
+    else:
+        assert checkpoint is not None
+        models = named([checkpoint] if against is None else [checkpoint, against], compiled)
+        (name, model), *others = models.items()
+        few = limit or (SAMPLE if puzzles is None else None)
+        chosen = puzzles_for(model, puzzles, split, few, allow_several)
+        require_writable(out)
+        layers = blocks_per_step(model)
+        outside = "" if model.random_starts else ", from random states outside its training law"
+        click.echo(
+            f"{name}: {len(chosen)} puzzles of {short_source(chosen)}, up to {breadths[-1]} restarts of {depths[-1]} "
+            f"steps{outside}\n"
+        )
+        common: dict[str, Any] = {
+            "labels": chosen.labels, "oracle": chosen.oracle, "depth": depths[-1], "progress": not quiet, **options,
+        }  # fmt: skip
+        groups = sampled(model, chosen.inputs, breadths[-1], common)
+        for found in groups.values():
+            found.attrs["name"] = name
+        if others:
+            groups["baseline"] = own_run(others[0][1], chosen.inputs, common)
+            groups["baseline"].attrs["name"] = others[0][0]
+    ensemble = groups["ensemble"]
+    groups["scaling"] = at.scaling(ensemble, depths, breadths, layers=layers)
+    lines = scaling_lines(groups)
+    if adaptive:
+        groups["adaptive"] = trial(ensemble, groups.get("baseline", groups.get("own_start")), accuracy)
+        lines += ["", *trial_lines(groups["adaptive"])]
+    archive.write(out / "scaling.nc", groups)
+    write_svg(scaling_figure(groups["scaling"], name), out / "scaling.svg")
+    click.echo("\n".join(lines))
+    click.echo(
+        f"\narchive {out / 'scaling.nc'}, picture {out / 'scaling.svg'}, {time.monotonic() - began:.0f} s"
+    )
+
+
+def sampled(
+    model: Reasoner, inputs: np.ndarray, restarts: int, common: dict[str, Any]
+) -> dict[str, xr.Dataset]:
+    """Return the ensemble, and for families with a stored start one run from it as well."""
+    law = None if model.random_starts else model.random_initial
+    groups = {
+        "ensemble": at.sample(
+            model, inputs, restarts=restarts, initial=law, keep=("summary", "logit_delta"), **common
+        )
+    }
+    if not model.random_starts:
+        groups["own_start"] = own_run(model, inputs, common)
+    return groups
+
+
+def own_run(model: Reasoner, inputs: np.ndarray, common: dict[str, Any]) -> xr.Dataset:
+    """Return an ensemble of one run a puzzle from the family's own start."""
+    return at.sample(model, inputs, restarts=1, **common)
+
+
+def stored(source: Path) -> dict[str, xr.Dataset]:
+    """Return the ensemble of an archive, and the run from the own start where it holds one.
+
+    Raises
+    ------
+    ValueError
+        When there is no ensemble in it.
+    """
+    tree = archive.read(source)
+    if "ensemble" not in tree.children:
+        raise ValueError(
+            f"{source}: no group named ensemble; expected an archive of scale, diagnose or export"
+        )
+    names = ("ensemble", "own_start", "baseline")
+    return {name: tree[name].to_dataset() for name in names if name in tree.children}
+
+
+def scaling_lines(groups: dict[str, xr.Dataset]) -> list[str]:
+    """Return what is printed of a grid: a table a selector, onset, front, warning."""
+    scaling, lines = groups["scaling"], []
+    own = None
+    if "own_start" in groups:
+        own = at.scaling(groups["own_start"], scaling["depth"].values.tolist(), [1]).sel(
+            selector="mean", breadth=1
+        )
+    for selector in SHOWN:
+        lines += [f"{SELECTOR_NAMES[selector]}: accuracy in % by depth (down) and breadth", ""]
+        lines += [*table(grid_rows(scaling, selector)), ""]
+    if own is not None:
+        lines += ["one restart: accuracy in % by depth", "", *table(start_rows(scaling, own)), ""]
+    text = (
+        f"Accuracy in %; {float(scaling.attrs['confidence']):.0%} intervals from resampling the "
+        f"{scaling.sizes['puzzle']} puzzles. A cell costs depth x breadth outer steps a puzzle"
+    )
+    text += f", {int(scaling.attrs['layers'])} equivalent layers each." if "nle" in scaling else "."
+    if own is not None:
+        text += " The own start is a single run; all others start at random, outside the training law."
+    lines += textwrap.wrap(text, 110)
+    lines += [
+        "",
+        *onset_lines(scaling),
+        *corner_lines(scaling),
+        "",
+        "cheapest points, over all usable selectors:",
+        "",
+        *table(front_rows(scaling)),
+    ]
+    if scaling.attrs["warning"] != "none":
+        lines += ["", *textwrap.wrap(f"Warning: {scaling.attrs['warning']}", 110)]
+    return lines + late_lines(groups)
+
+
+def late_lines(groups: dict[str, xr.Dataset]) -> list[str]:
+    """Warn where runs of less depth are right more often, from random starts or from the own one."""
+    depths, lines = groups["scaling"]["depth"].values, []
+    for group, where in (("ensemble", ""), ("own_start", ", from the own start")):
+        if group in groups:
+            drop = late_drop(groups[group]["correct"].values.mean(1)[:, depths - 1], depths)
+            lines += ["", *textwrap.wrap(f"Warning{where}: {drop.text}", 110)] if drop else []
+    return lines
+
+
+def cell(dataset: xr.Dataset, name: str = "accuracy", form: str = "") -> str:
+    """Return a value in percent, or in points with form "+", with its interval where there is one."""
+    value, low, high = (100 * float(dataset[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    return f"{value:{form}.1f}" + (f" [{low:{form}.1f}, {high:{form}.1f}]" if np.isfinite(low) else "")
+
+
+def grid_rows(scaling: xr.Dataset, selector: str) -> list[dict[str, str]]:
+    """Return a row a depth, a column a breadth."""
+    chosen = scaling.sel(selector=selector)
+    return [
+        {"D \\ B": str(d)} | {str(b): cell(chosen.sel(depth=d, breadth=b)) for b in scaling["breadth"].values}
+        for d in scaling["depth"].values
+    ]
+
+
+def start_rows(scaling: xr.Dataset, own: xr.Dataset) -> list[dict[str, str]]:
+    """Return a row a depth: one run from the own start, and from a random one on average."""
+    drawn = scaling.sel(selector="mean").isel(breadth=0)
+    return [
+        {"D": str(d), "own start": cell(own.sel(depth=d)), "random start": cell(drawn.sel(depth=d))}
+        for d in scaling["depth"].values
+    ]
+
+
+def onset_lines(scaling: xr.Dataset) -> list[str]:
+    """Say for each selector from which depth on breadth pays."""
+    most, worth = scaling["breadth"].values[-1], 100 * float(scaling.attrs["worth"])
+    if most == 1:
+        return ["one restart only: nothing to say of breadth"]
+    lines = [f"depth from which {most} restarts gain at least {worth:g} points over one:"]
+    for selector in scaling["selector"].values:
+        if selector == "mean":
+            continue
+        one = scaling.sel(selector=selector)
+        value, low, high = (float(one[f"onset{end}"]) for end in ("", "_low", "_high"))
+        shown = lambda v: "none" if np.isinf(v) else f"{v:.0f}"
+        bounds = f" [{shown(low)}, {shown(high)}]" if not np.isnan(low) else ""
+        gain = one.isel(depth=-1, breadth=-1)
+        lines.append(
+            f"  {SELECTOR_NAMES[str(selector)]}: {shown(value)}{bounds}; at depth {scaling['depth'].values[-1]} "
+            f"{cell(gain, 'gain', '+')} points"
+        )
+    return lines
+
+
+def corner_lines(scaling: xr.Dataset) -> list[str]:
+    """Say how least residual compares with majority, and how far restarts disagree, at the last depth and breadth."""
+    last = scaling.isel(depth=-1, breadth=-1)
+    if int(last["breadth"]) == 1:
+        return []
+    where = f"at depth {int(last['depth'])}, breadth {int(last['breadth'])}"
+    return [
+        f"least residual minus majority {where}: {cell(last, 'top1_minus_majority', '+')} points",
+        f"path-independence gap {where}: {cell(last, 'path_gap')} %",
+    ]
+
+
+def front_rows(scaling: xr.Dataset) -> list[dict[str, str]]:
+    """Return the points of any usable selector that no cheaper point of any of them reaches."""
+    names = [s for s in USABLE if s in scaling["selector"].values]
+    points = sorted(
+        (int(scaling["nfe"].values[i, j]), -float(scaling["accuracy"].sel(selector=s).values[i, j]), s, i, j)
+        for s in names
+        for i in range(scaling.sizes["depth"])
+        for j in range(scaling.sizes["breadth"])
+    )
+    rows, best = [], -1.0
+    for nfe, minus, selector, i, j in points:
+        if -minus <= best + 1e-12:
+            continue
+        best = -minus
+        one = scaling.sel(selector=selector).isel(depth=i, breadth=j)
+        rows.append(
+            {
+                "steps": f"{nfe:,}",
+                "depth": str(scaling["depth"].values[i]),
+                "breadth": str(scaling["breadth"].values[j]),
+                "chosen by": SELECTOR_NAMES[selector] if scaling["breadth"].values[j] > 1 else "one restart",
+                "accuracy": cell(one),
+                "on the selector's front": f"{percent(float(one['pareto_support']))} of resamples",
+            }
+        )
+    return rows

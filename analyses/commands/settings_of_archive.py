@@ -1,0 +1,100 @@
+"""Repeating a run from what it left: the settings of an archive, or of an unfinished export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from eqrlab.attractors import Tolerances
+from eqrlab.core import Reasoner, load
+from eqrlab.core.checkpoints.load import bundled, sha256
+
+Job = tuple[dict[str, Any], dict[str, Any]]
+KEPT = {
+    "sketch_path": "path",
+    "final_state": "final_state",
+    "trajectory": "trajectory",
+    "logit_delta": "logit_delta",
+}
+LAWS = {"restart law of the system": "own", "random_initial": "random"}
+
+
+def like_archive(tree: xr.DataTree, path: Path) -> Job:
+    """Return the arguments of `sample` that made the ensemble of an archive, and its attributes.
+
+    Raises
+    ------
+    ValueError
+        When it has no ensemble, or one from starts that were given.
+    """
+    if "ensemble" not in tree.children:
+        raise ValueError(f"{path}: has no group 'ensemble', so it cannot be repeated")
+    ensemble = tree["ensemble"].to_dataset()
+    about = dict(ensemble.attrs)
+    law = LAWS.get(about["initial_law"])
+    if law is None:
+        raise ValueError(f"{path}: its starts were given ({about['initial_law']}), so it cannot be repeated")
+    limits = json.loads(about["tolerances"])
+    limits = {k: v for k, v in limits.items() if k not in ("answer_window", "settled_below")}
+    batch = {"batch_size": int(about["batch_size"])} if "batch_size" in about else {}
+    return {
+        "inputs": ensemble.inputs.values.astype(np.int64),
+        "labels": ensemble.labels.values.astype(np.int64) if "labels" in ensemble else None,
+        "restarts": ensemble.sizes["restart"],
+        "first_restart": int(ensemble.restart[0]),
+        "depth": ensemble.sizes["step"],
+        "seed": int(about["seed"]),
+        "noise": float(about["noise"]),
+        "keep": ("summary", *[keep for name, keep in KEPT.items() if name in ensemble]),
+        "dtype": str(about["dtype"]),
+        "device": str(about["device"]),
+        "tolerances": Tolerances(**limits),
+        "starts": law,
+        "judged": about["oracle"] not in ("labels", "none"),
+        **batch,
+    }, about
+
+
+def like_plan(plan: dict[str, Any], tokens: dict[str, np.ndarray]) -> Job:
+    """Return the arguments of an unfinished export, and the attributes that name their origin."""
+    same = ("restarts", "first_restart", "depth", "seed", "noise", "device")
+    return {
+        "inputs": tokens["inputs"],
+        "labels": tokens.get("labels"),
+        **{name: plan[name] for name in same},
+        "keep": ("summary", *plan["keep"]),
+        "dtype": None if plan["dtype"] == "own" else plan["dtype"],
+        "tolerances": Tolerances(**plan["tolerances"]),
+        "batch_size": None if plan["automatic"] else plan["batch_size"],
+        "starts": "random" if plan["starts"] == "random_initial" else "own",
+        "judged": plan["oracle"] not in ("labels", "none"),
+    }, {**plan["attributes"], "checkpoint_sha256": plan["checkpoint_sha256"]}
+
+
+def same_model(about: dict[str, Any]) -> tuple[Reasoner, str]:
+    """Load the model that these attributes name, and return where from.
+
+    Raises
+    ------
+    ValueError
+        When it is not to be found, or another file now.
+    """
+    wanted, name = about.get("checkpoint_sha256", "none"), about.get("checkpoint_source")
+    if name is None:
+        found = [known for known, path in bundled().items() if sha256(path) == wanted]
+        if not found:
+            raise ValueError(
+                f"the checkpoint {about.get('checkpoint', 'none')} (SHA-256 {wanted[:16]}) is none of the bundled "
+                "ones: give it as CKPT"
+            )
+        name = found[0]
+    model = load(name)
+    if model.provenance["checkpoint_sha256"] != wanted:
+        raise ValueError(
+            f"{name}: is another file than the one of SHA-256 {wanted[:16]} that was run; give it as CKPT"
+        )
+    return model, str(name)

@@ -1,0 +1,363 @@
+"""`eqrlab train`, `eqrlab evaluate` and `eqrlab info`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from click.core import ParameterSource
+from tqdm import tqdm
+
+from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands import train_options
+from eqrlab.analyses.commands.slots import end_slot, last_accuracy
+from eqrlab.analyses.commands.stopping import stop_signals
+from eqrlab.analyses.studies.training_recipes import PRESETS, configurations
+from eqrlab.analyses.text.describe import aligned, describe, flat, plain
+from eqrlab.core import load
+from eqrlab.core.checkpoints.load import FAMILIES, replaced_whole
+from eqrlab.core.training.trainer import Trainer
+from eqrlab.core.training.trainer import train as run_training
+from eqrlab.datasets import PuzzleSet, bundled, bundled_names, read_puzzles
+from eqrlab.datasets.device_symmetry import device_augmentation
+
+_NOT_KEPT = (
+    "out",
+    "resume",
+    "threads",
+    "device",
+    "quiet",
+    "save_every",
+    "minutes",
+    "compile",
+)  # may differ when a run is continued
+
+
+@click.command(
+    "train",
+    epilog="Example:  eqrlab train sudoku6 --family eqr --steps 2000 --out runs/mine",
+)
+@click.argument("task")
+@click.option("--family", type=click.Choice(list(FAMILIES)), default="eqr", show_default=True)
+@click.option(
+    "--puzzles",
+    metavar="FILE|DIR",
+    help="Training puzzles with solutions (default: the bundled set; with --preset on sudoku9: sudoku9-hard).",
+)
+@train_options.test_puzzles
+@click.option(
+    "--no-symmetries", is_flag=True, help="Show every puzzle as it is, not under random symmetries."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run [default: runs/FAMILY-TASK].")
+@train_options.training
+@click.option(
+    "--preset",
+    type=click.Choice(PRESETS),
+    help="The model and training of the paper (eqr and trm on sudoku9 and maze30; paper-small: eqr on maze30).",
+)
+@click.option(
+    "--compile/--no-compile",
+    default=None,
+    help="Use torch.compile: slow to start, then faster [default: with --preset on CUDA].",
+)
+@click.option(
+    "--minutes", type=click.FloatRange(0), help="Save and end after so many minutes; continue with --resume."
+)
+@click.option(
+    "--compact",
+    is_flag=True,
+    help="Keep the state in a folder of files below 16 MiB: moments rounded to bfloat16, no rows under way.",
+)
+@train_options.device
+@train_options.threads
+@click.option(
+    "--evaluate-every", type=click.IntRange(1), default=500, show_default=True, help="Steps between tests."
+)
+@click.option(
+    "--save-every", type=click.IntRange(1), default=250, show_default=True, help="Steps between saves."
+)
+@click.option(
+    "--keep-every",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Also keep the model of every N-th step, for `eqrlab continuation`.",
+)
+@opt.depth(16, "Outer steps of the tests.")
+@click.option(
+    "--resume", is_flag=True, help="Continue the run in --out; options not given are those of that run."
+)
+@opt.quiet
+@click.pass_context
+def train(context: click.Context, task: str, **options: Any) -> None:
+    """Train a model on TASK: sudoku4, sudoku6, sudoku9, or maze5 to maze99.
+
+    Options not given come from the recipe of the task, or from a preset.  The folder of the run holds model.safetensors
+    (the averaged weights), state.safetensors (to continue), log.jsonl, slots.jsonl (a line a command) and options.json;
+    with --keep-every also the models on the way, model-000200.safetensors, ....  A run that was stopped or killed
+    continues with --resume to the same result as an uninterrupted one on the same machine with the same number of
+    threads.  With --compact the state goes into small files in the folder state, from which a run can go on anywhere.
+    """
+    began = time.monotonic()
+    out = options["out"] = options["out"] or Path("runs") / f"{options['family']}-{task}"
+    _recall(context, task, options, out)
+    if options["threads"]:
+        torch.set_num_threads(options["threads"])
+    trainer, test = _prepare(task, options)
+    state = out / ("state" if options["compact"] else "state.safetensors")
+    if options["resume"]:
+        if state.exists():
+            trainer.load_state(state)
+            click.echo(f"continuing {out} at step {trainer.step_count}")
+        else:
+            click.echo(f"nothing was saved in {out} yet: starting from the beginning")
+    out.mkdir(parents=True, exist_ok=True)
+    _remember(task, options, out)
+    size = sum(p.numel() for p in trainer.model.parameters())
+    click.echo(
+        f"{options['family']} on {task}: {size:,} parameters, {len(trainer.data.inputs)} puzzles, {trainer.device}, "
+        f"{trainer.config.steps} steps of {trainer.config.batch_size} rows, in {out}"
+    )
+    first = trainer.step_count
+    with stop_signals() as stopped:
+        accuracy = _run(
+            trainer, test, options, out, lambda: bool(stopped) or _over(began, options["minutes"])
+        )
+    report = end_slot(trainer, out, first, time.monotonic() - began)
+    if report:
+        click.echo(report)
+    if trainer.step_count < trainer.config.steps and not stopped:
+        click.echo(
+            f"the {options['minutes']:g} minutes are over at step {trainer.step_count} of {trainer.config.steps}; "
+            f"continue with: eqrlab train {task} --out {out} --resume --minutes {options['minutes']:g}"
+        )
+        return
+    if trainer.step_count < trainer.config.steps:
+        click.echo(
+            f"eqrlab: stopped at step {trainer.step_count} of {trainer.config.steps} with all saved; "
+            f"continue with: eqrlab train {task} --out {out} --resume",
+            err=True,
+        )
+        sys.exit(1)
+    click.echo(f"wrote {out / 'model.safetensors'}")
+    if test is not None and accuracy is not None:
+        from eqrlab.analyses.studies.accuracy import proportion  # here, for a quick start
+
+        click.echo(
+            f"exact accuracy at depth {options['depth']}: {_share(proportion(accuracy, len(test)))} "
+            f"of {len(test)} held-out puzzles"
+        )
+
+
+def _over(began: float, minutes: float | None) -> bool:
+    """Say whether the time of a command is used up."""
+    return minutes is not None and time.monotonic() - began >= 60 * minutes
+
+
+def _recall(context: click.Context, task: str, options: dict[str, Any], out: Path) -> None:
+    """Refuse to overwrite a run; to continue one, take from it all options that were not given."""
+    stored = out / "options.json"
+    if not options["resume"]:
+        names = ("state", "state.safetensors", "model.safetensors")
+        found = [p for p in (stored, *(out / name for name in names)) if p.exists()]
+        if found:
+            raise click.UsageError(f"{found[0]} exists: continue with --resume, or choose another --out")
+        return
+    if not stored.exists():
+        return
+    try:
+        kept = json.loads(stored.read_text())
+    except ValueError:
+        raise ValueError(f"{stored}: not readable as JSON, give the options of the run again") from None
+    if not isinstance(kept, dict) or kept.get("task") != task:
+        raise ValueError(f"{stored}: is of a run on another task than {task}")
+    for name, value in kept.items():
+        if name in options and context.get_parameter_source(name) is ParameterSource.DEFAULT:
+            options[name] = value
+
+
+def _remember(task: str, options: dict[str, Any], out: Path) -> None:
+    """Write the options of a run beside its results."""
+    kept = {"task": task} | {k: v for k, v in options.items() if k not in _NOT_KEPT}
+    with replaced_whole(out / "options.json") as temporary:
+        temporary.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def _prepare(task: str, options: dict[str, Any]) -> tuple[Trainer, PuzzleSet | None]:
+    """Read the data and build the trainer; options that no run can have are wrong usage."""
+    device = options["device"]
+    try:
+        model, config = configurations(task, options, device)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    usual = f"{task}-hard" if options["preset"] and f"{task}-hard-train" in bundled_names() else task
+    puzzles = _set(options["puzzles"], task, "train") or bundled(usual, "train")
+    test = _set(options["test_puzzles"], task, "test")
+    if test is None and f"{usual}-test" in bundled_names():
+        test = bundled(usual, "test")
+    for given in (puzzles, test):
+        if given is not None and given.labels is None:
+            raise ValueError(f"{given.source}: training needs puzzles with solutions")
+    assert puzzles.labels is not None
+    symmetries = None if options["no_symmetries"] else device_augmentation(task, device)
+    trainer = Trainer(
+        options["family"], model, task, puzzles.inputs, puzzles.labels, config, symmetries, device
+    )
+    return trainer, test
+
+
+def _set(source: str | None, task: str, split: str) -> PuzzleSet | None:
+    """Read the puzzles that an option names: a file, a folder, or a bundled set where there is no such path."""
+    if source is None:
+        return None
+    if not Path(source).exists() and f"{source}-{split}" in bundled_names():
+        return bundled(source, split)
+    return read_puzzles(source, task, split)
+
+
+def _run(
+    trainer: Trainer,
+    test: PuzzleSet | None,
+    options: dict[str, Any],
+    out: Path,
+    stop: Callable[[], bool],
+) -> float | None:
+    """Train to the end or until stopped, with a progress bar; return the last exact accuracy on held-out puzzles."""
+    held_out = None if test is None or test.labels is None else (test.inputs, test.labels)
+    shown: dict[str, str] = {}
+    accuracy = last_accuracy(out / "log.jsonl") if trainer.step_count else None
+    records = run_training(
+        trainer,
+        out,
+        test=held_out,
+        evaluate_every=options["evaluate_every"],
+        save_every=options["save_every"],
+        keep_every=options["keep_every"],
+        depth=options["depth"],
+        stop=stop,
+        compact=options["compact"],
+        throughput=options["preset"] is not None or trainer.device.type == "cuda",
+    )
+    bar = tqdm(
+        total=trainer.config.steps,
+        initial=trainer.step_count,
+        unit="step",
+        disable=options["quiet"],
+        mininterval=0.5 if sys.stderr.isatty() else 30.0,
+        dynamic_ncols=True,
+    )
+    with bar:
+        for record in records:
+            if (
+                "steps_per_second" in record
+            ):  # a line of the log was written: the device was waited for already
+                shown["loss"] = f"{float(record['loss']):.3f}"
+            if "train_exact" in record:
+                shown["train exact"] = f"{record['train_exact']:.1%}"
+            if "test_exact" in record:
+                accuracy = record["test_exact"]
+                shown["test exact"] = f"{accuracy:.1%}"
+            bar.set_postfix(shown, refresh=False)
+            bar.update()
+    return accuracy
+
+
+@click.command(
+    "evaluate",
+    epilog="Example:  eqrlab evaluate eqr-sudoku6 --depth 16 --restarts 8",
+)
+@click.argument("checkpoint", metavar="CKPT")
+@opt.puzzles
+@opt.limit()
+@opt.depth(16)
+@opt.restarts(1)
+@opt.seed()
+@opt.noise()
+@opt.device()
+@opt.as_json
+@opt.quiet
+def evaluate(
+    checkpoint: str,
+    puzzles: str | None,
+    split: str,
+    limit: int | None,
+    depth: int,
+    restarts: int,
+    seed: int,
+    noise: float | None,
+    device: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Exact and cell accuracy of a checkpoint.
+
+    CKPT is a file (official or eqrlab's own) or the name of a bundled model.  An answer is exact when it is valid (a
+    Sudoku rule for every row, column and box; a shortest path), whatever the stored solution.  Accuracies are means
+    over restarts; their 95 % intervals take puzzles as the independent units, not restarts.
+    """
+    from eqrlab.analyses.studies.accuracy import measure  # here, so that the other commands start quickly
+
+    reasoner = load(checkpoint)
+    chosen = read_puzzles(puzzles, split=split) if puzzles else bundled(reasoner.task, split)
+    chosen = chosen.take(slice(limit))
+    result = measure(
+        reasoner,
+        chosen,
+        depth=depth,
+        restarts=restarts,
+        noise=noise,
+        seed=seed,
+        device=device,
+        progress=not (as_json or quiet) and sys.stderr.isatty(),
+    )
+    result = {"checkpoint": checkpoint, **result}
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    lines = {
+        "checkpoint": f"{checkpoint} ({reasoner.family})",
+        "puzzles": f"{result['puzzles']} of {chosen.task} ({Path(chosen.source).name or chosen.source})",
+        "run": f"depth {depth}, restarts {restarts}, noise {result['noise']:g}, seed {seed}",
+        "exact": _share(result["exact"]),
+        "cells": _share(result["cells"])
+        if result["cells"]
+        else "not known: the puzzles come without solutions",
+    }
+    click.echo("\n".join(aligned(lines)))
+
+
+def _share(result: dict[str, float]) -> str:
+    return f"{result['value']:.1%} (95 % interval {result['low']:.1%} to {result['high']:.1%})"
+
+
+@click.command("info", epilog="Example:  eqrlab info eqr-sudoku6")
+@click.argument("checkpoint", metavar="CKPT")
+@opt.as_json
+def info(checkpoint: str, as_json: bool) -> None:
+    """Family, configuration, size and provenance of a checkpoint.
+
+    CKPT is a file (official or eqrlab's own) or the name of a bundled model.
+    """
+    reasoner = load(checkpoint)
+    facts = describe(reasoner)
+    if as_json:
+        click.echo(json.dumps({"checkpoint": checkpoint, **facts}))
+        return
+    shape = facts["state_shape"]
+    lines = {
+        "checkpoint": checkpoint,
+        "family": facts["family"],
+        "variant": facts["variant"],
+        "task": facts["task"],
+        "parameters": f"{facts['parameters']:,}",
+        "state": f"{facts['state_dimension']:,} numbers: {' x '.join(map(str, shape))} (streams, positions, channels)",
+        "outer step": f"{facts['level_calls']} level calls, {facts['equivalent_layers']} equivalent layers",
+    }
+    click.echo("\n".join(aligned(lines)))
+    for title, values in (("configuration", facts["config"]), ("provenance", facts["provenance"])):
+        click.echo("\n".join(["", title, *aligned({f"  {k}": plain(v) for k, v in flat(values).items()})]))

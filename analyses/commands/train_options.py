@@ -1,0 +1,49 @@
+"""The options of `eqrlab train`, and those of them that `eqrlab ladder` shares."""
+
+from __future__ import annotations
+
+import click
+
+from eqrlab.analyses import options as opt
+from eqrlab.analyses.studies.training_recipes import MODEL_NOISE
+from eqrlab.core.models.config import MIXERS, POSITIONS
+from eqrlab.core.training.objective import DTYPES, HALTINGS, SUPERVISIONS
+
+threads = click.option("--threads", type=click.IntRange(1), help="Processor threads [default: all].")
+device = opt.device(kind=click.Choice(["auto", "cpu", "cuda"]))
+test_puzzles = click.option(
+    "--test-puzzles", metavar="FILE|DIR", help="Held-out puzzles (default: the bundled set, if any)."
+)
+optimiser = opt.together(
+    click.option("--steps", type=int, help="Optimiser steps of a run (one a segment of the whole batch)."),
+    click.option("--batch-size", type=int, help="Rows in training at a time."),
+    click.option("--lr", type=float, help="Peak step size."),
+    click.option("--weight-decay", type=float, help="Of the optimiser."),
+    click.option("--ema", type=float, help="Decay of the averaged weights, which are what is kept."),
+)
+blocks = opt.together(
+    click.option("--hidden", type=int, help="Channels of a position."),
+    click.option("--heads", type=int, help="Attention heads."),
+    click.option("--mixer", type=click.Choice(MIXERS), help="How positions exchange information."),
+    click.option("--positions", type=click.Choice(POSITIONS), help="Position encoding."),
+)
+training = opt.together(
+    optimiser,
+    click.option("--warmup", type=int, help="Steps over which the step size rises to its peak."),
+    opt.seed(None, "Of weights, data order, symmetries, starts and noise."),
+    blocks,
+    click.option("--layers", type=int, help="Blocks of a level."),
+    click.option("--box-gap", is_flag=True, help="rope2d: leave a gap between Sudoku boxes."),
+    click.option("--h-cycles", type=int, help="Inner cycles of the high level in an outer step."),
+    click.option("--l-cycles", type=int, help="Inner cycles of the low level in each of these."),
+    click.option("--halt-max-steps", type=int, help="Most outer steps a puzzle is trained for at a time."),
+    click.option("--damping", type=float, help="Share of the old state that a level call keeps (EqR)."),
+    click.option("--noise", type=float,
+                 help=f"Noise amplitude beta of a level call [default: {MODEL_NOISE} for eqr, else 0]."),
+    click.option("--prefix", type=int, help="Prefix positions in front of the grid, with one vector."),
+    click.option("--supervision", type=click.Choice(SUPERVISIONS),
+                 help="A loss and a step every segment (sot), or rollouts with losses at the end or at anchors."),
+    click.option("--anchors", type=int, nargs=2, metavar="FIRST LAST", help="Anchored outer steps of a rollout."),
+    click.option("--halting", type=click.Choice(HALTINGS), help="What ends a puzzle's segments in training."),
+    click.option("--dtype", type=click.Choice(list(DTYPES)), help="Of the state in training."),
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""Pictures of results: pure functions from datasets to figures."""

@@ -1,0 +1,84 @@
+"""The picture of a continuation: modes and accuracy over the parameter, and masses of the branches of some puzzles."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from eqrlab.analyses.figures.style import COLOURS, styled
+from eqrlab.attractors.landscape.continuation import EVENTS
+from eqrlab.attractors.results.schema import MODES
+
+WIDTH, SHOWN = 9.0, 4  # inches; puzzles whose branches are drawn
+
+
+@styled
+def continuation_picture(found: xr.Dataset) -> Figure:
+    """Draw a continuation.
+
+    Parameters
+    ----------
+    found
+        From `attractors.continuation`.
+
+    Notes
+    -----
+    Above, the share of each mode over puzzles and the accuracy of a single run; below, a panel for each of the puzzles
+    with the most births and deaths: a line for every branch, blue where it is right, its interval shaded, an upward
+    triangle where it is born and a cross where it was last an attractor.  Values stand at equal distances.
+    """
+    values = found["value"].values
+    place = np.arange(len(values))
+    change = (found["born"] + found["died"]).values.sum(0)
+    chosen = np.sort(np.argsort(-change, kind="stable")[:SHOWN])
+    judged = "mode" in found
+    panels = [-1] * judged + [int(p) for p in chosen]  # -1: the modes
+    figure = Figure((WIDTH, 0.6 + 2.2 * -(-len(panels) // 2)), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(-(-len(panels) // 2), 2, sharex=True, squeeze=False)).ravel()
+    for panel, ax in zip(panels, axes, strict=False):
+        if panel < 0:
+            _modes(ax, found, place)
+        else:
+            _branches(ax, found, place, panel)
+        ax.set(ylim=(-0.03, 1.03))
+        ax.yaxis.set_major_formatter(PercentFormatter(1))
+        ax.set_xticks(place, [f"{v:g}" for v in values], rotation=45 if len(values) > 8 else 0)
+    if judged:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(MODES) + 1,
+                      borderaxespad=0.5)  # fmt: skip
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
+    figure.supxlabel(str(found.attrs["parameter"]), color=COLOURS["muted"], fontsize=11.5)
+    return figure
+
+
+def _modes(ax: Axes, found: xr.Dataset, place: np.ndarray) -> None:
+    share = found["landscape_share"].values
+    ax.stackplot(place, share.T, colors=[COLOURS[f"mode-{m}"] for m in MODES], alpha=0.75, labels=MODES)
+    low, high = found["accuracy_low"].values, found["accuracy_high"].values
+    accuracy = found["accuracy"].values
+    ax.errorbar(place, accuracy, (np.maximum(accuracy - low, 0), np.maximum(high - accuracy, 0)), color=COLOURS["ink"],
+                marker="o", markersize=3.5, linewidth=1.3, capsize=2, label="right runs")  # fmt: skip
+    ax.set_title("share of the modes over puzzles")
+
+
+def _branches(ax: Axes, found: xr.Dataset, place: np.ndarray, puzzle: int) -> None:
+    one = found.isel(puzzle=puzzle)
+    event, alive = one["event"].values, one["alive"].values
+    for b in range(found.sizes["branch"]):
+        if not alive[:, b].any():
+            continue
+        mass = np.where(alive[:, b], one["mass"].values[:, b], np.nan)
+        right = bool(one["correct"].values[alive[:, b], b].mean() >= 0.5)
+        colour = COLOURS["right" if right else "wrong"]
+        low, high = (np.where(alive[:, b], one[f"mass_{e}"].values[:, b], np.nan) for e in ("low", "high"))
+        ax.fill_between(place, low, high, color=colour, alpha=0.12, linewidth=0)
+        ax.plot(place, mass, color=colour, linewidth=1.4, marker=".", markersize=4)
+        born = event[:, b] == EVENTS.index("born")
+        last = np.append(alive[:-1, b] & ~alive[1:, b], False)
+        ax.plot(place[born], mass[born], "^", color=colour, markersize=7, markeredgecolor="white")
+        ax.plot(place[last], mass[last], "x", color=colour, markersize=7, markeredgewidth=1.8)
+    ax.set_title(f"puzzle {found['puzzle'].values[puzzle]}: masses of its attractors")

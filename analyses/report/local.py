@@ -1,0 +1,112 @@
+"""Local dynamics for readers: a sentence, a table and the eigenvalues beside the unit circle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from eqrlab.analyses.figures.style import COLOURS, styled
+from eqrlab.analyses.text.format import percent_interval, plural
+from eqrlab.attractors.dynamics.at_attractors import VERDICTS
+
+MEANINGS = {
+    "stable": "stable",
+    "saddle": "saddle: passed slowly",
+    "no_fixed_point": "still moving",
+    "undecided": "undecided",
+}
+ROWS = 24  # states listed in a table
+
+
+def local_sentence(local: xr.Dataset) -> str:
+    """Return how many of the states examined are stable, saddles, or no fixed points, right and wrong apart."""
+    parts = []
+    for m, kind in enumerate(local["point"].values):
+        codes = local["verdict"].values[:, m]
+        total = int((codes != VERDICTS.index("none")).sum())
+        if not total:
+            continue
+        counts = {name: int((codes == VERDICTS.index(name)).sum()) for name in MEANINGS}
+        names = {name: text.split(":")[0] for name, text in MEANINGS.items()}
+        chaotic = int((local["exponent_low"].values[:, m] > 0).sum()) if "exponent_low" in local else 0
+        names["no_fixed_point"] += f" ({chaotic} of these chaotic)" if chaotic else ""
+        told = ", ".join(f"{n} {names[name]}" for name, n in counts.items() if n)
+        radius = local["spectral_radius"].values[:, m]
+        span = (
+            f"; spectral radius {np.nanmin(radius):.2f} to {np.nanmax(radius):.2f}"
+            if np.isfinite(radius).any()
+            else ""
+        )
+        parts.append(f"{plural(total, f'{kind} state')}: {told}{span}")
+    if not parts:
+        return "No run reached an attractor, so there is no state to examine."
+    return ". ".join(parts) + "."
+
+
+def local_rows(local: xr.Dataset, basins: xr.Dataset) -> list[dict[str, str]]:
+    """Return the table of the states examined, at most ROWS of them, wrong ones first."""
+    rows = []
+    order = sorted(np.argwhere(local["attractor"].values >= 0).tolist(), key=lambda pm: (-pm[1], pm[0]))
+    for p, m in order[:ROWS]:
+        one = local.isel(puzzle=p, point=m)
+        a = int(one["attractor"])
+        worst = float(one["eigen_residual"].values[0])
+        mass = (float(basins[n].values[p, a]) for n in ("mass", "mass_low", "mass_high"))
+        rows.append({
+            "puzzle": str(basins["puzzle"].values[p]),
+            "answer": str(one["point"].values),
+            "mass": percent_interval(*mass),
+            "verdict": "chaotic" if "exponent_low" in one and float(one["exponent_low"]) > 0
+            else MEANINGS[VERDICTS[int(one["verdict"])]],
+            "radius": f"{float(one['spectral_radius']):.3f} [to {worst:.0e}]",
+            "measured": _measured(one),
+            "sigma_1": f"{float(one['sigma_1']):.1f}",
+        })  # fmt: skip
+    return rows
+
+
+def _measured(one: xr.Dataset) -> str:
+    """Return the measured settling rate; where the state keeps moving, the factor that its exponent stands for."""
+    if "exponent" in one and np.isfinite(float(one["exponent"])):
+        factors = [np.exp(float(one[f"exponent{end}"])) for end in ("", "_low", "_high")]
+        return f"{factors[0]:.2f} [{factors[1]:.2f}, {factors[2]:.2f}]"
+    rate = float(one["measured_rate"])
+    return "no decay" if np.isnan(rate) else f"{rate:.2f}"
+
+
+@styled
+def eigenvalue_plane(local: xr.Dataset) -> Figure:
+    """Draw the leading eigenvalues of all states examined beside the unit circle, right and wrong coloured."""
+    figure = Figure((5.0, 4.6), layout="constrained")
+    axes = figure.subplots()
+    turn = np.linspace(0, 2 * np.pi, 200)
+    axes.plot(np.cos(turn), np.sin(turn), color=COLOURS["muted"], linewidth=1.2)
+    most = 1.0
+    for m, kind in enumerate(local["point"].values):
+        values = local["eigenvalue"].values[:, m].ravel()
+        values = values[np.isfinite(values)]
+        if values.size:
+            most = max(most, float(np.abs(values).max()))
+            mark = {"marker": "o", "s": 16, "linewidths": 0} if kind == "right" else {"marker": "x", "s": 22}
+            axes.scatter(
+                values.real, values.imag, color=COLOURS[str(kind)], alpha=0.7, label=str(kind), **mark
+            )
+    reach = 1.08 * most
+    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="real part")
+    axes.set_title("imaginary part")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper right")
+    return figure
+
+
+def local_view(local: xr.Dataset, basins: xr.Dataset) -> dict[str, Any]:
+    """Return what the report shows of local dynamics, without the figure."""
+    examined = int((local["attractor"].values >= 0).sum())
+    return {
+        "sentence": local_sentence(local),
+        "rows": local_rows(local, basins),
+        "more": max(0, examined - ROWS),
+    }

@@ -1,0 +1,306 @@
+"""The report of a diagnosis: one self-contained HTML file, made from the archive alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import xarray as xr
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from eqrlab import attractors as at
+from eqrlab.analyses.figures import diagnosis as plots
+from eqrlab.analyses.figures.scaling import frontier, heat_map, selector_curves
+from eqrlab.analyses.figures.style import COLOURS, to_svg
+from eqrlab.analyses.report.boards import board, board_kind
+from eqrlab.analyses.report.local import eigenvalue_plane, local_view
+from eqrlab.analyses.studies import checks
+from eqrlab.analyses.text import tables
+from eqrlab.analyses.text import verdicts as wording
+from eqrlab.analyses.text.format import percent_interval, plural
+from eqrlab.analyses.text.vocabulary import MODE_NAMES, SELECTOR_NAMES
+from eqrlab.attractors.results import archive
+from eqrlab.attractors.results.schema import FATES, MODES
+from eqrlab.core.checkpoints.load import replaced_whole
+
+Groups = dict[str, xr.Dataset]
+KNOWN = ("ensemble", "basins", "alignment", "modes", "spectrum", "scaling", *checks.GROUPS)
+BOARDS = 4  # attractors of a puzzle whose answers are shown
+
+
+def write_report(path: str | Path, out: str | Path) -> None:
+    """Write the report of an archive, whole or not at all.
+
+    Parameters
+    ----------
+    path
+        The archive, as `attractors.archive.write` leaves it.
+    out
+        The HTML file.
+
+    Raises
+    ------
+    ValueError
+        When the archive is missing, unreadable or without an ensemble.
+    OSError
+        When the report cannot be written.
+    """
+    text = render(archive.read(path))
+    with replaced_whole(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def render(tree: xr.DataTree) -> str:
+    """Return the report of an archive as HTML.
+
+    Parameters
+    ----------
+    tree
+        The archive; groups it does not know are left out.
+
+    Raises
+    ------
+    ValueError
+        When there is no ensemble in it.
+    """
+    results = checkpoints(tree)
+    views = [_checkpoint(number, name, groups) for number, (name, groups) in enumerate(results.items(), 1)]
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"figures": _figures, "split": _split}
+    template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
+    return template.render(
+        views=views,
+        summary=wording.summary_rows(results),
+        colours=COLOURS,
+        mode_names=MODE_NAMES,
+    )
+
+
+def checkpoints(tree: xr.DataTree) -> dict[str, Groups]:
+    """Return the groups of every checkpoint in an archive, by its name.
+
+    Groups that can be derived from the ensemble are, where they are missing and correctness is known.
+
+    Raises
+    ------
+    ValueError
+        When there is no ensemble in it.
+    """
+    nodes = [tree, *(child for name, child in tree.children.items() if name not in KNOWN)]
+    results: dict[str, Groups] = {}
+    for node in nodes:
+        if "ensemble" not in node.children:
+            continue
+        groups = {name: node[name].to_dataset() for name in KNOWN if name in node.children}
+        ensemble = groups["ensemble"]
+        for derived, derive in (("basins", at.basins), ("alignment", at.alignment), ("modes", at.modes)):
+            if derived not in groups and (derived == "basins" or "correct" in ensemble):
+                groups[derived] = derive(ensemble)
+        name = base = checkpoint_name(node, ensemble)
+        while name in results:
+            name = f"{base} ({len(results) + 1})"
+        results[name] = groups
+    if not results:
+        raise ValueError("the archive has no group named ensemble; expected one written by eqrlab diagnose")
+    return results
+
+
+def checkpoint_name(node: xr.DataTree, ensemble: xr.Dataset) -> str:
+    """Return what to call a checkpoint: its recorded name, its group's, its file's, or its family's."""
+    stem = Path(str(ensemble.attrs.get("checkpoint", "none"))).stem
+    family = str(ensemble.attrs.get("family", "system"))
+    return str(ensemble.attrs.get("name") or node.name or (stem if stem != "none" else family))
+
+
+def telling_puzzles(groups: Mapping[str, xr.Dataset]) -> list[tuple[int, str]]:
+    """Choose puzzles to show, with the reason: the likeliest example of each mode, and the most uncertain one.
+
+    Where modes are unknown: the puzzles with the most attractors, with the largest basin, and with the most runs that
+    reach none.  Ties go to the first.
+    """
+    chosen: dict[int, str] = {}
+    basins = groups["basins"]
+    if "modes" not in groups:
+        largest = np.nan_to_num(basins["mass"].values).max(1)
+        for score, reason in (
+            (basins["attractors"].values, "most attractors"),
+            (largest, "largest basin"),
+            (basins["mass_none"].values, "most runs at no attractor"),
+        ):
+            chosen.setdefault(int(np.argmax(score)), reason)
+        return list(chosen.items())
+    modes = groups["modes"]
+    code, chance = modes["mode"].values, modes["mode_probability"].values
+    for m, letter in enumerate(MODES[:-1]):
+        members = np.flatnonzero(code == m)
+        if len(members):
+            chosen[int(members[chance[members, m].argmax()])] = f"clearest example of mode ({letter})"
+    surest = chance[:, :-1].max(1)
+    if (code == MODES.index("undecided")).any() or not chosen:
+        chosen.setdefault(int(surest.argmin()), "most uncertain verdict")
+    if len(chosen) == 1 and len(code) > 1:  # one mode everywhere: show its least sure case too
+        chosen.setdefault(int(surest.argmin()), "least sure verdict")
+    return list(chosen.items())
+
+
+def _split(text: str) -> Markup:
+    """Set a value's interval apart, as in "58 % [31, 84]", and keep either on one line."""
+    value, bracket, rest = text.partition(" [")
+    html = Markup('<span class="nb">{}</span>').format(value.replace(" %", "\u00a0%"))
+    return html + Markup(' <span class="ci">[{}</span>').format(rest) if bracket else html
+
+
+def _figures(text: str) -> str:
+    """Keep numbers and their percent sign, and intervals, on one line."""
+    text = text.replace(" %", "\u00a0%").replace("% [", "%\u00a0[")
+    return re.sub(r"\[[^\]]*\]", lambda m: m[0].replace(" ", "\u00a0"), text)
+
+
+def _checkpoint(number: int, name: str, groups: Groups) -> dict[str, Any]:
+    ensemble, basins = groups["ensemble"], groups["basins"]
+    modes, alignment = groups.get("modes"), groups.get("alignment")
+    restarts, puzzles, depth = (ensemble.sizes[d] for d in ("restart", "puzzle", "step"))
+    scope = f"{plural(puzzles, 'puzzle')}, {plural(restarts, 'restart')} each, {depth} steps"
+
+    def figure(kind: str, drawn: Figure, text: str) -> Markup:
+        return Markup(to_svg(drawn, f"c{number}-{kind}", text))
+
+    view: dict[str, Any] = {
+        "id": f"checkpoint-{number}", "name": name, "judged": False, "scope": scope, "puzzles": puzzles,
+        "runs": puzzles * restarts, "task": str(ensemble.attrs.get("task", "unknown")),
+        "family": str(ensemble.attrs.get("family", "unknown")),
+        "confidence": f"{float(basins.attrs.get('confidence', 0.95)):.0%}".replace("%", "\u00a0%"),
+        "banded": puzzles * restarts > plots.EACH_RUN, "fates": tables.fate_bar(ensemble["fate"].values),
+        "paths": figure("paths", plots.residual_paths(ensemble), f"Relative residual of the runs of {name} over steps"),
+        "some": plots.PHASE_RUNS if restarts > plots.PHASE_RUNS else 0, "puzzle_views": [],
+        "provenance": tables.provenance(groups), "letter": "unknown",
+        "floor": plots.settled_below(ensemble), "zeros": bool((ensemble["residual"].values == 0).any()),
+        "rule": "the most attractors, the largest basin, the most runs at no attractor", "local": None,
+        "scaling": None,
+    }  # fmt: skip
+    if "scaling" in groups:
+        view["scaling"] = groups["scaling"].attrs
+        for kind, draw, text in (
+            ("heat", heat_map, "Accuracy over depth and breadth"),
+            ("frontier", frontier, "Accuracy against outer steps"),
+            ("curves", selector_curves, "Accuracy of every selector against breadth and depth"),
+        ):
+            view[kind] = figure(kind, draw(groups["scaling"]), f"{text}, {name}")
+    if "spectrum" in groups and "verdict" in groups["spectrum"]:
+        view["local"] = local_view(groups["spectrum"], basins)
+        text = f"Leading eigenvalues at the attractors of {name}, beside the unit circle"
+        view["plane"] = figure("plane", eigenvalue_plane(groups["spectrum"]), text)
+    if modes is not None and alignment is not None:
+        view |= _judged(ensemble, basins, modes, alignment)
+        view["sentences"] += checks.check_sentences(groups)
+        view["bar"] = figure("modes", plots.mode_shares(modes), f"Shares of the landscape modes of {name}")
+        text = f"Error against residual of the runs of {name}: {plots.auc_label(alignment)}"
+        view["scatter"] = figure("scatter", plots.residual_error(ensemble, alignment), text)
+    for p, reason in telling_puzzles(groups):
+        view["puzzle_views"].append(
+            _puzzle(groups, p, reason, lambda kind, *a, p=p: figure(f"p{p}-{kind}", *a))
+        )
+    return view
+
+
+def _judged(
+    ensemble: xr.Dataset, basins: xr.Dataset, modes: xr.Dataset, alignment: xr.Dataset
+) -> dict[str, Any]:
+    last, index = alignment.sizes["depth"] - 1, wording.auc_depth(alignment)
+    best = wording.best_selector(alignment)
+    letter = wording.landscape_mode(modes)
+    auc_note = "no depth has both right and wrong runs"
+    if index is not None:
+        where = (
+            "at the last step"
+            if index == last
+            else f"at depth {alignment['depth'].values[index]}, the last with both"
+        )
+        auc_note = f"wrong run has the higher residual, {where}"
+    return {
+        "judged": True,
+        "rule": "the clearest example of each mode, and the most uncertain verdict",
+        "letter": letter,
+        "sentences": [
+            ("Landscape", wording.mode_sentence(modes)),
+            ("Residual", wording.residual_sentence(alignment)),
+            ("What to buy", wording.buy_sentence(modes, alignment)),
+        ],
+        "tiles": [
+            (
+                "One restart",
+                wording.accuracy_text(alignment, "mean"),
+                f"right at depth {ensemble.sizes['step']}",
+            ),
+            ("Best selector", wording.accuracy_text(alignment, best), _choice(best)),
+            ("Residual AUC", "undefined" if index is None else wording.auc_text(alignment, index), auc_note),
+            (
+                "Attractor reached",
+                tables.reached_text(basins),
+                "of runs; the others were unfinished or settle nowhere",
+            ),
+        ],
+        "strip": tables.mode_strip(modes),
+        "selectors": tables.selector_table(alignment),
+        "warning": wording.selector_warning(alignment),
+        "outcomes": tables.outcome_table(ensemble, basins),
+    }
+
+
+def _choice(selector: str) -> str:
+    return (
+        "no selection beats one restart" if selector == "mean" else f"choosing by {SELECTOR_NAMES[selector]}"
+    )
+
+
+def _puzzle(groups: Groups, p: int, reason: str, figure: Any) -> dict[str, Any]:
+    ensemble, basins, modes = groups["ensemble"], groups["basins"], groups.get("modes")
+    label = basins["puzzle"].values[p]
+    found = int(basins["attractors"].values[p])
+    view = {
+        "label": label,
+        "reason": reason,
+        "letter": wording.puzzle_modes(modes)[p] if modes is not None else "unknown",
+        "probability": wording.probability_text(modes, p) if modes is not None else "",
+        "correct": wording.mass_text(basins, "correct_mass", p) if modes is not None else "",
+        "found": plural(found, "attractor"),
+        "basins": figure("basins", plots.basin_masses(basins, p), f"Basin masses of puzzle {label}"),
+        "fates": tables.fate_bar(ensemble["fate"].values[p]),
+        "boards": [attractor_view(groups, p, a) for a in range(min(found, BOARDS))],
+        "more": max(0, found - BOARDS),
+        "phase": None,
+        "kind": board_kind(str(ensemble.attrs.get("task", "")), basins.sizes["token"]),
+    }
+    if "sketch_path" in ensemble:
+        view["phase"] = figure(
+            "phase", plots.phase(ensemble, basins, p), f"Runs of puzzle {label} in a plane"
+        )
+    return view
+
+
+def attractor_view(groups: Mapping[str, xr.Dataset], puzzle: int, a: int) -> dict[str, Any]:
+    """Return what is shown of one attractor: its answer as a board, mass, fate, period and residual."""
+    ensemble, basins = groups["ensemble"], groups["basins"]
+    judged, labelled = "correct" in ensemble, "labels" in ensemble
+    one = basins.isel(puzzle=puzzle, attractor=a)
+    correct = bool(one["correct"])
+    fate, period = FATES[int(one["fate"])], int(one["period"])
+    kind = ("right" if correct else "wrong") if judged else "none"
+    inputs = ensemble["inputs"].values[puzzle] if "inputs" in ensemble else None
+    labels = ensemble["labels"].values[puzzle] if labelled else None
+    task = str(ensemble.attrs.get("task", "unknown"))
+    return {
+        "number": a + 1,
+        "kind": kind,
+        "mass": percent_interval(*(float(one[n]) for n in ("mass", "mass_low", "mass_high"))),
+        "fate": f"period {period}" if fate == "periodic" else fate,
+        "residual": f"{float(one['residual']):.2g}",
+        "board": board(task, one["answer"].values, inputs, labels, correct and judged),
+    }

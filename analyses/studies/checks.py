@@ -1,0 +1,110 @@
+"""Checks beside a verdict: does depth change what is right, does the map act, do verdicts hang on a threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from eqrlab import attractors as at
+from eqrlab.analyses.studies.fates import late_sentence, noop_sentence
+from eqrlab.analyses.text.format import percent_interval, plural
+from eqrlab.core import System
+
+GROUPS = ("outcomes", "noop", "sensitivity")
+FOLLOWED = 4  # restarts of each puzzle that go on to twice the depth
+MOST_NUMBERS = 2**27  # of states that are kept for it
+
+
+def run_checks(
+    system: System,
+    inputs: np.ndarray,
+    ensemble: xr.Dataset,
+    *,
+    oracle: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    initial: Callable[[Any, torch.Generator], torch.Tensor] | None = None,
+    device: str | None = None,
+    batch_size: int | None = None,
+) -> dict[str, xr.Dataset]:
+    """Follow some runs to twice the depth, test whether the map acts, and move the thresholds of the verdicts.
+
+    Parameters
+    ----------
+    system, inputs, oracle, initial, device, batch_size
+        As the ensemble was sampled.
+    ensemble
+        With correctness known; where it has `final_state`, its first 4 restarts of each puzzle are followed.
+
+    Returns
+    -------
+    dict
+        Groups `noop`, `sensitivity` and, where runs were followed, `outcomes`.
+    """
+    tokens, depth = torch.as_tensor(inputs), ensemble.sizes["step"]
+    groups = {
+        "noop": at.noop_test(system, tokens, restarts=4, depth=min(depth, 32), seed=int(ensemble.attrs["seed"]),
+                             initial=initial, device=device),
+        "sensitivity": at.mode_sensitivity(ensemble),
+    }  # fmt: skip
+    if "final_state" in ensemble:
+        few = ensemble.isel(restart=slice(0, FOLLOWED))
+        longer = at.prolong(
+            system,
+            tokens,
+            few,
+            depth=2 * depth,
+            which="all",
+            oracle=oracle,
+            device=device,
+            batch_size=batch_size,
+        )
+        groups["outcomes"] = at.outcomes(longer).assign_attrs(followed=few.sizes["restart"])
+    return groups
+
+
+def states_fit(system: System, runs: int) -> bool:
+    """Return whether the final states of so many runs may be kept."""
+    return int(np.prod(getattr(system, "state_shape", (1,)))) * runs <= MOST_NUMBERS
+
+
+def check_sentences(groups: Mapping[str, xr.Dataset]) -> list[tuple[str, str]]:
+    """Return what the checks of a diagnosis found, a heading and a sentence each; none for checks not made."""
+    told = []
+    if "outcomes" in groups:
+        told.append(("Twice the depth", deeper_sentence(groups["outcomes"])))
+    if "sensitivity" in groups:
+        told.append(("Thresholds", sensitivity_sentence(groups["sensitivity"])))
+    if "noop" in groups:
+        told.append(("The map acts", noop_sentence(groups["noop"])))
+    return told
+
+
+def deeper_sentence(outcomes: xr.Dataset) -> str:
+    """Say which wrong runs were merely unfinished, and which right ones did not stay right."""
+    last = outcomes.isel(depth=-1)
+    right = int(outcomes["count"].isel(depth=0).sel(correctness="right").sum())
+    followed = plural(int(outcomes.attrs["followed"]), "restart")
+    text = f"{followed} of each puzzle went on. {late_sentence(outcomes)}"
+    if right and np.isfinite(float(last["reverted"])):
+        lost = percent_interval(*(float(last[f"reverted{e}"]) for e in ("", "_low", "_high")))
+        text += f" Of {plural(right, 'run')} right then, {lost} are wrong again."
+    return text
+
+
+def sensitivity_sentence(sensitivity: xr.Dataset) -> str:
+    """Say how many verdicts change when one threshold or prior of the modes is moved."""
+    puzzles, tried = sensitivity.sizes["puzzle"], sensitivity.sizes["variation"] - 1
+    changed = np.rint(sensitivity["changed"].values * puzzles).astype(int)
+    turned = np.rint(sensitivity["reversed"].values * puzzles).astype(int)
+    opening = f"Each threshold and prior of the modes moved, {tried} changes one at a time:"
+    if not changed.max():
+        return f"{opening} every verdict on {plural(puzzles, 'puzzle')} stays."
+    worst = str(sensitivity["variation"].values[changed.argmax()])
+    text = f"{opening} at most {changed.max()} of {plural(puzzles, 'verdict')} changes ({worst})"
+    text = text.replace("changes (", "change (") if changed.max() > 1 else text
+    if not turned.max():
+        return f"{text}, none to another mode."
+    return f"{text}, {turned.max()} to another mode ({sensitivity['variation'].values[turned.argmax()]})."

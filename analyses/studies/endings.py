@@ -1,0 +1,208 @@
+"""What a checkpoint's runs end as, and how their exponents tell right from wrong: the study, its tables, its figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from eqrlab import attractors as at
+from eqrlab.analyses.figures.style import COLOURS, styled
+from eqrlab.analyses.text.format import number_interval, percent_interval
+from eqrlab.attractors.dynamics.endings import KINDS, OUTCOMES
+from eqrlab.attractors.ensemble.iterate import Law, Oracle
+from eqrlab.core import System
+
+SHADES = {
+    "stable": "#009e73", "saddle": "#e69f00", "cycle": "#56b4e9", "chaotic": "#d55e00", "marginal": "#cc79a7",
+    "unfinished": "#b3b9c2", "undecided": "#8b929c", "diverged": "#3a4048",
+}  # fmt: skip
+PANELS = 3  # side by side
+WINDOW = 8
+Groups = dict[str, xr.Dataset]
+
+
+def endings_study(
+    system: System,
+    inputs: np.ndarray,
+    *,
+    labels: np.ndarray | None = None,
+    oracle: Oracle | None = None,
+    restarts: int = 4,
+    depth: int = 64,
+    steps: int = 200,
+    seed: int = 0,
+    initial: Law | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    progress: bool | Callable[[int, int], None] = False,
+) -> Groups:
+    """Run puzzles without noise, say what every run ends as, and follow the same runs with a tangent vector.
+
+    Parameters
+    ----------
+    system
+        A differentiable system (`Reasoner.smooth()`).
+    inputs, labels, oracle, restarts, depth, seed, initial, dtype, device, progress
+        As for `attractors.sample`.
+    steps
+        Outer steps over which the exponents of runs that do not come to rest are averaged.
+
+    Returns
+    -------
+    dict
+        `ensemble`, without the states; `endings`; `exponents`.
+    """
+    common: dict[str, Any] = {
+        "labels": labels, "oracle": oracle, "restarts": restarts, "depth": depth, "seed": seed, "noise": 0,
+        "initial": initial, "dtype": dtype, "device": device, "progress": progress,
+    }  # fmt: skip
+    tokens = torch.as_tensor(inputs)
+    ensemble = at.sample(system, tokens, keep=("summary", "final_state"), **common)
+    found = at.endings(
+        system, tokens, ensemble, steps=steps, seed=seed, dtype=dtype, device=device, progress=bool(progress)
+    )
+    common["progress"] = bool(progress)
+    exponents = at.trajectory_exponents(system, tokens, window=min(WINDOW, depth), **common)
+    return {"ensemble": ensemble.drop_vars("final_state"), "endings": found, "exponents": exponents}
+
+
+def kind_rows(results: dict[str, Groups]) -> list[dict[str, str]]:
+    """Return the table of what runs end as, a row for the right and one for the wrong runs of each checkpoint."""
+    rows = []
+    for name, groups in results.items():
+        found = groups["endings"]
+        for outcome in OUTCOMES:
+            one = found.sel(outcome=outcome)
+            total = int(one["count"].sum())
+            if not total:
+                continue
+            kind = found.kind.values
+            mine = found.correct.values == (outcome == "right")
+            at_rest = mine & np.isin(kind, [KINDS.index(k) for k in ("stable", "saddle")])
+            moving = mine & np.isfinite(found.exponent.values)
+            counts = {k: int(one["count"].sel(ending=k)) for k in KINDS}
+            stable = (float(one[f"share{e}"].sel(ending="stable")) for e in ("", "_low", "_high"))
+            rows.append({
+                "model": name, "answer": outcome, "runs": str(total),
+                "ends as": ", ".join(f"{n} {k}" for k, n in counts.items() if n),
+                "stable": percent_interval(*stable),
+                "fixed points": f"{int(one.solutions)} ({int(one.stable_solutions)} stable)",
+                "spectral radius": _range(found.spectral_radius.values[at_rest]),
+                "exponents of the others": _range(found.exponent.values[moving], sign=True),
+            })  # fmt: skip
+    return rows
+
+
+def _range(values: np.ndarray, sign: bool = False) -> str:
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return "-"
+    low, high = (f"{v:+.2f}" if sign else f"{v:.2f}" for v in (values.min(), values.max()))
+    return low if low == high else f"{low} to {high}"
+
+
+def auc_rows(results: dict[str, Groups]) -> list[dict[str, str]]:
+    """Return the table of how the exponent and the drift of the last window tell wrong runs from right ones."""
+    rows = []
+    for name, groups in results.items():
+        last = groups["exponents"].isel(window=-1)
+        ends = ("", "_low", "_high")
+        right = last.correct.values
+        row = {"model": name, "right": str(int(right.sum())), "wrong": str(int((~right).sum()))}
+        for score in ("exponent", "drift"):
+            row[f"AUC of the {score}"] = number_interval(
+                *(float(last[f"auc{e}"].sel(score=score)) for e in ends)
+            )
+        gain, low, high = (float(last[f"auc_gain{e}"]) for e in ends)
+        row["difference"] = "undefined" if np.isnan(gain) else f"{gain:+.2f}"
+        row["difference"] += f" [{low:+.2f}, {high:+.2f}]" if np.isfinite(low) else ""
+        for outcome in OUTCOMES:
+            mean, low, high = (float(last[f"mean_exponent{e}"].sel(outcome=outcome)) for e in ends)
+            row[f"exponent, {outcome}"] = "-" if np.isnan(mean) else f"{mean:+.3f}"
+            row[f"exponent, {outcome}"] += f" [{low:+.3f}, {high:+.3f}]" if np.isfinite(low) else ""
+        row["puzzles with both"] = str(int(last.puzzles_with_both))
+        rows.append(row)
+    return rows
+
+
+def evidence_rows(results: dict[str, Groups]) -> list[dict[str, str]]:
+    """Return a row for each run that does not end at a stable fixed point, with the evidence."""
+    rows = []
+    for name, groups in results.items():
+        found = groups["endings"]
+        for p, m in np.argwhere(found.kind.values != KINDS.index("stable")):
+            one = found.isel(puzzle=p, point=m)
+            value, low, high = (float(one[f"exponent{e}"]) for e in ("", "_low", "_high"))
+            near = float(one.near_distance)
+            radius = float(one.spectral_radius)
+            rows.append({
+                "model": name, "puzzle": str(found.puzzle.values[p]), "run": str(m),
+                "answer": "right" if bool(one.correct) else "wrong", "ends as": KINDS[int(one.kind)],
+                "residual": f"{float(one.relative_residual):.1e}",
+                "period": str(int(one.period)) if int(one.period) > 1 else "",
+                "spectral radius": "" if np.isnan(radius) else f"{radius:.4f}",
+                "exponent": "" if np.isnan(value) else f"{value:+.4f} [{low:+.4f}, {high:+.4f}]",
+                "nearest fixed point": "" if np.isnan(near)
+                else f"at {near:.1e} of the norm, radius {float(one.near_radius):.3f}",
+            })  # fmt: skip
+    return rows
+
+
+@styled
+def endings_figure(results: dict[str, Groups]) -> Figure:
+    """Draw what right and wrong runs end as, and below it the mean exponent by depth, a panel a checkpoint."""
+    bars = [
+        (name, o)
+        for name in results
+        for o in OUTCOMES
+        if int(results[name]["endings"]["count"].sel(outcome=o).sum())
+    ]
+    lines = -(-len(results) // PANELS)
+    figure = Figure((10.5, 1.5 + 0.34 * len(bars) + 2.9 * lines), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    grid = figure.add_gridspec(1 + lines, PANELS, height_ratios=[0.9 + 0.34 * len(bars), *[2.7] * lines])
+    _bars(figure.add_subplot(grid[0, :]), results, bars)
+    for i, (name, groups) in enumerate(results.items()):
+        axes = figure.add_subplot(grid[1 + i // PANELS, i % PANELS])
+        _by_depth(axes, groups["exponents"], name, first=i == 0, left=i % PANELS == 0)
+    return figure
+
+
+def _bars(axes: Axes, results: dict[str, Groups], bars: list[tuple[str, str]]) -> None:
+    """Draw a bar of counted shares for the right and the wrong runs of each checkpoint."""
+    counts = np.array([results[name]["endings"]["count"].sel(outcome=o).values for name, o in bars])
+    share = counts / counts.sum(1, keepdims=True)
+    left = np.zeros(len(bars))
+    for i, kind in enumerate(KINDS):
+        if counts[:, i].any():
+            axes.barh(np.arange(len(bars)), share[:, i], 0.74, left, color=SHADES[kind], edgecolor="white",
+                      linewidth=0.8, label=kind)  # fmt: skip
+        left = left + share[:, i]
+    axes.set(xlim=(0, 1), yticks=np.arange(len(bars)), xlabel="share of runs")
+    axes.set_yticklabels([f"{name}, {o} ({c.sum()})" for (name, o), c in zip(bars, counts, strict=True)])
+    axes.invert_yaxis()
+    axes.set_title("what runs end as, noise off", pad=24)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(KINDS))
+
+
+def _by_depth(axes: Axes, exponents: xr.Dataset, name: str, first: bool, left: bool) -> None:
+    """Draw the mean leading exponent of right and wrong runs against depth, with bands."""
+    window = exponents["window"].values
+    axes.axhline(0, color=COLOURS["muted"], linewidth=0.9)
+    for outcome in OUTCOMES if "mean_exponent" in exponents else ():
+        mean, low, high = (
+            exponents[f"mean_exponent{e}"].sel(outcome=outcome).values for e in ("", "_low", "_high")
+        )
+        if np.isfinite(mean).any():
+            axes.fill_between(window, low, high, color=COLOURS[outcome], alpha=0.2, linewidth=0)
+            axes.plot(window, mean, color=COLOURS[outcome], linewidth=2, label=outcome)
+    axes.set(xlabel="outer step", title=name)
+    axes.set_ylabel("mean exponent" if left else None)
+    if first:
+        axes.legend(loc="best")

@@ -1,0 +1,211 @@
+"""What became of the runs: settled or not against right or wrong, at growing depth, and whether pushed ones return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from eqrlab import attractors as at
+from eqrlab.analyses.text.format import number_interval, percent_interval, plural
+from eqrlab.attractors.answers.outcomes import share_of_runs
+from eqrlab.attractors.ensemble.fate import CODE
+from eqrlab.attractors.landscape.return_test import RETURNS
+from eqrlab.core import System
+
+CELLS = (("settled", "right"), ("settled", "wrong"), ("not_settled", "right"), ("not_settled", "wrong"))
+
+
+def fates_study(
+    system: System,
+    inputs: np.ndarray,
+    *,
+    labels: np.ndarray | None = None,
+    oracle: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    restarts: int = 16,
+    depths: Sequence[int] = (16, 64, 256),
+    pushed: int = 24,
+    seed: int = 0,
+    noise: float | None = 0.0,
+    initial: Callable[[Any, torch.Generator], torch.Tensor] | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> dict[str, xr.Dataset]:
+    """Run puzzles to the first depth, continue every run to the last, and test what settled on a wrong answer.
+
+    Parameters
+    ----------
+    system, inputs, labels, oracle, restarts, seed, noise, initial, progress
+        See `attractors.sample`.
+    depths
+        Depths reported: the first, and doublings of it.
+    pushed
+        Most settled wrong runs, and as many settled right ones, that are pushed in the return test.
+    options
+        `device`, `dtype`, `batch_size` of `attractors.sample`.
+
+    Returns
+    -------
+    dict
+        Groups: `ensemble` (at the first depth), `prolonged`, `outcomes` (at the depths asked for), `noop`, and
+        `return_test` where some run settled.
+
+    Raises
+    ------
+    ValueError
+        When the depths are not increasing doublings of the first.
+    """
+    first, last = depths[0], depths[-1]
+    doublings = [first * 2**i for i in range(64) if first * 2**i <= last]
+    if len(depths) < 2 or list(depths) != sorted(set(depths)) or not set(depths) <= set(doublings):
+        raise ValueError(
+            f"depths must be the first and increasing doublings of it, got {', '.join(map(str, depths))}"
+        )
+    tokens = torch.as_tensor(inputs)
+    keep = ("summary", "final_state")
+    ensemble = at.sample(
+        system, tokens, labels=labels, oracle=oracle, restarts=restarts, depth=first, seed=seed, noise=noise,
+        initial=initial, keep=keep, progress=progress, **options,
+    )  # fmt: skip
+    places = {k: v for k, v in options.items() if k in ("device", "batch_size")}
+    longer = at.prolong(
+        system, tokens, ensemble, depth=last, which="all", oracle=oracle, progress=progress, **places
+    )
+    groups = {
+        "ensemble": ensemble.drop_vars("final_state"),
+        "prolonged": longer.drop_vars("final_state"),
+        "outcomes": at.outcomes(longer).sel(depth=list(depths)),
+        "noop": at.noop_test(system, tokens, restarts=min(8, max(2, restarts)), depth=first, seed=seed,
+                             initial=initial, device=options.get("device")),
+    }  # fmt: skip
+    settled = longer.fate.values[..., -1] == CODE["settled"]
+    right = longer.correct.values[..., -1]
+    chosen = spread_over_puzzles(settled & ~right, pushed) | spread_over_puzzles(settled & right, pushed)
+    if chosen.any():
+        result = at.return_test(
+            system, tokens, longer, depth=min(last, 4 * first), select=chosen, seed=seed, **places
+        )
+        variables = {
+            name: (("puzzle", "point"), values, {"long_name": text, "units": "1"})
+            for name, values, text in (
+                ("correct", right, "the run tested was right"),
+                ("settled", settled, "the run had settled"),
+            )
+        }
+        groups["return_test"] = result.assign(variables)
+    return groups
+
+
+def spread_over_puzzles(mask: np.ndarray, most: int) -> np.ndarray:
+    """Return at most so many of the runs (puzzle, restart) in a mask, as evenly over puzzles as can be."""
+    order = np.where(mask, np.cumsum(mask, axis=1), mask.shape[1] + 1)
+    ranked = np.argsort(order, axis=None, kind="stable")[: min(most, int(mask.sum()))]
+    chosen = np.zeros(mask.size, bool)
+    chosen[ranked] = True
+    return chosen.reshape(mask.shape) & mask
+
+
+def outcome_rows(outcomes: xr.Dataset) -> list[dict[str, str]]:
+    """Return the rows of the table of settling against correctness, a depth each, heading to text."""
+    rows = []
+    for i, depth in enumerate(outcomes["depth"].values):
+        row = {"D": str(depth)}
+        for settling, side in CELLS:
+            cell = outcomes.isel(depth=i).sel(settling=settling, correctness=side)
+            row[f"{settling.replace('_', ' ')}, {side}"] = _share(cell, "share")
+        rows.append(row)
+    return rows
+
+
+def residual_rows(outcomes: xr.Dataset) -> list[dict[str, str]]:
+    """Return what the residual says without any threshold, a depth each, heading to text."""
+    rows = []
+    for i, depth in enumerate(outcomes["depth"].values):
+        one = outcomes.isel(depth=i)
+        quantiles = one["residual_quantile"].sel(quantile=[0.05, 0.5, 0.95])
+        spans = {side: quantiles.sel(correctness=side).values for side in ("right", "wrong")}
+        text = {
+            s: "none" if np.isnan(v).any() else " / ".join(f"{q:.1e}" for q in v) for s, v in spans.items()
+        }
+        rows.append(
+            {
+                "D": str(depth),
+                "right: 5 / 50 / 95 %": text["right"],
+                "wrong: 5 / 50 / 95 %": text["wrong"],
+                "least wrong": "none" if np.isnan(one["least_wrong"]) else f"{float(one['least_wrong']):.1e}",
+                "right runs below it": _share(one, "right_below"),
+                "AUC": number_interval(*(float(one[f"auc{e}"]) for e in ("", "_low", "_high"))),
+            }
+        )
+    return rows
+
+
+def depth_rows(outcomes: xr.Dataset) -> list[dict[str, str]]:
+    """Return what depth changed, a depth each, heading to text: late solves, reversions, late collapse."""
+    names = {
+        "accuracy": "right", "late_solved": "late solves", "reverted": "reversions", "collapsed": "collapses",
+        "settled_of_wrong": "settled among wrong", "unfinished_of_wrong": "unfinished among wrong",
+    }  # fmt: skip
+    return [
+        {"D": str(depth), **{text: _share(outcomes.isel(depth=i), name) for name, text in names.items()}}
+        for i, depth in enumerate(outcomes["depth"].values)
+    ]
+
+
+def late_sentence(outcomes: xr.Dataset) -> str:
+    """Say how many failures of the first depth were merely unfinished."""
+    depths, last = outcomes["depth"].values, outcomes.isel(depth=-1)
+    failures = int(outcomes["count"].isel(depth=0).sel(correctness="wrong").sum())
+    if not failures:
+        return f"No run is wrong at step {depths[0]}."
+    share = _share(last, "late_solved")
+    return f"Of {plural(failures, 'run')} wrong at step {depths[0]}, {share} are right at step {depths[-1]}."
+
+
+def return_sentence(result: xr.Dataset, confidence: float = 0.95) -> str:
+    """Say how many settled wrong and right runs came back from small pushes, and how large these could be."""
+    parts = []
+    for side, right in (("wrong", False), ("right", True)):
+        tested = (result["result"].values != RETURNS.index("not_tested")) & (
+            result["correct"].values == right
+        )
+        if not tested.any():
+            parts.append(f"no run settled on a {side} answer")
+            continue
+        back = tested & (result["result"].values == RETURNS.index("returns"))
+        gone = tested & (result["result"].values == RETURNS.index("leaves"))
+        shares = share_of_runs(back.sum(1), tested.sum(1), confidence=confidence)
+        text = percent_interval(*(float(v) for v in shares))
+        median = float(np.nanmedian(result["margin"].values[tested]))
+        parts.append(
+            f"{text} of {plural(int(tested.sum()), 'run')} settled on a {side} answer come back from every small push "
+            f"with state and answer (median margin {median:g} of the state's norm), {int(gone.sum())} leave"
+        )
+    return "Return test: " + "; ".join(parts) + "."
+
+
+def noop_sentence(result: xr.Dataset) -> str:
+    """Say whether the map moves the state, forgets its start and reads its input."""
+    puzzles = result.sizes["puzzle"]
+    faults = {
+        "the first step does not move the state": ~result["acts"].values,
+        "the start survives in the end": result["z_survives"].values,
+        "another input gives the same ends": result["blind"].values,
+        "every start decodes to the final answer at once": result["answer_fixed"].values,
+    }
+    found = [
+        f"{text} on {int(mask.sum())} of {plural(puzzles, 'puzzle')}"
+        for text, mask in faults.items()
+        if mask.any()
+    ]
+    if found:
+        return "No-op test: " + "; ".join(found) + "."
+    passed = "the state moves, its start is forgotten, its input counts"
+    return f"No-op test passed on all {plural(puzzles, 'puzzle')}: {passed}."
+
+
+def _share(values: xr.Dataset, name: str) -> str:
+    return percent_interval(*(float(values[f"{name}{end}"]) for end in ("", "_low", "_high")))

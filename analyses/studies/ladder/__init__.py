@@ -1,0 +1,1 @@
+"""The construction path from a feedforward model to EqR."""

@@ -1,0 +1,295 @@
+"""The ladder in numbers: means over seeds, intervals that respect seeds and puzzles, steps from rung to rung."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from scipy import stats
+
+from eqrlab.analyses.studies.ladder.climb import Groups
+from eqrlab.analyses.studies.ladder.rungs import REFERENCE_DEPTH, Ladder
+from eqrlab.analyses.text.describe import blocks_per_step
+from eqrlab.attractors.ensemble.fate import CODE
+from eqrlab.attractors.results import schema
+from eqrlab.attractors.statistics.intervals import check_confidence
+from eqrlab.attractors.statistics.ranks import PooledAuc
+
+STARTS = ("training_law", "outside_training_law", "start_has_no_effect")
+ACCURACY = "accuracy at the training depth"
+GAP = "path-independence gap"
+CORRECT = "correct mass"
+POOLED = "residual AUC, pooled"
+WITHIN = "residual AUC within puzzle"
+
+Statistic = Callable[[np.ndarray], np.ndarray]  # weights of puzzles (P,) -> values of seeds (S,)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds with its interval.
+
+    Attributes
+    ----------
+    seeds
+        Value of each seed (S,).
+    mean, low, high
+        Mean over the seeds that define it, and bounds; NaN bounds with fewer than two seeds or two puzzles.
+    """
+
+    seeds: np.ndarray
+    mean: float
+    low: float
+    high: float
+
+
+def path_independence_gap(correct: np.ndarray) -> np.ndarray:
+    """Return the path-independence gap of each puzzle, (P,), from which restarts are right, (P, B) bool.
+
+    Notes
+    -----
+    Delta_PI = E_x |mean accuracy over B restarts - accuracy of one|, where the one is a further restart, independent of
+    the B.  With p the chance that a restart of x is right, the mean m over B has E m = p, and the one is 1 or 0:
+    E|m - one| = p E(1 - m) + (1 - p) E m = 2 p (1 - p), whatever B: the chance that two restarts disagree.  It is
+    estimated without bias by the share of pairs of restarts that disagree, 2 k (B - k) / (B (B - 1)) with k of B right.
+    (Were the one among the B, the same times (B - 1) / B.)
+
+    References
+    ----------
+    Equilibrium Reasoners, arXiv 2605.21488: the gap between the mean accuracy over restarts and that of one.
+
+    Raises
+    ------
+    ValueError
+        With fewer than two restarts.
+
+    Examples
+    --------
+    >>> path_independence_gap(np.array([[True, True, False, False], [True, True, True, True]])).round(3).tolist()
+    [0.667, 0.0]
+    """
+    breadth = correct.shape[1]
+    if breadth < 2:
+        raise ValueError(f"the path-independence gap needs at least 2 restarts, got {breadth}")
+    right = correct.sum(1)
+    return 2 * right * (breadth - right) / (breadth * (breadth - 1))
+
+
+def estimate(
+    statistic: Statistic,
+    puzzles: int,
+    *,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    confidence: float = 0.95,
+) -> Estimate:
+    """Return the mean over seeds of a statistic, with an interval for new seeds and new puzzles.
+
+    Parameters
+    ----------
+    statistic
+        Maps puzzle weights (P,) to the values (S,) of the seeds, all on the same puzzles; NaN where undefined.
+    puzzles
+        Their number P.
+    bounds
+        Between which the statistic lies.
+    confidence
+        Coverage asked for.
+
+    Notes
+    -----
+    Every seed is measured on the same puzzles, so that the two are crossed.  The variance of the mean is the sum of
+    s^2 / S, with s the standard deviation between seeds, and of the jackknife variance over puzzles of the mean of the
+    seeds; the part that a seed and a puzzle share is in both, so that the sum is, if anything, too large.  The interval
+    is Student's with Satterthwaite's degrees of freedom (of S - 1 and P - 1).  A bootstrap over 3 seeds would know
+    only 10 different samples and be far too narrow; Student's t with 2 degrees of freedom is wide, and says so.
+    Where neither seeds nor puzzles differ, at least (1 - confidence)^(1/P) of all puzzles are like those seen, see
+    `attractors.statistics.share_over_puzzles`.
+
+    References
+    ----------
+    Satterthwaite 1946, "An approximate distribution of estimates of variance components"; Owen 2007, "The pigeonhole
+    bootstrap" (crossed factors); Efron & Stein 1981, "The jackknife estimate of variance".
+    """
+    check_confidence(confidence)
+    every = np.ones(puzzles)
+    seeds = np.asarray(statistic(every), float)
+    known = np.isfinite(seeds)
+    mean = float(seeds[known].mean()) if known.any() else float("nan")
+    if known.sum() < 2 or puzzles < 2:
+        return Estimate(seeds, mean, float("nan"), float("nan"))
+    without = np.stack([statistic(every - row) for row in np.eye(puzzles)])[:, known]
+    left = np.array([row[np.isfinite(row)].mean() for row in without if np.isfinite(row).any()])
+    if len(left) < 2:
+        return Estimate(seeds, mean, float("nan"), float("nan"))
+    between = seeds[known].var(ddof=1) / known.sum()
+    within = (len(left) - 1) / len(left) * ((left - left.mean()) ** 2).sum()
+    total = between + within
+    if total < 1e-12:
+        edge = (1 - confidence) ** (1 / puzzles)
+        low, high = (edge * mean + (1 - edge) * end for end in bounds)
+        return Estimate(seeds, mean, low, high)
+    freedom = total**2 / (between**2 / (known.sum() - 1) + within**2 / (len(left) - 1))
+    half = stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(total)
+    return Estimate(seeds, mean, max(mean - half, bounds[0]), min(mean + half, bounds[1]))
+
+
+def mean_over_puzzles(values: np.ndarray) -> Statistic:
+    """Return the statistic "mean over the puzzles that define it" of values (S, P) for each seed."""
+    known = np.isfinite(values)
+    filled = np.where(known, values, 0.0)
+
+    def statistic(weight: np.ndarray) -> np.ndarray:
+        total = known @ weight
+        return np.where(total > 0, filled @ weight / np.where(total > 0, total, 1), np.nan)
+
+    return statistic
+
+
+def run_quantities(groups: Groups, depth: int) -> dict[str, np.ndarray]:
+    """Return what is measured of one run, quantity to its value for each puzzle, NaN where undefined.
+
+    The accuracies are over the whole test set, the others over the puzzles of the landscape.
+    """
+    ensemble, basins, alignment, modes = (groups[g] for g in ("ensemble", "basins", "alignment", "modes"))
+    solved, steps = groups["own_start"].correct.values, int(groups["own_start"].attrs["training_depth"])
+    right = ensemble.correct.values[:, :, -1]
+    probability = modes.mode_probability.values
+    return {
+        ACCURACY: solved[:, steps - 1].astype(float),
+        f"accuracy at depth {REFERENCE_DEPTH}": solved[:, REFERENCE_DEPTH - 1].astype(float),
+        f"accuracy at depth {depth}": solved[:, depth - 1].astype(float),
+        "accuracy from the landscape's starts": right.mean(1),
+        CORRECT: basins.correct_mass.values,
+        "spurious mass": basins.spurious_mass.values,
+        GAP: path_independence_gap(right),
+        "settled": (ensemble.fate.values == CODE["settled"]).mean(1),
+        WITHIN: alignment.auc_puzzle.values[:, -1],
+        **{f"mode {m}": probability[:, i] for i, m in enumerate(schema.MODES)},
+    }
+
+
+def pooled_auc(groups: Groups) -> PooledAuc:
+    """Return the AUC of the final residual for a wrong answer, pooled over puzzles, as a function of their weights."""
+    ensemble = groups["ensemble"]
+    return PooledAuc(ensemble.residual.values[:, :, -1].astype(float), ~ensemble.correct.values[:, :, -1])
+
+
+def summarise(
+    ladder: Ladder, results: Mapping[tuple[str, int], Groups], *, confidence: float = 0.95
+) -> xr.Dataset:
+    """Summarise a ladder.
+
+    Parameters
+    ----------
+    ladder, results
+        From `analyses.ladder.climb`.
+    confidence
+        Of all intervals.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over (rung, quantity): `mean` over seeds with `low`, `high`; `step`, the difference to the rung before, paired
+        by seed and puzzle, with `step_low`, `step_high` (NaN for the first rung); `seed_mean(rung, seed, quantity)`,
+        `seed_step`.  What they are made of: `solved(rung, seed, test_puzzle, quantity_accuracy)`,
+        `measured(rung, seed, puzzle, quantity_landscape)`.  Over rung: `starts` (of the landscape, flags),
+        `equivalent_layers`, `parameters`, `training_depth`.  `checkpoint_sha256(rung, seed)`, `inputs(puzzle, token)`.
+    """
+    rungs, seeds, depth = ladder.rungs, ladder.seeds, ladder.sampling.depth
+    table = {run: run_quantities(groups, depth) for run, groups in results.items()}
+    pools = {run: pooled_auc(groups) for run, groups in results.items()}
+    names = list(table[rungs[0], seeds[0]])
+    values = {q: np.array([[table[r, s][q] for s in seeds] for r in rungs]) for q in names}
+    quantities = [*names[: names.index(WITHIN) + 1], POOLED, *names[names.index(WITHIN) + 1 :]]
+
+    def statistics(i: int, q: str) -> tuple[Statistic, Statistic]:
+        """Return a quantity of rung i, and its difference to the rung before."""
+        if q != POOLED:
+            return mean_over_puzzles(values[q][i]), mean_over_puzzles(values[q][i] - values[q][i - 1])
+        here, before = ([pools[rungs[k], s] for s in seeds] for k in (i, i - 1))
+        return (
+            lambda weight: np.array([auc(weight) for auc in here]),
+            lambda weight: np.array([b(weight) - a(weight) for a, b in zip(before, here, strict=True)]),
+        )
+
+    level = np.full((3, len(rungs), len(quantities)), np.nan)  # mean, low, high
+    step = level.copy()
+    seed_mean, seed_step = (np.full((len(rungs), len(seeds), len(quantities)), np.nan) for _ in range(2))
+    for j, q in enumerate(quantities):
+        size = values[CORRECT if q == POOLED else q].shape[-1]
+        for i in range(len(rungs)):
+            here, change = statistics(i, q)
+            found = estimate(here, size, confidence=confidence)
+            seed_mean[i, :, j], level[:, i, j] = found.seeds, (found.mean, found.low, found.high)
+            if i:
+                found = estimate(change, size, bounds=(-1.0, 1.0), confidence=confidence)
+                seed_step[i, :, j], step[:, i, j] = found.seeds, (found.mean, found.low, found.high)
+    accuracies = [q for q in names if q.startswith("accuracy at")]
+    landscape = [q for q in names if q not in accuracies]
+    first = {r: results[r, seeds[0]] for r in rungs}
+    models = {r: ladder.trainer(r, seeds[0]).model for r in rungs}
+    pair, triple = ("rung", "quantity"), ("rung", "seed", "quantity")
+    variables: dict[str, schema.Variable] = {
+        "mean": (pair, level[0], "mean over seeds and puzzles"),
+        "low": (pair, level[1], f"lower bound of the mean, {confidence:.0%}, over seeds and puzzles"),
+        "high": (pair, level[2], f"upper bound of the mean, {confidence:.0%}, over seeds and puzzles"),
+        "step": (pair, step[0], "difference to the rung before, paired by seed and puzzle"),
+        "step_low": (pair, step[1], f"lower bound of that difference, {confidence:.0%}"),
+        "step_high": (pair, step[2], f"upper bound of that difference, {confidence:.0%}"),
+        "seed_mean": (triple, seed_mean, "mean over puzzles"),
+        "seed_step": (triple, seed_step, "difference to the rung before"),
+        "solved": (
+            ("rung", "seed", "test_puzzle", "quantity_accuracy"),
+            np.stack([values[q] for q in accuracies], -1).astype(bool),
+            "one restart from the model's own law ends right",
+        ),
+        "measured": (
+            ("rung", "seed", "puzzle", "quantity_landscape"),
+            np.stack([values[q] for q in landscape], -1),
+            "value of the puzzle",
+        ),
+        "starts": (
+            ("rung",),
+            np.array([STARTS.index(first[r]["ensemble"].attrs["starts"]) for r in rungs], np.int8),
+            "where the restarts of the landscape are in relation to the rung's training",
+        ),
+        "equivalent_layers": (
+            ("rung",),
+            np.array([blocks_per_step(models[r]) for r in rungs]),
+            "blocks that one outer step applies",
+        ),
+        "parameters": (
+            ("rung",),
+            np.array([sum(p.numel() for p in models[r].parameters()) for r in rungs]),
+            "trained numbers",
+        ),
+        "training_depth": (
+            ("rung",),
+            np.array([models[r].config.halt_max_steps for r in rungs]),
+            "most outer steps in training",
+        ),
+        "checkpoint_sha256": (
+            ("rung", "seed"),
+            np.array([[results[r, s]["ensemble"].attrs["checkpoint_sha256"] for s in seeds] for r in rungs]),
+            "SHA-256 of the model",
+        ),
+        "inputs": (("puzzle", "token"), first[rungs[0]]["ensemble"].inputs.values, "puzzle of the landscape"),
+    }
+    one = schema.carried(first[rungs[0]]["ensemble"])
+    taken = ("Conventions", "source", "task", "seed", "restarts", "depth", "dtype", "oracle", "created")
+    attributes = {
+        **{k: one[k] for k in taken},
+        "title": "eqrlab: the construction path",
+        "confidence": confidence,
+        "intervals": "Student's t, variance over seeds plus jackknife variance over puzzles",
+        "steps": ladder.trainer(rungs[0], seeds[0]).config.steps,
+        "training_puzzles": len(ladder.training_set),
+        "test_puzzles": len(ladder.test_set),
+    }
+    coordinates = {
+        "rung": list(rungs), "seed": list(seeds), "quantity": quantities, "quantity_accuracy": accuracies,
+        "quantity_landscape": landscape,
+    }  # fmt: skip
+    return schema.dataset(variables, attributes, coordinates, {"starts": STARTS})

@@ -1,0 +1,230 @@
+"""The ladder in tables and sentences, beside what the paper reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import numpy as np
+import xarray as xr
+
+from eqrlab.analyses.studies.ladder.rungs import REFERENCE_DEPTH, RUNGS
+from eqrlab.analyses.studies.ladder.summary import ACCURACY, CORRECT, GAP, POOLED, STARTS, WITHIN
+from eqrlab.analyses.text.format import number_interval, plural
+from eqrlab.attractors.results.schema import MODES
+
+Rows = list[dict[str, str]]
+
+PAPER_SOURCE = "Equilibrium Reasoners, arXiv 2605.21488, Sudoku-Extreme"
+PAPER_ACCURACY = {
+    "feedforward": 0.026, "tied": 0.326, "sot": 0.747, "hierarchy": 0.765, "act": 0.848, "ri": 0.860, "ni": 0.864,
+}  # fmt: skip
+PAPER_GAP = {"act": 0.0358, "ri": 0.0010, "ni": 0.0013}
+START_NOTES = {"training_law": "", "outside_training_law": " *", "start_has_no_effect": " †"}
+
+
+def _cell(summary: xr.Dataset, rung: str, quantity: str, kind: str = "mean") -> str:
+    """Return a mean, or a step in points, with its interval, shares in percent, AUCs as numbers."""
+    ends = ("low", "high") if kind == "mean" else ("step_low", "step_high")
+    chosen = summary.sel(rung=rung, quantity=quantity)
+    value, low, high = (float(chosen[name]) for name in (kind, *ends))
+    if not np.isfinite(value):
+        return "undefined"
+    if quantity in (POOLED, WITHIN) and kind == "mean":
+        return number_interval(value, low, high)
+    if quantity in (POOLED, WITHIN):
+        bounds = f" [{low:+.2f}, {high:+.2f}]" if np.isfinite(low) else ""
+        return f"{value:+.2f}{bounds}"
+    sign = "+" if kind == "step" else ""
+    bounds = f" [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]" if np.isfinite(low) else ""
+    return f"{100 * value:{sign}.1f}{bounds}"
+
+
+def accuracy_rows(summary: xr.Dataset) -> Rows:
+    """Return the table of accuracies: a row a rung, percent with intervals, each seed, and the paper's."""
+    rows = []
+    depths = [str(q) for q in summary.quantity_accuracy.values if q != ACCURACY]
+    for rung in map(str, summary.rung.values):
+        one = summary.sel(rung=rung)
+        seeds = one.seed_mean.sel(quantity=ACCURACY).values
+        row = {
+            "rung": rung,
+            "what": RUNGS[rung].text,
+            "layers": str(int(one.equivalent_layers)),
+            "parameters": f"{int(one.parameters):,}",
+            "training depth": str(int(one.training_depth)),
+            "exact at training depth, %": _cell(summary, rung, ACCURACY),
+            "each seed": " ".join(f"{100 * v:.1f}" for v in seeds),
+        }
+        row |= {f"at {q.removeprefix('accuracy at ')}, %": _cell(summary, rung, q) for q in depths}
+        rows.append(row | {"paper, %": f"{100 * PAPER_ACCURACY[rung]:.1f}"})
+    return rows
+
+
+def landscape_rows(summary: xr.Dataset) -> Rows:
+    """Return the table of landscapes: shares in percent and AUCs, with intervals; * and † mark the starts."""
+    return [
+        {"rung": rung + START_NOTES[STARTS[int(summary.starts.sel(rung=rung))]]}
+        | {q: _cell(summary, rung, q) for q in (CORRECT, "spurious mass", GAP, "settled", WITHIN, POOLED)}
+        for rung in map(str, summary.rung.values)
+    ]
+
+
+def mode_rows(summary: xr.Dataset) -> Rows:
+    """Return the table of mode shares, percent with intervals."""
+    return [
+        {"rung": rung + START_NOTES[STARTS[int(summary.starts.sel(rung=rung))]]}
+        | {(m if m == "undecided" else f"({m})"): _cell(summary, rung, f"mode {m}") for m in MODES}
+        for rung in map(str, summary.rung.values)
+    ]
+
+
+def step_rows(summary: xr.Dataset) -> Rows:
+    """Return the table of differences to the rung before, in points, paired by seed and puzzle."""
+    rungs = [str(r) for r in summary.rung.values]
+    shown = (ACCURACY, f"accuracy at depth {REFERENCE_DEPTH}", CORRECT, GAP, "mode d", WITHIN)
+    return [
+        {"step": f"{lower} -> {upper}"} | {q: _cell(summary, upper, q, "step") for q in shown}
+        for lower, upper in pairwise(rungs)
+    ]
+
+
+def order_sentences(
+    summary: xr.Dataset, quantity: str = ACCURACY, paper: dict[str, float] | None = None
+) -> list[str]:
+    """Say where the measured order of the rungs agrees with the paper's, and where not.
+
+    Parameters
+    ----------
+    summary
+        From `analyses.ladder_summary.summarise`.
+    quantity
+        What is ordered.
+    paper
+        Rung to the paper's value; default: its accuracies.
+
+    Notes
+    -----
+    A step agrees, or goes the other way, where its interval excludes zero; else it is not resolved.  Signs are
+    compared, not sizes: the paper's task, model and training are far larger.
+    """
+    paper = PAPER_ACCURACY if paper is None else paper
+    rungs = [str(r) for r in summary.rung.values if str(r) in paper]
+    mean = summary["mean"].sel(quantity=quantity)
+    ordered = sorted(rungs, key=lambda r: float(mean.sel(rung=r)))
+    here = ", ".join(f"{r} {100 * float(mean.sel(rung=r)):.1f} %" for r in ordered)
+    there = ", ".join(f"{r} {100 * paper[r]:.3g} %" for r in sorted(rungs, key=paper.__getitem__))
+    sentences = [
+        f"Measured order, {quantity}, from low to high: {here}; the paper's ({PAPER_SOURCE}): {there}."
+    ]
+    found: dict[str, list[str]] = {"agree": [], "contrary": [], "open": []}
+    every = [str(r) for r in summary.rung.values]
+    for lower, upper in pairwise(every):
+        if lower not in paper or upper not in paper:
+            continue
+        one = summary.sel(rung=upper, quantity=quantity)
+        kind = _verdict(float(one.step_low), float(one.step_high), paper[upper] - paper[lower])
+        said = f"{100 * (paper[upper] - paper[lower]):+.3g}"
+        found[kind].append(f"{lower} -> {upper} {_cell(summary, upper, quantity, 'step')} (paper {said})")
+    seeds = plural(summary.sizes["seed"], "seed")
+    texts = {
+        "agree": "Steps in the paper's direction",
+        "contrary": "Steps against the paper's direction",
+        "open": f"Steps whose direction {seeds} cannot tell",
+    }
+    sentences += [f"{texts[k]}, in points: {'; '.join(v)}." for k, v in found.items() if v]
+    return sentences
+
+
+def _verdict(low: float, high: float, paper: float) -> str:
+    """Return whether an interval of a step agrees with the paper's sign: "agree", "contrary" or "open"."""
+    if not (low > 0 or high < 0):
+        return "open"
+    return "agree" if (low > 0) == (paper > 0) else "contrary"
+
+
+def notes(summary: xr.Dataset) -> list[str]:
+    """Return what must be known to read the tables."""
+    a, seeds = summary.attrs, summary.sizes["seed"]
+    kinds = {STARTS[int(k)] for k in summary.starts.values}
+    interval = (
+        f"Intervals are {float(a['confidence']):.0%} and rest on {seeds} seeds: Student's t on the variance between "
+        "seeds plus that between puzzles, so they hold for new seeds and new puzzles."
+        if seeds > 1
+        else "There is one seed, hence no interval: nothing tells how another seed would differ."
+    )
+    lines = [
+        f"{a['task']}: {a['steps']} optimiser steps on {a['training_puzzles']} puzzles; accuracy of one restart from "
+        f"the rung's own law on {a['test_puzzles']} held-out puzzles, none of them, up to symmetry, in training.",
+        f"Landscape on the first {summary.sizes['puzzle']} of these: {a['restarts']} restarts, depth {a['depth']}, "
+        "the rung's own noise.",
+        interval,
+        "The path-independence gap is the chance that two restarts of a puzzle disagree in being right, 2 p (1 - p), "
+        "estimated without bias; paper: "
+        + ", ".join(f"{r} {100 * v:.2f} %" for r, v in PAPER_GAP.items())
+        + ".",
+    ]
+    if seeds > 1 and _without_interval(summary):
+        lines.append(
+            "A number without interval is defined by a single seed or puzzle; an undefined one by none."
+        )
+    if "outside_training_law" in kinds:
+        lines.append(
+            "* trained from one stored start: the landscape's random starts are outside the training law."
+        )
+    if "start_has_no_effect" in kinds:
+        lines.append(
+            "† forgets its start: all restarts are the same run, so that its residual is 0 throughout."
+        )
+    return lines
+
+
+def _without_interval(summary: xr.Dataset) -> bool:
+    """Say whether some mean or step has no interval, or is undefined (the first rung has no step)."""
+    lows = summary.low.values, summary.step_low.values[1:]
+    return not all(np.isfinite(low).all() for low in lows)
+
+
+def tables(summary: xr.Dataset) -> list[tuple[str, Rows]]:
+    """Return all tables with their titles, those without rows left out."""
+    named = [
+        ("Accuracy", accuracy_rows(summary)),
+        ("Landscape, % and AUC", landscape_rows(summary)),
+        ("Mode shares, %", mode_rows(summary)),
+        ("Difference to the rung before, points, paired by seed and puzzle", step_rows(summary)),
+    ]
+    return [(title, rows) for title, rows in named if rows]
+
+
+def sentences(summary: xr.Dataset) -> list[str]:
+    """Return what the ladder says of the paper's order, of accuracy and of the path-independence gap."""
+    rungs = {str(r) for r in summary.rung.values}
+    said = order_sentences(summary) if len(rungs) > 1 else []
+    return said + (order_sentences(summary, GAP, PAPER_GAP) if len(rungs & set(PAPER_GAP)) > 1 else [])
+
+
+def markdown(summary: xr.Dataset) -> str:
+    """Return the ladder as a Markdown page: tables, sentences, notes."""
+    lines = [f"# The construction path on {summary.attrs['task']}", ""]
+    for title, rows in tables(summary):
+        lines += [f"## {title}", "", *_markdown_table(rows), ""]
+    lines += [
+        "## Beside the paper",
+        "",
+        *_items(sentences(summary)),
+        "",
+        "## Notes",
+        "",
+        *_items(notes(summary)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_table(rows: Sequence[dict[str, str]]) -> list[str]:
+    names = list(rows[0])
+    body = [[row[name].replace("*", r"\*") for name in names] for row in rows]
+    return ["| " + " | ".join(line) + " |" for line in (names, ["---"] * len(names), *body)]
+
+
+def _items(texts: Iterable[str]) -> list[str]:
+    return ["- " + text.replace("*", r"\*") for text in texts]

@@ -1,0 +1,68 @@
+"""What a checkpoint is: size, state, cost of a step, configuration and provenance."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+
+from eqrlab.core import Reasoner
+from eqrlab.core.models.layers import Block
+
+
+def describe(reasoner: Reasoner) -> dict[str, Any]:
+    """Return what `eqrlab info` tells of a model, as plain values."""
+    c = reasoner.config
+    encoding = {"none": "no position encoding", "learned": "learned positions"}.get(c.positions, c.positions)
+    made = f"{c.mixer} mixer, {encoding}, {c.prefix_len or 'no'} prefix position{'s' * (c.prefix_len != 1)}"
+    return {
+        "family": reasoner.family,
+        "variant": made,
+        "task": reasoner.task,
+        "parameters": sum(p.numel() for p in reasoner.parameters()),
+        "state_shape": list(reasoner.state_shape),
+        "state_dimension": math.prod(reasoner.state_shape),
+        "level_calls": len(reasoner.schedule),
+        "equivalent_layers": blocks_per_step(reasoner),
+        "config": dataclasses.asdict(c),
+        "provenance": reasoner.provenance,
+    }
+
+
+@torch.no_grad()
+def blocks_per_step(reasoner: Reasoner) -> int:
+    """Count the blocks that one outer step applies, by taking one."""
+    applied: list[None] = []
+    hooks = [
+        block.register_forward_hook(lambda *_: applied.append(None))
+        for block in reasoner.modules()
+        if isinstance(block, Block)
+    ]
+    x = reasoner.encode(torch.zeros(1, reasoner.config.seq_len, dtype=torch.long, device=reasoner.device))
+    reasoner.step(torch.zeros(1, *reasoner.state_shape, dtype=x.dtype, device=x.device), x)
+    for hook in hooks:
+        hook.remove()
+    return len(applied)
+
+
+def aligned(lines: dict[str, str]) -> list[str]:
+    """Return names and texts as lines in two columns."""
+    width = max(map(len, lines), default=0)
+    return [f"{name.ljust(width)}  {text}".rstrip() for name, text in lines.items()]
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested values to dotted names."""
+    leaves: dict[str, Any] = {}
+    for name, value in values.items():
+        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return leaves
+
+
+def plain(value: Any) -> str:
+    """Return a configuration value as text."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "nothing"
+    return "not given" if value is None else str(value)

@@ -1,0 +1,131 @@
+"""What modes, advices, fates and selectors are called, and what they mean in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from eqrlab.attractors.results.schema import ADVICE
+
+MODE_NAMES = {
+    "a": "no correct attractor",
+    "b": "right and wrong attractors",
+    "c": "correct attractor hard to reach",
+    "d": "broad correct basin",
+    "undecided": "too little evidence",
+}
+MODE_MEANINGS = {
+    "a": "no correct attractor was found: no restart comes to rest at a right answer",
+    "b": "right and wrong attractors coexist: where a run ends depends on where it starts",
+    "c": "a correct attractor exists but is hard to reach: most failed runs settle nowhere",
+    "d": "the correct basin is broad and stable: nearly every restart ends there",
+    "undecided": "the evidence does not single out a mode",
+}
+ADVICE_TEXTS = {
+    "deeper_is_enough": "depth is enough: one restart, run until it settles",
+    "more_restarts": "buy restarts and choose among their answers; depth helps only inside the right basin",
+    "more_restarts_and_depth": "buy restarts to reach the basin, and depth to settle in it",
+    "retrain": "retrain: neither depth nor restarts reach a correct attractor",
+    "buy_restarts": "undecided: buy restarts, more of them would tell",
+    "buy_depth": "undecided: buy depth, too many runs are unfinished",
+}
+ADVICE_SHORT = {
+    "deeper_is_enough": "depth is enough",
+    "more_restarts": "restarts",
+    "more_restarts_and_depth": "restarts and depth",
+    "retrain": "retrain",
+    "buy_restarts": "open: more restarts",
+    "buy_depth": "open: more depth",
+}
+FATE_MEANINGS = {
+    "settled": "the state stopped moving and the answer is constant",
+    "periodic": "the state returns after a few steps: a cycle",
+    "recurrent": "the state stays in a small region with a constant answer, without a period",
+    "wandering": "bounded, but the region or the answer keeps changing",
+    "unfinished": "the residual was still falling at the last step",
+    "diverged": "the state's norm grew without end",
+    "nonfinite": "the state became NaN or infinite",
+}
+SELECTOR_NAMES = {
+    "top1_converged": "top-1 converged",
+    "top1_logit_delta": "least logit change",
+    "majority": "majority",
+    "halting": "halting head",
+    "first_to_halt": "first to halt",
+    "mean": "one restart",
+    "any_correct": "any correct",
+}
+SELECTOR_MEANINGS = {
+    "top1_converged": "the restart with the least residual over the last 3 steps",
+    "top1_logit_delta": "the restart whose logits change least over the last 3 steps: the official score",
+    "majority": "the most frequent whole answer",
+    "halting": "the restart the halting head is surest of",
+    "first_to_halt": "the answer of the restart that halts first, at that step",
+    "mean": "a single restart, on average: no selection",
+    "any_correct": "some restart is right: the ceiling of all selection, not itself usable",
+}
+# Among equally accurate selectors the first is the best buy: a single restart costs least.
+USABLE = ("mean", "halting", "majority", "top1_converged")
+
+
+UNDEFINED = {
+    "all_right": "every run is right",
+    "all_wrong": "every run is wrong",
+    "no_residual_spread": "all residuals are the same",
+}
+
+
+def mode_meaning(letter: str) -> str:
+    """Return what a landscape mode means, as a clause.
+
+    Parameters
+    ----------
+    letter
+        "a", "b", "c", "d" or "undecided".
+
+    Raises
+    ------
+    ValueError
+        For anything else.
+
+    Examples
+    --------
+    >>> mode_meaning("d")
+    'the correct basin is broad and stable: nearly every restart ends there'
+    """
+    return _look_up(MODE_MEANINGS, letter, "mode")
+
+
+def advice_text(code: str | int) -> str:
+    """Return what compute can buy, as a clause, for an advice code (its name or its number in the archive).
+
+    Raises
+    ------
+    ValueError
+        For an unknown code.
+    """
+    return _look_up(
+        ADVICE_TEXTS, code if isinstance(code, str) else name_of(ADVICE, code, "advice"), "advice"
+    )
+
+
+def fate_meaning(name: str) -> str:
+    """Return what a fate means, as a clause.
+
+    Raises
+    ------
+    ValueError
+        For an unknown fate.
+    """
+    return _look_up(FATE_MEANINGS, name, "fate")
+
+
+def _look_up(table: Mapping[str, str], key: str, what: str) -> str:
+    if key not in table:
+        raise ValueError(f"{what} {key!r} unknown; choose from {', '.join(table)}")
+    return table[key]
+
+
+def name_of(names: Sequence[str], code: int, what: str) -> str:
+    if not 0 <= int(code) < len(names):
+        raise ValueError(f"{what} {code} unknown; codes run from 0 to {len(names) - 1}")
+    return names[int(code)]

@@ -1,0 +1,294 @@
+"""Adaptive inference: restarts stream through a queue of fixed width, each stopped, dropped or replaced by a policy."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from tqdm import tqdm
+
+from eqrlab.attractors.answers.policy import ENDS, REASONS, Policy, Race
+from eqrlab.attractors.ensemble.batches import one_thread_a_batch
+from eqrlab.attractors.ensemble.iterate import Law, Oracle, Recipe, answer_codes, judge, norm, starts
+from eqrlab.attractors.ensemble.sample import prepare
+from eqrlab.attractors.results import schema
+from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles
+from eqrlab.core import KeyedNoise, System
+from eqrlab.core.models.reasoner import cast_floating, take_rows
+from eqrlab.core.random import puzzle_key, restart_keys
+
+
+def adaptive(
+    system: System,
+    inputs: Tensor | np.ndarray,
+    policy: Policy | None = None,
+    *,
+    labels: Tensor | np.ndarray | None = None,
+    oracle: Oracle | None = None,
+    slots: int = 256,
+    seed: int = 0,
+    noise: float | None = None,
+    initial: Tensor | Law | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Answer every puzzle with as few outer steps as a policy needs.
+
+    Parameters
+    ----------
+    system
+        Any `eqrlab.core.System`; with `halt_logit` where the policy looks at it.
+    inputs
+        Puzzles (P, L), integer tokens.
+    policy
+        When runs stop, which go on, and when a puzzle has its answer; None: `Policy()`, one restart until it halts.
+    labels, oracle, seed, noise, initial, device, dtype
+        As for `sample`: restart r of a puzzle is the same run as there, as long as it goes on.
+    slots
+        Rows that are stepped at once.  The results do not depend on it, to rounding.
+    confidence, resamples
+        Of the intervals, which resample whole puzzles.
+    progress
+        Show a bar on a terminal.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over puzzle: `answer` (token) and `correct` of it, `nfe` = outer steps of all runs of the puzzle, `latency` =
+        outer steps made one after another, `chosen` = restart, `reason` why it was chosen then: agreed, decided (the
+        majority cannot change), accepted (all ended), exhausted (none was accepted).  Over (puzzle, restart): `end` =
+        unused, accepted, exhausted, dropped or stopped (the puzzle was decided), and `steps` made.  `accuracy`,
+        `mean_nfe`, `mean_latency` with `_low`, `_high`.
+
+    Raises
+    ------
+    ValueError
+        For arguments as in `sample`, or a policy that looks at a halting logit which the system has not.
+
+    Notes
+    -----
+    One evaluation of the map for each outer step counted, and no other: what is looked at (answer, halting logit, norm
+    of the update) comes with the step.  A restart that ends is replaced at once by the next restart of its puzzle, and
+    a decided puzzle by the next puzzle, so that `slots` rows are busy until the queue runs dry; the policy sees each
+    puzzle's runs in step with one another.  Memory: twice `slots` states and contexts, and a few numbers for each
+    (puzzle, restart).  On a CPU puzzles are dealt to as many queues as torch has threads.
+
+    References
+    ----------
+    Equilibrium Reasoners, arXiv 2605.21488 (adaptive computation at test time); Jamieson & Talwalkar 2016, "Non-
+    stochastic best arm identification and hyperparameter optimization" (successive halving).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from eqrlab.attractors import Policy
+    >>> from eqrlab.core import MapSystem
+    >>> half = MapSystem(lambda z, x: z / 2, lambda x, g: torch.ones(len(x), 1, dtype=torch.float64))
+    >>> eager = Policy(stop="settled", settled_below=1.5, window=3, depth=50)
+    >>> adaptive(half, torch.arange(5)[:, None], eager).nfe.values.tolist()  # no answer before the first step
+    [4, 4, 4, 4, 4]
+    """
+    policy = policy or Policy()
+    recipe, beta, _ = prepare(
+        system, inputs, labels=labels, oracle=oracle, restarts=policy.restarts, depth=policy.depth, seed=seed,
+        noise=noise, initial=initial, device=device, dtype=dtype,
+    )  # fmt: skip
+    if policy.needs_halting and getattr(recipe.system, "halt_logit", None) is None:
+        raise ValueError(
+            "the policy looks at a halting logit, and this system has none; choose stop='settled'"
+        )
+    if int(slots) != slots or slots < 1:
+        raise ValueError(f"slots must be an integer >= 1, got {slots}")
+    puzzles = len(recipe.inputs)
+    queues = min(torch.get_num_threads(), puzzles) if recipe.device.type == "cpu" else 1
+    pieces = [np.arange(start, puzzles, queues) for start in range(queues)]
+    with (
+        tqdm(total=puzzles, unit="puzzle", disable=None if progress else True, leave=False) as bar,
+        one_thread_a_batch(recipe.device, queues) as run,
+    ):
+        share = max(1, slots // queues)
+        parts = list(run(lambda ids: _Stream(recipe, policy, ids, share).run(bar.update), pieces))
+    order = np.argsort(np.concatenate(pieces))
+    answer = np.concatenate([stream.answer for stream in parts])[order]
+    field = lambda name: np.concatenate([getattr(stream.race, name) for stream in parts])[order]
+    variables: dict[str, schema.Variable] = {
+        "answer": (("puzzle", "token"), answer.astype(np.int32), "answer chosen"),
+        "latency": (("puzzle",), field("clock"), "outer steps made one after another"),
+        "chosen": (("puzzle",), field("chosen"), "restart whose answer is chosen"),
+        "reason": (("puzzle",), field("reason"), "why the answer was chosen then"),
+        "end": (("puzzle", "restart"), field("end"), "how the restart ended"),
+        "steps": (("puzzle", "restart"), field("used"), "outer steps the restart made"),
+    }
+    correct = None
+    if recipe.labels is not None or recipe.oracle is not None:
+        correct, _ = judge(recipe.labels, recipe.oracle, recipe.inputs.numpy(), answer)
+    variables |= totals(correct, field("spent"), field("clock"), confidence=confidence, resamples=resamples)
+    attributes = {
+        **schema.provenance(recipe.system),
+        "title": "eqrlab: adaptive inference",
+        "seed": recipe.seed,
+        "noise": beta,
+        "dtype": str(recipe.dtype or "own").removeprefix("torch."),
+        "device": str(recipe.device),
+        "oracle": getattr(oracle, "name", "callable") if oracle else "none" if labels is None else "labels",
+        **described(policy),
+        "confidence": confidence,
+    }
+    return schema.dataset(variables, attributes, codes={"end": ENDS, "reason": REASONS})
+
+
+def described(policy: Policy) -> dict[str, Any]:
+    """Return the attributes that tell a policy."""
+    return {"policy": dataclasses.asdict(policy), "restarts": policy.restarts, "depth": policy.depth}
+
+
+def totals(
+    correct: np.ndarray | None, nfe: np.ndarray, latency: np.ndarray, **draw: Any
+) -> dict[str, schema.Variable]:
+    """Return correctness and cost of puzzles, and their means with bounds from resampling puzzles."""
+    variables: dict[str, schema.Variable] = {
+        "nfe": (("puzzle",), nfe, "outer steps of all runs of the puzzle")
+    }
+    if correct is not None:
+        variables["correct"] = (("puzzle",), correct, "the chosen answer is right")
+        bounds = share_over_puzzles(np.asarray(correct, float), **draw)
+        for end, value in zip(("", "_low", "_high"), bounds, strict=True):
+            variables[f"accuracy{end}"] = ((), np.float64(value), "share of puzzles answered right")
+    for name, values in (("nfe", nfe), ("latency", latency)):
+        mean = functools.partial(weighted_mean, values.astype(float))
+        low, high = cluster_bootstrap(mean, len(values), **draw)
+        for end, value in zip(("", "_low", "_high"), (values.mean(), low, high), strict=True):
+            variables[f"mean_{name}{end}"] = ((), np.float64(value), f"mean over puzzles of {name}")
+    return variables
+
+
+def weighted_mean(values: np.ndarray, weight: np.ndarray) -> float:
+    """Return the mean of values (puzzle,) under weights."""
+    return float(weight @ values / weight.sum())
+
+
+class _Stream:
+    """A queue of puzzles over a fixed number of slots; rows are runs (puzzle, lane) with state, context and key."""
+
+    def __init__(self, recipe: Recipe, policy: Policy, puzzles: np.ndarray, slots: int):
+        self.recipe, self.slots, self.puzzles = recipe, slots, puzzles
+        self.race = Race(policy, len(puzzles))
+        self.keys = [puzzle_key(recipe.seed, recipe.inputs[p].numpy()) for p in puzzles]
+        self.admitted = 0
+        self.row = np.empty(
+            (0, 2), int
+        )  # (place of the puzzle in this queue, lane), in the order of admission
+        self.stepped = np.empty(0, bool)  # whether the row has made the present step of its puzzle
+        self.state: list[Any] = []  # [z, x, keys], rows aligned
+        lanes = self.race.restart.shape
+        self.update, self.halt = np.full(lanes, np.nan), np.full(lanes, np.nan)
+        self.code = np.zeros(lanes, np.uint64)
+        self.tokens: list[np.ndarray] = [np.empty(0)] * len(puzzles)  # of present runs (lane, token)
+        self.found: list[dict[int, np.ndarray]] = [
+            {} for _ in puzzles
+        ]  # answers that may be chosen, by restart
+        self.answer = np.empty((0, 0))
+
+    @torch.no_grad()
+    def run(self, tick: Callable[[int], Any]) -> _Stream:
+        """Run the queue until it is empty."""
+        answers: dict[int, np.ndarray] = {}
+        self._renew(np.empty(0, int))
+        while len(self.row):
+            self._step(np.flatnonzero(~self.stepped)[: self.slots])
+            waiting = np.bincount(self.row[~self.stepped, 0], minlength=len(self.puzzles))
+            ids = np.unique(self.row[self.stepped, 0])
+            ids = ids[waiting[ids] == 0]
+            if not len(ids):
+                continue
+            ended = self.race.advance(ids, self.update[ids], self.halt[ids], self.code[ids])
+            for i, lane in zip(*np.nonzero(ended >= 0), strict=True):
+                self.found[ids[i]][int(ended[i, lane])] = self.tokens[ids[i]][lane].copy()
+            done = ids[self.race.chosen[ids] >= 0]
+            for i in done:
+                answers[i] = self.found[i][int(self.race.chosen[i])]
+                self.found[i], self.tokens[i] = {}, np.empty(0)
+            tick(len(done))
+            self._renew(ids)
+        self.answer = np.stack([answers[i] for i in range(len(self.puzzles))])
+        return self
+
+    def _step(self, rows: np.ndarray) -> None:
+        """Make one outer step of some rows and note what the policy wants to know."""
+        system, (place, lane) = self.recipe.system, self.row[rows].T
+        every = len(rows) == len(self.row)
+        index = slice(None) if every else torch.as_tensor(rows, device=self.recipe.device)
+        z, x, keys = (take_rows(part, index) for part in self.state)
+        noise = None
+        if self.recipe.noisy:
+            noise = KeyedNoise(keys, torch.as_tensor(self.race.step[place, lane] + 1))
+        following = system.step(z, x, noise)
+        relative = norm(following - z) / norm(following)
+        answer = system.decode(following, x).cpu().numpy()
+        if every:
+            self.state[0] = following
+        else:
+            self.state[0][index] = following
+        self.update[place, lane] = relative.cpu().numpy()
+        self.code[place, lane] = answer_codes(answer)
+        head = getattr(system, "halt_logit", None)
+        if head is not None:
+            self.halt[place, lane] = head(following, x).float().cpu().numpy()
+        for i, j, tokens in zip(place, lane, answer, strict=True):
+            if not len(self.tokens[i]):
+                self.tokens[i] = np.empty((self.race.restart.shape[1], len(tokens)), answer.dtype)
+            self.tokens[i][j] = tokens
+        self.stepped[rows] = True
+
+    def _renew(self, ids: np.ndarray) -> None:
+        """Remove the rows of ended runs of puzzles that advanced, and fill the slots from the queue."""
+        advanced = np.isin(self.row[:, 0], ids)
+        fresh = (self.race.restart[ids] >= 0) & (self.race.step[ids] == 0)
+        keep = ~advanced | (self.race.restart[*self.row.T] >= 0)
+        keep &= ~advanced | (self.race.step[*self.row.T] > 0)
+        new = [np.stack([ids[i], lane], 1) for i, lane in [np.nonzero(fresh)]]
+        count = int(keep.sum()) + len(new[0])
+        while self.admitted < len(self.puzzles) and count < self.slots:
+            lanes = np.flatnonzero(self.race.restart[self.admitted] >= 0)
+            new.append(np.stack([np.full(len(lanes), self.admitted), lanes], 1))
+            count, self.admitted = count + len(lanes), self.admitted + 1
+        added = np.concatenate(new)
+        self.stepped[advanced] = False
+        if keep.all() and not len(added):
+            return
+        parts = self._rows(added) if len(added) else None
+        kept = torch.as_tensor(np.flatnonzero(keep), device=self.recipe.device)
+        old = [take_rows(part, kept) for part in self.state] if len(kept) else None
+        self.state = _joined(old, parts)
+        order = np.concatenate([self.row[keep], added])
+        self.stepped = np.concatenate([self.stepped[keep], np.zeros(len(added), bool)])
+        self.row = order
+
+    def _rows(self, added: np.ndarray) -> list[Any]:
+        """Return starts, contexts and keys of new runs (place, lane)."""
+        recipe, (place, lane) = self.recipe, added.T
+        puzzles, restarts = self.puzzles[place], self.race.restart[place, lane]
+        tokens = recipe.inputs[torch.as_tensor(puzzles)]
+        x = cast_floating(recipe.system.encode(tokens.to(recipe.device)), recipe.dtype, recipe.device)
+        mine = {int(p): self.keys[i] for p, i in zip(puzzles, place, strict=True)}
+        z = starts(recipe, x, puzzles, restarts, mine)
+        keys = torch.tensor([self.keys[i] for i in place], dtype=torch.int64)
+        return [z, x, restart_keys(keys, torch.as_tensor(restarts)).to(recipe.device)]
+
+
+def _joined(first: list[Any] | None, second: list[Any] | None) -> list[Any]:
+    """Concatenate rows of states, contexts and keys."""
+    if first is None or second is None:
+        return first or second or []
+    join = lambda a, b: torch.cat((a, b)) if isinstance(a, Tensor) else a
+    return [pytree.tree_map(join, a, b) for a, b in zip(first, second, strict=True)]

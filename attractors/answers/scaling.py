@@ -1,0 +1,267 @@
+"""Test-time scaling from one ensemble: the accuracy of every selector over depth and breadth, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from eqrlab.attractors.answers import selectors
+from eqrlab.attractors.answers.alignment import depth_points
+from eqrlab.attractors.results import schema
+from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles, widened
+from eqrlab.attractors.statistics.intervals import check_confidence
+
+CEILINGS = ("mean", "any_correct")  # no choice among several answers is made
+
+
+def scaling(
+    ensemble: xr.Dataset,
+    depths: Sequence[int] | None = None,
+    breadths: Sequence[int] | None = None,
+    *,
+    layers: int | None = None,
+    worth: float = 0.01,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Tell how accurate every selector is with B restarts of D steps, for all D and B within an ensemble.
+
+    Parameters
+    ----------
+    ensemble
+        From `sample`, with labels or an oracle.
+    depths, breadths
+        Steps D and restarts B to report; None: powers of two and all there are.
+    layers
+        Equivalent layers of one outer step; None: not reported.
+    worth
+        Gain in accuracy that makes breadth pay.
+    confidence, resamples, seed
+        Of the bootstrap, which draws whole puzzles.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over (selector, depth, breadth): `accuracy` with `_low`, `_high`; `gain` over one restart of the same depth, the
+        same; `pareto` = no cheaper point is as accurate, and `pareto_support` = share of the resamples in which that
+        holds.  `accuracy_puzzle(puzzle, selector, depth, breadth)`.  Over (depth, breadth): `nfe` = D B, `nle` =
+        equivalent layers, `top1_minus_majority` with bounds and `top1_worse` where all of its interval is below 0,
+        `nfe_first_to_halt` with bounds = steps spent when all restarts of a puzzle stop with the first that halts,
+        `path_gap` with bounds = mean over puzzles of |share of right restarts of B - one of them|.  Over selector:
+        `onset` = least depth of those reported from which on the most restarts gain `worth`, with bounds; infinite:
+        they do not at the last.
+        The attribute `warning` is a sentence.  Selectors: `top1_converged` (least residual, mean of the last 3 steps),
+        `top1_logit_delta` (least change of logits, where kept), `majority` (whole answers), `halting` (highest halting
+        logit), `first_to_halt` (answer of the first restart whose halting logit exceeds 0), `mean`, `any_correct`.
+
+    Raises
+    ------
+    ValueError
+        When nothing is known of correctness, or for depths and breadths outside those of the ensemble.
+
+    Notes
+    -----
+    With fewer restarts than the ensemble has, a value is the average over all subsets of that many (closed forms; votes
+    of more than 64 are drawn), so that it is unbiased for fresh restarts; ties share, a NaN score is the worst.
+    Ties that go to the answer of the first restart are the same on average.
+    Restarts are never pooled over puzzles: all intervals resample puzzles, and differences are paired by puzzle.  `nfe`
+    counts outer steps; with noise on, the noise-free residual of the last 3 steps costs `top1_converged` 3 B more.
+    `first_to_halt` knows the halting logit only: families that compare it with a second one are judged by it alone.
+    Cost: selectors x D x B closed forms a puzzle; seconds for 500 puzzles with 32 restarts.
+
+    References
+    ----------
+    Equilibrium Reasoners, arXiv 2605.21488, eqs. 19 to 21; Chen et al. 2021 (the unbiased estimate of any-correct).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from eqrlab.attractors import sample
+    >>> from eqrlab.core import MapSystem
+    >>> system = MapSystem(lambda z, x: torch.tanh(2 * z), lambda x, g: torch.randn((len(x), 1), generator=g),
+    ...                    lambda z, x: (z > 0).long() + 1)
+    >>> ensemble = sample(system, torch.arange(2)[:, None], labels=torch.tensor([[2], [2]]), restarts=8, depth=4)
+    >>> bool((scaling(ensemble).accuracy.sel(selector="any_correct").diff("breadth") >= 0).all())
+    True
+    """
+    names = selectors.available(ensemble)
+    check_confidence(confidence)
+    steps, restarts = ensemble.sizes["step"], ensemble.sizes["restart"]
+    depth = _grid(depths, depth_points(steps), steps, "depths")
+    breadth = _grid(breadths, depth_points(restarts), restarts, "breadths")
+    if layers is not None and layers < 1:
+        raise ValueError(f"layers must be >= 1, got {layers}")
+    chance = selectors.accuracy_table(ensemble, names, depth, breadth)
+    one = selectors.accuracy_table(ensemble, ["mean"], depth, [1])
+    draw: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
+    cell, point = ("selector", "depth", "breadth"), ("depth", "breadth")
+    variables: dict[str, schema.Variable] = {
+        "accuracy_puzzle": (("puzzle", *cell), chance, "chance that the chosen answer is right")
+    }
+    text = "share of puzzles whose chosen answer is right"
+    variables |= _bounded("accuracy", cell, share_over_puzzles(chance, **draw), text)
+    text = "accuracy above that of one restart of the same depth"
+    variables |= _bounded("gain", cell, _paired_share(chance - one, draw), text)
+    nfe = np.outer(depth, breadth)
+    variables["nfe"] = (point, nfe, "outer steps a puzzle: depth times breadth")
+    if layers is not None:
+        variables["nle"] = (point, nfe * layers, "equivalent layers a puzzle")
+    top, vote = (chance[:, names.index(n)] for n in ("top1_converged", "majority"))
+    difference = _paired_share(top - vote, draw)
+    text = "accuracy of least residual minus that of the majority vote"
+    variables |= _bounded("top1_minus_majority", point, difference, text)
+    worse = difference[2] < -1e-9  # beyond rounding
+    variables["top1_worse"] = (
+        point,
+        worse,
+        "least residual is worse than the majority vote, beyond its interval",
+    )
+    gap = path_gap(ensemble, depth, breadth)
+    text = "mean over puzzles of |share of right restarts - one of them|"
+    variables |= _bounded("path_gap", point, share_over_puzzles(gap, **draw), text)
+    if "first_to_halt" in names:
+        text = "outer steps a puzzle when all its restarts stop with the first that halts"
+        spent = steps_to_first_halt(ensemble, depth, breadth)
+        variables |= _bounded("nfe_first_to_halt", point, _paired_mean(spent, draw), text)
+    front, support = _pareto(chance, nfe, resamples, seed)
+    variables["pareto"] = (cell, front, "no point of fewer outer steps is as accurate")
+    variables["pareto_support"] = (cell, support, "share of resamples of puzzles in which that holds")
+    text = (
+        f"least depth from which on {breadth[-1]} restarts gain {worth:g} over one; infinite: not at the last"
+    )
+    variables |= _bounded(
+        "onset", ("selector",), _onset(chance[..., -1] - one[..., 0], depth, worth, draw), text
+    )
+    attributes = {
+        **schema.carried(ensemble),
+        "confidence": confidence,
+        "bootstrap": f"{resamples} resamples of puzzles, seed {seed}",
+        "layers": layers,
+        "worth": worth,
+        "warning": _warning(worse, depth, breadth),
+    }
+    coordinates = {"depth": depth, "breadth": breadth, "selector": names, "puzzle": ensemble.puzzle.values}
+    return schema.dataset(variables, attributes, coordinates)
+
+
+def _grid(values: Sequence[int] | None, default: np.ndarray, most: int, name: str) -> np.ndarray:
+    if values is None:
+        return default
+    found = np.unique(np.asarray(values))
+    if not found.size or (found != found.astype(int)).any() or found[0] < 1 or found[-1] > most:
+        raise ValueError(f"{name} must be integers from 1 to the {most} of the ensemble, got {list(values)}")
+    return found.astype(int)
+
+
+def _bounded(
+    name: str, dims: tuple[str, ...], values: tuple[np.ndarray, np.ndarray, np.ndarray], text: str
+) -> dict[str, schema.Variable]:
+    value, low, high = values
+    return {
+        name: (dims, value, text),
+        f"{name}_low": (dims, low, f"lower bound: {text}"),
+        f"{name}_high": (dims, high, f"upper bound: {text}"),
+    }
+
+
+def _paired_mean(values: np.ndarray, draw: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the mean over puzzles of values (puzzle, ...), and bounds from resampling puzzles."""
+    mean = values.mean(0)
+    low, high = cluster_bootstrap(lambda w: np.tensordot(w, values, 1) / w.sum(), len(values), **draw)
+    return mean, low, high
+
+
+def _paired_share(values: np.ndarray, draw: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the mean over puzzles of differences of shares (puzzle, ...), and bounds from resampling puzzles."""
+    mean, low, high = _paired_mean(values, draw)
+    return mean, *widened(mean, low, high, len(values), draw["confidence"], least=-1.0)
+
+
+def path_gap(ensemble: xr.Dataset, depths: np.ndarray, breadths: np.ndarray) -> np.ndarray:
+    """Return the path-independence gap (puzzle, depth, breadth).
+
+    Notes
+    -----
+    With K of B restarts right, one of them differs from their mean by 2 (K/B) (1 - K/B) on average; averaged over
+    subsets of N restarts with c right, that is 2 (B - 1)/B c (N - c) / (N (N - 1)).
+
+    References
+    ----------
+    Equilibrium Reasoners, arXiv 2605.21488 (path independence gap).
+    """
+    restarts = ensemble.sizes["restart"]
+    right = ensemble.correct.values[:, :, depths - 1].sum(1).astype(float)
+    spread = right * (restarts - right) / max(restarts * (restarts - 1), 1)
+    return 2 * spread[..., None] * (breadths - 1) / breadths
+
+
+def steps_to_first_halt(ensemble: xr.Dataset, depths: np.ndarray, breadths: np.ndarray) -> np.ndarray:
+    """Return outer steps (puzzle, depth, breadth) spent if the restarts of a puzzle stop with the first that halts."""
+    spent = np.empty((ensemble.sizes["puzzle"], len(depths), len(breadths)))
+    for i, depth in enumerate(depths):
+        ranked = np.sort(np.minimum(selectors.halting(ensemble, int(depth))[0], depth), axis=1)
+        for j, breadth in enumerate(breadths):
+            spent[:, i, j] = breadth * (ranked @ selectors.rank_weights(ranked.shape[1], int(breadth)))
+    return spent
+
+
+def _pareto(chance: np.ndarray, nfe: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which points (selector, depth, breadth) no cheaper or equal one beats, and how often in resamples."""
+    cost = nfe.ravel()
+    order = np.argsort(cost, kind="stable")
+    sorted_cost = cost[order]
+    before = np.searchsorted(sorted_cost, sorted_cost, "left")  # points that cost less
+    upto = np.searchsorted(sorted_cost, sorted_cost, "right")  # that cost no more
+
+    def on_front(weight: np.ndarray) -> np.ndarray:
+        value = np.tensordot(weight, chance, 1) / weight.sum()
+        value = value.reshape(len(value), -1)[:, order]
+        best = np.concatenate([np.full((len(value), 1), -np.inf), np.maximum.accumulate(value, 1)], 1)
+        fine = (value > best[:, before] + 1e-12) & (value >= best[:, upto] - 1e-12)
+        result = np.empty_like(fine)
+        result[:, order] = fine
+        return result.reshape(chance.shape[1:])
+
+    puzzles = len(chance)
+    draws = np.random.default_rng(seed).multinomial(puzzles, np.full(puzzles, 1 / puzzles), size=resamples)
+    support = sum(on_front(w.astype(float)).astype(float) for w in draws) / resamples
+    return on_front(np.ones(puzzles)), np.asarray(
+        support if puzzles > 1 else np.full(chance.shape[1:], np.nan)
+    )
+
+
+def _onset(
+    gain: np.ndarray, depth: np.ndarray, worth: float, draw: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return per selector the least depth from which on the mean gain (puzzle, selector, depth) reaches `worth`."""
+
+    def onset(weight: np.ndarray) -> np.ndarray:
+        pays = np.tensordot(weight, gain, 1) / weight.sum() >= worth
+        pays = np.logical_and.accumulate(pays[:, ::-1], axis=1)[:, ::-1]  # there and at all greater depths
+        return np.where(pays.any(1), depth[pays.argmax(1)], np.inf)
+
+    value = onset(np.ones(len(gain)))
+    if len(gain) < 2:
+        return value, np.full_like(value, np.nan), np.full_like(value, np.nan)
+    rng, puzzles = np.random.default_rng(draw["seed"]), len(gain)
+    draws = rng.multinomial(puzzles, np.full(puzzles, 1 / puzzles), size=draw["resamples"])
+    found = np.sort([onset(w.astype(float)) for w in draws], axis=0)
+    tail = int((1 - draw["confidence"]) / 2 * len(found))
+    return value, found[tail], found[-1 - tail]
+
+
+def _warning(worse: np.ndarray, depth: np.ndarray, breadth: np.ndarray) -> str:
+    """Say in a sentence where the least residual chooses worse than the majority does."""
+    tried = worse[:, breadth > 1]
+    if not tried.any():
+        return "none"
+    where = depth[tried.any(1)]
+    shown = f"depth {where[0]}" if len(where) == 1 else f"depths {', '.join(map(str, where))}"
+    return (
+        f"Choosing by least residual is worse than a majority vote, beyond its interval, at {tried.sum()} of "
+        f"{tried.size} points with several restarts ({shown}): the residual does not mean correct there."
+    )

@@ -1,0 +1,1 @@
+"""Local dynamics: Jacobians, spectra, exponents, fixed points."""

@@ -1,0 +1,301 @@
+"""Local dynamics at the attractors an ensemble found: spectrum, settling rate, and whether they are attractors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from eqrlab.attractors.dynamics.lyapunov import lyapunov
+from eqrlab.attractors.dynamics.singular import singular_values
+from eqrlab.attractors.dynamics.spectrum import spectrum
+from eqrlab.attractors.ensemble.iterate import Law
+from eqrlab.attractors.ensemble.sample import sample, tokens_of
+from eqrlab.attractors.landscape.return_test import RETURNS, return_test
+from eqrlab.attractors.results import schema
+from eqrlab.attractors.statistics.trends import decay_rate
+from eqrlab.core import System
+
+POINTS = ("right", "wrong")
+VERDICTS = ("none", "stable", "saddle", "no_fixed_point", "undecided")
+AT_REST = 1e-4  # relative residual up to which a state counts as a fixed point, to be judged by its spectrum
+PUSH = 1e-3  # relative size of the push after which the settling rate is measured
+LEAST_STEPS = 4  # fewest steps a rate is fitted to
+EXPONENT_STEPS = 160  # over which the exponent of a state that keeps moving is averaged
+
+
+def local_dynamics(
+    system: System,
+    inputs: Tensor | np.ndarray,
+    ensemble: xr.Dataset,
+    basins: xr.Dataset,
+    *,
+    initial: Law | None = None,
+    k: int = 4,
+    tol: float = 1e-3,
+    depth: int = 64,
+    max_products: int = 300,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+) -> xr.Dataset:
+    """Examine the largest right and the largest wrong attractor of every puzzle.
+
+    Parameters
+    ----------
+    system, inputs
+        What the ensemble was sampled from.
+    ensemble, basins
+        From `sample` (own or drawn starts, not given ones) and `basins`, with correctness known.  With `final_state`
+        kept, the runs examined need not be run again.
+    initial
+        The restart law the ensemble was sampled with, where it was not the system's own.
+    k, tol, max_products
+        Of the spectrum.
+    depth
+        Outer steps, noise off, that a representative run goes on for before it is examined.
+    seed, device
+        Of the pushes; where to compute.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over (puzzle, point) with points right and wrong: `attractor` (its number in `basins`, -1: none), `restart`
+        (the run that stands for it), `residual` (relative, noise off, where it was examined), `spectral_radius`,
+        `sigma_1`, `predicted_rate` = spectral radius, the factor a small error falls by in a step, `measured_rate` =
+        that factor after a push of 1e-3 (of the run itself where it is still settling), `returns` (flags of
+        `return_test`), `verdict` with flags none, stable, saddle, no_fixed_point, undecided; where there is no fixed
+        point, the leading Lyapunov `exponent` with `_low` and `_high`: chaos where the interval lies above 0.
+        Over (puzzle, point, eig): `eigenvalue`, `eigen_residual`, `converged`.
+
+    Raises
+    ------
+    ValueError
+        For an ensemble of given starts, or one that knows nothing of correctness.
+
+    Notes
+    -----
+    The points are those of the deterministic map: representative runs are made again from their seeds, then go on
+    with noise off.  Where the map has roundings by origin (URM), derivatives are those of `system.smooth()`.
+
+    stable: a fixed point (relative residual up to 1e-4) with a converged spectral radius below 1 whose pushes come
+    back.  saddle: a fixed point with a radius above 1, or one that a push leaves.  no_fixed_point: the residual is
+    larger, the state moves on; its spectrum describes a single step.  Else undecided.
+
+    Cost, for each of at most two points a puzzle: about `max_products` products with the Jacobian at most, and some
+    400 steps; where the state keeps moving, 180 steps with a tangent vector besides.
+    """
+    if "correct" not in ensemble:
+        raise ValueError("local_dynamics needs to know what is correct: sample with labels or an oracle")
+    if ensemble.attrs.get("initial_law") == "given starts":
+        raise ValueError("local_dynamics needs restarts it can draw again, not given starts")
+    tokens = tokens_of(inputs, "inputs")
+    attractor, restart = representatives(ensemble, basins)
+    present = attractor >= 0
+    options: dict[str, Any] = {"seed": int(ensemble.attrs["seed"]), "device": device, "initial": initial}
+    states = _ends(system, tokens, restart, present, ensemble, options)
+    smooth = getattr(system, "smooth", lambda: system)()
+    if states is None:
+        return _table(ensemble, attractor, restart, None)
+    quiet = _quiet(smooth, tokens, states, depth, device)
+    end = torch.as_tensor(quiet.final_state.values)
+    moved = PUSH * end.flatten(2).norm(dim=2).view(*end.shape[:2], *(1,) * (end.ndim - 2))
+    noise = torch.randn(end.shape, generator=torch.Generator().manual_seed(seed), dtype=end.dtype)
+    unit = noise / noise.flatten(2).norm(dim=2).view(*moved.shape)
+    pushed = _quiet(smooth, tokens, end + moved * unit, depth, device)
+    gap = torch.as_tensor(~present).view(*present.shape, *(1,) * (end.ndim - 2))
+    points = torch.where(gap, torch.nan, end)
+    k = min(k, end[0, 0].numel())
+    common: dict[str, Any] = {"device": device, "max_products": max_products, "seed": seed}
+    residual = np.where(present, quiet.relative_residual.values[:, :, -1], np.nan)
+    found = {
+        "residual": residual,
+        "exponent": _exponents(smooth, tokens, points, residual > AT_REST, seed, device),
+        "measured_rate": np.where(present, rates(pushed, quiet), np.nan),
+        "spectrum": spectrum(smooth, tokens, points, k=k, tol=tol, **common),
+        "sigma": singular_values(smooth, tokens, points, k=1, device=device),
+        "returns": return_test(
+            smooth, tokens, points, sizes=(PUSH,), directions=2, depth=depth, seed=seed, device=device
+        ),
+    }
+    return _table(ensemble, attractor, restart, found)
+
+
+def representatives(ensemble: xr.Dataset, basins: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers (P, 2) of the largest right and wrong attractor (-1: none), and a run (P, 2) at each.
+
+    The run is that with the least final residual among those that give the attractor's answer, so that it is known.
+    """
+    counts = np.nan_to_num(basins["count"].values.astype(float))
+    correct = basins.correct.values.astype(bool)
+    labels, final = basins.attractor_id.values, ensemble.relative_residual.values[:, :, -1]
+    attractor = np.full((len(labels), len(POINTS)), -1, np.int32)
+    restart = np.full_like(attractor, -1)
+    for p in range(len(labels)):
+        for m, kind in enumerate((correct[p], ~correct[p])):
+            sizes = np.where(kind, counts[p], 0)
+            if sizes.max() == 0:
+                continue
+            attractor[p, m] = sizes.argmax()
+            rows = np.flatnonzero(labels[p] == attractor[p, m])
+            same = (ensemble.answer.values[p, rows] == basins.answer.values[p, attractor[p, m]]).all(1)
+            rows = rows[same] if same.any() else rows
+            restart[p, m] = rows[final[p, rows].argmin()]
+    return attractor, restart
+
+
+def rates(pushed: xr.Dataset, quiet: xr.Dataset) -> np.ndarray:
+    """Return the factor (P, M) by which the residual falls a step after a push, NaN where there is nothing to fit.
+
+    Fitted over the second half of the steps in which the residual is above a hundred roundings and ten times the
+    unpushed run's, so that faster components have died.  Where the unpushed run itself is at rest but still settling,
+    and a push therefore shows nothing, its own rate over its last half is taken.
+    """
+    series = pushed.relative_residual.values.astype(float)
+    floor = 100 * torch.finfo(getattr(torch, pushed.attrs["dtype"])).eps
+    rest = np.maximum(10 * quiet.relative_residual.values[:, :, -1].astype(float), floor)
+    result = np.full(series.shape[:2], np.nan)
+    for row in np.ndindex(result.shape):
+        below = np.flatnonzero(series[row] <= rest[row])
+        stop = below[0] if len(below) else series.shape[2]
+        if stop >= LEAST_STEPS:
+            result[row] = decay_rate(series[row][None, stop // 2 : stop])[0]
+            continue
+        own = quiet.relative_residual.values[row].astype(float)
+        tail = own[len(own) // 2 :]
+        if len(tail) >= LEAST_STEPS and floor < tail[-1] <= AT_REST and (np.diff(tail) < 0).all():
+            result[row] = decay_rate(tail[None])[0]
+    return result
+
+
+def _exponents(
+    system: System,
+    tokens: Tensor,
+    points: Tensor,
+    moving: np.ndarray,
+    seed: int,
+    device: str | torch.device | None,
+) -> np.ndarray:
+    """Return the leading exponent of the moving states and its bounds, (3, P, M), NaN elsewhere."""
+    result = np.full((3, *moving.shape), np.nan)
+    if moving.any():
+        gap = torch.as_tensor(~moving).view(*moving.shape, *(1,) * (points.ndim - 2))
+        found = lyapunov(system, tokens, torch.where(gap, torch.nan, points), k=1, steps=EXPONENT_STEPS, noise=0,
+                         seed=seed, device=device)  # fmt: skip
+        for i, end in enumerate(("", "_low", "_high")):
+            result[i] = found[f"lyapunov_exponent{end}"].values[..., 0]
+    return result
+
+
+def judge(
+    present: np.ndarray, residual: np.ndarray, radius: np.ndarray, converged: np.ndarray, returns: np.ndarray
+) -> np.ndarray:
+    """Return the codes of `VERDICTS` for states, all arguments of one shape; see `local_dynamics`."""
+    at_rest = residual <= AT_REST
+    back, left = returns == RETURNS.index("returns"), returns == RETURNS.index("leaves")
+    unstable = (converged & (radius > 1)) | left
+    return np.select(
+        [~present, ~at_rest, unstable, converged & (radius < 1) & back],
+        [VERDICTS.index(n) for n in ("none", "no_fixed_point", "saddle", "stable")],
+        VERDICTS.index("undecided"),
+    ).astype(np.int8)
+
+
+def _ends(
+    system: System,
+    tokens: Tensor,
+    restart: np.ndarray,
+    present: np.ndarray,
+    ensemble: xr.Dataset,
+    options: dict[str, Any],
+) -> Tensor | None:
+    """Return the ends of the representatives (P, 2, *state_shape), zero where there is none; None without any.
+
+    Runs whose ends the ensemble did not keep are run again.
+    """
+    if not present.any():
+        return None
+    if "final_state" in ensemble:
+        kept = ensemble.final_state.values[np.arange(len(restart))[:, None], np.maximum(restart, 0)]
+        return torch.as_tensor(np.where(present.reshape(*present.shape, *(1,) * (kept.ndim - 2)), kept, 0))
+    states: Tensor | None = None
+    for p, m in np.argwhere(present):
+        again = sample(
+            system, tokens[p : p + 1], restarts=1, first_restart=int(restart[p, m]), depth=ensemble.sizes["step"],
+            noise=float(ensemble.attrs["noise"]), keep=("summary", "final_state"), **options,
+        )  # fmt: skip
+        z = torch.as_tensor(again.final_state.values[0, 0])
+        if states is None:
+            states = torch.zeros(*present.shape, *z.shape, dtype=z.dtype)
+        states[p, m] = z
+    return states
+
+
+def _quiet(
+    system: System, tokens: Tensor, states: Tensor, depth: int, device: str | torch.device | None
+) -> xr.Dataset:
+    """Go on from states (P, M, *state_shape) with noise off."""
+    return sample(
+        system, tokens, restarts=states.shape[1], depth=depth, noise=0, initial=states, device=device,
+        keep=("summary", "final_state"),
+    )  # fmt: skip
+
+
+def _table(
+    ensemble: xr.Dataset, attractor: np.ndarray, restart: np.ndarray, found: dict[str, Any] | None
+) -> xr.Dataset:
+    pair, each = ("puzzle", "point"), ("puzzle", "point", "eig")
+    nothing = np.full(attractor.shape, np.nan)
+    if found is None:
+        values = dict.fromkeys(("residual", "measured_rate", "radius", "sigma"), nothing)
+        exponent = np.full((3, *attractor.shape), np.nan)
+        returns = np.full(attractor.shape, RETURNS.index("not_tested"), np.int8)
+        complete = np.zeros(attractor.shape, bool)
+        eigen = {
+            "eigenvalue": nothing[..., None].astype(complex),
+            "eigen_residual": nothing[..., None],
+            "converged": complete[..., None],
+        }
+    else:
+        spectra = found["spectrum"]
+        values = {
+            "residual": found["residual"],
+            "measured_rate": found["measured_rate"],
+            "radius": spectra.spectral_radius.values,
+            "sigma": found["sigma"].singular_value.values[..., 0],
+        }
+        exponent = found["exponent"]
+        returns = found["returns"].result.values
+        eigen = {name: spectra[name].values for name in ("eigenvalue", "eigen_residual", "converged")}
+        complete = eigen["converged"][..., 0]
+    verdict = judge(attractor >= 0, values["residual"], values["radius"], complete, returns)
+    variables: dict[str, schema.Variable] = {
+        "attractor": (pair, attractor, "number of the attractor among those of its puzzle, -1 none"),
+        "restart": (pair, restart, "run that stands for the attractor, -1 none"),
+        "residual": (pair, values["residual"], "relative residual, noise off, at the state examined"),
+        "spectral_radius": (pair, values["radius"], "largest modulus of an eigenvalue of df/dz"),
+        "sigma_1": (pair, values["sigma"], "largest singular value of df/dz"),
+        "predicted_rate": (
+            pair,
+            values["radius"],
+            "factor a small error falls by in a step, by the spectrum",
+        ),
+        "measured_rate": (
+            pair,
+            values["measured_rate"],
+            "factor the residual falls by in a step after a push",
+        ),
+        "exponent": (pair, exponent[0], "leading Lyapunov exponent where the state keeps moving"),
+        "exponent_low": (pair, exponent[1], "lower bound of that exponent"),
+        "exponent_high": (pair, exponent[2], "upper bound of that exponent"),
+        "returns": (pair, returns, "does a push come back"),
+        "verdict": (pair, verdict, "what the state is"),
+        "eigenvalue": (each, eigen["eigenvalue"], "leading eigenvalues of df/dz"),
+        "eigen_residual": (each, eigen["eigen_residual"], "||J v - value v|| / |value|"),
+        "converged": (each, eigen["converged"], "the eigenvalue's residual is below the tolerance"),
+    }
+    coordinates = {"puzzle": ensemble.puzzle.values, "point": list(POINTS)}
+    codes = {"returns": RETURNS, "verdict": VERDICTS}
+    return schema.dataset(variables, schema.carried(ensemble), coordinates, codes)

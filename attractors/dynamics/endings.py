@@ -1,0 +1,303 @@
+"""What runs end as: stable fixed points, saddles, cycles, chaos; right and wrong runs apart, with the evidence."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from eqrlab.attractors.dynamics.fixed_points import fixed_points
+from eqrlab.attractors.dynamics.lyapunov import lyapunov
+from eqrlab.attractors.dynamics.solvers import CODE
+from eqrlab.attractors.dynamics.spectrum import spectrum
+from eqrlab.attractors.results import schema
+from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
+from eqrlab.core import System
+
+KINDS = ("stable", "saddle", "cycle", "chaotic", "marginal", "unfinished", "undecided", "diverged")
+OUTCOMES = ("right", "wrong")
+SLOW = 1e-2  # relative residual up to which a run may be passing a saddle slowly
+NEAR = 0.05  # and how close to it, relative to the norm of the state
+SAME = 10.0  # states at rest within this many times the sum of their errors are one fixed point
+
+
+def endings(
+    system: System,
+    inputs: Tensor | np.ndarray,
+    ensemble: xr.Dataset,
+    *,
+    max_steps: int = 512,
+    steps: int = 200,
+    searches: int = 24,
+    k: int = 4,
+    tol: float = 1e-3,
+    confidence: float = 0.95,
+    seed: int = 0,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Continue runs without noise and say what each ends as.
+
+    Parameters
+    ----------
+    system, inputs
+        What the ensemble was sampled from; the step must be differentiable.
+    ensemble
+        From `sample` with keep=("summary", "final_state").
+    max_steps
+        Most outer steps that a run goes on for to come to rest.
+    steps
+        Outer steps over which the exponents of runs that do not are averaged.
+    searches
+        Runs that do not come to rest, spread over right and wrong ones and puzzles, from which Newton's method looks
+        for a fixed point nearby.
+    k, tol
+        Leading eigenvalues at rest and on cycles, and their residual.
+    confidence, seed, dtype, device, progress
+        As for `lyapunov`.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over (puzzle, point): `kind` (flags stable, saddle, cycle, chaotic, marginal, unfinished, undecided, diverged),
+        `correct` at the ensemble's last step, `relative_residual` and `fixed_point(..., state_*)` where the run went
+        on to, `period`, `solution` (number of the fixed point within the puzzle, -1: not at rest), `spectral_radius`
+        at rest (of the whole period on a cycle), `exponent` with `_low`, `_high` of the others, and of the fixed point
+        that Newton's method found from there `near_distance` (relative), `near_radius`.  Over (puzzle, point, eig):
+        `eigenvalue`, `eigen_residual`.  Over (outcome, ending): `count` of runs, and `share`, the mean over puzzles
+        with such runs, with `_low`, `_high`; `solutions(outcome)`, distinct fixed points, and `stable_solutions`.
+
+    Raises
+    ------
+    ValueError
+        For an ensemble without final states or knowledge of what is correct, and a step without derivatives.
+
+    Notes
+    -----
+    stable, saddle: the run comes to rest, at a point whose converged spectral radius is below, above 1; a saddle is
+    also a run that is slow (relative residual up to 1e-2) within 5 % of an unstable fixed point.  cycle: the state
+    returns within 2 to 32 steps.  chaotic: the interval of the leading exponent lies above 0; unfinished: below 0,
+    the run still contracts to something; marginal: the interval holds 0 (slow decay, a torus, or too few steps; one
+    run in forty is called chaotic by chance then).  undecided: at rest, the spectrum not converged.
+
+    The continued runs are those of the deterministic map; correctness is that of the ensemble.  Restarts of a puzzle
+    are no independent runs: intervals resample puzzles.  Cost a run: up to `max_steps` evaluations; at rest some 50
+    products, else about 7 steps' worth for each of `steps`.
+
+    References
+    ----------
+    J.-P. Eckmann and D. Ruelle, Rev. Mod. Phys. 57 (1985) 617.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from eqrlab.attractors import sample
+    >>> from eqrlab.core import MapSystem
+    >>> law = lambda x, g: torch.rand((len(x), 1), generator=g, dtype=torch.float64)
+    >>> system = MapSystem(lambda z, x: 4 * z * (1 - z), law)
+    >>> inputs, labels = torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.long)
+    >>> runs = sample(system, inputs, labels=labels, restarts=2, depth=16, keep=("summary", "final_state"))
+    >>> endings(system, inputs, runs).kind.values.tolist()  # 3 is "chaotic"
+    [[3, 3]]
+    """
+    if "correct" not in ensemble:
+        raise ValueError("endings needs to know what is correct: sample with labels or an oracle")
+    where: dict[str, Any] = {"dtype": dtype, "device": device}
+    rest = fixed_points(system, inputs, ensemble, method="picard", max_steps=max_steps, certify=False,
+                        seed=seed, progress=progress, **where)  # fmt: skip
+    code, period, state = rest.result.values, rest.period.values, rest.fixed_point.values
+    settled = np.isin(code, (CODE["converged"], CODE["at_floor"]))
+    cyclic = code == CODE["periodic"]
+    lost = np.isin(code, (CODE["diverged"], CODE["nonfinite"]))
+    moving = ~(settled | cyclic | lost)
+    eigen = _eigen(
+        system, inputs, state, np.where(settled, 1, np.where(cyclic, period, 0)), k, tol, seed, where
+    )
+    radius, sure = eigen["spectral_radius"], eigen["sure"]
+    exponent = np.full((3, *code.shape), np.nan)
+    if moving.any():
+        found = lyapunov(system, inputs, _gaps(state, moving), k=1, steps=steps, noise=0, confidence=confidence,
+                         seed=seed, progress=progress, **where)  # fmt: skip
+        exponent = np.stack([found[f"lyapunov_exponent{e}"].values[..., 0] for e in ("", "_low", "_high")])
+    residual, right = rest.relative_residual.values, ensemble.correct.values[:, :, -1]
+    near_distance, near_radius = _near(
+        system, inputs, state, _spread(moving, right, searches), tol, seed, where
+    )
+    passing = (residual <= SLOW) & (near_distance <= NEAR) & (near_radius > 1)
+    name = np.select(
+        [lost, cyclic, settled & ~sure, settled & (radius > 1), settled, passing, exponent[1] > 0, exponent[2] < 0],
+        ["diverged", "cycle", "undecided", "saddle", "stable", "saddle", "chaotic", "unfinished"],
+        "marginal",
+    )  # fmt: skip
+    kind = np.vectorize(KINDS.index)(name).astype(np.int8)
+    solution = same_points(
+        state, residual, radius, settled, float(torch.finfo(getattr(torch, rest.attrs["dtype"])).eps)
+    )
+    at, each = ("puzzle", "point"), ("puzzle", "point", "eig")
+    axes = tuple(f"state_{i}" for i in range(state.ndim - 2))
+    variables: dict[str, schema.Variable] = {
+        "kind": (at, kind, "what the run ends as"),
+        "correct": (at, right, "answer at the last step of the ensemble is right"),
+        "relative_residual": (at, residual, "residual over the norm of the state, where the run went on to"),
+        "fixed_point": ((*at, *axes), state, "state that the run went on to"),
+        "period": (at, np.where(settled, 1, period).astype(np.int32), "period in outer steps: 1 at rest, 0 none"),
+        "solution": (at, solution, "number of the fixed point within the puzzle, -1 not at rest"),
+        "spectral_radius": (at, radius, "largest modulus of an eigenvalue, over a whole period"),
+        "exponent": (at, exponent[0], "leading Lyapunov exponent of a run that does not come to rest"),
+        "exponent_low": (at, exponent[1], "lower bound of that exponent"),
+        "exponent_high": (at, exponent[2], "upper bound of that exponent"),
+        "near_distance": (at, near_distance, "relative distance to the fixed point that Newton's method found"),
+        "near_radius": (at, near_radius, "spectral radius at that point"),
+        "eigenvalue": (each, eigen["eigenvalue"], "leading eigenvalues, over a whole period"),
+        "eigen_residual": (each, eigen["eigen_residual"], "||J v - value v|| / |value|"),
+        **_counts(kind, right, solution, confidence),
+    }  # fmt: skip
+    attributes = {
+        **schema.carried(ensemble), "max_steps": max_steps, "steps": steps, "confidence": confidence,
+        "tolerances": {**_limits(rest), "eigen_residual": tol, "slow": SLOW, "near": NEAR},
+    }  # fmt: skip
+    coordinates = {"puzzle": ensemble.puzzle.values, "outcome": list(OUTCOMES), "ending": list(KINDS)}
+    return schema.dataset(variables, attributes, coordinates, {"kind": KINDS})
+
+
+def _limits(found: xr.Dataset) -> dict[str, Any]:
+    return dict(json.loads(found.attrs["tolerances"]))
+
+
+def _gaps(state: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Return states (P, M, ...) with NaN where they are not to be analysed."""
+    return np.where(keep.reshape(*keep.shape, *(1,) * (state.ndim - 2)), state, np.nan)
+
+
+def _eigen(
+    system: System,
+    inputs: Any,
+    state: np.ndarray,
+    period: np.ndarray,
+    k: int,
+    tol: float,
+    seed: int,
+    where: dict,
+) -> dict[str, np.ndarray]:
+    """Return leading eigenvalues of states of each period (0: none: NaN), and whether the first converged."""
+    k = min(k, state[0, 0].size)
+    value = np.full((*period.shape, k), np.nan + 0j)
+    residual, radius = np.full((*period.shape, k), np.nan), np.full(period.shape, np.nan)
+    sure = np.zeros(period.shape, bool)
+    for p in np.unique(period[period > 0]):
+        mine = period == p
+        found = spectrum(system, inputs, _gaps(state, mine), k=k, tol=tol, steps=int(p), max_products=400, seed=seed,
+                         **where)  # fmt: skip
+        value[mine], residual[mine] = (
+            found.eigenvalue.values[mine][:, :k],
+            found.eigen_residual.values[mine][:, :k],
+        )
+        radius[mine], sure[mine] = found.spectral_radius.values[mine], found.converged.values[mine][:, 0]
+    return {"eigenvalue": value, "eigen_residual": residual, "spectral_radius": radius, "sure": sure}
+
+
+def _spread(moving: np.ndarray, right: np.ndarray, most: int) -> np.ndarray:
+    """Return which of the moving runs to search from: as many right as wrong ones, restart by restart over puzzles."""
+    chosen = np.zeros(moving.shape, bool)
+    orders = [np.argwhere((moving & side).T).tolist() for side in (right, ~right)]
+    for rank in range(max(map(len, orders))):
+        for order in orders:
+            if rank < len(order) and chosen.sum() < most:
+                restart, puzzle = order[rank]
+                chosen[puzzle, restart] = True
+    return chosen
+
+
+def _near(
+    system: System, inputs: Any, state: np.ndarray, chosen: np.ndarray, tol: float, seed: int, where: dict
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the relative distance to the fixed point Newton's method finds from each chosen state, and its radius."""
+    distance, radius = np.full(chosen.shape, np.nan), np.full(chosen.shape, np.nan)
+    if not chosen.any():
+        return distance, radius
+    found = fixed_points(
+        system, inputs, _gaps(state, chosen), method="newton", certify=False, seed=seed, **where
+    )
+    good = chosen & np.isin(found.result.values, (CODE["converged"], CODE["at_floor"]))
+    flat = state.reshape(*chosen.shape, -1).astype(float)
+    away = np.linalg.norm(found.fixed_point.values.reshape(flat.shape) - flat, axis=2)
+    distance[good] = (away / np.linalg.norm(flat, axis=2).clip(1e-300))[good]
+    if good.any():
+        radius[good] = spectrum(
+            system,
+            inputs,
+            _gaps(found.fixed_point.values, good),
+            k=1,
+            tol=tol,
+            max_products=400,
+            seed=seed,
+            **where,
+        ).spectral_radius.values[good]
+    return distance, radius
+
+
+def same_points(
+    state: np.ndarray, residual: np.ndarray, radius: np.ndarray, settled: np.ndarray, epsilon: float
+) -> np.ndarray:
+    """Number the distinct fixed points (P, M) of each puzzle, the first seen first; -1 where not at rest.
+
+    Notes
+    -----
+    A state's error is its relative residual over |1 - radius|, the slowest mode's; two are the same point within ten
+    times the sum of their errors, but no farther than a hundredth of the norm.
+    """
+    flat = state.reshape(*settled.shape, -1).astype(float)
+    size = np.linalg.norm(flat, axis=2)
+    error = (
+        size
+        * np.maximum(residual, 8 * epsilon)
+        / np.maximum(np.abs(1 - np.nan_to_num(radius, nan=1.0)), 1e-3)
+    )
+    number = np.full(settled.shape, -1, np.int32)
+    for p in range(len(flat)):
+        leaders: list[int] = []
+        for m in np.flatnonzero(settled[p]):
+            for i, other in enumerate(leaders):
+                reach = min(SAME * (error[p, m] + error[p, other]), 1e-2 * max(size[p, m], size[p, other]))
+                if np.linalg.norm(flat[p, m] - flat[p, other]) <= reach:
+                    number[p, m] = i
+                    break
+            else:
+                number[p, m] = len(leaders)
+                leaders.append(int(m))
+    return number
+
+
+def _counts(
+    kind: np.ndarray, right: np.ndarray, solution: np.ndarray, confidence: float
+) -> dict[str, schema.Variable]:
+    """Return runs and shares of every kind, and distinct fixed points, right and wrong apart."""
+    table = np.zeros((2, len(KINDS)), int)
+    share = np.full((3, 2, len(KINDS)), np.nan)
+    points = np.zeros((2, 2), int)
+    for o, side in enumerate((right, ~right)):
+        each = np.stack([((kind == i) & side).sum(1) for i in range(len(KINDS))], 1)
+        table[o] = each.sum(0)
+        some = side.any(1)
+        if some.any():
+            share[:, o] = share_over_puzzles(
+                each[some] / side[some].sum(1, keepdims=True), confidence=confidence
+            )
+        for s, chosen in enumerate((solution >= 0, (solution >= 0) & (kind == KINDS.index("stable")))):
+            points[s, o] = sum(
+                len(np.unique(row[use])) for row, use in zip(solution, chosen & side, strict=True)
+            )
+    pair, text = ("outcome", "ending"), "share of the runs, mean over puzzles that have such runs"
+    return {
+        "count": (pair, table, "runs"),
+        "share": (pair, share[0], text),
+        "share_low": (pair, share[1], f"lower bound: {text}"),
+        "share_high": (pair, share[2], f"upper bound: {text}"),
+        "solutions": (("outcome",), points[0], "distinct fixed points at which runs end"),
+        "stable_solutions": (("outcome",), points[1], "those that are stable"),
+    }

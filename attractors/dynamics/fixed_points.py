@@ -1,0 +1,328 @@
+"""Fixed points of a system, stable or not: found in stages, merged, and certified."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from tqdm import tqdm
+
+from eqrlab.attractors.dynamics.certificate import forward_and_return, merge
+from eqrlab.attractors.dynamics.gmres import KRYLOV
+from eqrlab.attractors.dynamics.jacobian import check_differentiable, random_directions, rows_within
+from eqrlab.attractors.dynamics.solvers import (
+    CODE,
+    RESULTS,
+    RUNAWAY,
+    Search,
+    anderson,
+    begin,
+    newton,
+    picard,
+    projection,
+)
+from eqrlab.attractors.dynamics.spectrum import eigenvalues
+from eqrlab.attractors.ensemble.states import Points, States, state_axes, take_points
+from eqrlab.attractors.results import schema
+from eqrlab.core import System
+
+METHODS = ("staged", "picard", "anderson", "newton", "projection")
+STAGES = ("picard", "anderson", "newton", "projection", "none")
+FLOOR = 64.0  # epsilons: a relative residual below this that cannot be lowered is the numerical floor
+DEFAULT_TOL = {torch.float64: 1e-10, torch.float32: 1e-5}
+EIGENVALUES = 4
+
+
+def fixed_points(
+    system: System,
+    inputs: Tensor | np.ndarray,
+    starts: States,
+    *,
+    method: str = "staged",
+    tol: float | None = None,
+    max_steps: int = 1000,
+    deflate: int = 0,
+    certify: bool = True,
+    seed: int = 0,
+    batch_size: int | None = None,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Search a solution of f(z; x) = z from every start, and say what it is.
+
+    Parameters
+    ----------
+    system, inputs, starts
+        As for `spectrum`; a start that is not finite gives the result "nonfinite".
+    method
+        "staged": iterate the map; where that is slow or does not settle, Anderson mixing, then Newton-Krylov, then
+        recursive projection (a start on a stable cycle stops at the cycle).  "picard", "anderson", "newton",
+        "projection": one of them alone; "newton" also finds saddles next to starts that would leave them.
+    tol
+        Residual ||f(z) - z|| over ||z|| asked for; None is 1e-10 in float64, 1e-5 in float32.
+    max_steps
+        Most steps of plain iteration.
+    deflate
+        Further rounds of Newton from every start, each repelled by what the start led to before.
+    certify
+        Merge, and compute everything that needs derivatives; False leaves results, states and residuals only.
+    seed, batch_size, dtype, device
+        As for `spectrum`.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over (puzzle, point), a point for every start (and for every further round, `start` tells which):
+        `fixed_point(puzzle, point, state_*)`, `residual`, `relative_residual`, `result` (flags converged, at_floor,
+        periodic, wandering, diverged, nonfinite, budget), `stage` that decided it, `period` (1: fixed; 0: none),
+        `evaluations` and `products` spent.  Certificate: `solution` (number of the distinct fixed point within the
+        puzzle, -1 none) and `representative` (one point of each); `stable` (spectral radius below 1 and converged),
+        `spectral_radius`, `eigenvalue(puzzle, point, eig)`, for a cycle those of the whole period; `sigma_min` of
+        I - J and the `error_bound` on the distance to the exact fixed point; `forward_drift`, `return_ratio`,
+        `answer_returns`.  `ambiguous(puzzle)` counts pairs that could be merged or not.
+
+    Raises
+    ------
+    ValueError
+        For misuse, and for a step whose derivatives cannot be trusted (not with method "picard" or "anderson" and
+        certify=False, which need none).
+
+    Notes
+    -----
+    A done row costs nothing more; rows that are not finite never touch the others.  At floor: the residual is within
+    64 epsilons of the state's norm but above `tol`, and nothing lowers it.  Periods up to 32 are recognised.  The
+    error bound 2 ||f(z) - z|| / sigma_min is that of Newton and Kantorovich where the curvature term is at most 1/2,
+    which is not checked; sigma_min of large states is itself an estimate from above.  The return check perturbs by
+    1/1000 of the norm in three directions, for 64 steps, against an unperturbed twin.  Memory for a state: about 60
+    vectors and twice the saved activations of a step.
+
+    References
+    ----------
+    G. M. Shroff and H. B. Keller, SIAM J. Numer. Anal. 30 (1993) 1099; L. V. Kantorovich and G. P. Akilov, Functional
+    Analysis, 1982, chapter 18; R. P. Brent, BIT 20 (1980) 176 (returns to a reference state).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from eqrlab.core import MapSystem
+    >>> system = MapSystem(lambda z, x: torch.tanh(2 * z), lambda x, g: torch.randn(len(x), 1, generator=g))
+    >>> starts = torch.tensor([[[0.9], [-0.9], [0.01]]], dtype=torch.float64)
+    >>> fixed_points(system, torch.zeros(1, 1, dtype=torch.long), starts, method="newton").fixed_point.values.round(4)
+    array([[[ 0.9575],
+            [-0.9575],
+            [ 0.    ]]])
+    """
+    points = take_points(system, inputs, starts, dtype=dtype, device=device, finite=False)
+    if method not in METHODS:
+        raise ValueError(f"method {method!r} unknown; choose from {', '.join(METHODS)}")
+    if (tol is not None and not tol > 0) or max_steps < 1 or deflate < 0:
+        raise ValueError(
+            f"tol must be > 0, max_steps >= 1 and deflate >= 0, got {tol}, {max_steps} and {deflate}"
+        )
+    finite = points.z.flatten(1).isfinite().all(1)
+    usable = dataclasses.replace(points, present=finite)
+    derivatives = certify or deflate or method not in ("picard", "anderson")
+    if derivatives and finite.any():
+        check_differentiable(usable, seed)
+    limit = DEFAULT_TOL[points.z.dtype] if tol is None else float(tol)
+    size = batch_size or rows_within(usable, KRYLOV + 20, graphs=2 if derivatives else 1)
+    records = _search(usable, method, limit, max_steps, deflate, size, progress)
+    wide = _widened(points, torch.stack([r["z"] for r in records]))
+
+    def gather(name: str) -> np.ndarray:
+        parts = torch.stack([r[name] for r in records]).view(deflate + 1, *points.shape)
+        return parts.transpose(0, 1).reshape(-1).cpu().numpy()
+
+    variables = _searched(wide, gather)
+    if certify:
+        variables.update(_certified(wide, gather("code"), gather("period"), gather("residual"), seed, size))
+    variables["start"] = (("point",), np.tile(np.arange(points.shape[1]), deflate + 1), "number of the start")
+    attributes = points.attributes(
+        seed=seed,
+        method=method,
+        tolerances={"relative_residual": limit, "max_steps": max_steps, "floor": FLOOR},
+    )
+    return schema.dataset(variables, attributes, codes={"result": RESULTS, "stage": STAGES})
+
+
+def _widened(points: Points, states: Tensor) -> Points:
+    """Return the points of all rounds, states (rounds, n, d), those of a puzzle side by side."""
+    puzzles, per = points.shape
+    z = states.view(len(states), puzzles, per, -1).transpose(0, 1).reshape(-1, *points.z.shape[1:])
+    present = torch.ones(len(z), dtype=torch.bool, device=z.device)
+    return dataclasses.replace(points, z=z, shape=(puzzles, per * len(states)), present=present)
+
+
+Record = dict[str, Tensor]  # row values of one round of searches, by name
+
+
+def _search(
+    points: Points, method: str, tol: float, max_steps: int, deflate: int, size: int, progress: bool
+) -> list[Record]:
+    """Search from every start; return one record for the first round and each deflated one."""
+    rounds: list[Record] = []
+    known: Tensor | None = None
+    bar = tqdm(
+        total=len(points.z) * (deflate + 1), unit="start", desc="searching", disable=not progress, leave=False
+    )
+    with bar:
+        for number in range(deflate + 1):
+            parts = []
+            for rows in torch.split(torch.arange(len(points.z), device=points.z.device), size):
+                z = points.z[rows]
+                apart = None if known is None else known[rows]
+                search = begin(
+                    points.system, points.context(rows), z if apart is None else _nudged(z, apart), tol
+                )
+                stage = _stages(search, "newton" if number else method, max_steps, apart)
+                parts.append((search, stage))
+                bar.update(len(rows))
+            record: Record = {"stage": torch.cat([stage for _, stage in parts])}
+            for name in ("z", "code", "residual", "scale", "period", "evaluations", "products"):
+                record[name] = torch.cat([getattr(search, name) for search, _ in parts])
+            rounds.append(record)
+            good = (record["code"] == CODE["converged"]) | (record["code"] == CODE["at_floor"])
+            found = torch.where(good[:, None], record["z"], torch.nan)[:, None]
+            known = found if known is None else torch.cat((known, found), 1)
+    return rounds
+
+
+def _nudged(z: Tensor, known: Tensor) -> Tensor:
+    """Move starts that lie on a known point (n, q, d), where deflation has no direction, by 3 % of their norm."""
+    flat = z.flatten(1)
+    size = flat.norm(dim=1)
+    near = ((flat[:, None] - known).norm(dim=2) <= 1e-6 * size[:, None]).any(1)
+    move = torch.where(near, 0.03 * size.clamp(min=1.0), 0.0)
+    return (flat + move[:, None] * random_directions(len(flat), flat.shape[1], 0, flat)).view_as(z)
+
+
+def _stages(search: Search, method: str, max_steps: int, known: Tensor | None) -> Tensor:
+    """Run the searches of a method in turn; return which one closed each row."""
+    stage = torch.full_like(search.code, len(STAGES) - 1)
+    left = search.z.clone(), search.residual.clone()
+    runs = {
+        "picard": lambda: picard(search, max_steps),
+        "anderson": lambda: anderson(search),
+        "newton": lambda: newton(search, known),
+        "projection": lambda: projection(search),
+    }
+    for number, name in enumerate(STAGES[:-1]):
+        if method in ("staged", name) and len(search.open):
+            before = search.open
+            runs[name]()
+            _settle_floor(search)
+            stage[before[search.code[before] >= 0]] = number
+            if name == "picard":
+                left = search.z.clone(), search.residual.clone()
+            still = (
+                search.open
+            )  # what did not converge leaves no trace: the next search starts where iteration ended
+            search.z[still], search.residual[still] = left[0][still], left[1][still]
+    still = search.open
+    with torch.no_grad():
+        search.residual[still] = (search.step(still, search.z[still]) - search.z[still]).norm(dim=1)
+    search.code[still] = search.hint[still]
+    search.period[~torch.isin(search.code, torch.tensor([CODE["periodic"]], device=search.code.device))] = 0
+    search.period[search.code <= CODE["at_floor"]] = 1
+    return stage
+
+
+def _settle_floor(search: Search) -> None:
+    """Close open rows whose residual is rounding."""
+    rows = search.open
+    size = search.z[rows].norm(dim=1)
+    limit = FLOOR * torch.finfo(search.z.dtype).eps * size
+    search.code[rows[(search.residual[rows] <= limit) & (size <= RUNAWAY * search.scale[rows])]] = CODE[
+        "at_floor"
+    ]
+
+
+def _searched(points: Points, gather) -> dict[str, schema.Variable]:
+    """Return what the search itself knows."""
+    at = ("puzzle", "point")
+    residual, norms = gather("residual"), points.z.flatten(1).norm(dim=1).cpu().numpy()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.where(residual == 0, 0, residual / norms).astype(residual.dtype)
+    return {
+        "fixed_point": ((*at, *state_axes(points)), points.fold(points.z), "state reached"),
+        "residual": (at, points.fold(residual), "||f(z) - z||, for a cycle ||f^period(z) - z||"),
+        "relative_residual": (at, points.fold(relative), "residual over the norm of the state"),
+        "result": (at, points.fold(gather("code").astype(np.int8)), "outcome of the search"),
+        "stage": (at, points.fold(gather("stage").astype(np.int8)), "search that decided it"),
+        "period": (
+            at,
+            points.fold(gather("period").astype(np.int32)),
+            "period in outer steps: 1 fixed, 0 none",
+        ),
+        "evaluations": (at, points.fold(gather("evaluations")), "step evaluations spent"),
+        "products": (at, points.fold(gather("products")), "Jacobian products spent"),
+    }
+
+
+def _certified(
+    points: Points, code: np.ndarray, period: np.ndarray, residual: np.ndarray, seed: int, batch: int
+) -> dict[str, schema.Variable]:
+    """Return what derivatives and forward iteration say of the fixed points and cycles found."""
+    n, k = len(points.z), min(EIGENVALUES, points.size)
+    found = (code == CODE["converged"]) | (code == CODE["at_floor"])
+    merged = merge(points, residual.astype(float), found, seed, batch)
+    radius, value = np.full(n, np.nan), np.full((n, k + 1), np.nan + 0j)
+    settled, checks = np.zeros(n, bool), np.full((n, 3), np.nan)
+    leading = merged.leader == np.arange(n)
+    for p in np.unique(period[(period > 1) | leading]):
+        chosen = (leading if p == 1 else period == p) & (period == p)
+        part = dataclasses.replace(points, present=torch.as_tensor(chosen, device=points.z.device))
+        eigen = eigenvalues(part, k, tol=1e-3, steps=int(p), seed=seed, batch_size=batch)
+        value[chosen] = eigen.value[chosen]
+        radius[chosen] = np.nanmax(np.abs(eigen.value[chosen]), axis=1)
+        settled[chosen] = eigen.residual[chosen, 0] <= 1e-3
+    for rows in torch.split(torch.as_tensor(np.flatnonzero(leading), device=points.z.device), batch):
+        checks[rows.cpu().numpy()] = np.stack(forward_and_return(points, rows, seed), 1)
+    member = merged.leader >= 0
+    for values in (radius, value, settled, checks):
+        values[member] = values[merged.leader[member]]
+    wide = k + bool(np.isfinite(value[:, k]).any())
+    at = ("puzzle", "point")
+    stable = settled & (np.nan_to_num(radius, nan=np.inf) < 1)
+    answers = np.nan_to_num(checks[:, 2]).astype(bool)
+    return {
+        "solution": (
+            at,
+            points.fold(merged.label.astype(np.int32)),
+            "number of the distinct fixed point, -1 none",
+        ),
+        "representative": (at, points.fold(leading), "the point with the smallest residual of its solution"),
+        "stable": (at, points.fold(stable), "all eigenvalues inside the unit circle"),
+        "spectral_radius": (
+            at,
+            points.fold(radius),
+            "largest modulus of an eigenvalue, over a whole period",
+        ),
+        "eigenvalue": (
+            (*at, "eig"),
+            points.fold(value[:, :wide]),
+            "leading eigenvalues, over a whole period",
+        ),
+        "sigma_min": (
+            at,
+            points.fold(merged.sigma),
+            "smallest singular value of I - J, estimated from above",
+        ),
+        "error_bound": (
+            at,
+            points.fold(merged.error),
+            "2 residual / sigma_min: distance to the exact fixed point",
+        ),
+        "forward_drift": (at, points.fold(checks[:, 0]), "largest relative distance from it within 64 steps"),
+        "return_ratio": (
+            at,
+            points.fold(checks[:, 1]),
+            "perturbation after 64 steps over that before, worst of three",
+        ),
+        "answer_returns": (at, points.fold(answers), "all perturbed twins end with the unperturbed answer"),
+        "ambiguous": (("puzzle",), merged.ambiguous, "pairs of points that could be merged or not"),
+    }

@@ -1,0 +1,276 @@
+"""Lyapunov exponents along trajectories, by QR on k tangent vectors, with intervals from windows and restarts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from scipy import stats
+from torch import Tensor
+from tqdm import tqdm
+
+from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, row_bytes, rows_within
+from eqrlab.attractors.dynamics.tangent import advance, in_one_pass, log_factors, one_step, triangular
+from eqrlab.attractors.ensemble.sample import with_noise
+from eqrlab.attractors.ensemble.states import Points, States, spread, state_axes, take_points
+from eqrlab.attractors.results import schema
+from eqrlab.core import System
+from eqrlab.core.random import puzzle_key, restart_keys
+
+WINDOWS = 20
+STRIDE = 8  # most steps between two orthonormalisations
+GRADED = 3 / 8  # share of the digits that the factors of such a stretch may differ by
+STRIDE_BYTES = 2**26  # and most memory for the activations of one
+
+
+def lyapunov(
+    system: System,
+    inputs: Tensor | np.ndarray,
+    starts: States,
+    *,
+    k: int = 4,
+    steps: int = 1000,
+    transient: int | None = None,
+    noise: float | None = None,
+    confidence: float = 0.95,
+    keep_frame: bool = False,
+    resume: xr.Dataset | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Compute the k leading Lyapunov exponents of the trajectory that begins at every start.
+
+    Parameters
+    ----------
+    system, inputs, starts
+        As for `spectrum`; starts are (P, M, *state_shape) or an ensemble with final states.
+    k
+        Exponents wanted.
+    steps
+        Outer steps over which growth is averaged, at least 20.
+    transient
+        Steps before that, in which the tangent vectors align and nothing is recorded; None is a tenth of `steps`.
+    noise
+        Noise amplitude; None is the system's own, 0 none.  The tangent map shares the noise of its trajectory.
+    confidence
+        Of the intervals.
+    keep_frame
+        Store the last state and tangent vectors, so that the run can be resumed.
+    resume
+        An earlier result with keep_frame=True: goes on from there with windows of the same length; `starts` are not
+        read, k and seed must be the same, and nothing is discarded.
+    seed
+        Of the first tangent vectors and of the noise.
+    batch_size, dtype, device
+        As for `spectrum`.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over (puzzle, point, eig), natural logarithm per outer step: `lyapunov_exponent` with `_low` and `_high`;
+        `window_exponent(puzzle, point, window, eig)`: the same over successive windows of equal length;
+        over (puzzle, eig): `puzzle_exponent` with `_low` and `_high`, the mean over the points.  `exponent_sum` and
+        `kaplan_yorke` dimension over (puzzle, point): NaN where k exponents do not decide it.
+
+    Raises
+    ------
+    ValueError
+        For misuse, and for a step whose derivatives cannot be trusted.
+
+    Notes
+    -----
+    Cost: (steps + transient) * (about 4 + 1.5 k) evaluations a row.  Memory a row: k state vectors and twice the
+    saved activations of one step.  Small systems without noise go up to 8 steps between two orthonormalisations, as
+    long as the factors of such a stretch differ by less than 3/8 of the digits; the exponents are the same to rounding.
+    The interval over time is Student's from 20 batch means: valid once a window is much longer than the correlation
+    time.  A factor below 8 epsilon of the largest in its step cannot be told from zero and makes its exponent -inf.
+    Trajectories that diverge give NaN.
+
+    References
+    ----------
+    G. Benettin et al., Meccanica 15 (1980) 9; J.-P. Eckmann and D. Ruelle, Rev. Mod. Phys. 57 (1985) 617;
+    J. L. Kaplan and J. A. Yorke, Lect. Notes Math. 730 (1979) 204.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from eqrlab.core import MapSystem
+    >>> logistic = MapSystem(lambda z, x: 4 * z * (1 - z), lambda x, g: torch.rand(len(x), 1, generator=g))
+    >>> start = torch.full((1, 1, 1), 0.3, dtype=torch.float64)
+    >>> result = lyapunov(logistic, torch.zeros(1, 1, dtype=torch.long), start, k=1, steps=2000)
+    >>> bool(abs(result.lyapunov_exponent.item() - 0.6931) < 0.01)
+    True
+    """
+    system, beta = with_noise(system, noise)
+    if resume is not None:
+        if "frame" not in resume:
+            raise ValueError("resume needs a result made with keep_frame=True")
+        starts, transient = resume["last_state"], 0
+    points = take_points(system, inputs, starts, dtype=dtype, device=device, finite=resume is None)
+    if not 1 <= k <= points.size:
+        raise ValueError(f"k must be between 1 and the {points.size} numbers of a state, got {k}")
+    if steps < WINDOWS or (transient is not None and transient < 0) or not 0 < confidence < 1:
+        raise ValueError(
+            f"steps must be >= {WINDOWS}, transient >= 0 and confidence in (0, 1), "
+            f"got {steps}, {transient} and {confidence}"
+        )
+    if resume is not None and (resume.sizes["eig"], resume.attrs["seed"]) != (k, seed):
+        raise ValueError(
+            f"resume has k = {resume.sizes['eig']} and seed {resume.attrs['seed']}; use the same"
+        )
+    check_differentiable(points, seed)
+    discard = steps // 10 if transient is None else int(transient)
+    window = steps // WINDOWS if resume is None else int(resume.attrs["window"])
+    before = 0 if resume is None else int(resume.attrs["steps"]) + int(resume.attrs["transient"])
+    frames = None if resume is None else torch.as_tensor(resume["frame"].values).flatten(0, 1).flatten(2)
+    size = batch_size or rows_within(points, 3 * k + 4, graphs=2)
+    means, states, tangents, done = [], [], [], []
+    with tqdm(total=steps + discard, unit="step", desc="lyapunov", disable=not progress, leave=False) as bar:
+        for rows in points.batches(size):
+            frame = first_frame(points, rows, k, seed) if frames is None else frames[rows.cpu()].to(points.z)
+            z, frame, logs = _run(
+                points, rows, frame, beta > 0, seed, before, discard, steps // window * window, window, bar
+            )
+            means.append(logs)
+            states.append(z.cpu())
+            tangents.append(frame.cpu())
+            done.append(rows)
+    rows = torch.cat(done)
+    windows = spread(len(points.z), torch.cat(means).numpy(), rows)
+    if resume is not None:
+        old = resume["window_exponent"].values
+        windows = np.concatenate((old.reshape(len(windows), *old.shape[2:]), windows), axis=1)
+    attributes = points.attributes(
+        seed=seed, steps=int(windows.shape[1] * window), window=window, noise=beta, confidence=confidence,
+        transient=discard if resume is None else int(resume.attrs["transient"]),
+    )  # fmt: skip
+    variables = _summaries(points, windows, confidence)
+    if keep_frame:
+        axes = state_axes(points)
+        last = spread(len(points.z), torch.cat(states).numpy(), rows)
+        vectors = spread(len(points.z), torch.cat(tangents).numpy(), rows)
+        vectors = vectors.reshape(*vectors.shape[:2], *points.z.shape[1:])
+        variables["last_state"] = (("puzzle", "point", *axes), points.fold(last), "state after the last step")
+        variables["frame"] = (
+            ("puzzle", "point", "eig", *axes),
+            points.fold(frame),
+            "tangent vectors after the last step",
+        )
+    return schema.dataset(variables, attributes)
+
+
+def first_frame(points: Points, rows: Tensor, k: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    block = torch.randn((k, points.size), generator=generator, dtype=torch.float64).to(points.z)
+    return triangular(block[None])[0].expand(len(rows), -1, -1)
+
+
+@torch.no_grad()
+def _run(
+    points: Points, rows: Tensor, frame: Tensor, noisy: bool, seed: int, before: int, discard: int, steps: int,
+    window: int, bar: Any,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Carry states and tangent vectors along; return both at the end and the mean logs (rows, windows, k)."""
+    z, x, keys = points.z[rows], points.context(rows), None
+    if noisy:
+        mine = [puzzle_key(seed, points.tokens[int(r) // points.shape[1]]) for r in rows]
+        keys = restart_keys(torch.tensor(mine), rows.cpu() % points.shape[1]).to(z.device)
+    total = torch.zeros(frame.shape[:2], dtype=torch.float64, device=z.device)
+    means: list[Tensor] = []
+    allowed = -GRADED * float(np.log(torch.finfo(z.dtype).eps))
+    small = keys is None and in_one_pass(points.system, frame)
+    graphs = 2 * STRIDE * frame.shape[0] * frame.shape[1]
+    most = STRIDE if small and graphs * row_bytes(points.system, x, z) <= STRIDE_BYTES else 1
+    t, stride, end = 0, 1, discard + steps
+    while t < end:
+        stop = discard if t < discard else t + window - (t - discard) % window
+        stride = min(stride, stop - t)
+        if stride == 1:
+            jacobian = one_step(points.system, x, z, keys, before + t + 1)
+        else:
+            jacobian = Jacobian(points.system, x, z, stride)
+        reached, block = advance(jacobian, frame)
+        block, R = triangular(block)
+        logs = log_factors(R)
+        apart = _spread(logs)
+        if stride > 1 and apart > 2 * allowed:  # the last factors would be rounding: step by step
+            stride = 1
+            continue
+        z, frame, t = reached, block, t + stride
+        if t > discard:
+            total = total + logs
+            if (t - discard) % window == 0:
+                means.append(total.cpu() / window)
+                total = torch.zeros_like(total)
+        bar.update(stride)
+        stride = min(most, max(1, int(allowed * stride / max(apart, 1e-6)))) if apart < np.inf else 1
+    return z, frame, torch.stack(means, 1)
+
+
+def _spread(logs: Tensor) -> float:
+    """Return the largest difference between log factors (n, k) of a row; rows that are not numbers do not count."""
+    apart = logs.amax(1) - logs.amin(1)
+    return float(torch.where(logs.isnan().any(1), 0.0, torch.nan_to_num(apart, nan=torch.inf)).amax())
+
+
+def _summaries(points: Points, windows: np.ndarray, confidence: float) -> dict[str, schema.Variable]:
+    """Return exponents with intervals from window means (n, windows, k)."""
+    windows = np.where(
+        np.isnan(windows).any((1, 2), keepdims=True), np.nan, windows
+    )  # a diverged run has no exponents
+    center, low, high = mean_interval(windows, 1, confidence)
+    each, puzzle = ("puzzle", "point", "eig"), ("puzzle", "eig")
+    over = mean_interval(points.fold(center), 1, confidence)
+    text = "Lyapunov exponent per outer step, natural logarithm"
+    variables: dict[str, schema.Variable] = {}
+    for name, values in {"": center, "_low": low, "_high": high}.items():
+        variables[f"lyapunov_exponent{name}"] = (each, points.fold(values), text)
+    for name, values in zip(("", "_low", "_high"), over, strict=True):
+        variables[f"puzzle_exponent{name}"] = (puzzle, values, f"{text}: mean over the points")
+    four = ("puzzle", "point", "window", "eig")
+    variables["window_exponent"] = (four, points.fold(windows), f"{text}: over successive windows")
+    with np.errstate(invalid="ignore"):
+        variables["exponent_sum"] = (each[:2], points.fold(center.sum(1)), "sum of the k exponents")
+    dimension = np.array([kaplan_yorke(row) for row in center])
+    variables["kaplan_yorke"] = (each[:2], points.fold(dimension), "Kaplan-Yorke dimension of the attractor")
+    return variables
+
+
+def mean_interval(
+    values: np.ndarray, axis: int, confidence: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return mean, low and high of Student's interval along an axis, NaN left out; without spread they coincide."""
+    finite = np.isfinite(values)
+    count = (~np.isnan(values)).sum(axis)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(count > 0, np.nansum(values, axis) / count, np.nan)
+        centered = np.where(finite, values - np.expand_dims(mean, axis), 0.0)
+        deviation = np.sqrt((centered**2).sum(axis) / np.maximum(count - 1, 1))
+        half = (
+            stats.t.ppf(0.5 + confidence / 2, np.maximum(count - 1, 1))
+            * deviation
+            / np.sqrt(np.maximum(count, 1))
+        )
+        half = np.where(count > 1, half, np.nan)
+        same = np.isinf(mean)
+        return mean, np.where(same, mean, mean - half), np.where(same, mean, mean + half)
+
+
+def kaplan_yorke(exponents: np.ndarray) -> float:
+    """Return j + (sum of the first j) / |exponent j + 1|, j the last with a sum >= 0; NaN when k do not decide it."""
+    if not len(exponents) or np.isnan(exponents).any():
+        return float("nan")
+    ordered = np.sort(exponents)[::-1]
+    sums = np.cumsum(ordered)
+    if sums[0] < 0:
+        return 0.0
+    below = np.flatnonzero(sums < 0)
+    if not len(below):
+        return float("nan")
+    j = int(below[0])
+    return j + float(sums[j - 1] / abs(ordered[j]))

@@ -1,0 +1,231 @@
+"""How far the Jacobian can stretch a perturbation: singular values, transient growth, departure from normality."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from eqrlab.attractors.dynamics.golub_kahan import leading_triples
+from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, random_directions, rows_within
+from eqrlab.attractors.dynamics.spectrum import SMALL
+from eqrlab.attractors.ensemble.states import States, spread, take_points
+from eqrlab.attractors.results import schema
+from eqrlab.core import System
+
+PROBES = 4  # random vectors of the departure from normality
+SWEEPS = 4  # refinements of the transient growth at its peak
+
+
+class Stretch:
+    """The products J v and J^T u of a Jacobian, as a two-sided operator."""
+
+    def __init__(self, jacobian: Jacobian):
+        self.jacobian = jacobian
+        self.forward, self.adjoint = jacobian.push, jacobian.pull
+
+    def select(self, rows: Tensor) -> Stretch:
+        return Stretch(self.jacobian.select(rows))
+
+
+class Growth(NamedTuple):
+    """What one batch of states gives, each (m, ...)."""
+
+    value: np.ndarray
+    residual: np.ndarray
+    growth: np.ndarray
+    when: np.ndarray
+    departure: np.ndarray
+
+
+def singular_values(
+    system: System,
+    inputs: Tensor | np.ndarray,
+    states: States,
+    *,
+    k: int = 4,
+    tol: float = 1e-4,
+    horizon: int = 16,
+    max_products: int = 1000,
+    seed: int = 0,
+    batch_size: int | None = None,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+) -> xr.Dataset:
+    """Compute the k leading singular values of df/dz at every state, and what they imply for perturbations.
+
+    Parameters
+    ----------
+    system, inputs, states
+        As for `spectrum`.
+    k
+        Singular values wanted.
+    tol
+        Residual ||J^T u - value v|| over the largest value asked for; values are then right to about tol squared.
+    horizon
+        Most steps n over which growth ||J^n|| is followed.
+    max_products, seed, batch_size, dtype, device
+        As for `spectrum`.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over (puzzle, point, eig): `singular_value`, `singular_residual`, `converged`.  Over (puzzle, point):
+        `reactivity` = singular_value[0] - 1, the fastest growth of a perturbation in one step; `transient_growth` =
+        sup over 1 <= n <= horizon of ||J^n|| and its `transient_step` n; `departure` = ||J J^T - J^T J||_F / ||J||_F^2,
+        0 for a normal Jacobian.
+
+    Raises
+    ------
+    ValueError
+        For misuse, and for a step whose derivatives cannot be trusted.
+
+    Notes
+    -----
+    States of up to 64 numbers: dense and exact.  Larger ones: Golub-Kahan with thick restarts for the values;
+    ||J^n|| as the largest stretch of the space of the k leading right singular vectors, then refined at its peak by
+    power iterations with J^n and its transpose, which gives a lower bound; the departure from four random vectors
+    (relative standard error about 1/3).  At an expanding state (spectral radius above 1) growth ends with the horizon.
+    Memory for a state: 2 m + k vectors, m = max(20, 2 k + 10), and twice the saved activations of a step.
+
+    References
+    ----------
+    L. N. Trefethen and M. Embree, Spectra and Pseudospectra, 2005, sections 14-16 (transient growth); M. G. Neubert
+    and H. Caswell, Ecology 78 (1997) 653 (reactivity); P. Henrici, Numer. Math. 4 (1962) 24.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from eqrlab.core import MapSystem
+    >>> A = torch.tensor([[0.5, 5.0], [0.0, 0.4]], dtype=torch.float64)
+    >>> system = MapSystem(lambda z, x: z @ A.T, lambda x, g: torch.randn(len(x), 2, generator=g))
+    >>> result = singular_values(system, torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, 2, dtype=A.dtype), k=1)
+    >>> result.reactivity.values.round(4)
+    array([[4.0407]])
+    """
+    points = take_points(system, inputs, states, dtype=dtype, device=device)
+    if not 1 <= k <= points.size:
+        raise ValueError(f"k must be between 1 and the {points.size} numbers of a state, got {k}")
+    if not tol > 0 or horizon < 1:
+        raise ValueError(f"tol must be > 0 and horizon >= 1, got {tol} and {horizon}")
+    check_differentiable(points, seed)
+    small = points.size <= max(SMALL, 2 * k)
+    size = batch_size or rows_within(
+        points, points.size if small else 2 * max(20, 2 * k + 10) + 2 * k, graphs=2
+    )
+    parts, done = [], []
+    for rows in points.batches(size):
+        jacobian = Jacobian(points.system, points.context(rows), points.z[rows])
+        if small:
+            parts.append(_dense(jacobian.dense().double().cpu().numpy(), k, horizon))
+        else:
+            start = random_directions(len(rows), points.size, seed, points.z)
+            parts.append(_krylov(jacobian, start, k, tol, horizon, max_products, seed))
+        done.append(rows)
+    rows = torch.cat(done)
+    value, residual, growth, when, departure = (
+        spread(len(points.z), np.concatenate(column), rows, -1 if column[0].dtype.kind == "i" else np.nan)
+        for column in zip(*parts, strict=True)
+    )
+    real = np.float64 if points.z.dtype == torch.float64 else np.float32
+    at, each = ("puzzle", "point"), ("puzzle", "point", "eig")
+    variables: dict[str, schema.Variable] = {
+        "singular_value": (each, points.fold(value.astype(real)), "singular value of the Jacobian"),
+        "singular_residual": (
+            each,
+            points.fold(residual.astype(real)),
+            "||J^T u - value v|| / largest value",
+        ),
+        "converged": (each, points.fold(residual <= tol), "the residual is within the tolerance"),
+        "reactivity": (
+            at,
+            points.fold((value[:, 0] - 1).astype(real)),
+            "largest growth of a perturbation in one step",
+        ),
+        "transient_growth": (at, points.fold(growth.astype(real)), "largest ||J^n|| within the horizon"),
+        "transient_step": (at, points.fold(when), "n at which ||J^n|| is largest, -1: no state"),
+        "departure": (
+            at,
+            points.fold(departure.astype(real)),
+            "||J J^T - J^T J|| / ||J||^2 in Frobenius norms",
+        ),
+    }
+    tolerances = {"singular_residual": tol, "max_products": max_products}
+    return schema.dataset(variables, points.attributes(seed=seed, horizon=horizon, tolerances=tolerances))
+
+
+def _dense(matrices: np.ndarray, k: int, horizon: int) -> Growth:
+    values = np.linalg.svd(matrices, compute_uv=False)
+    norms, power = [], matrices
+    for _ in range(horizon):
+        norms.append(np.linalg.norm(power, 2, axis=(1, 2)))
+        power = matrices @ power
+    table = np.stack(norms, 1)
+    transposed = matrices.transpose(0, 2, 1)
+    commutator = np.linalg.norm(matrices @ transposed - transposed @ matrices, axis=(1, 2))
+    square = (matrices**2).sum((1, 2))
+    departure = np.divide(commutator, square, out=np.zeros_like(square), where=square > 0)
+    return Growth(values[:, :k], np.zeros((len(values), k)), table.max(1), table.argmax(1) + 1, departure)
+
+
+def _krylov(
+    jacobian: Jacobian, start: Tensor, k: int, tol: float, horizon: int, max_products: int, seed: int
+) -> Growth:
+    triples = leading_triples(Stretch(jacobian), start, k, tol=tol, max_products=max_products)
+    growth, when = transient_growth(jacobian, triples.right, triples.value[:, 0], horizon)
+    return Growth(triples.value, triples.residual, growth, when, departure_from_normality(jacobian, seed))
+
+
+def transient_growth(
+    jacobian: Jacobian, right: Tensor, first: np.ndarray, horizon: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a lower bound of max ||J^n||, 1 <= n <= horizon, and its n, both (rows,).
+
+    Parameters
+    ----------
+    right
+        (rows, k, d) leading right singular vectors of J.
+    first
+        (rows,) ||J||.
+    """
+    block, norms = right, [torch.as_tensor(first)]
+    for n in range(1, horizon + 1):
+        block = torch.stack([jacobian.push(block[:, j].contiguous()) for j in range(block.shape[1])], 1)
+        if n == 1:
+            continue
+        gram = (block @ block.transpose(1, 2)).double().cpu()
+        norms.append(torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0).sqrt())
+    table = torch.stack(norms, 1).numpy()
+    best, when = table.max(1), table.argmax(1) + 1
+    for row in np.flatnonzero(when > 1):  # at the peak, all of the space may stretch further
+        one, v = jacobian.select(torch.tensor([row], device=right.device)), right[row, :1].contiguous()
+        for _ in range(SWEEPS):
+            for _ in range(when[row]):
+                v = one.push(v)
+            for _ in range(when[row]):
+                v = one.pull(v)
+            v = v / v.norm().clamp(min=1e-300)
+        w = v
+        for _ in range(when[row]):
+            w = one.push(w)
+        best[row] = max(best[row], float(w.norm()))
+    return best, when
+
+
+def departure_from_normality(jacobian: Jacobian, seed: int) -> np.ndarray:
+    """Return ||J J^T - J^T J||_F / ||J||_F^2 (rows,), both norms estimated with the same random vectors."""
+    commutator = np.zeros(jacobian.rows)
+    square = np.zeros(jacobian.rows)
+    for probe in range(PROBES):
+        v = random_directions(jacobian.rows, jacobian.size, seed + 100 + probe, jacobian.z)
+        v = v.contiguous() * jacobian.size**0.5
+        pushed, pulled = jacobian.push(v), jacobian.pull(v)
+        difference = jacobian.push(pulled) - jacobian.pull(pushed)
+        commutator += difference.double().square().sum(1).cpu().numpy() / PROBES
+        square += (pushed.double().square().sum(1) + pulled.double().square().sum(1)).cpu().numpy() / (
+            2 * PROBES
+        )
+    return np.divide(np.sqrt(commutator), square, out=np.zeros_like(square), where=square > 0)

@@ -1,0 +1,1 @@
+"""Ensembles: many runs of many puzzles, what became of each, and going on with them."""

@@ -1,0 +1,205 @@
+"""Running many rows in batches: side by side on a CPU, with progress, stopped together."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from eqrlab.attractors.ensemble.iterate import Recipe, run_rows
+
+Records = dict[str, np.ndarray]
+
+
+def automatic_batch(recipe: Recipe, rows: int) -> int:
+    """Return a batch size whose working set stays moderate: a million state numbers on a CPU thread, 32 on a GPU."""
+    if isinstance(recipe.initial, Tensor):
+        size = recipe.initial[0, 0].numel()
+    else:
+        x = recipe.system.encode(recipe.inputs[:1].to(recipe.device))
+        size = (recipe.initial or recipe.system.initial)(x, torch.Generator().manual_seed(0))[0].numel()
+    cpu = recipe.device.type == "cpu"
+    share = -(-rows // torch.get_num_threads()) if cpu else rows  # every thread shall have a batch
+    most = (2**20 if cpu else 2**25) // max(size, 1)
+    if recipe.trajectory:
+        most = min(
+            most, 2**25 // max(size * recipe.depth, 1)
+        )  # all states of a batch are held until it is done
+    return int(np.clip(most, 1, min(8192, max(share, 1))))
+
+
+class RowSteps:
+    """Count the row-steps of batches that run side by side, show them, and stop those batches together.
+
+    Parameters
+    ----------
+    total, seen
+        All row-steps, and those made before.
+    progress
+        True shows a bar on a terminal; a callable gets (row-steps done, all).
+    doing
+        Name of the bar.
+    """
+
+    def __init__(
+        self, total: int, progress: bool | Callable[[int, int], None], doing: str = "sampling", seen: int = 0
+    ):
+        self.total, self.seen, self.progress = total, seen, progress
+        self._lock, self._stopped = threading.Lock(), threading.Event()
+        self._bar = tqdm(
+            total=total, initial=seen, unit="step", unit_scale=True, desc=doing, leave=False,
+            disable=None if progress is True else True,
+        )  # fmt: skip
+
+    def __call__(self, count: int) -> None:
+        if self._stopped.is_set():
+            raise InterruptedError("sampling was stopped")
+        with self._lock:
+            self.seen += count
+            self._bar.update(count)
+            if callable(self.progress):
+                self.progress(self.seen, self.total)
+
+    def __enter__(self) -> RowSteps:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def stop(self) -> None:
+        """Let batches under way end at their next step."""
+        self._stopped.set()
+
+
+def run_in_batches(
+    recipe: Recipe,
+    rows: np.ndarray,
+    batch: int | None,
+    progress: bool | Callable[[int, int], None],
+    shorten: Callable[[Records], Records] = lambda records: records,
+) -> Records:
+    """Run rows (n,), flat indices puzzle * restarts + restart, and return the records, row axis first.
+
+    Parameters
+    ----------
+    batch
+        Rows at once; None chooses.
+    progress
+        True shows a bar on a terminal; a callable gets (row-steps done, all).
+    shorten
+        What is kept of the records of a batch.
+    """
+    batch = batch or automatic_batch(recipe, len(rows))
+    pieces = [rows[start : start + batch] for start in range(0, len(rows), batch)]
+    with (
+        RowSteps(len(rows) * recipe.depth, progress) as steps,
+        one_thread_a_batch(recipe.device, len(pieces)) as run,
+    ):
+        batches = Batches(recipe, steps)
+        try:
+            parts = list(run(lambda piece: shorten(batches(piece)), pieces))
+        except BaseException:
+            steps.stop()
+            raise
+    return {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
+
+
+class Batches:
+    """Run batches of rows of a recipe; one that does not fit in memory is halved, and so are those after it.
+
+    Attributes
+    ----------
+    most
+        Rows at once that memory has allowed so far, None: as many as were asked for.
+
+    Raises
+    ------
+    MemoryError, RuntimeError
+        When not even a single row fits, as it came.
+
+    Notes
+    -----
+    Halving changes results by rounding only: each row is a computation of its own.
+    """
+
+    def __init__(self, recipe: Recipe, tick: Callable[[int], None]):
+        self.recipe, self.tick = recipe, tick
+        self.most: int | None = None
+
+    def __call__(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        size = min(len(rows), self.most or len(rows))
+        if size < len(rows):
+            parts = [self(rows[start : start + size]) for start in range(0, len(rows), size)]
+            return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+        done = 0
+
+        def tick(count: int) -> None:
+            nonlocal done
+            self.tick(count)
+            done += count
+
+        try:
+            return run_rows(self.recipe, rows, tick)
+        except (MemoryError, RuntimeError) as error:
+            if len(rows) < 2 or not is_out_of_memory(error):
+                raise
+        self.tick(-done)
+        self.most = min(self.most or len(rows), (len(rows) + 1) // 2)
+        if self.recipe.device.type == "cuda":
+            torch.cuda.empty_cache()
+        warnings.warn(
+            f"{len(rows)} rows at once do not fit in memory: going on with {self.most}, equal to rounding",
+            stacklevel=2,
+        )
+        return self(rows)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that memory ran out; on a CPU PyTorch tells so in the text of a RuntimeError."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        type(error) is RuntimeError and "DefaultCPUAllocator" in str(error)
+    )
+
+
+def bounded_map(
+    pool: ThreadPoolExecutor, ahead: int, function: Callable[[Any], Any], items: Iterable[Any]
+) -> Iterator[Any]:
+    """Yield the results in order, as `pool.map`, but at most `ahead` items are begun before their turn."""
+    waiting: deque = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+@contextmanager
+def one_thread_a_batch(device: torch.device, batches: int) -> Iterator[Callable]:
+    """Give a `map` that runs batches side by side on a CPU, each on one thread.
+
+    Notes
+    -----
+    The matrices of a small model are too small to be split over threads: waiting for one another costs more than it
+    saves, and far more on a busy machine.  On a GPU, or with a single batch or thread, it is the ordinary `map`.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or min(threads, batches) < 2:
+        yield map
+        return
+    pool = ThreadPoolExecutor(min(threads, batches), initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield partial(bounded_map, pool, 2 * threads)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)

@@ -1,0 +1,376 @@
+"""What became of each trajectory: settled, periodic, recurrent, wandering, unfinished, diverged or nonfinite.
+
+State and answer are two axes.  `state_fate` is judged from residuals and states alone, `answer_fate` from answers
+alone; `fate` joins them: a run is settled or recurrent only with a constant answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from eqrlab.attractors.results.schema import ANSWER_FATES, FATES
+from eqrlab.attractors.statistics.trends import block_medians, decay_rate, kendall
+
+CODE = {name: i for i, name in enumerate(FATES)}
+ANSWER = {name: i for i, name in enumerate(ANSWER_FATES)}
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """Thresholds of the fates; every ensemble records them.
+
+    Attributes
+    ----------
+    floor
+        A relative residual up to `floor` machine epsilons of the state's dtype is the numerical floor: each step rounds
+        many times, and a map stretches rounding errors by its leading singular value, 8 to 27 in trained models.  It
+        is never above `band_cap`, which counts in half precision.
+    band_quantile
+        The solved band of a model reaches up to this quantile of the final relative residuals of its solved runs
+        (correct, answer constant) ...
+    band_cap, band_default
+        ... but never above `band_cap`; with fewer than `band_runs` solved runs it is `band_default`.
+    band_runs
+        See above.
+    noise_factor
+        With noise, the band reaches at least this many times the relative size of the noise in one outer step.
+    travel
+        A residual still falling counts as settled once the way left, residual / (1 - rate), is below this share of the
+        state's norm.
+    falling, drop
+        A residual is falling when Kendall's tau against the step, over the last states looked at or over the last half
+        of the run, is at or below `falling` and its median over the last quarter of that stretch is at least the share
+        `drop` below that over the first.  A lesser drop above rounding is creeping: enough not to be settled.
+    recurrence
+        A period p is accepted when states p apart are closer than this share of one update, throughout the window.
+    region
+        A bounded region is small (recurrent) up to this root mean square radius, relative to the state's scale.
+    drift
+        A run whose last states end this share of their path length away from where they began is on its way somewhere:
+        unfinished, not recurrent.
+    growth
+        A run whose norm grows at every step of the window, with a residual not falling, has diverged once it is this
+        many times its first norm; until then it is unfinished.
+    least_steps
+        In fewer steps than this nothing but settling can be told: such runs are unfinished.
+    """
+
+    floor: float = 64.0
+    band_quantile: float = 0.9
+    band_cap: float = 0.02
+    band_default: float = 1e-3
+    band_runs: int = 10
+    noise_factor: float = 3.0
+    travel: float = 1e-2
+    falling: float = -0.7
+    drop: float = 1e-3
+    recurrence: float = 1e-2
+    region: float = 0.5
+    drift: float = 0.7
+    growth: float = 1e3
+    least_steps: int = 8
+
+    def numerical_floor(self, epsilon: float) -> float:
+        """Return the numerical floor of relative residuals in a precision of this machine epsilon."""
+        return min(self.floor * epsilon, self.band_cap)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Fates of rows, all (n,): codes, period (0: none), settling step (-1: none), scale, and the threshold used."""
+
+    fate: np.ndarray
+    period: np.ndarray
+    settling_step: np.ndarray
+    answer_settled: np.ndarray
+    spread: np.ndarray
+    sketch: np.ndarray
+    threshold: float
+    scale: np.ndarray
+    state_fate: np.ndarray
+    answer_fate: np.ndarray
+
+
+class LongRun(NamedTuple):
+    """What the fate of rows needs of the sketches of their last states, leading axis n.
+
+    Attributes
+    ----------
+    finite
+        All of these states are.
+    period
+        Minimal period >= 2 of the states, 0: none.
+    drifting
+        The states move on without turning back.
+    spread
+        Root mean square radius of the last states.
+    mean, last, cycle
+        Sketches (n, F): mean of the last states, the last one, and of a cycle the state with the least first number.
+    """
+
+    finite: np.ndarray
+    period: np.ndarray
+    drifting: np.ndarray
+    spread: np.ndarray
+    mean: np.ndarray
+    last: np.ndarray
+    cycle: np.ndarray
+
+
+def long_run(ring: np.ndarray, depth: int, tolerances: Tolerances, before: int = 0) -> LongRun:
+    """Digest sketches (n, k, F) of the last k states of runs of `depth` steps, `before` others taken earlier."""
+    window = min(answer_window(before + depth), depth)
+    finite = np.isfinite(ring).all((1, 2))
+    clean = np.where(finite[:, None, None], ring, 0.0)
+    period = find_period(clean, tolerances.recurrence)
+    mean = clean[:, -window:].mean(1)
+    spread = np.sqrt(((clean[:, -window:] - mean[:, None]) ** 2).sum(-1).mean(1))
+    cycle = clean[:, -1].copy()
+    for row in np.flatnonzero(period):
+        states = clean[row, -period[row] :]
+        cycle[row] = states[np.argmin(states[:, 0])]
+    drifting = is_drifting(clean, tolerances.drift)
+    return LongRun(finite, period, drifting, spread, mean, clean[:, -1], cycle)
+
+
+def answer_window(depth: int) -> int:
+    """Return the number W of last steps over which an answer must be constant: a quarter of the depth, at most 16."""
+    return max(1, min(16, depth // 4))
+
+
+def ring_length(depth: int) -> int:
+    """Return the number of last states that fates look at: half of the depth, at most 32, to leave the start out."""
+    return max(1, min(32, depth // 2))
+
+
+def answer_settled(code: np.ndarray) -> np.ndarray:
+    """Return the first step (from 1) since which the answer code (n, D) is unchanged, (n,) int."""
+    depth = code.shape[1]
+    same = code == code[:, -1:]
+    changed = np.where(~same, np.arange(1, depth + 1), 0).max(1)
+    return (changed + 1).astype(np.int32)
+
+
+def is_falling(residual: np.ndarray, tolerances: Tolerances, drop: np.ndarray | float) -> np.ndarray:
+    """Say which rows of residuals (n, k) fall: in nearly every pair of steps, and by more than the share `drop`."""
+    quarter = max(1, residual.shape[1] // 4)
+    first, last = np.median(residual[:, :quarter], axis=1), np.median(residual[:, -quarter:], axis=1)
+    return (kendall(residual) <= tolerances.falling) & (last < (1 - drop) * first)
+
+
+def state_scale(size: np.ndarray) -> np.ndarray:
+    """Return the length against which a run's residuals and distances are judged, from its norms (n, D).
+
+    It is the final norm, but never less than a thousandth of the largest: a run into the origin must settle too.
+    """
+    with np.errstate(invalid="ignore"):
+        largest = np.fmax.reduce(size, axis=1)
+        return np.maximum(np.fmax(size[:, -1], 1e-3 * largest), 1e-300)
+
+
+def find_period(ring: np.ndarray, recurrence: float) -> np.ndarray:
+    """Return the minimal period >= 2 of each row of sketches (n, k, F) over its last half, 0 where there is none."""
+    n, k, _ = ring.shape
+    period = np.zeros(n, np.int32)
+    if k < 8:
+        return period
+    last = ring[:, k // 2 :]
+    move = np.linalg.norm(last - ring[:, k // 2 - 1 : -1], axis=-1)
+    first_moves = np.linalg.norm(ring[:, 1 : k // 2] - ring[:, : k // 2 - 1], axis=-1)
+    steady = (move.mean(1) > 0) & (move.mean(1) >= 0.9 * first_moves.mean(1))
+    for p in range(2, k // 2 + 1):
+        back = np.linalg.norm(last - ring[:, k // 2 - p : k - p], axis=-1).max(1)
+        period[(period == 0) & steady & (back <= recurrence * move.mean(1))] = p
+    return period
+
+
+def find_answer_fate(code: np.ndarray, window: int) -> np.ndarray:
+    """Return the answer's fate of each row of answer codes (n, D): constant, periodic or changing.
+
+    Constant over the last `window` steps; periodic: with the least p >= 2 for which the codes of the last 2 * window
+    steps repeat after p steps, at least twice over; else changing.
+    """
+    fate = np.full(len(code), ANSWER["changing"], np.int8)
+    last = code[:, -2 * window :]
+    for p in range(2, last.shape[1] // 2 + 1):
+        fate[(last[:, p:] == last[:, :-p]).all(1)] = ANSWER["periodic"]
+    fate[(code[:, -window:] == code[:, -1:]).all(1)] = ANSWER["constant"]
+    return fate
+
+
+def is_drifting(ring: np.ndarray, share: float) -> np.ndarray:
+    """Say which rows of sketches (n, k, F) move on without turning back, over the last half of them."""
+    last = ring[:, ring.shape[1] // 2 :]
+    path = np.linalg.norm(last[:, 1:] - last[:, :-1], axis=-1).sum(1)
+    return (path > 0) & (np.linalg.norm(last[:, -1] - last[:, 0], axis=-1) >= share * path)
+
+
+def solved_band(
+    final: np.ndarray, solved: np.ndarray, tolerances: Tolerances, floor: float, noise: float
+) -> float:
+    """Return the relative residual up to which this model's runs count as settled.
+
+    Parameters
+    ----------
+    final, solved
+        Final relative residuals (n,) and which runs are correct with a constant answer.
+    floor
+        Numerical floor.
+    noise
+        Relative size of the noise in one outer step, 0 without.
+    """
+    values = final[solved & np.isfinite(final)]
+    enough = len(values) >= tolerances.band_runs
+    return band_limit(
+        np.quantile(values, tolerances.band_quantile) if enough else None, tolerances, floor, noise
+    )
+
+
+def band_limit(quantile: float | None, tolerances: Tolerances, floor: float, noise: float) -> float:
+    """Return the upper end of the solved band from the quantile of the solved runs, None: too few of them."""
+    band = tolerances.band_default if quantile is None else quantile
+    return float(max(floor, min(band, tolerances.band_cap), tolerances.noise_factor * noise))
+
+
+def solved_residuals(
+    residual: np.ndarray, size: np.ndarray, code: np.ndarray, solved: np.ndarray, finite: np.ndarray
+) -> np.ndarray:
+    """Return the final relative residuals that set the solved band: of runs right at the last step, answer constant.
+
+    Parameters
+    ----------
+    residual, size, code, solved
+        As in `classify`.
+    finite
+        `LongRun.finite` of the rows.
+    """
+    window = answer_window(residual.shape[1])
+    with np.errstate(invalid="ignore"):
+        final = residual[:, -1] / state_scale(size)
+    sound = finite & np.isfinite(residual[:, -1]) & np.isfinite(size[:, -1]) & np.isfinite(final)
+    return final[sound & solved & (find_answer_fate(code, window) == ANSWER["constant"])]
+
+
+def classify(
+    residual: np.ndarray,
+    size: np.ndarray,
+    code: np.ndarray,
+    solved: np.ndarray,
+    ring: np.ndarray | LongRun,
+    *,
+    epsilon: float,
+    noise: float,
+    tolerances: Tolerances,
+    before: int = 0,
+    threshold: float | None = None,
+) -> Verdict:
+    """Decide the fate of every row.
+
+    Parameters
+    ----------
+    residual, size
+        Noise-free residual and state norm (n, D).
+    code
+        Answer codes (n, D): equal where answers are.
+    solved
+        (n,) bool: correct at the last step.
+    ring
+        Sketches (n, k, F) of the last k states, or what `long_run` makes of them.
+    epsilon
+        Machine epsilon of the state's dtype.
+    noise
+        Relative size of the noise in one outer step.
+    before
+        Outer steps taken before the first one given.
+    threshold
+        Upper end of the solved band; None finds it from these rows.
+
+    Notes
+    -----
+    The state, in this order: NaN or infinity -> nonfinite; norm grown far and still growing while the residual does not
+    fall -> diverged; residual at the floor, or inside the solved band and not falling, or falling with hardly any way
+    left -> settled; residual falling, norm growing, or too few steps -> unfinished; states returning after p steps ->
+    periodic; states moving on without turning back -> unfinished; a small region -> recurrent; else wandering.
+
+    The joint fate is that of the state, but a settled or recurrent state whose answer is not constant over W steps is
+    wandering, or unfinished if its residual still falls.
+    """
+    depth = residual.shape[1]
+    t = tolerances
+    window = min(answer_window(before + depth), depth)
+    k = ring_length(before + depth) if isinstance(ring, LongRun) else ring.shape[1]
+    seen = ring if isinstance(ring, LongRun) else long_run(ring, depth, t, before)
+    since = answer_settled(code) + np.int32(before)
+    answer_fate = find_answer_fate(code, window)
+    constant = answer_fate == ANSWER["constant"]
+    scale = state_scale(size)
+    with np.errstate(invalid="ignore"):
+        relative = residual / scale[:, None]
+    final, recent = relative[:, -1], relative[:, -k:]
+    finite = np.isfinite(residual[:, -1]) & np.isfinite(size[:, -1]) & seen.finite
+    safe = np.where(finite[:, None], recent, 1.0)
+    long = relative[:, -min(depth, max(k, (before + depth) // 2)) :]
+    blocks = block_medians(np.where((finite & np.isfinite(long).all(1))[:, None], long, 1.0))
+    falling = is_falling(safe, t, t.drop) | is_falling(blocks, t, t.drop)
+    floor = t.numerical_floor(epsilon)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rounding = np.minimum(floor / np.maximum(np.where(finite, final, 1.0), 1e-300), 1.0)
+        creeping = falling | is_falling(safe, t, rounding) | is_falling(blocks, t, rounding)
+        rate = decay_rate(safe[:, -max(2, k // 2) :])
+        travel = np.where(rate < 1, final * rate / (1 - rate), np.inf)
+    if threshold is None:
+        threshold = solved_band(final, solved & constant & finite, t, floor, noise)
+    resting = (final <= floor) | ((final <= threshold) & ~creeping) | (creeping & (travel <= t.travel))
+    with np.errstate(invalid="ignore", over="ignore"):
+        growing = (np.diff(size[:, -k:], axis=1) > 0).all(1) & (size[:, -1] > 1.01 * size[:, -k])
+        growing &= residual[:, -1] >= residual[:, -k]
+        far = size[:, -1] >= t.growth * np.maximum(size[:, 0], 1e-300)
+    spread = seen.spread / np.where(finite, scale, 1.0)
+    moving = falling | growing | (before + depth < t.least_steps) | ((final <= threshold) & creeping)
+    state_fate = np.select(
+        [
+            ~finite,
+            growing & far,
+            resting,
+            moving,
+            seen.period > 0,
+            seen.drifting,
+            spread <= t.region,
+        ],
+        [
+            CODE[f]
+            for f in ("nonfinite", "diverged", "settled", "unfinished", "periodic", "unfinished", "recurrent")
+        ],
+        CODE["wandering"],
+    ).astype(np.int8)
+    at_rest = np.isin(state_fate, [CODE["settled"], CODE["recurrent"]])
+    on_the_way = (moving | creeping) & (final > floor)
+    otherwise = np.where(on_the_way, CODE["unfinished"], CODE["wandering"])
+    fate = np.where(at_rest & ~constant, otherwise, state_fate).astype(np.int8)
+    is_settled = fate == CODE["settled"]
+    period = np.where(is_settled, 1, np.where(fate == CODE["periodic"], seen.period, 0)).astype(np.int32)
+    limit = np.maximum(threshold, final) * (1 + 1e-6)
+    with np.errstate(invalid="ignore"):
+        above = np.where(~(relative <= limit[:, None]), np.arange(1, depth + 1), 0).max(1) + before
+    settling = np.where(is_settled, np.maximum(above + 1, since), -1).astype(np.int32)
+    place = _representative(seen, fate, noise > 0)
+    place[~finite] = np.nan
+    return Verdict(
+        fate, period, settling, since, np.where(finite, spread, np.nan), place, threshold, scale,
+        state_fate, answer_fate,
+    )  # fmt: skip
+
+
+def _representative(seen: LongRun, fate: np.ndarray, noisy: bool) -> np.ndarray:
+    """Return one sketch (n, F) a row that names its long-run place.
+
+    The last state of a settled run; the window's mean of noisy or recurrent ones; of a periodic one the state of its
+    cycle with the least first coordinate, so that runs out of phase agree.
+    """
+    place = seen.mean.copy() if noisy else seen.last.copy()
+    for name, states in (("recurrent", seen.mean), ("periodic", seen.cycle)):
+        place[fate == CODE[name]] = states[fate == CODE[name]]
+    return place

@@ -1,0 +1,103 @@
+"""What is recorded of orbits while they are followed, and when the fate of one is decided."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from eqrlab.attractors.ensemble.fate import Tolerances, answer_window
+from eqrlab.attractors.ensemble.runs import RATE_CAP
+from eqrlab.attractors.statistics.trends import decay_rate
+
+LOOKS = 4  # steps between two looks for a return
+TAIL = 16  # last residuals from which the decay of an orbit is estimated
+
+
+class History:
+    """What is recorded of n rows over `depth` steps, and which of them are decided."""
+
+    def __init__(self, n: int, depth: int, k: int, features: int, epsilon: float, tolerances: Tolerances):
+        self.residual = np.full((n, depth), np.nan)
+        self.update, self.size = np.full((n, depth), np.nan), np.full((n, depth), np.nan)
+        self.code = np.zeros((n, depth), np.int64)
+        self.ring = np.full((n, k, features), np.nan)
+        self.answer: np.ndarray | None = None
+        self.escaped, self.largest = np.zeros(n, bool), np.zeros(n)
+        self.steps, self.lag = np.zeros(n, np.int32), np.ones(n, np.int32)
+        self.depth, self.k, self.epsilon = depth, k, epsilon
+        self.floor, self.window = tolerances.numerical_floor(epsilon), answer_window(depth)
+
+    def see(
+        self, rows: np.ndarray, t: int, answer: np.ndarray, lengths: np.ndarray, short: np.ndarray,
+        bound: float, deterministic: bool,
+    ) -> np.ndarray:  # fmt: skip
+        """Record step t of these rows; return which of them (bool) are decided.
+
+        Parameters
+        ----------
+        lengths
+            (3, n): norms of the noise-free residual, of the last update, and of the state.
+        short
+            (n, F) sketches.
+        """
+        residual, update, size = lengths
+        if self.answer is None:
+            self.answer = np.zeros((len(self.residual), answer.shape[1]), answer.dtype)
+        self.answer[rows] = answer
+        self.code[rows, t - 1] = answer_codes(answer)
+        self.residual[rows, t - 1], self.update[rows, t - 1], self.size[rows, t - 1] = residual, update, size
+        self.ring[rows, (t - 1) % self.k] = short
+        self.steps[rows] = t
+        finite = np.isfinite(size) & np.isfinite(residual)
+        self.largest[rows] = np.fmax(self.largest[rows], size)
+        out = ~finite | (size > bound)
+        self.escaped[rows] = out & ~np.isnan(size)
+        lost = rows[out]
+        self.residual[lost, t - 1] = np.nan
+        if not deterministic or t < self.window:
+            return out
+        limit = self.floor * np.maximum(size, 1e-3 * self.largest[rows])
+        recent = self.code[rows, t - self.window : t]
+        lag = np.where(finite & (residual <= limit) & (recent == recent[:, -1:]).all(1), 1, 0)
+        if t % LOOKS == 0:
+            lag = np.where(lag == 0, self._return(rows, t, short, limit), lag)
+        lag[out] = 1
+        self.lag[rows] = np.maximum(lag, 1)
+        return lag > 0
+
+    def _return(self, rows: np.ndarray, t: int, short: np.ndarray, limit: np.ndarray) -> np.ndarray:
+        """Return the smallest p >= 2 after which states are back within the floor, answers too; 0: none."""
+        lag = np.zeros(len(rows), np.int32)
+        for p in range(2, min(self.k // 2, t // 2) + 1):
+            before = self.ring[rows, (t - 1 - p) % self.k]
+            with np.errstate(invalid="ignore"):
+                back = np.linalg.norm(short - before, axis=1) <= limit
+            back &= (self.code[rows, t - p : t] == self.code[rows, t - 2 * p : t - p]).all(1)
+            lag[back & (lag == 0)] = p
+        return lag
+
+    def records(self) -> dict[str, np.ndarray]:
+        """Return the histories over all steps: rows that left early repeat their last `lag` steps."""
+        time = np.arange(self.depth)
+        t, lag = self.steps[:, None], self.lag[:, None]
+        source = np.where(time < t, time, t - lag + (time - t) % lag)
+        row = np.arange(len(source))[:, None]
+        last = np.clip(t - TAIL + np.arange(TAIL), 0, None)
+        recent = np.nan_to_num(self.residual[row, last], nan=1.0)
+        assert self.answer is not None
+        return {
+            "residual": self.residual[row, source], "update": self.update[row, source],
+            "size": self.size[row, source], "code": self.code[row, source],
+            "ring": self.ring[row, source[:, -self.k :] % self.k], "answer": self.answer, "steps": self.steps,
+            "lag": self.lag, "rate": np.clip(decay_rate(recent), 0.0, RATE_CAP), "escaped": self.escaped,
+            "epsilon": np.full(len(source), self.epsilon),
+        }  # fmt: skip
+
+
+def answer_codes(answer: np.ndarray) -> np.ndarray:
+    """Return a 64-bit number (n,) for each answer (n, L): equal for equal answers, else different but by accident."""
+    if answer.ndim != 2 or answer.dtype.kind not in "iub":
+        raise ValueError(f"decode must return integer tokens (n, L), got {answer.shape} of {answer.dtype}")
+    factors = np.random.default_rng(11).integers(1, 2**63, size=answer.shape[1], dtype=np.uint64) | np.uint64(
+        1
+    )
+    return ((answer.astype(np.uint64) + np.uint64(1)) @ factors).view(np.int64)

@@ -1,0 +1,155 @@
+"""Did the map do anything?  A zero residual may mean that z came back untouched, or that the answer ignores it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from eqrlab.attractors.ensemble.fate import state_scale
+from eqrlab.attractors.ensemble.iterate import Law
+from eqrlab.attractors.ensemble.sample import dtype_of, sample, tokens_of
+from eqrlab.attractors.results import schema
+from eqrlab.core import System
+from eqrlab.core.models.reasoner import cast_floating, take_rows
+from eqrlab.core.random import puzzle_key, restart_generator
+
+STILL = 1e-6  # a first step shorter than this, relative to the state, is none
+SURVIVES = 0.1  # the start survives when the end remembers it by this share, or more
+
+
+@torch.no_grad()
+def noop_test(
+    system: System,
+    inputs: Tensor | np.ndarray,
+    *,
+    restarts: int = 8,
+    depth: int = 64,
+    seed: int = 0,
+    initial: Law | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+) -> xr.Dataset:
+    """Check that the map moves the state, forgets its start, and reads its input, puzzle by puzzle.
+
+    Parameters
+    ----------
+    system, inputs
+        The system and its puzzles (P, L).
+    restarts, depth
+        Starts of every puzzle, at least 2, run so many outer steps with noise off.
+    seed, initial, device, dtype
+        As in `sample`.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over puzzle: `moved` = median relative length of the first step, `memory` = share of the differences between
+        starts that is found again, in place and sign, in the ends, `input_effect` = median relative distance of the
+        ends of the same start under this puzzle's input and the next one's; and what follows from them: `acts` (it
+        moved), `z_survives`, `blind` (the input of the next puzzle gives the same ends; False for a single puzzle),
+        `answer_fixed` (all starts, before any step, decode to the answer at the end).
+
+    Raises
+    ------
+    ValueError
+        For fewer than two restarts, or what `sample` refuses.
+
+    Notes
+    -----
+    Memory is the slope of the regression of ends on starts, over all coordinates at once: 1 for the identity, near 0
+    where the start is forgotten.  Coexisting attractors do depend on the start, through its basin: differences are
+    taken around the mean of the restarts that end with the same answer, where several do.  All puzzles are given the
+    same starts.
+
+    Cost: 2 * P * restarts * depth steps.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from eqrlab.core import MapSystem
+    >>> start = lambda x, g: torch.randn((len(x), 2), generator=g, dtype=torch.float64)
+    >>> idle = MapSystem(lambda z, x: z * 1.0, start)
+    >>> noop_test(idle, torch.zeros(1, 1, dtype=torch.long)).acts.values.tolist()
+    [False]
+    """
+    tokens = tokens_of(inputs, "inputs")
+    if int(restarts) != restarts or restarts < 2:
+        raise ValueError(f"restarts must be an integer >= 2, got {restarts}")
+    z, x = _starts(system, tokens, restarts, seed, initial, device, dtype)
+    shape = (len(tokens), restarts)
+    options: dict[str, Any] = {
+        "restarts": restarts, "depth": depth, "seed": seed, "noise": 0.0, "keep": ("summary", "final_state"),
+        "initial": z.reshape(*shape, *z.shape[1:]), "device": device, "dtype": dtype,
+    }  # fmt: skip
+    ensemble = sample(system, tokens, **options)
+    swapped = sample(system, tokens.roll(-1, 0), **options)
+    begin = z.flatten(1).cpu().double().numpy().reshape(*shape, -1)
+    ends = [e.final_state.values.astype(float).reshape(*shape, -1) for e in (ensemble, swapped)]
+    scale = state_scale(np.linalg.norm(ends[0], axis=2).reshape(-1, 1)).reshape(shape)
+    step = system.step(z, x) - z
+    length = step.flatten(1).norm(dim=1) / z.flatten(1).norm(dim=1).clamp(min=1e-300)
+    moved = np.median(length.cpu().double().numpy().reshape(shape), axis=1)
+    effect = np.median(np.linalg.norm(ends[1] - ends[0], axis=2) / scale, axis=1)
+    answer = ensemble.answer.values
+    first = system.decode(z, x).cpu().numpy().reshape(*shape, -1)
+    memory = np.array([_memory(*rows) for rows in zip(begin, ends[0], answer, strict=True)])
+    fixed = (first == answer).all((1, 2)) & (answer == answer[:, :1]).all((1, 2))
+    single = len(tokens) == 1
+    each = ("puzzle",)
+    variables: dict[str, schema.Variable] = {
+        "moved": (each, moved, "median relative length of the first step"),
+        "memory": (each, memory, "share of the differences between starts found again in the ends"),
+        "input_effect": (each, np.full(len(tokens), np.nan) if single else effect,
+                         "median relative distance between ends under this input and the next"),
+        "acts": (each, moved > STILL, "the first step moves the state"),
+        "z_survives": (each, memory > SURVIVES, "the start can be read off the end"),
+        "blind": (each, np.zeros(len(tokens), bool) if single else effect < STILL, "another input gives the same ends"),
+        "answer_fixed": (each, fixed, "every start decodes to the final answer before any step"),
+    }  # fmt: skip
+    attributes = {**schema.carried(ensemble), "depth": depth, "restarts": restarts, "still": STILL}
+    return schema.dataset(variables, {**attributes, "survives": SURVIVES})
+
+
+def _starts(
+    system: System, tokens: Tensor, restarts: int, seed: int, initial: Law | None, device: Any, dtype: Any
+) -> tuple[Tensor, Any]:
+    """Return starts and contexts of all rows, the same starts for every puzzle."""
+    place = torch.device(device if device is not None else getattr(system, "device", "cpu"))
+    if isinstance(system, torch.nn.Module):
+        system.to(place)
+    x = cast_floating(system.encode(tokens.to(place)), dtype_of(dtype), place)
+    law: Callable[[Any, torch.Generator], Tensor] = initial or system.initial
+    key = puzzle_key(seed, tokens[0].numpy())
+    one = [law(take_rows(x, slice(0, 1)), restart_generator(key, r)) for r in range(restarts)]
+    z = torch.cat(one).to(place)
+    z = z if dtype is None else z.to(dtype_of(dtype))
+    every = torch.arange(len(tokens), device=place).repeat_interleave(restarts)
+    return z.repeat(len(tokens), *[1] * (z.ndim - 1)), take_rows(x, every)
+
+
+def _memory(begin: np.ndarray, end: np.ndarray, answer: np.ndarray) -> float:
+    """Return the share of the differences between starts (B, d) that is found again in the ends (B, d)."""
+    _, group = np.unique(answer, axis=0, return_inverse=True)
+    group = group.reshape(-1)
+    keep = np.bincount(group)[group] > 1
+    if not keep.any() or not np.isfinite(end).all():
+        keep = np.isfinite(end).all(1)
+        group = np.zeros(len(group), int)
+    if keep.sum() < 2:
+        return float("nan")
+    begin, end, group = begin[keep], end[keep], group[keep]
+    a, b = (_centred(v, group) for v in (begin, end))
+    total = (a**2).sum()
+    return float(max(0.0, (a * b).sum() / total)) if total > 0 else float("nan")
+
+
+def _centred(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    means = np.stack(
+        [values[group == g].mean(0) if (group == g).any() else 0 * values[0] for g in range(group.max() + 1)]
+    )
+    return values - means[group]

@@ -1,0 +1,247 @@
+"""More depth for runs that were not finished: an ensemble continued in doublings, halting off."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from eqrlab.attractors.ensemble.batches import run_in_batches
+from eqrlab.attractors.ensemble.fate import CODE, Tolerances, Verdict, classify, ring_length, solved_band
+from eqrlab.attractors.ensemble.iterate import Oracle, Recipe
+from eqrlab.attractors.ensemble.sample import FEATURES, dtype_of, noise_size, tokens_of, with_noise
+from eqrlab.attractors.results import schema
+from eqrlab.core import System
+
+WHICH = {
+    "unfinished": ("unfinished",),
+    "unsettled": ("unfinished", "wandering", "recurrent", "periodic"),
+    "all": ("settled", "periodic", "recurrent", "wandering", "unfinished", "diverged"),
+}
+
+
+def prolong(
+    system: System,
+    inputs: Tensor | np.ndarray,
+    ensemble: xr.Dataset,
+    *,
+    depth: int = 256,
+    which: str = "unfinished",
+    budget: int | None = None,
+    oracle: Oracle | None = None,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    progress: bool | Callable[[int, int], None] = False,
+) -> xr.Dataset:
+    """Continue the runs of an ensemble to D, 2 D, 4 D, ... outer steps, and say what became of them at each depth.
+
+    Parameters
+    ----------
+    system, inputs
+        Those of the ensemble.
+    ensemble
+        From `sample`, of depth D, with `final_state` kept.
+    depth
+        Deepest depth; the largest doubling of D up to it is the last.
+    which
+        Runs that go on at each doubling, by their fate so far: "unfinished"; "unsettled": all that neither settled nor
+        were lost; "all": needed to see reversions and late collapse.  The others keep the fate, residual and answer
+        they had.
+    budget
+        Most outer steps of all runs together; a doubling that would exceed it is not begun.
+    oracle
+        The ensemble's, when correctness was decided by one; labels are taken from the ensemble.
+    batch_size, device, progress
+        As in `sample`.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over (puzzle, restart, depth), the depth D of the ensemble first: `fate`, `state_fate`, `answer_fate`,
+        `residual`, `relative_residual`, `correct`, and `followed` (the run was continued to this depth).  Over
+        (puzzle, restart): `final_state`, and `answer` with a token axis, after the last step taken.
+
+    Raises
+    ------
+    ValueError
+        For an ensemble without final states or of other puzzles, a depth below 2 D, a missing oracle, or an unknown
+        `which`.
+
+    Notes
+    -----
+    Noise, seed and precision are the ensemble's; noise goes on where it stopped, so that a continued run is the run
+    that `sample` gives at that depth.  Fates are judged on the new half of each run.  Cost: the outer steps added, at
+    most depth - D a run.  The solved band of each depth is that of all runs, continued or not.
+
+    References
+    ----------
+    Equilibrium Reasoners, arXiv 2605.21488, section 5: accuracy goes on rising with depth; for some checkpoints it
+    falls again.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from eqrlab.attractors import sample
+    >>> from eqrlab.core import MapSystem
+    >>> slow = MapSystem(lambda z, x: 0.98 * z, lambda x, g: torch.randn((len(x), 3), generator=g, dtype=torch.float64))
+    >>> inputs = torch.zeros(1, 1, dtype=torch.long)
+    >>> ensemble = sample(slow, inputs, restarts=2, depth=16, keep=("summary", "final_state"))
+    >>> longer = prolong(slow, inputs, ensemble, depth=4096)
+    >>> longer.depth.values[:3].tolist(), longer.fate.values[0, 0, [0, -1]].tolist()  # 4: unfinished, 0: settled
+    ([16, 32, 64], [4, 0])
+    """
+    recipe, beta, limits = _recipe(system, inputs, ensemble, oracle, device)
+    start = ensemble.sizes["step"]
+    if int(depth) != depth or depth < 2 * start:
+        raise ValueError(f"depth must be an integer >= twice the ensemble's, {2 * start}, got {depth}")
+    if which not in WHICH:
+        raise ValueError(f"which {which!r} unknown; choose from {', '.join(WHICH)}")
+    codes = [CODE[name] for name in WHICH[which]]
+    now, answer, state = _begin(ensemble)
+    moments, done, depths = [{**now, "followed": np.ones(len(state), bool)}], start, [start]
+    spent = 0
+    while 2 * done <= depth:
+        rows = np.flatnonzero(np.isin(now["fate"], codes))
+        if budget is not None and spent + len(rows) * done > budget:
+            break
+        spent += len(rows) * done
+        if len(rows):
+            folded = torch.as_tensor(state).reshape(*ensemble.fate.shape, *state.shape[1:])
+            stage = dataclasses.replace(
+                recipe, initial=folded, depth=done, before=done, window=ring_length(2 * done)
+            )
+            records = run_in_batches(stage, rows, batch_size, progress)
+            now = {name: values.copy() for name, values in now.items()}
+            _judge(now, rows, records, limits, recipe, beta, done)
+            state, answer = state.copy(), answer.copy()
+            state[rows], answer[rows] = records["states"][:, -1], records["answer"]
+        followed = np.zeros(len(state), bool)
+        followed[rows] = True
+        done *= 2
+        depths.append(done)
+        moments.append({**now, "followed": followed})
+    return _assemble(ensemble, moments, depths, answer, state, {"which": which, "row_steps": spent})
+
+
+def _recipe(
+    system: System, inputs: Any, ensemble: xr.Dataset, oracle: Oracle | None, device: Any
+) -> tuple[Recipe, float, Tolerances]:
+    """Return how the runs of an ensemble are continued, its noise, and its thresholds."""
+    tokens = tokens_of(inputs, "inputs")
+    if "final_state" not in ensemble:
+        raise ValueError("the ensemble holds no states; sample with keep=('summary', 'final_state')")
+    if tokens.shape != ensemble.inputs.shape or (tokens.numpy() != ensemble.inputs.values).any():
+        raise ValueError("inputs must be the puzzles of the ensemble")
+    if oracle is None and "correct" in ensemble and ensemble.attrs["oracle"] != "labels":
+        raise ValueError(
+            f"the ensemble was judged by the oracle {ensemble.attrs['oracle']}: pass it as oracle"
+        )
+    system, beta = with_noise(system, float(ensemble.attrs["noise"]))
+    place = torch.device(device) if device is not None else torch.device(getattr(system, "device", "cpu"))
+    if isinstance(system, torch.nn.Module):
+        system = system.to(place)
+    stored = json.loads(ensemble.attrs["tolerances"])
+    names = {f.name for f in dataclasses.fields(Tolerances)}
+    limits = Tolerances(**{k: v for k, v in stored.items() if k in names})
+    recipe = Recipe(
+        system, tokens, ensemble.labels.values.astype(np.int64) if "labels" in ensemble else None, oracle,
+        ensemble.sizes["restart"], ensemble.sizes["step"], int(ensemble.attrs["seed"]), beta > 0, None, 0, FEATURES,
+        0, True, False, place, dtype_of(ensemble.attrs["dtype"]), int(ensemble.restart.values[0]),
+    )  # fmt: skip
+    return recipe, beta, limits
+
+
+def _begin(ensemble: xr.Dataset) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Return what is known of the runs after the ensemble's last step, flat over runs; answers; states."""
+    runs = ensemble.fate.size
+    now = {n: ensemble[n].values.reshape(runs) for n in ("fate", "state_fate", "answer_fate")}
+    now |= {n: ensemble[n].values[:, :, -1].reshape(runs) for n in ("residual", "relative_residual")}
+    if "correct" in ensemble:
+        now["correct"] = ensemble.correct.values[:, :, -1].reshape(runs)
+    with np.errstate(invalid="ignore"):
+        now["scaled"] = now["residual"] / ensemble.scale.values.reshape(runs)
+    answer = ensemble.answer.values.reshape(runs, -1).astype(np.int64)
+    state = ensemble.final_state.values
+    return now, answer, state.reshape(runs, *state.shape[2:])
+
+
+def _judge(
+    now: dict[str, np.ndarray], rows: np.ndarray, records: dict[str, np.ndarray], limits: Tolerances, recipe: Recipe,
+    beta: float, before: int,
+) -> None:  # fmt: skip
+    """Bring what is known of these rows up to date, with the solved band of all rows."""
+    residual, size = records["residual"], records["norm"]
+    noise = noise_size(residual, records["update"], size) if beta else 0.0
+    epsilon = torch.finfo(recipe.dtype or torch.float32).eps
+    judged = "correct" in now
+
+    def verdict(solved: np.ndarray, tolerances: Tolerances) -> Verdict:
+        return classify(
+            residual.astype(float), size.astype(float), records["code"], solved, records["ring"].astype(float),
+            epsilon=epsilon, noise=noise, tolerances=tolerances, before=before,
+        )  # fmt: skip
+
+    right = records["correct"][:, -1] & judged
+    first = verdict(right, limits)
+    with np.errstate(invalid="ignore"):
+        now["scaled"][rows] = residual[:, -1] / first.scale
+    constant = now["answer_fate"] == 0
+    constant[rows] = first.answer_fate == 0
+    if judged:
+        now["correct"][rows] = right
+        floor = limits.numerical_floor(epsilon)
+        band = solved_band(now["scaled"], now["correct"] & constant, limits, floor, noise)
+        held = dataclasses.replace(
+            limits, band_default=band, band_cap=max(band, limits.band_cap), band_runs=2**62
+        )
+        first = verdict(right, held)
+    for name in ("fate", "state_fate", "answer_fate"):
+        now[name][rows] = getattr(first, name)
+    now["residual"][rows] = residual[:, -1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        now["relative_residual"][rows] = residual[:, -1] / size[:, -1]
+
+
+def _assemble(
+    ensemble: xr.Dataset, moments: list[dict[str, np.ndarray]], depths: list[int], answer: np.ndarray,
+    state: np.ndarray, extra: dict[str, Any],
+) -> xr.Dataset:  # fmt: skip
+    shape, each = ensemble.fate.shape, ("puzzle", "restart", "depth")
+    texts = {
+        "fate": "what became of the trajectory: state and answer together",
+        "state_fate": "what became of the state, whatever the answer",
+        "answer_fate": "what became of the answer, whatever the state",
+        "residual": "noise-free residual ||f(z; x) - z|| over the whole state",
+        "relative_residual": "noise-free residual over the norm of the state",
+        "correct": "answer at this depth is right",
+        "followed": "the run was continued to this depth; else its last values are repeated",
+    }
+    variables: dict[str, schema.Variable] = {
+        name: (each, np.stack([m[name] for m in moments], axis=1).reshape(*shape, -1), text)
+        for name, text in texts.items()
+        if name in moments[0]
+    }
+    run = ("puzzle", "restart")
+    axes = tuple(f"state_{i}" for i in range(state.ndim - 1))
+    variables["answer"] = (
+        (*run, "token"),
+        answer.reshape(*shape, -1).astype(np.int32),
+        "answer after the last step",
+    )
+    variables["final_state"] = (
+        (*run, *axes),
+        state.reshape(*shape, *state.shape[1:]),
+        "state after the last step",
+    )
+    codes = {"fate": schema.FATES, "state_fate": schema.FATES, "answer_fate": schema.ANSWER_FATES}
+    coordinates = {
+        "depth": depths, "puzzle": ensemble.puzzle.values, "restart": ensemble.restart.values,
+    }  # fmt: skip
+    attributes = {**schema.carried(ensemble), "tolerances": ensemble.attrs["tolerances"], **extra}
+    return schema.dataset(variables, {**attributes, "depth": depths[-1]}, coordinates, codes)

@@ -1,0 +1,55 @@
+"""What `assemble` makes of the records of many runs: digests of their last states, noise, numbers of answers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from eqrlab.attractors.ensemble.fate import LongRun, Tolerances, long_run
+
+
+def digested(records: dict[str, np.ndarray], depth: int, limits: Tolerances) -> LongRun:
+    """Return what fates need of the last states: as `digest` stored it, or made from their sketches."""
+    if "ring" in records:
+        return long_run(records["ring"].astype(float), depth, limits)
+    stored = {name: records[f"run_{name}"] for name in LongRun._fields}
+    return LongRun(**{k: v.astype(float) if v.dtype == np.float32 else v for k, v in stored.items()})
+
+
+def digest(records: dict[str, np.ndarray], depth: int, limits: Tolerances) -> dict[str, np.ndarray]:
+    """Return records with the sketches of the last states replaced by the tenth of it that fates need."""
+    ring = records["ring"]
+    facts = digested(records, depth, limits)._asdict()
+    facts |= {
+        name: facts[name].astype(ring.dtype) for name in ("last", "cycle")
+    }  # states as they were: exact
+    rest = {name: values for name, values in records.items() if name != "ring"}
+    return rest | {f"run_{name}": values for name, values in facts.items()}
+
+
+def noise_size(residual: np.ndarray, update: np.ndarray, size: np.ndarray) -> float:
+    """Return the relative size of the noise in one outer step: the update's excess over the residual before it."""
+    ratio = noise_ratios(residual, update, size)
+    return float(np.median(ratio)) if ratio.size else 0.0
+
+
+def noise_ratios(residual: np.ndarray, update: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Return the finite values of which `noise_size` is the median, one for each run and step of the later half."""
+    if residual.shape[1] < 2:
+        return np.empty(0)
+    half = residual.shape[1] // 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        excess = update[:, 1:].astype(float) ** 2 - residual[:, :-1].astype(float) ** 2
+        ratio = np.sqrt(np.maximum(excess, 0)) / size[:, 1:]
+    ratio = ratio[:, half - 1 :]
+    return ratio[np.isfinite(ratio)]
+
+
+def answer_ids(code: np.ndarray) -> np.ndarray:
+    """Number the answers (puzzle, restart, step) of each puzzle, the most frequent first, ties by their hash."""
+    ids = np.empty(code.shape, np.int32)
+    for p, codes in enumerate(code):
+        _, inverse, counts = np.unique(codes, return_inverse=True, return_counts=True)
+        rank = np.empty(len(counts), np.int32)
+        rank[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
+        ids[p] = rank[inverse].reshape(codes.shape)
+    return ids

@@ -1,0 +1,167 @@
+"""States to analyse: given as a tensor or taken from an ensemble, as flat rows with the context of their puzzle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from eqrlab.attractors.ensemble.sample import dtype_of, tokens_of
+from eqrlab.attractors.results import schema
+from eqrlab.core import System
+from eqrlab.core.models.reasoner import cast_floating, take_rows
+
+States = Tensor | np.ndarray | xr.Dataset | xr.DataArray
+
+
+@dataclass(frozen=True)
+class Points:
+    """Rows to analyse: the point m of puzzle p is row p * points + m.
+
+    Attributes
+    ----------
+    z
+        States (n, *state_shape) in the dtype and on the device of the analysis.
+    x
+        Context of the puzzles, leading axis P.
+    tokens
+        Inputs (P, L).
+    shape
+        (puzzles, points a puzzle).
+    present
+        (n,) bool; a state that is NaN throughout is a gap: it is left out and gets NaN results.
+    """
+
+    system: System
+    z: Tensor
+    x: Any
+    tokens: Tensor
+    shape: tuple[int, int]
+    present: Tensor
+
+    @property
+    def size(self) -> int:
+        """Numbers d in a state."""
+        return self.z[0].numel()
+
+    def context(self, rows: Tensor) -> Any:
+        """Return the context of these rows."""
+        return take_rows(self.x, rows // self.shape[1])
+
+    def fold(self, values: Tensor | np.ndarray) -> np.ndarray:
+        """Return row values (n, ...) as (puzzle, point, ...)."""
+        array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+        return array.reshape(*self.shape, *array.shape[1:])
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """Yield the present rows, (m,) with m <= size."""
+        yield from torch.split(self.present.nonzero()[:, 0], max(1, size))
+
+    def name(self, row: int) -> str:
+        """Say which point a row is."""
+        return f"puzzle {row // self.shape[1]}, point {row % self.shape[1]}"
+
+    def attributes(self, **parameters: Any) -> dict[str, Any]:
+        """Return the attributes of a result: provenance, dtype, device and the method's parameters."""
+        return {
+            **schema.provenance(self.system),
+            "dtype": str(self.z.dtype).removeprefix("torch."),
+            "device": str(self.z.device),
+            **parameters,
+        }
+
+
+def take_points(
+    system: System,
+    inputs: Tensor | np.ndarray,
+    states: States,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    finite: bool = True,
+) -> Points:
+    """Bring states and inputs into rows.
+
+    Parameters
+    ----------
+    inputs
+        Puzzles (P, L), integer tokens.
+    states
+        (P, M, *state_shape): a tensor, an array, a DataArray, or a Dataset with `final_state` (`at.sample`) or
+        `fixed_point` (`at.fixed_points`).
+    dtype
+        Precision of the analysis; None keeps that of the states, but raises half precision to float32.
+    finite
+        Refuse states that are partly NaN or infinite.
+
+    Raises
+    ------
+    ValueError
+        For states of the wrong kind, shape or number, or states that are not finite.
+    """
+    tokens = tokens_of(inputs, "inputs")
+    z = _state_tensor(states)
+    if z.ndim < 3 or not z.is_floating_point() or not z.numel():
+        raise ValueError(
+            f"states must be a floating tensor (puzzle, point, *state_shape), got {tuple(z.shape)} of {z.dtype}"
+        )
+    if len(z) != len(tokens):
+        raise ValueError(
+            f"states have {len(z)} puzzles, inputs {len(tokens)}; give one row of states a puzzle"
+        )
+    place = torch.device(device if device is not None else getattr(system, "device", z.device))
+    if isinstance(system, torch.nn.Module):
+        system = system.to(place)
+    precision = dtype_of(dtype) or (z.dtype if z.dtype == torch.float64 else torch.float32)
+    if precision not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype must be float32 or float64 for derivatives, got {precision}")
+    shape = (z.shape[0], z.shape[1])
+    z = z.reshape(-1, *z.shape[2:]).to(device=place, dtype=precision)
+    flat = z.flatten(1)
+    gap = flat.isnan().all(1)
+    points = Points(
+        system,
+        z,
+        cast_floating(system.encode(tokens.to(place)), precision, place),
+        tokens,
+        shape,
+        ~gap,
+    )
+    bad = (~flat.isfinite().all(1) & ~gap).nonzero()[:, 0]
+    if finite and len(bad):
+        raise ValueError(
+            f"the state of {points.name(int(bad[0]))} contains NaN or infinity; leave such states out, "
+            "or fill them with NaN throughout to mark a gap"
+        )
+    return points
+
+
+def _state_tensor(states: States) -> Tensor:
+    if isinstance(states, xr.Dataset):
+        names = [n for n in ("final_state", "fixed_point") if n in states]
+        if not names:
+            raise ValueError("the dataset holds no states; sample with keep=('summary', 'final_state')")
+        states = states[names[0]]
+    if isinstance(states, xr.DataArray):
+        if "puzzle" not in states.dims or not {"restart", "point"} & set(states.dims):
+            raise ValueError(f"states need the dims (puzzle, restart or point, state_*), got {states.dims}")
+        second = "restart" if "restart" in states.dims else "point"
+        states = states.transpose("puzzle", second, ...).values
+    return torch.as_tensor(states)
+
+
+def state_axes(points: Points) -> tuple[str, ...]:
+    """Return the names of the dims of a state."""
+    return tuple(f"state_{i}" for i in range(points.z.ndim - 1))
+
+
+def spread(total: int, values: np.ndarray, rows: Tensor, fill: Any = np.nan) -> np.ndarray:
+    """Return values (m, ...) of some rows as (total, ...), the others filled."""
+    out = np.full((total, *values.shape[1:]), fill, dtype=values.dtype)
+    out[rows.cpu().numpy()] = values
+    return out

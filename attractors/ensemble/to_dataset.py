@@ -1,0 +1,196 @@
+"""The ensemble dataset made of the records of many runs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from eqrlab.attractors.ensemble.fate import (
+    LongRun,
+    Tolerances,
+    Verdict,
+    answer_window,
+    classify,
+    solved_band,
+    solved_residuals,
+)
+from eqrlab.attractors.ensemble.iterate import Recipe
+from eqrlab.attractors.ensemble.records import answer_ids, digested, noise_size
+from eqrlab.attractors.results import schema
+
+JUDGED_AT_ONCE = 4096  # rows: judging needs many times the memory of their records
+
+
+def state_precision(recipe: Recipe, residual: np.dtype) -> torch.dtype:
+    """Return the dtype of the states whose residuals have this dtype."""
+    return recipe.dtype or (torch.float64 if residual == np.float64 else torch.float32)
+
+
+def assemble(
+    recipe: Recipe,
+    records: dict[str, np.ndarray],
+    beta: float,
+    limits: Tolerances,
+    noise: float | None = None,
+    threshold: float | None = None,
+) -> xr.Dataset:
+    """Return the ensemble dataset of records, row axis first.
+
+    Parameters
+    ----------
+    beta
+        Noise amplitude.
+    noise, threshold
+        Relative size of the noise in one outer step, and the solved band; None finds them from these records.  They
+        are given, with the record `answer_id`, where the records are only a part of the ensemble.
+    """
+    if noise is None:
+        noise = noise_size(records["residual"], records["update"], records["norm"]) if beta else 0.0
+    puzzles, restarts, depth = len(recipe.inputs), recipe.restarts, recipe.depth
+    judged = recipe.labels is not None or recipe.oracle is not None
+    residual, size = records["residual"], records["norm"]
+    state_dtype = state_precision(recipe, residual.dtype)
+    verdict = _verdict(records, judged, torch.finfo(state_dtype).eps, noise, limits, threshold)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        relative = np.where(size > 0, residual / size, np.where(residual == 0, 0, np.inf)).astype(
+            residual.dtype
+        )
+
+    def fold(values: np.ndarray) -> np.ndarray:
+        return values.reshape(puzzles, restarts, *values.shape[1:])
+
+    run, each = ("puzzle", "restart"), ("puzzle", "restart", "step")
+    same_length = records["answer"].shape[1] == recipe.inputs.shape[1]
+    variables: dict[str, schema.Variable] = {
+        "residual": (each, fold(residual), "noise-free residual ||f(z; x) - z|| over the whole state"),
+        "relative_residual": (each, fold(relative), "noise-free residual over the norm of the state"),
+        "update": (each, fold(records["update"]), "norm of the last update as iterated, noise included"),
+        "answer": (
+            (*run, "token"),
+            fold(records["answer"]).astype(np.int32),
+            "decoded answer after the last step",
+        ),
+        "answer_id": (
+            each,
+            fold(records["answer_id"]) if "answer_id" in records else answer_ids(fold(records["code"])),
+            "number of the answer among those its puzzle has seen",
+        ),
+        "fate": (run, fold(verdict.fate), "what became of the trajectory: state and answer together"),
+        "state_fate": (run, fold(verdict.state_fate), "what became of the state, whatever the answer"),
+        "answer_fate": (run, fold(verdict.answer_fate), "what became of the answer, whatever the state"),
+        "period": (run, fold(verdict.period), "period in outer steps: 1 settled, 0 none"),
+        "answer_settled": (
+            run,
+            fold(verdict.answer_settled),
+            "first step since which the answer is unchanged",
+        ),
+        "settling_step": (
+            run,
+            fold(verdict.settling_step),
+            "step since which the state counts as settled, -1 never",
+        ),
+        "spread": (run, fold(verdict.spread), "root mean square radius of the last states over the norm"),
+        "scale": (
+            run,
+            fold(verdict.scale),
+            "norm of the last state, at least 1/1000 of the largest: the unit of distances",
+        ),
+        "sketch": ((*run, "feature"), fold(verdict.sketch), "random projection of the long-run state"),
+        "inputs": (
+            ("puzzle", "token" if same_length else "input_token"),
+            recipe.inputs.numpy().astype(np.int32),
+            "puzzle",
+        ),
+    }
+    if judged:
+        variables["correct"] = (each, fold(records["correct"]), "answer after this step is right")
+    if recipe.labels is not None:
+        accuracy = fold(records["token_accuracy"])
+        variables["token_accuracy"] = (each, accuracy, "share of counted cells that agree with the label")
+        variables["labels"] = (("puzzle", "token"), recipe.labels.astype(np.int32), "solution")
+    if "halt" in records:
+        variables["halt_logit"] = (each, fold(records["halt"]), "logit of the halting head")
+    if "logit_delta" in records:
+        text = "2-norm of the change of the logits in the last step, mean over cells"
+        variables["logit_delta"] = (each, fold(records["logit_delta"]), text)
+    if "path" in records:
+        text = "random projection of the state after each step"
+        variables["sketch_path"] = ((*each, "projection"), fold(records["path"]), text)
+    if "states" in records:
+        states = fold(records["states"])
+        axes = tuple(f"state_{i}" for i in range(states.ndim - 3))
+        if recipe.trajectory:
+            variables["trajectory"] = ((*each, *axes), states, "state after each step")
+        if recipe.final_state:
+            variables["final_state"] = ((*run, *axes), states[:, :, -1], "state after the last step")
+    law = "given starts"
+    if not isinstance(recipe.initial, Tensor):
+        drawn = getattr(recipe.initial, "__name__", "callable")
+        law = "restart law of the system" if recipe.initial is None else drawn
+    config = getattr(recipe.system, "config", None)
+    stds = [getattr(config, k) for k in ("H_init_std", "L_init_std") if hasattr(config, k)]
+    judge = (
+        getattr(recipe.oracle, "name", getattr(recipe.oracle, "__name__", "callable"))
+        if recipe.oracle
+        else None
+    )
+    attributes = {
+        **schema.provenance(recipe.system),
+        "seed": recipe.seed,
+        "restarts": restarts,
+        "depth": depth,
+        "noise": beta,
+        "initial_law": law,
+        "init_std": stds if recipe.initial is None and stds else "none",
+        "dtype": str(state_dtype).removeprefix("torch."),
+        "device": str(recipe.device),
+        "tolerances": {
+            **dataclasses.asdict(limits),
+            "answer_window": answer_window(depth),
+            "settled_below": verdict.threshold,
+        },
+        "oracle": judge or ("labels" if recipe.labels is not None else "none"),
+    }
+    coordinates = {"step": np.arange(1, depth + 1), "restart": recipe.first + np.arange(restarts)}
+    codes = {"fate": schema.FATES, "state_fate": schema.FATES, "answer_fate": schema.ANSWER_FATES}
+    return schema.dataset(variables, attributes, coordinates, codes)
+
+
+def _verdict(
+    records: dict[str, np.ndarray],
+    judged: bool,
+    epsilon: float,
+    noise: float,
+    limits: Tolerances,
+    threshold: float | None,
+) -> Verdict:
+    """Decide the fates of all rows, some at a time; without a threshold, with the band of all their solved runs."""
+    rows, depth = records["residual"].shape
+    pieces = [slice(start, start + JUDGED_AT_ONCE) for start in range(0, rows, JUDGED_AT_ONCE)]
+
+    def facts(piece: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, LongRun]:
+        part = {name: values[piece] for name, values in records.items()}
+        residual, size = part["residual"].astype(float), part["norm"].astype(float)
+        return residual, size, part["code"], part["correct"][:, -1] & judged, digested(part, depth, limits)
+
+    if threshold is None:
+        band = np.concatenate(
+            [solved_residuals(r, n, code, s, seen.finite) for r, n, code, s, seen in map(facts, pieces)]
+        )
+        threshold = solved_band(
+            band, np.ones(len(band), bool), limits, limits.numerical_floor(epsilon), noise
+        )
+    verdicts = [
+        classify(*facts(piece), epsilon=epsilon, noise=noise, tolerances=limits, threshold=threshold)
+        for piece in pieces
+    ]
+    fields = {
+        field.name: np.concatenate([getattr(v, field.name) for v in verdicts])
+        for field in dataclasses.fields(Verdict)
+        if field.name != "threshold"
+    }
+    return Verdict(**fields, threshold=threshold)

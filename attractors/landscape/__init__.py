@@ -1,0 +1,1 @@
+"""Attractors, their basins and masses, and the mode of each puzzle."""

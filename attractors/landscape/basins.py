@@ -1,0 +1,186 @@
+"""Basins of attraction: the attractors of each puzzle and their probability under the restart law."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from eqrlab.attractors.ensemble.runs import Runs, runs_of
+from eqrlab.attractors.landscape.identify import Clusters, identify, in_order
+from eqrlab.attractors.results import schema
+from eqrlab.attractors.statistics.intervals import DEFAULT_INTERVAL, proportion_interval, unseen_mass
+
+NOT_DRAWN = -2  # attractor_id of a restart that a puzzle did not need
+
+
+def basins(ensemble: xr.Dataset, *, confidence: float = 0.95, method: str = DEFAULT_INTERVAL) -> xr.Dataset:
+    """Find the attractors of each puzzle and estimate the mass of their basins.
+
+    Parameters
+    ----------
+    ensemble
+        From `sample`; with `final_state` kept, borderline pairs of large states are compared in full.
+    confidence, method
+        Of the intervals; see `statistics.proportion_interval`.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over (puzzle, attractor), the largest first, NaN beyond a puzzle's last: `mass`, `mass_low`, `mass_high`,
+        `count`, `count_low`, `count_high`, `correct`, `fate`, `period`, `residual` (median, relative),
+        `settling_step` (median), `answer` (token), and two labels: `dynamical` (equal where states agree within their
+        errors, whatever the answers) and `semantic` (equal where answers agree).  Over puzzle: `attractors` (how
+        many), `mass_none` with bounds (runs that reached none; all masses sum to 1), `correct_mass`, `spurious_mass`
+        with bounds, `unseen_mass`, `unseen_mass_high`, `ambiguous`, `restarts_used`.  `attractor_id(puzzle, restart)`,
+        -1: none, -2: not drawn.
+
+    Raises
+    ------
+    ValueError
+        For an unknown method or a confidence outside (0, 1).
+
+    Notes
+    -----
+    A mass is the probability of reaching the attractor under the restart law, not a volume.  Each interval is for one
+    mass alone; `method="simultaneous"` covers all masses of a puzzle at once.  Where merges are in doubt an interval
+    runs from the lower bound of `count_low` to the upper bound of `count_high`: runs that surely and that possibly
+    belong.  Runs that are unfinished count as none: buy depth before reading such masses as final.
+    """
+    runs = runs_of(ensemble)
+    attributes = {**schema.carried(ensemble), "confidence": confidence, "interval_method": method}
+    variables = tabulate(runs, [identify(r) for r in runs], confidence, method)
+    coordinates = {"puzzle": ensemble.puzzle.values, "restart": ensemble.restart.values}
+    return schema.dataset(variables, attributes, coordinates, {"fate": schema.FATES})
+
+
+def tabulate(
+    runs: Sequence[Runs], found: Sequence[Clusters], confidence: float, method: str
+) -> dict[str, schema.Variable]:
+    """Return the variables of `basins` for puzzles whose numbers of runs may differ."""
+    pair, each = ("puzzle", "attractor"), ("puzzle",)
+    puzzles, most = len(runs), max(1, *(len(c.fewest) for c in found))
+    total = np.array([len(r) for r in runs])
+    labels = np.full((puzzles, total.max()), NOT_DRAWN, np.int32)
+    columns = _columns((puzzles, most), runs[0].answer.shape[1])
+    for p, (one, clusters) in enumerate(zip(runs, found, strict=True)):
+        labels[p, : len(one)] = clusters.label
+        number = len(clusters.fewest)
+        for name, values in _facts(one, clusters).items():
+            columns[name][p, :number] = values
+    count, present = columns["count"], columns["count"] > 0
+    low = proportion_interval(columns["count_low"], total[:, None], confidence, method)[0]
+    high = proportion_interval(columns["count_high"], total[:, None], confidence, method)[1]
+    single, double = (count == 1).sum(1), (count == 2).sum(1)
+    unseen, unseen_high = unseen_mass(single, double, total, confidence)
+    alone = np.array([c.alone.sum() for c in found])
+    unseen_high = np.maximum(
+        unseen_high, unseen_mass(np.minimum(single + alone, total), double, total, confidence)[1]
+    )
+
+    def masked(values: np.ndarray) -> np.ndarray:
+        return np.where(present, values, np.nan)
+
+    texts = _texts(confidence)
+    variables: dict[str, schema.Variable] = {
+        "mass": (pair, masked(count / total[:, None]), "share of restarts that reach the attractor"),
+        "mass_low": (pair, masked(low), f"lower bound of the mass, {confidence:.0%} interval"),
+        "mass_high": (pair, masked(high), f"upper bound of the mass, {confidence:.0%} interval"),
+        **{name: (pair, columns[name], text) for name, text in texts.items()},
+        "answer": (
+            (*pair, "token"),
+            columns["answer"],
+            "answer the attractor decodes to, -1 where there is none",
+        ),
+        "attractor_id": (
+            ("puzzle", "restart"),
+            labels,
+            "attractor a run ended at, -1 none, -2 restart not drawn",
+        ),
+        "attractors": (each, present.sum(1).astype(np.int32), "number of attractors found"),
+        "unseen_mass": (each, unseen, "Good-Turing estimate of the mass of attractors not found"),
+        "unseen_mass_high": (each, unseen_high, f"upper {confidence:.0%} bound of that mass"),
+        "ambiguous": (
+            each,
+            np.array([c.ambiguous for c in found], np.int32),
+            "runs whose attractor is in doubt",
+        ),
+        "restarts_used": (each, total.astype(np.int32), "restarts drawn"),
+    }
+    for name, (value, text) in sums(columns, total).items():
+        bounds = proportion_interval(value, total, confidence, method)
+        variables[name] = (each, value / total, text)
+        variables[f"{name}_low"] = (each, bounds[0], f"lower bound: {text}")
+        variables[f"{name}_high"] = (each, bounds[1], f"upper bound: {text}")
+    return variables
+
+
+def sums(columns: Mapping[str, np.ndarray], total: np.ndarray) -> dict[str, tuple[np.ndarray, str]]:
+    """Return the counts (puzzle,) that are reported beside those of attractors, and what they are."""
+    numbers = columns["count"].sum(1)
+    right = np.where(columns["correct"], columns["count"], 0).sum(1)
+    return {
+        "mass_none": (total - numbers, "share of restarts that reach no attractor"),
+        "correct_mass": (right, "share of restarts at correct attractors"),
+        "spurious_mass": (numbers - right, "share of restarts at attractors that decode to a wrong answer"),
+    }
+
+
+def _texts(confidence: float) -> dict[str, str]:
+    return {
+        "count": "restarts that reach the attractor",
+        "count_low": "restarts that surely reach the attractor, if doubtful merges are undone",
+        "count_high": "restarts that may reach the attractor, if doubtful merges are made",
+        "correct": "the attractor decodes to a right answer",
+        "fate": "kind of attractor, -1 where there is none",
+        "period": "period in outer steps, 1 for fixed points",
+        "residual": "median final relative residual",
+        "settling_step": "median step since which runs count as settled",
+        "dynamical": "attractors with equal numbers agree in state within errors, -1 where there is none",
+        "semantic": "attractors with equal numbers agree in answer, -1 where there is none",
+    }
+
+
+def _columns(shape: tuple[int, int], tokens: int) -> dict[str, np.ndarray]:
+    """Return empty columns (puzzle, attractor)."""
+    return {
+        **{name: np.zeros(shape, np.int32) for name in ("count", "count_low", "count_high", "period")},
+        **{name: np.full(shape, -1, np.int32) for name in ("dynamical", "semantic")},
+        **{name: np.full(shape, np.nan) for name in ("residual", "settling_step")},
+        "correct": np.zeros(shape, bool),
+        "fate": np.full(shape, -1, np.int8),
+        "answer": np.full((*shape, tokens), -1, np.int32),
+    }
+
+
+def _facts(runs: Runs, clusters: Clusters) -> dict[str, np.ndarray]:
+    """Return what is known of the attractors of one puzzle, (A,) or (A, L)."""
+    number = len(clusters.fewest)
+    facts: dict[str, Any] = _columns((1, number), runs.answer.shape[1])
+    facts = {name: values[0] for name, values in facts.items()}
+    for a in range(number):
+        rows = np.flatnonzero(clusters.label == a)
+        facts["count"][a] = len(rows)
+        facts["fate"][a] = _most_common(runs.fate[rows])
+        facts["period"][a] = np.median(runs.period[rows][runs.fate[rows] == facts["fate"][a]])
+        facts["residual"][a] = np.median(runs.residual[rows])
+        steps = runs.settling_step[rows]
+        facts["settling_step"][a] = np.median(steps[steps > 0]) if (steps > 0).any() else np.nan
+        answers, which = np.unique(runs.answer[rows], axis=0, return_inverse=True)
+        common = _most_common(which.reshape(-1))
+        facts["answer"][a] = answers[common]
+        facts["correct"][a] = runs.correct[rows[which.reshape(-1) == common]].all()
+    facts |= {"count_low": clusters.fewest, "count_high": clusters.most, "dynamical": clusters.dynamical}
+    if number:
+        facts["semantic"] = in_order(
+            np.unique(facts["answer"], axis=0, return_inverse=True)[1].reshape(-1)
+        ).astype(np.int32)
+    return facts
+
+
+def _most_common(values: np.ndarray) -> Any:
+    """Return the most frequent value, the smallest where several are."""
+    found, often = np.unique(values, return_counts=True)
+    return found[often.argmax()]

@@ -1,0 +1,266 @@
+"""Continuation: attractors, their masses and the modes followed over a parameter or over training checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from tqdm import tqdm
+
+from eqrlab.attractors.ensemble.fate import Tolerances
+from eqrlab.attractors.ensemble.iterate import Law, Oracle
+from eqrlab.attractors.ensemble.sample import tokens_of
+from eqrlab.attractors.landscape.basins import basins
+from eqrlab.attractors.landscape.branch_matching import (
+    NOWHERE,
+    SEVERAL,
+    Push,
+    Stage,
+    match_answers,
+    match_states,
+    sweep,
+)
+from eqrlab.attractors.landscape.modes import ModeRule, modes
+from eqrlab.attractors.results import schema
+from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
+from eqrlab.attractors.statistics.intervals import DEFAULT_INTERVAL, proportion_interval
+from eqrlab.core import System
+
+MATCHES = ("state", "answer")
+EVENTS = ("absent", "first", "continues", "born")
+MASSES = ("correct_mass", "spurious_mass", "mass_none", "unseen_mass")
+
+
+def continuation(
+    systems: Mapping[float, System],
+    inputs: Tensor | np.ndarray,
+    *,
+    parameter: str = "parameter",
+    match: str = "state",
+    labels: Tensor | np.ndarray | None = None,
+    oracle: Oracle | None = None,
+    restarts: int = 32,
+    depth: int = 64,
+    seed: int = 0,
+    noise: float | None = None,
+    initial: Law | Mapping[float, Law] | None = None,
+    most: int = 12,
+    push: float = 1e-3,
+    directions: int = 2,
+    confidence: float = 0.95,
+    rule: ModeRule | None = None,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    tolerances: Tolerances | None = None,
+    progress: bool | Callable[[int, int], None] = False,
+) -> xr.Dataset:
+    """Follow the landscape of each puzzle from value to value of a parameter.
+
+    Parameters
+    ----------
+    systems
+        Value of the parameter to the system there, values increasing: `{0.0: model.with_noise(0.0), ...}`, or
+        checkpoints by their training step.
+    inputs, labels, oracle, restarts, depth, seed, noise, batch_size, device, dtype, tolerances
+        As in `sample`, the same at every value: restart r begins alike at all of them.
+    parameter
+        What the values are, for titles.
+    match
+        "state": attractors are followed through state space, whatever becomes of their answers; "answer": attractors of
+        equal answers are one branch.
+    initial
+        Restart law, or a law for each value; None: each system's own.
+    most
+        Most attractors of a puzzle that are followed from a value to its neighbours, the largest first.
+    push, directions
+        A state is followed in copies pushed by this share of its norm, to both sides along so many random directions.
+    confidence, rule
+        Of the intervals; of the modes.
+    progress
+        True shows a bar on a terminal; a callable gets (values done, all).
+
+    Returns
+    -------
+    xarray.Dataset
+        Over (value, puzzle, branch): `mass` with bounds (0 with an upper bound where an attractor exists but no restart
+        reached it), `count`, `alive`, `correct`, `event` with flags absent, first, continues, born, `goes_to` = the
+        branch it ends at under the next value's map (-1: at none, -2: at several), `step_length` = relative distance
+        from the same branch at the value before.  Over (puzzle, branch): `answer` (token) where it first appears.  Over
+        (value, puzzle): `attractors`, `born`, `died`, `correct_mass`, `spurious_mass`, `mass_none` with bounds,
+        `unseen_mass` with its upper bound; with correctness known `mode`, `mode_probability`.  Over value: `accuracy`
+        (of one restart at the last step) and, over mode, `landscape_share`, with bounds over puzzles;
+        `landscape_mode`.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two values, values not increasing, an unknown `match`, or what `sample` refuses.
+
+    Notes
+    -----
+    "state": a representative of every attractor is pushed and followed under the map of each neighbouring value.  Two
+    attractors are one branch when all pushes of either end at the other.  So an attractor that turns into a saddle
+    dies, though its state is still a fixed point, and one that only few restarts reach is not lost.  An attractor whose
+    basin is narrower than the push cannot be followed and seems to die and to be born.  With noise in the parameter the
+    clouds are followed under that noise.
+
+    "answer": `alive` says that a restart ended there; an attractor not reached by B restarts may have a mass up to
+    about 3 / B, so that births and deaths of rare answers are those of the sample.
+
+    Births and deaths lie between two values: finer values place them better.  Cost: values * restarts * depth steps a
+    puzzle, and with "state" 4 * directions * depth more for each attractor and value.
+
+    References
+    ----------
+    Datseris, Rossi & Wagemakers 2023, "Framework for global stability analysis of dynamical systems" (continuation of
+    attractors by seeding and matching; here two-way following replaces a matching distance).
+
+    Examples
+    --------
+    >>> from eqrlab.core import MapSystem
+    >>> law = lambda x, g: torch.randn((len(x), 1), generator=g, dtype=torch.float64)
+    >>> systems = {b: MapSystem(lambda z, x, b=b: torch.tanh(b * z), law) for b in (0.8, 0.9, 1.3, 1.5)}
+    >>> found = continuation(systems, torch.zeros(1, 1, dtype=torch.long), restarts=16, depth=128)
+    >>> found.born.values[:, 0].tolist(), found.died.values[:, 0].tolist()  # the pitchfork at 1
+    ([0, 0, 2, 0], [0, 0, 1, 0])
+    """
+    values = list(systems)
+    if len(values) < 2 or any(b <= a for a, b in pairwise(values)):
+        raise ValueError(
+            f"systems must have two or more increasing values, got {', '.join(map(str, values))}"
+        )
+    if match not in MATCHES:
+        raise ValueError(f"match {match!r} unknown; choose from {', '.join(MATCHES)}")
+    if most < 1 or directions < 1 or not push > 0:
+        raise ValueError(f"most and directions must be >= 1 and push > 0, got {most}, {directions}, {push}")
+    tokens = tokens_of(inputs, "inputs")
+    options: dict[str, Any] = {
+        "labels": labels, "oracle": oracle, "restarts": restarts, "depth": depth, "seed": seed, "noise": noise,
+        "batch_size": batch_size, "device": device, "dtype": dtype, "tolerances": tolerances,
+    }  # fmt: skip
+    stages = []
+    with tqdm(values, desc=parameter, disable=None if progress is True else True, leave=False) as bar:
+        for done, value in enumerate(bar):
+            law = initial[value] if isinstance(initial, Mapping) else initial
+            stages.append(Stage(systems[value], tokens, law, options))
+            if callable(progress):
+                progress(done + 1, len(values))
+    if match == "state":
+        sweep(stages, most, Push(push, directions, seed))
+    variables = _branches(stages, match, confidence) | _summary(stages, confidence, rule, seed)
+    attributes = {
+        **schema.carried(stages[0].ensemble), "parameter": parameter, "match": match, "confidence": confidence,
+        "push": push, "directions": directions, "most_followed": most, "interval_method": DEFAULT_INTERVAL,
+    }  # fmt: skip
+    if parameter == "noise":
+        attributes["noise"] = "over value"
+    codes = {"event": EVENTS, "mode": schema.MODES, "landscape_mode": schema.MODES}
+    names = {k: v for k, v in codes.items() if k in variables}
+    coordinates = {"value": values, "mode": list(schema.MODES)}
+    coordinates["puzzle"] = stages[0].ensemble.puzzle.values
+    return schema.dataset(variables, attributes, coordinates, names)
+
+
+def _branches(stages: list[Stage], match: str, confidence: float) -> dict[str, schema.Variable]:
+    """Return what is known of every branch: masses, births, and where it goes."""
+    puzzles, total = len(stages[0].runs), stages[0].restarts
+    matched = [(match_states if match == "state" else match_answers)(stages, p) for p in range(puzzles)]
+    most = max(1, *(int(b.max()) + 1 for branch, _ in matched for b in branch if len(b)), 1)
+    shape = (len(stages), puzzles, most)
+    count, low, high = (np.zeros(shape, np.int32) for _ in range(3))
+    alive, correct = np.zeros(shape, bool), np.zeros(shape, bool)
+    goes = np.full(shape, NOWHERE, np.int32)
+    length = np.full(shape, np.nan)
+    answer = np.full((puzzles, most, stages[0].runs[0].answer.shape[1]), -1, np.int32)
+    before: dict[tuple[int, int], np.ndarray] = {}
+    for i, stage in enumerate(stages):
+        now: dict[tuple[int, int], np.ndarray] = {}
+        for p in range(puzzles):
+            found, runs = stage.clusters(p), stage.runs[p]
+            branch, target = matched[p][0][i], matched[p][1][i]
+            for a, b in enumerate(branch):
+                members = found.label == a
+                own = members[:total]
+                best = np.flatnonzero(members)[np.argmin(runs.error[members])]
+                place = i, p, b
+                count[place] += own.sum()
+                if match == "state":
+                    low[place] += (own & ~found.doubtful[:total]).sum()
+                    high[place] += (own | found.doubtful[:total]).sum()
+                    alive[place] = True
+                else:
+                    low[place] = high[place] = count[place]
+                    alive[place] = count[place] > 0
+                correct[place] = runs.correct[best]
+                goes[place] = target[a]
+                if answer[p, b, 0] < 0:
+                    answer[p, b] = runs.answer[best]
+                now[p, b] = runs.place[best]
+                if match == "state" and (p, b) in before:
+                    length[place] = np.linalg.norm(now[p, b] - before[p, b]) / runs.scale[best]
+        before = now
+    earlier = np.concatenate([np.zeros((1, *shape[1:]), bool), alive[:-1]])
+    event = np.select([~alive, np.arange(shape[0])[:, None, None] == 0, earlier], [0, 1, 2], 3).astype(
+        np.int8
+    )
+    died = np.zeros(shape, bool)
+    died[1:] = alive[:-1] & ~alive[1:]
+    bounds = proportion_interval(low, total, confidence)[0], proportion_interval(high, total, confidence)[1]
+    each, pair = ("value", "puzzle", "branch"), ("value", "puzzle")
+    seen = lambda values: np.where(alive | (match == "answer"), values, np.nan)
+    return {
+        "mass": (each, seen(count / total), "share of restarts that reach the branch"),
+        "mass_low": (each, seen(bounds[0]), f"lower bound of the mass, {confidence:.0%} interval"),
+        "mass_high": (each, seen(bounds[1]), f"upper bound of the mass, {confidence:.0%} interval"),
+        "count": (each, count, "restarts that reach the branch"),
+        "alive": (each, alive, "the branch is an attractor at this value"),
+        "correct": (each, correct, "the branch decodes to a right answer at this value"),
+        "event": (each, event, "what happened to the branch since the value before"),
+        "goes_to": (each, goes, f"branch it ends at under the next value, {NOWHERE} none, {SEVERAL} several"),
+        "step_length": (each, length, "distance from the branch at the value before, over the norm"),
+        "answer": (("puzzle", "branch", "token"), answer, "answer of the branch where it first appears"),
+        "attractors": (pair, alive.sum(2).astype(np.int32), "branches that are attractors"),
+        "born": (pair, (event == EVENTS.index("born")).sum(2).astype(np.int32), "branches born since the value before"),
+        "died": (pair, died.sum(2).astype(np.int32), "branches that died since the value before"),
+    }  # fmt: skip
+
+
+def _summary(
+    stages: list[Stage], confidence: float, rule: ModeRule | None, seed: int
+) -> dict[str, schema.Variable]:
+    """Return masses by kind, and where correctness is known accuracies and modes, at every value."""
+    found = [basins(s.ensemble, confidence=confidence) for s in stages]
+    pair, percent = ("value", "puzzle"), f"{confidence:.0%}"
+    names = [f"{n}{e}" for n in MASSES for e in ("", "_low", "_high") if f"{n}{e}" in found[0]]
+    variables: dict[str, schema.Variable] = {
+        n: (pair, np.stack([f[n].values for f in found]), found[0][n].attrs["long_name"]) for n in names
+    }
+    if "correct" not in stages[0].ensemble:
+        return variables
+    verdicts = [modes(s.ensemble, confidence=confidence, rule=rule, seed=seed) for s in stages]
+    right = np.stack([s.ensemble.correct.values[:, :, -1].mean(1) for s in stages], 1)
+    shares = share_over_puzzles(right, confidence=confidence, seed=seed)
+    for name, values in zip(("accuracy", "accuracy_low", "accuracy_high"), shares, strict=True):
+        text = "share of runs right at the last step" + (
+            f", bound over puzzles, {percent}" if "_" in name else ""
+        )
+        variables[name] = (("value",), values, text)
+    for name in (
+        "mode",
+        "mode_probability",
+        "landscape_mode",
+        *(f"landscape_share{e}" for e in ("", "_low", "_high")),
+    ):
+        dims = ("value", *map(str, verdicts[0][name].dims))
+        variables[name] = (
+            dims,
+            np.stack([v[name].values for v in verdicts]),
+            verdicts[0][name].attrs["long_name"],
+        )
+    return variables

@@ -1,0 +1,153 @@
+"""Asymptotic alignment: do runs that start at other puzzles' attractors end where the puzzle's own runs end?"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from eqrlab.attractors.ensemble.iterate import Oracle
+from eqrlab.attractors.ensemble.sample import sample, tokens_of
+from eqrlab.attractors.results import schema
+from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap
+from eqrlab.core import System
+
+
+def asymptotic_alignment(
+    system: System,
+    inputs: Tensor | np.ndarray,
+    ensemble: xr.Dataset,
+    *,
+    labels: Tensor | np.ndarray | None = None,
+    oracle: Oracle | None = None,
+    depth: int | None = None,
+    seed: int = 1,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Start every run at the end of a run of another puzzle, and compare where it ends with the puzzle's own run.
+
+    Parameters
+    ----------
+    system, inputs
+        What the ensemble was sampled from; at least two puzzles.
+    ensemble
+        From `sample` with `keep=("summary", "final_state")`.
+    labels, oracle
+        As for `sample`; without both nothing is said of correctness.
+    depth
+        Outer steps from the foreign start; None: those of the ensemble.
+    seed
+        Of the partners and of the noise; another than the ensemble's, so that runs do not share their noise.
+    confidence, resamples
+        Of the bootstrap, which draws whole puzzles.
+    batch_size, device, progress
+        As for `sample`.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over (puzzle, restart): `partner` = position of the puzzle started from, and the cosines of whole states
+        `alignment` = run from the foreign start and own run, the asymptotic alignment score; `own` = own run and the
+        puzzle's next restart, what the restart law itself reaches (NaN with one restart); `start` = foreign start and
+        own run, the score of a map that does nothing; `same_answer`.  Means over puzzles `mean_alignment`, `mean_own`,
+        `mean_start`, `mean_same_answer`, and where correctness is known `accuracy`, `accuracy_own` and
+        `accuracy_change`, each with `_low`, `_high`.
+
+    Raises
+    ------
+    ValueError
+        When the ensemble holds no final states or other puzzles than `inputs`, or there is one puzzle only.
+
+    Notes
+    -----
+    Costs as many outer steps as the ensemble.  States are compared at one step: of runs that never settle the cosine
+    says how far apart they are, not whether they share a recurrent set; `same_answer` says whether that matters.
+
+    References
+    ----------
+    Anil et al. 2022, "Path independent equilibrium models can better exploit test-time computation", section 4.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from eqrlab.attractors import sample
+    >>> from eqrlab.core import MapSystem
+    >>> halfway = MapSystem(lambda z, x: (z + x) / 2, lambda x, g: torch.randn(x.shape, generator=g, dtype=x.dtype))
+    >>> puzzles = torch.tensor([[1, 2], [3, -1]])
+    >>> ensemble = sample(halfway, puzzles, restarts=2, depth=60, keep=("final_state",))
+    >>> round(float(asymptotic_alignment(halfway, puzzles, ensemble).mean_alignment), 6)
+    1.0
+    """
+    tokens = tokens_of(inputs, "inputs")
+    if "final_state" not in ensemble:
+        raise ValueError("the ensemble holds no states; sample with keep=('summary', 'final_state')")
+    if not np.array_equal(ensemble.inputs.values, tokens.numpy()):
+        raise ValueError("inputs must be the puzzles of the ensemble, in the same order")
+    puzzles, restarts = ensemble.sizes["puzzle"], ensemble.sizes["restart"]
+    if puzzles < 2:
+        raise ValueError("asymptotic alignment needs at least two puzzles, got 1")
+    shift = np.random.default_rng(seed).integers(1, puzzles, size=restarts)
+    partner = (np.arange(puzzles)[:, None] + shift) % puzzles
+    own = ensemble.final_state.values
+    start = own[partner, np.arange(restarts)]
+    foreign = sample(
+        system, tokens, labels=labels, oracle=oracle, restarts=restarts, depth=depth or ensemble.sizes["step"],
+        seed=seed, noise=float(ensemble.attrs["noise"]), initial=torch.as_tensor(start), keep=("final_state",),
+        batch_size=batch_size, device=device, progress=progress,
+    )  # fmt: skip
+    same = (foreign.answer.values == ensemble.answer.values).all(-1)
+    another = _cosine(own, np.roll(own, -1, axis=1)) if restarts > 1 else np.full(partner.shape, np.nan)
+    pair = ("puzzle", "restart")
+    texts = {
+        "alignment": "cosine of the run from a foreign start and the own run",
+        "own": "cosine of the own run and another of the puzzle",
+        "start": "cosine of the foreign start and the own run",
+        "same_answer": "the run from a foreign start ends with the answer of the own run",
+    }
+    each: dict[str, np.ndarray] = {
+        "alignment": _cosine(foreign.final_state.values, own),
+        "own": another,
+        "start": _cosine(start, own),
+        "same_answer": same,
+    }
+    variables: dict[str, schema.Variable] = {
+        "partner": (pair, partner, "position of the puzzle started from"),
+        **{name: (pair, values, texts[name]) for name, values in each.items()},
+    }
+    means = {f"mean_{name}": (values.astype(float), f"mean {texts[name]}") for name, values in each.items()}
+    if "correct" in foreign and "correct" in ensemble:
+        after, before = (e.correct.values[:, :, -1].astype(float) for e in (foreign, ensemble))
+        means["accuracy"] = (after, "share of right runs from foreign starts")
+        means["accuracy_own"] = (before, "share of right runs from the restart law")
+        means["accuracy_change"] = (after - before, "the first of these shares minus the second")
+    for name, (values, text) in means.items():
+        mean = values.mean(1)
+        low, high = cluster_bootstrap(
+            functools.partial(_weighted, mean), puzzles, confidence=confidence, resamples=resamples, seed=seed
+        )
+        variables[name] = ((), np.float64(mean.mean()), text)
+        variables[f"{name}_low"] = ((), np.float64(low), f"lower bound: {text}")
+        variables[f"{name}_high"] = ((), np.float64(high), f"upper bound: {text}")
+    attributes = {**foreign.attrs, "initial_law": "final states of other puzzles", "confidence": confidence}
+    attributes["bootstrap"] = f"{resamples} resamples of puzzles, seed {seed}"
+    coordinates = {d: ensemble[d].values for d in pair}
+    return schema.dataset(variables, attributes, coordinates)
+
+
+def _weighted(value: np.ndarray, weight: np.ndarray) -> float:
+    return float(weight @ value / weight.sum())
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the cosines (puzzle, restart) of states; NaN where one is zero or not finite."""
+    u, v = (s.reshape(*s.shape[:2], -1).astype(float) for s in (a, b))
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        value = (u * v).sum(-1) / (np.linalg.norm(u, axis=-1) * np.linalg.norm(v, axis=-1))
+    return np.where(np.isfinite(value), value, np.nan)

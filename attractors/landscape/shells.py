@@ -1,0 +1,205 @@
+"""Restart laws: does where a run ends depend on how far from the origin it starts?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from eqrlab.attractors.ensemble.iterate import Law, Oracle
+from eqrlab.attractors.ensemble.runs import Runs, join, runs_of
+from eqrlab.attractors.ensemble.sample import sample, tokens_of
+from eqrlab.attractors.landscape.basins import sums, tabulate
+from eqrlab.attractors.landscape.identify import identify
+from eqrlab.attractors.results import schema
+from eqrlab.attractors.statistics.intervals import DEFAULT_INTERVAL, proportion_interval
+from eqrlab.core import System
+from eqrlab.core.models.reasoner import take_rows
+
+TYPICAL = 64  # starts whose median norm is the unit of radii
+SHUFFLES = 999
+
+
+def on_shell(law: Law, factor: float) -> Law:
+    """Return the law that draws a direction from `law` and puts it at this radius, in median norms of `law`.
+
+    Notes
+    -----
+    The median is that of 64 starts of the row's context, drawn alike for all rows.
+
+    Examples
+    --------
+    >>> law = lambda x, g: torch.randn((len(x), 100), generator=g, dtype=torch.float64)
+    >>> z = on_shell(law, 2.0)(torch.zeros(3, 1), torch.Generator().manual_seed(1))
+    >>> [round(float(v), 3) for v in z.norm(dim=1) / z[0].norm()], bool(z[0].norm() > 15)
+    ([1.0, 1.0, 1.0], True)
+    """
+
+    known: dict[bytes, float] = {}
+
+    def unit(x: Any) -> float:
+        """Return the median norm for the context of one row."""
+        leaves = [leaf for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor)]
+        key = b"".join(leaf.detach().cpu().float().numpy().tobytes() for leaf in leaves)
+        if key not in known:
+            fixed = torch.Generator().manual_seed(0)
+            norms = torch.stack([law(x, fixed).flatten().norm() for _ in range(TYPICAL)])
+            known[key] = float(norms.median())
+        return known[key]
+
+    def start(x: Any, generator: torch.Generator) -> Tensor:
+        z = law(x, generator)
+        flat = z.flatten(1)
+        sizes = flat.new_tensor([unit(take_rows(x, slice(i, i + 1))) for i in range(len(z))])
+        return (flat * (factor * sizes / flat.norm(dim=1).clamp(min=1e-30))[:, None]).reshape(z.shape)
+
+    start.__name__ = f"shell {factor:g}"
+    return start
+
+
+def shells(
+    system: System,
+    inputs: Tensor | np.ndarray,
+    *,
+    radii: Sequence[float] = (0.25, 0.5, 1.0, 2.0, 4.0),
+    restarts: int = 64,
+    depth: int = 64,
+    seed: int = 0,
+    noise: float | None = None,
+    initial: Law | None = None,
+    confidence: float = 0.95,
+    labels: Tensor | np.ndarray | None = None,
+    oracle: Oracle | None = None,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    progress: bool | Callable[[int, int], None] = False,
+) -> xr.Dataset:
+    """Estimate basin masses on shells of starts: directions of the restart law at fixed radii.
+
+    Parameters
+    ----------
+    system, inputs, labels, oracle, depth, seed, noise, batch_size, device, dtype, progress
+        As in `sample`.
+    radii
+        Of the shells, in median norms of a start under the law.
+    restarts
+        Of every puzzle on every shell; other directions on each.
+    initial
+        Law whose directions are taken; None: the system's own.
+    confidence
+        Of the intervals.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over (puzzle, radius, attractor): `shell_mass` with bounds, `shell_count`; over (puzzle, radius):
+        `correct_mass`, `spurious_mass`, `mass_none` with bounds.  Over (puzzle, attractor): `correct`, `fate`,
+        `answer`.  Over puzzle: `attractors`, `dependence_p` = probability that shells of equal masses differ as much.
+
+    Raises
+    ------
+    ValueError
+        For radii that are not positive and increasing, or what `sample` refuses.
+
+    Notes
+    -----
+    `dependence_p` is that of a permutation test (999 shuffles) on Pearson's statistic of the table shell by outcome (an
+    attractor, or none): small where the basin a run ends in depends on the radius of its start, 1 where all runs end
+    alike.  It is exact whatever the counts; with many puzzles some are small by chance.  Starts at another radius than
+    a trained model saw are outside its training law.
+
+    Examples
+    --------
+    >>> from eqrlab.core import MapSystem
+    >>> law = lambda x, g: torch.randn((len(x), 8), generator=g, dtype=torch.float64)
+    >>> system = MapSystem(lambda z, x: 0.5 + torch.tanh(2 * (z - 0.5)), law)
+    >>> found = shells(system, torch.zeros(1, 1, dtype=torch.long), radii=(0.1, 2.0), restarts=30, depth=40)
+    >>> float(found.shell_mass[0, 0, 0]), float(found.dependence_p[0])  # within the border every start goes down
+    (1.0, 0.001)
+    """
+    if not len(radii) or min(radii) <= 0 or any(b <= a for a, b in pairwise(radii)):
+        raise ValueError(f"radii must be positive and increasing, got {tuple(radii)}")
+    tokens = tokens_of(inputs, "inputs")
+    law: Law = initial or system.initial
+    options: dict[str, Any] = {
+        "labels": labels, "oracle": oracle, "restarts": restarts, "depth": depth, "seed": seed, "noise": noise,
+        "batch_size": batch_size, "device": device, "dtype": dtype, "progress": progress,
+        "keep": ("summary", "final_state"),
+    }  # fmt: skip
+    ensembles = [
+        sample(system, tokens, initial=on_shell(law, r), first_restart=i * restarts, **options)
+        for i, r in enumerate(radii)
+    ]
+    runs = runs_of(ensembles[0])
+    for ensemble in ensembles[1:]:
+        runs = [join(a, b) for a, b in zip(runs, runs_of(ensemble), strict=True)]
+    return _table(ensembles[0], runs, list(map(float, radii)), restarts, confidence, seed)
+
+
+def _table(
+    first: xr.Dataset, runs: list[Runs], radii: list[float], restarts: int, confidence: float, seed: int
+) -> xr.Dataset:
+    found = [identify(r) for r in runs]
+    whole = tabulate(runs, found, confidence, DEFAULT_INTERVAL)
+    most = whole["mass"][1].shape[1]
+    shape = (len(runs), len(radii), most)
+    count, certain = np.zeros(shape, np.int32), np.zeros(len(runs))
+    for p, clusters in enumerate(found):
+        label = clusters.label.reshape(len(radii), restarts)
+        for s in range(len(radii)):
+            count[p, s] = np.bincount(label[s][label[s] >= 0], minlength=most)
+        certain[p] = dependence(label, seed)
+    present = (np.arange(most) < np.asarray(whole["attractors"][1])[:, None])[:, None]
+    bounds = [np.where(present, b, np.nan) for b in proportion_interval(count, restarts, confidence)]
+    three, two = ("puzzle", "radius", "attractor"), ("puzzle", "radius")
+    text = "share of the shell's starts that reach the attractor"
+    variables: dict[str, schema.Variable] = {
+        "shell_mass": (three, np.where(present, count / restarts, np.nan), text),
+        "shell_mass_low": (three, bounds[0], f"lower bound of it, {confidence:.0%} interval"),
+        "shell_mass_high": (three, bounds[1], f"upper bound of it, {confidence:.0%} interval"),
+        "shell_count": (three, count, "starts of the shell that reach the attractor"),
+        "dependence_p": (("puzzle",), certain, "probability that shells of equal masses differ as much"),
+        **{name: whole[name] for name in ("attractors", "correct", "fate", "answer", "mass", "ambiguous")},
+    }
+    flat = {"count": count.reshape(-1, most), "correct": np.repeat(whole["correct"][1], len(radii), 0)}
+    for name, (value, meaning) in sums(flat, np.full(len(flat["count"]), restarts)).items():
+        low, high = proportion_interval(value, restarts, confidence)
+        for end, values in (("", value / restarts), ("_low", low), ("_high", high)):
+            variables[name + end] = (two, values.reshape(shape[:2]), meaning + end.replace("_", ", bound "))
+    attributes = {**schema.carried(first), "initial_law": "shells of the restart law", "confidence": confidence,
+                  "interval_method": DEFAULT_INTERVAL, "radius_unit": f"median norm of {TYPICAL} starts"}  # fmt: skip
+    coordinates = {"puzzle": first.puzzle.values, "radius": radii}
+    return schema.dataset(variables, attributes, coordinates, {"fate": schema.FATES})
+
+
+def dependence(label: np.ndarray, seed: int = 0, shuffles: int = SHUFFLES) -> float:
+    """Return the p-value of a permutation test that labels (groups, n) do not depend on the group.
+
+    Examples
+    --------
+    >>> dependence(np.array([[0] * 20, [1] * 20])), dependence(np.array([[0, 1] * 10, [0, 1] * 10]))
+    (0.001, 1.0)
+    """
+    codes = np.unique(label, return_inverse=True)[1].reshape(label.shape)
+    kinds = int(codes.max()) + 1
+    expected = np.bincount(codes.ravel(), minlength=kinds) / len(label)
+    group = np.arange(len(label))[:, None] * kinds
+
+    def statistic(values: np.ndarray) -> float:
+        table = np.bincount((values + group).ravel(), minlength=len(label) * kinds).reshape(-1, kinds)
+        return float(((table - expected) ** 2 / expected).sum())
+
+    rng, seen = np.random.default_rng(seed), statistic(codes)
+    flat = codes.ravel().copy()
+    beyond = 0
+    for _ in range(shuffles):
+        rng.shuffle(flat)
+        beyond += statistic(flat.reshape(label.shape)) >= seen - 1e-9
+    return (1 + beyond) / (1 + shuffles)

@@ -1,0 +1,1 @@
+"""What pushes do: return, shocks, edges, planes through state space."""

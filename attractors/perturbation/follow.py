@@ -1,0 +1,259 @@
+"""Where states lead: orbits of many given states, each followed only until its fate is decided."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eqrlab.attractors.ensemble.batches import one_thread_a_batch
+from eqrlab.attractors.ensemble.fate import CODE, Tolerances, classify, ring_length
+from eqrlab.attractors.ensemble.history import History
+from eqrlab.attractors.ensemble.iterate import Sketch, norm
+from eqrlab.attractors.ensemble.runs import Runs, join, runs_of
+from eqrlab.attractors.ensemble.sample import FEATURES, dtype_of, noise_size, tokens_of, with_noise
+from eqrlab.attractors.landscape.identify import identify
+from eqrlab.attractors.results import schema
+from eqrlab.core import KeyedNoise, System
+from eqrlab.core.models.reasoner import cast_floating, take_rows
+from eqrlab.core.random import puzzle_key, restart_keys
+
+
+@dataclasses.dataclass(frozen=True)
+class Ends:
+    """What became of n states; the arrays (n,) mean what the variables of `sample` of the same names mean.
+
+    Attributes
+    ----------
+    residual
+        Final relative residual.
+    error
+        Estimated distance from the attractor, relative to the scale.
+    answer, code
+        (n, L) answer at the end, and (n,) a number that is equal for equal answers.
+    steps
+        Steps taken before the fate was decided.
+    dtype, noise
+        Of the whole run.
+    """
+
+    fate: np.ndarray
+    period: np.ndarray
+    settling_step: np.ndarray
+    answer_settled: np.ndarray
+    residual: np.ndarray
+    error: np.ndarray
+    scale: np.ndarray
+    spread: np.ndarray
+    sketch: np.ndarray
+    answer: np.ndarray
+    code: np.ndarray
+    steps: np.ndarray
+    dtype: str
+    noise: float
+
+    def __len__(self) -> int:
+        return len(self.fate)
+
+    def take(self, rows: np.ndarray) -> Ends:
+        """Return some of the rows."""
+        taken: dict[str, Any] = {name: getattr(self, name)[rows] for name in ROW_FIELDS}
+        return dataclasses.replace(self, **taken)
+
+    @staticmethod
+    def join(parts: list[Ends]) -> Ends:
+        """Return the rows of all parts, in order."""
+        joined: dict[str, Any] = {n: np.concatenate([getattr(p, n) for p in parts]) for n in ROW_FIELDS}
+        return dataclasses.replace(parts[0], **joined)
+
+    def runs(self, first: int = 0) -> Runs:
+        """Return the rows as runs whose attractors `identify` tells; restarts are numbered from `first`."""
+        run = ("puzzle", "restart")
+        names = ("fate", "period", "settling_step", "scale", "spread")
+        steps = self.residual[None, :, None]  # `error` replaces what would be estimated from all steps
+        variables: dict[str, schema.Variable] = {
+            **{name: (run, getattr(self, name)[None], name) for name in names},
+            "residual": ((*run, "step"), steps * self.scale[None, :, None], "residual"),
+            "relative_residual": ((*run, "step"), steps, "relative residual"),
+            "sketch": ((*run, "feature"), self.sketch[None], "sketch"),
+            "answer": ((*run, "token"), self.answer[None], "answer"),
+        }
+        restart = np.arange(first, first + len(self.fate))
+        ensemble = schema.dataset(variables, {"dtype": self.dtype, "noise": self.noise}, {"restart": restart})
+        return dataclasses.replace(runs_of(ensemble)[0], error=self.error)
+
+
+ROW_FIELDS = tuple(f.name for f in dataclasses.fields(Ends) if f.name not in ("dtype", "noise"))
+
+
+def came_home(runs: Runs, home: Runs) -> np.ndarray:
+    """Say which runs ended at the attractor at which the one run of `home` ended."""
+    label = identify(join(home, runs)).label
+    return (label[1:] == label[0]) & (label[0] >= 0)
+
+
+class Follower:
+    """Follows given states of a system's puzzles to their ends.
+
+    Parameters
+    ----------
+    system, inputs
+        The system and its puzzles (P, L).
+    depth
+        Most outer steps of a state.
+    noise
+        Noise amplitude; None is the system's own.  All states of a puzzle meet the same noise, keyed by `seed`.
+    bound
+        A state whose norm exceeds this has diverged.
+    tolerances
+        Thresholds of the fates.
+
+    Notes
+    -----
+    A row leaves the batch when its residual is at the numerical floor with a constant answer, when its state returns
+    to within that floor (a cycle), when it is not finite or has escaped: what follows is then known.  Rows of the
+    batch that stay are compacted.  Memory of a row: a few states, 24 bytes a step, and a sketch for each of the last
+    steps (at most 32).
+    """
+
+    def __init__(
+        self,
+        system: System,
+        inputs: Tensor | np.ndarray,
+        *,
+        depth: int,
+        seed: int = 0,
+        noise: float | None = 0.0,
+        bound: float = np.inf,
+        tolerances: Tolerances | None = None,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        batch_size: int | None = None,
+    ):
+        if int(depth) != depth or depth < 1:
+            raise ValueError(f"depth must be an integer >= 1, got {depth}")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be an integer >= 1, got {batch_size}")
+        self.tokens = tokens_of(inputs, "inputs")
+        self.system, self.noise = with_noise(system, noise)
+        self.device = torch.device(device if device is not None else getattr(system, "device", "cpu"))
+        if isinstance(self.system, torch.nn.Module):
+            self.system = self.system.to(self.device)
+        self.dtype = dtype_of(dtype)
+        if self.dtype not in (None, torch.float32, torch.float64):
+            raise ValueError(f"dtype must be float32 or float64 to follow basins, got {self.dtype}")
+        self.depth, self.seed, self.bound, self.batch_size = int(depth), int(seed), float(bound), batch_size
+        self.tolerances = tolerances or Tolerances()
+        self.noise_size = 0.0
+        self.x = cast_floating(self.system.encode(self.tokens.to(self.device)), self.dtype, self.device)
+        self.keys = [puzzle_key(self.seed, row.numpy()) for row in self.tokens]
+        self.evaluations = 0
+
+    def place(self, z: Tensor) -> Tensor:
+        """Bring states to the device and precision of the run; half precision becomes float32."""
+        low = z.dtype not in (torch.float32, torch.float64)
+        return z.to(device=self.device, dtype=self.dtype or (torch.float32 if low else z.dtype))
+
+    def rows_at_once(self, size: int) -> int:
+        """Return the rows of a batch for states of `size` numbers."""
+        cpu = self.device.type == "cpu"
+        return self.batch_size or int(np.clip((2**20 if cpu else 2**25) // max(size, 1), 1, 4096))
+
+    def fix_band(
+        self, z: Tensor, puzzle: np.ndarray, judge: Callable[[Ends, np.ndarray], np.ndarray]
+    ) -> None:
+        """Follow a pilot sample of states and hold the thresholds it gives, so that further rows are judged alone.
+
+        Parameters
+        ----------
+        judge
+            `(ends, puzzle) -> (n,) bool`: correct or not.
+        """
+        parts = self._batches(z, puzzle)
+        joined = {
+            n: np.concatenate([p[n] for p in parts]) if parts[0][n].ndim else parts[0][n] for n in parts[0]
+        }
+        if self.noise:
+            self.noise_size = noise_size(joined["residual"], joined["update"], joined["size"])
+        ends, threshold = self._ends(joined)
+        solved = judge(ends, puzzle)
+        threshold = self._ends(joined, solved)[1] if solved.any() else threshold
+        self.hold(threshold)
+
+    def hold(self, threshold: float) -> None:
+        """Let relative residuals up to a threshold count as settled, whatever the other rows do."""
+        t = self.tolerances
+        cap = max(t.band_cap, threshold)
+        self.tolerances = dataclasses.replace(t, band_default=threshold, band_cap=cap, band_runs=2**62)
+
+    def __call__(self, z: Tensor, puzzle: np.ndarray) -> Ends:
+        """Follow states (n, *state_shape), each of the puzzle (n,) given."""
+        return Ends.join([self._ends(part)[0] for part in self._batches(self.place(z), puzzle)])
+
+    def _batches(self, z: Tensor, puzzle: np.ndarray) -> list[dict[str, np.ndarray]]:
+        pieces = torch.split(torch.arange(len(z)), self.rows_at_once(z[0].numel()))
+        with one_thread_a_batch(self.device, len(pieces)) as run:
+            parts = list(run(lambda rows: self._orbits(z[rows], puzzle[rows.numpy()]), pieces))
+        self.evaluations += sum(
+            int(p["steps"].sum()) * (1 + bool(self.noise)) + len(p["steps"]) for p in parts
+        )
+        return parts
+
+    def _ends(self, o: dict[str, np.ndarray], solved: np.ndarray | None = None) -> tuple[Ends, float]:
+        verdict = classify(
+            o["residual"], o["size"], o["code"], np.zeros(len(o["code"]), bool) if solved is None else solved,
+            o["ring"], epsilon=float(o["epsilon"][0]), noise=self.noise_size, tolerances=self.tolerances,
+        )  # fmt: skip
+        fate = np.where(o["escaped"], CODE["diverged"], verdict.fate).astype(np.int8)
+        with np.errstate(invalid="ignore"):
+            residual = o["residual"][:, -1] / verdict.scale
+        left = residual / (1 - o["rate"])  # what a geometric decay still has to go
+        back = self.tolerances.recurrence * residual  # periods are recognised to this share of an update
+        error = np.where(fate == CODE["periodic"], np.where(o["lag"] > 1, o["epsilon"], back), left)
+        extended = fate == CODE["recurrent"] if not self.noise else np.ones(len(fate), bool)
+        error = np.fmax(np.where(extended, verdict.spread, error), 4 * o["epsilon"])
+        return Ends(
+            fate, verdict.period, verdict.settling_step, verdict.answer_settled, residual, error, verdict.scale,
+            verdict.spread, verdict.sketch, o["answer"], o["code"][:, -1], o["steps"], o["dtype"].item(), self.noise,
+        ), verdict.threshold  # fmt: skip
+
+    @torch.no_grad()
+    def _orbits(self, z: Tensor, puzzle: np.ndarray) -> dict[str, np.ndarray]:
+        """Run rows until their fate is decided; histories are continued as a cycle or fixed point goes on."""
+        n, depth, k = len(z), self.depth, ring_length(self.depth)
+        x = take_rows(self.x, torch.as_tensor(puzzle, device=self.device))
+        keys = None
+        if self.noise:
+            mine = torch.tensor([self.keys[int(p)] for p in puzzle], dtype=torch.int64)
+            keys = restart_keys(mine, torch.zeros_like(mine)).to(self.device)
+        sketch = Sketch(z[0].numel(), FEATURES, z.dtype, z.device)
+        h = History(n, depth, k, sketch.size, torch.finfo(z.dtype).eps, self.tolerances)
+        left = np.arange(n)
+        following = self._step(z, x, keys, 1)
+        for t in range(1, depth + 1):
+            previous, z = z, following
+            noiseless = self.system.step(z, x)
+            following = noiseless if keys is None else self._step(z, x, keys, t + 1)
+            answer = self.system.decode(z, x).cpu().numpy()
+            lengths = torch.stack((norm(noiseless - z), norm(z - previous), norm(z))).cpu().double().numpy()
+            short = sketch(z).cpu().double().numpy()
+            done = h.see(left, t, answer, lengths, short, self.bound, keys is None)
+            if done.any() and t < depth:
+                stay = torch.as_tensor(np.flatnonzero(~done), device=z.device)
+                left = left[~done]
+                if not len(left):
+                    break
+                z, following, x = z[stay], following[stay], take_rows(x, stay)
+                keys = None if keys is None else keys[stay]
+        return {**h.records(), "dtype": np.array(str(z.dtype).removeprefix("torch."))}
+
+    def _step(self, z: Tensor, x: Any, keys: Tensor | None, t: int) -> Tensor:
+        following = self.system.step(z, x, None if keys is None else KeyedNoise(keys, t))
+        if following.shape != z.shape or following.dtype != z.dtype:
+            found = f"{tuple(following.shape)} of {following.dtype}"
+            raise ValueError(f"step must return a state of shape {tuple(z.shape)} and {z.dtype}, got {found}")
+        return following

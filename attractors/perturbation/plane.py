@@ -1,0 +1,285 @@
+"""Basins on a plane: where the states of a 2-D slice of state space lead, how fast, and how rough the borders are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from tqdm import tqdm
+
+from eqrlab.attractors.ensemble.fate import Tolerances
+from eqrlab.attractors.ensemble.iterate import Law, Oracle
+from eqrlab.attractors.ensemble.runs import Runs, join, runs_of
+from eqrlab.attractors.ensemble.sample import tokens_of
+from eqrlab.attractors.ensemble.states import States
+from eqrlab.attractors.landscape.identify import identify
+from eqrlab.attractors.perturbation.follow import Ends, Follower
+from eqrlab.attractors.perturbation.plane_geometry import Frame, make_frames, make_sides
+from eqrlab.attractors.perturbation.plane_maps import LABELS, borders, field_of, fractions, maps
+from eqrlab.attractors.results import schema
+from eqrlab.core import System
+
+PILOT = 1024  # cells that set the thresholds of a puzzle where no ensemble gives them
+
+
+def plane(
+    system: System,
+    inputs: Tensor | np.ndarray,
+    *,
+    resolution: int = 101,
+    extent: float | Sequence[float] | None = None,
+    states: States | None = None,
+    directions: Tensor | np.ndarray | None = None,
+    unit: float | None = None,
+    labels: Tensor | np.ndarray | None = None,
+    oracle: Oracle | None = None,
+    ensemble: xr.Dataset | None = None,
+    jitter: bool = True,
+    depth: int = 64,
+    seed: int = 0,
+    noise: float | None = 0.0,
+    initial: Law | None = None,
+    escape: float = 1e6,
+    box: int = 5,
+    confidence: float = 0.95,
+    tolerances: Tolerances | None = None,
+    batch_size: int | None = None,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Follow the states of a plane through state space and see at which attractor each ends.
+
+    Parameters
+    ----------
+    system, inputs
+        The system and its puzzles (P, L); each puzzle has its own plane.
+    resolution
+        Cells along each side.
+    extent
+        Sides of the plane in units of `unit`: half the width, or (left, right, bottom, top).  None: 1.5 for a random
+        plane, else 1.5 times as far as the farthest of the given states.
+    states
+        (P, M, *state_shape), what `at.sample` or `at.fixed_points` stored, or None.  Two or three states: the plane
+        that holds them, centred at their mean; where fewer directions than two result, random ones complete it.  One
+        state: a random plane, or that of `directions`, around it.  None: the plane through the origin and two
+        restarts; for states of two numbers the whole state space, with its own axes.
+    directions
+        (P, 2, *state_shape) that span the plane around one state, for example leading eigenvectors; they are made
+        orthonormal.
+    unit
+        Length of 1 on the axes; None is the root mean square norm of the given states or of the restarts, and 1 for
+        states of two numbers.
+    labels, oracle, initial, tolerances, batch_size, dtype, device, progress
+        As for `sample`.
+    ensemble
+        From `sample`, of the same puzzles: attractors then have the numbers that `basins(ensemble)` gives them (those
+        it has not seen follow), and its threshold of settling holds.
+    jitter
+        Follow a uniformly random state of each cell instead of its centre.  Only then have fractions, entropies and
+        exponent intervals.
+    depth
+        Most outer steps of a cell.
+    seed
+        Randomness (plane, jitter, noise) is keyed by (seed, input tokens).
+    noise
+        0: the deterministic map; a number or None (the system's own): all cells meet the same noise.
+    escape
+        A state beyond this many times the largest norm on the plane has diverged.
+    box
+        Cells along a side of the boxes of the basin entropy.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over (puzzle, v, u), the second axis first: `attractor_id` (-1 none), `fate`, `settling_step` (-1 never),
+        `answer_settled`, `answer_id` (number of the answer on the plane, the most frequent first), `correct` where
+        labels or an oracle are given, `steps` spent.  `fraction(puzzle, attractor)` of the plane, `fraction_none`,
+        `fraction_correct`, each with `_low` and `_high`; `attractor_correct`.  Over (puzzle, label), for borders
+        between attractors and between answers: `basin_entropy`, `boundary_entropy`, `uncertainty_exponent`, with
+        `_low` and `_high`, `boundary_dimension`, `boundary_share`; `uncertain(puzzle, label, epsilon)`.
+        `mark_u`, `mark_v` (puzzle, point): the given states; `unit(puzzle)`; `answer(puzzle, answer_number, token)`.
+
+    Raises
+    ------
+    ValueError
+        For misuse, naming the argument.
+
+    Notes
+    -----
+    Cost: at most resolution^2 * depth steps a puzzle; cells whose fate is decided (see `follow.Follower`) leave the
+    batch.  Memory: one batch, and about 500 bytes a cell.
+
+    Grid cells are no independent samples of the plane; uniformly random states, one in each cell, are a stratified
+    sample: independent, unbiased, and with tails no wider than those of the binomial (Hoeffding 1956), so that the
+    Clopper-Pearson interval keeps its confidence.  A fraction is of this plane's area, no mass under a restart law,
+    and no volume of state space.  The other intervals resample boxes (entropies) and tiles (exponent) of the plane
+    and say how well this plane at this resolution determines the number, no more.
+
+    Cells of fate diverged or nonfinite count as one place, other cells without an attractor as another.
+
+    References
+    ----------
+    Daza, Wagemakers, Georgeot, Guery-Odelin & Sanjuan 2016, Sci. Rep. 6, 31416 (basin entropy); Grebogi, McDonald,
+    Ott & Yorke 1983, Phys. Lett. A 99, 415 (uncertainty exponent); Hoeffding 1956, Ann. Math. Stat. 27, 713.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from eqrlab.core import MapSystem
+    >>> system = MapSystem(lambda z, x: torch.tanh(2 * z), lambda x, g: torch.randn(len(x), 2, generator=g).double())
+    >>> result = plane(system, torch.zeros(1, 1, dtype=torch.long), resolution=20, extent=1)
+    >>> result.fraction.values  # four attractors; no cell lies across an axis
+    array([[0.25, 0.25, 0.25, 0.25]])
+    """
+    tokens = tokens_of(inputs, "inputs")
+    for name, value, least in (("resolution", resolution, 2), ("box", box, 2)):
+        if int(value) != value or value < least:
+            raise ValueError(f"{name} must be an integer >= {least}, got {value}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
+    if unit is not None and not (np.isfinite(unit) and unit > 0):
+        raise ValueError(f"unit must be a finite number > 0, got {unit}")
+    if not escape > 1:
+        raise ValueError(f"escape must be > 1, got {escape}")
+    truth = None if labels is None else tokens_of(labels, "labels").numpy()
+    for what, other in (("labels", truth), ("ensemble", None if ensemble is None else ensemble.inputs)):
+        if other is not None and len(other) != len(tokens):
+            raise ValueError(
+                f"{what} must have a row for each of the {len(tokens)} puzzles, got {len(other)}"
+            )
+    follower = Follower(system, inputs, depth=depth, seed=seed, noise=noise, tolerances=tolerances,
+                        batch_size=batch_size, dtype=dtype, device=device)  # fmt: skip
+    frames, shape = make_frames(follower, states, directions, unit, initial)
+    sides = make_sides(extent, frames)
+    corner = max(f.unit * max(map(abs, sides)) * 2**0.5 + float(f.centre.norm()) for f in frames)
+    follower.bound = escape * corner
+    judge = Judge(tokens.numpy(), truth, oracle)
+    fields = []
+    seen = None if ensemble is None else runs_of(ensemble)
+    if ensemble is not None and "settled_below" in (
+        limits := json.loads(ensemble.attrs.get("tolerances", "{}"))
+    ):
+        follower.hold(float(limits["settled_below"]))
+    given, dtype = follower.tolerances, str(frames[0].centre.dtype).removeprefix("torch.")
+    with tqdm(total=len(tokens) * resolution**2, unit="cell", disable=not progress, leave=False) as bar:
+        for p, frame in enumerate(frames):
+            at, order = _cells(resolution, sides, jitter, follower.keys[p])
+            if ensemble is None:
+                follower.tolerances = given
+                follower.fix_band(*_states(frame, at[order[:PILOT]], p, shape), judge)
+            ends = _follow(follower, frame, at[order], p, shape, bar).take(np.argsort(order))
+            number = _numbers(ends, None if seen is None else seen[p])
+            fields.append(field_of(ends, number, judge(ends, np.full(len(order), p)), resolution))
+    cell = (sides[1] - sides[0]) / resolution
+    variables = maps(fields, judge.known) | fractions(fields, judge.known, jitter, confidence)
+    variables |= borders(fields, box, jitter, confidence, seed, cell)
+    variables |= {
+        "mark_u": (("puzzle", "point"), np.stack([f.marks[:, 0] for f in frames]), "given state, first axis"),
+        "mark_v": (
+            ("puzzle", "point"),
+            np.stack([f.marks[:, 1] for f in frames]),
+            "given state, second axis",
+        ),
+        "unit": (("puzzle",), np.array([f.unit for f in frames]), "length of 1 on the axes, in state space"),
+        "inputs": (("puzzle", "input_token"), tokens.numpy().astype(np.int32), "puzzle"),
+    }
+    attributes = {
+        **schema.provenance(follower.system),
+        "seed": seed, "depth": depth, "noise": follower.noise, "resolution": resolution, "extent": list(sides),
+        "jitter": jitter, "box": box, "confidence": confidence, "evaluations": follower.evaluations,
+        "dtype": dtype, "device": str(follower.device), "escape": escape, "interval": INTERVAL[jitter],
+        "oracle": judge.name, "tolerances": dataclasses.asdict(given),
+    }  # fmt: skip
+    u, v = (a + (b - a) * (np.arange(resolution) + 0.5) / resolution for a, b in (sides[:2], sides[2:]))
+    coordinates = {"u": u, "v": v, "label": np.array(LABELS)}
+    result = schema.dataset(variables, attributes, coordinates, {"fate": schema.FATES})
+    for axis, name in (("u", "first"), ("v", "second")):
+        result[axis].attrs |= {"long_name": f"{name} axis of the plane, in units of `unit`", "units": "1"}
+    return result
+
+
+INTERVAL = {
+    True: "fractions: Clopper-Pearson, conservative for one random state in each cell; entropies and exponent: boxes "
+    "and tiles of the plane drawn with replacement",
+    False: "none: the centres of grid cells are no random sample; jitter=True gives intervals",
+}
+
+
+class Judge:
+    """Decides correctness of answers, each different one once."""
+
+    def __init__(self, inputs: np.ndarray, labels: np.ndarray | None, oracle: Oracle | None):
+        self.inputs, self.labels, self.oracle = inputs, labels, oracle
+        self.known = labels is not None or oracle is not None
+        named = getattr(oracle, "name", getattr(oracle, "__name__", "callable")) if oracle else None
+        self.name = named or ("labels" if labels is not None else "none")
+
+    def __call__(self, ends: Ends, puzzle: np.ndarray) -> np.ndarray:
+        right = np.zeros(len(ends.code), bool)
+        if not self.known:
+            return right
+        keys = np.stack((puzzle, ends.code), 1)
+        _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        answer, which = ends.answer[first], puzzle[first]
+        if self.oracle is not None:
+            found = np.asarray(self.oracle(self.inputs[which], answer), bool)
+        else:
+            assert self.labels is not None
+            truth = self.labels[which]
+            if truth.shape != answer.shape:
+                raise ValueError(f"labels have {truth.shape[1]} tokens, answers {answer.shape[1]}")
+            found = ((answer == truth) | (truth == 0)).all(1) & (truth != 0).any(1)
+        return found[inverse.reshape(-1)]
+
+
+def _cells(n: int, sides: tuple[float, ...], jitter: bool, key: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the coordinates (n^2, 2) followed in the cells, row by row, and a random order of the cells."""
+    rng = np.random.default_rng(key & (2**63 - 1))
+    within = rng.random((n, n, 2)) if jitter else np.full((n, n, 2), 0.5)
+    place = within + np.stack(np.meshgrid(np.arange(n), np.arange(n)), -1)
+    low, wide = np.array([sides[0], sides[2]]), np.array([sides[1] - sides[0], sides[3] - sides[2]])
+    return (low + wide * place / n).reshape(-1, 2), rng.permutation(n * n)
+
+
+def _states(frame: Frame, at: np.ndarray, puzzle: int, shape: tuple[int, ...]) -> tuple[Tensor, np.ndarray]:
+    """Return the states at coordinates (n, 2) of a plane, and the number of their puzzle (n,)."""
+    flat = frame.centre + frame.unit * (torch.as_tensor(at).to(frame.axes) @ frame.axes)
+    return flat.view(-1, *shape), np.full(len(at), puzzle)
+
+
+def _follow(
+    follower: Follower, frame: Frame, at: np.ndarray, puzzle: int, shape: tuple[int, ...], bar: tqdm
+) -> Ends:
+    """Follow the cells of one puzzle, a batch at a time."""
+    size, parts = follower.rows_at_once(frame.centre.numel()) * torch.get_num_threads(), []
+    for start in range(0, len(at), size):
+        z, puzzles = _states(frame, at[start : start + size], puzzle, shape)
+        parts.append(follower(z, puzzles))
+        bar.update(len(z))
+    return Ends.join(parts)
+
+
+def _numbers(ends: Ends, seen: Runs | None) -> np.ndarray:
+    """Return the attractor number of each row, -1: none; runs of an ensemble keep theirs, further ones follow."""
+    if seen is None:
+        return identify(ends.runs()).label
+    theirs = identify(seen).label
+    first = dataclasses.replace(seen, state=np.zeros((len(seen), 0)), exact=np.zeros(len(seen), bool))
+    label = identify(join(first, ends.runs(int(seen.restart.max()) + 1))).label
+    mine, rest = np.split(label, [len(theirs)])
+    number = np.full(int(label.max()) + 2, -1)  # the last entry: none
+    following = int(theirs.max()) + 1
+    for cluster in range(len(number) - 1):
+        known = theirs[(mine == cluster) & (theirs >= 0)]
+        if len(known):
+            number[cluster] = np.bincount(known).argmax()
+        elif (rest == cluster).any():
+            number[cluster] = following
+            following += 1
+    return number[rest]

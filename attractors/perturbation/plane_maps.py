@@ -1,0 +1,158 @@
+"""What is said of a plane: its maps, the fractions of its area, and its borders, as variables with their intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from eqrlab.attractors.ensemble.fate import CODE
+from eqrlab.attractors.perturbation.follow import Ends
+from eqrlab.attractors.perturbation.fractal import basin_entropy, uncertainty_exponent
+from eqrlab.attractors.results import schema
+from eqrlab.attractors.statistics.intervals import proportion_interval
+
+LABELS = ("attractor", "answer")
+Field = dict[str, np.ndarray]  # maps (n, n) of one puzzle, and its answers (a, L)
+
+
+def field_of(ends: Ends, number: np.ndarray, right: np.ndarray, n: int) -> Field:
+    """Return what the maps show of one puzzle, (n, n) each, and the answers seen, the most frequent first."""
+    codes, first, inverse, count = np.unique(
+        ends.code, return_index=True, return_inverse=True, return_counts=True
+    )
+    order = np.lexsort((codes, -count))
+    rank = np.empty(len(codes), np.int32)
+    rank[order] = np.arange(len(codes))
+    away = np.isin(ends.fate, [CODE["diverged"], CODE["nonfinite"]])
+    maps = {
+        "attractor_id": number.astype(np.int32), "fate": ends.fate, "settling_step": ends.settling_step,
+        "answer_settled": ends.answer_settled, "answer_id": rank[inverse.reshape(-1)], "correct": right & ~away,
+        "steps": ends.steps, "away": away,
+    }  # fmt: skip
+    return {**{k: m.reshape(n, n) for k, m in maps.items()}, "answers": ends.answer[first[order]]}
+
+
+MAPS = {
+    "attractor_id": "attractor the cell leads to, -1 none",
+    "fate": "what became of the cell",
+    "settling_step": "step since which the state counts as settled, -1 never",
+    "answer_settled": "first step since which the answer is unchanged",
+    "answer_id": "number of the answer among those on the plane",
+    "correct": "the answer at the end is right",
+    "steps": "steps taken before the fate was decided",
+}
+
+
+def maps(fields: list[Field], judged: bool) -> dict[str, schema.Variable]:
+    names = [name for name in MAPS if judged or name != "correct"]
+    variables: dict[str, schema.Variable] = {
+        name: (("puzzle", "v", "u"), np.stack([f[name] for f in fields]), MAPS[name]) for name in names
+    }
+    most = max(len(f["answers"]) for f in fields)
+    answers = np.full((len(fields), most, fields[0]["answers"].shape[1]), -1, np.int32)
+    for p, f in enumerate(fields):
+        answers[p, : len(f["answers"])] = f["answers"]
+    variables["answer"] = (
+        ("puzzle", "answer_number", "token"),
+        answers,
+        "answers on the plane, -1 beyond the last",
+    )
+    return variables
+
+
+def fractions(
+    fields: list[Field], judged: bool, jitter: bool, confidence: float
+) -> dict[str, schema.Variable]:
+    most = max(1, max(int(f["attractor_id"].max()) + 1 for f in fields))
+    total = fields[0]["attractor_id"].size
+    count = np.stack([np.bincount(f["attractor_id"][f["attractor_id"] >= 0], minlength=most) for f in fields])
+    each: tuple[str, ...] = ("puzzle",)
+    wanted = {
+        "fraction": ((*each, "attractor"), count, "share of the plane that leads to the attractor"),
+        "fraction_none": (each, total - count.sum(1), "share of the plane that leads to no attractor"),
+        "fraction_away": (
+            each,
+            np.array([f["away"].sum() for f in fields]),
+            "share that diverges or is not finite",
+        ),
+    }
+    if judged:
+        right = np.stack([np.bincount(f["attractor_id"][f["correct"] & (f["attractor_id"] >= 0)], minlength=most)
+                          for f in fields])  # fmt: skip
+        wanted["fraction_correct"] = (
+            each,
+            np.array([f["correct"].sum() for f in fields]),
+            "share that ends right",
+        )
+    variables: dict[str, schema.Variable] = {}
+    for name, (dims, number, text) in wanted.items():
+        low, high = proportion_interval(number, total, confidence, "clopper-pearson")
+        variables[name] = (dims, number / total, text)
+        for end, bound in (("low", low), ("high", high)):
+            side = {"low": "lower", "high": "upper"}[end]
+            variables[f"{name}_{end}"] = (
+                dims,
+                bound if jitter else np.full(number.shape, np.nan),
+                f"{side} bound: {text}",
+            )
+    if judged:
+        variables["attractor_correct"] = (
+            (*each, "attractor"), (2 * right > count), "most of its cells end with a right answer"
+        )  # fmt: skip
+    return variables
+
+
+def borders(
+    fields: list[Field], box: int, jitter: bool, confidence: float, seed: int, step: float
+) -> dict[str, schema.Variable]:
+    """Return entropies and exponents of the borders between attractors, and between answers."""
+    rows: dict[str, list] = {}
+    for f in fields:
+        for name in ("attractor_id", "answer_id"):
+            label = np.where(f["away"], -2, f[name])
+            everywhere, border = basin_entropy(label, box, confidence, seed)
+            fit = uncertainty_exponent(label, confidence, seed)
+            alpha = fit.exponent
+            blank = 1.0 if jitter else np.nan
+            sides = [(label[1:] != label[:-1])[:, :-1] | (label[:, 1:] != label[:, :-1])[:-1]]
+            values = {
+                "basin_entropy": everywhere.value, "basin_entropy_low": everywhere.low * blank,
+                "basin_entropy_high": everywhere.high * blank, "boundary_entropy": border.value,
+                "boundary_entropy_low": border.low * blank, "boundary_entropy_high": border.high * blank,
+                "uncertainty_exponent": alpha.value, "uncertainty_exponent_low": alpha.low,
+                "uncertainty_exponent_high": alpha.high, "boundary_dimension": 2 - alpha.value,
+                "boundary_share": float(sides[0].mean()), "uncertain": fit.uncertain,
+            }  # fmt: skip
+            for key, value in values.items():
+                rows.setdefault(key, []).append(value)
+        lags = fit.lag
+    each = ("puzzle", "label")
+    variables: dict[str, schema.Variable] = {
+        key: (each if key != "uncertain" else (*each, "lag"), _pairs(values), TEXTS[key])
+        for key, values in rows.items()
+    }
+    variables["epsilon"] = (
+        ("lag",),
+        lags * step,
+        "distance at which labels are compared, in units of `unit`",
+    )
+    return variables
+
+
+def _pairs(values: list) -> np.ndarray:
+    array = np.array(values, float)
+    return array.reshape(len(array) // len(LABELS), len(LABELS), *array.shape[1:])
+
+
+TEXTS = {
+    "basin_entropy": "mean entropy of the labels in a box, in nats",
+    "boundary_entropy": "mean entropy of the boxes through which a border runs, in nats",
+    "uncertainty_exponent": "alpha in f(epsilon) ~ epsilon^alpha",
+    "boundary_dimension": "2 - alpha: dimension of the borders on the plane",
+    "boundary_share": "share of cells whose upper or right neighbour has another label",
+    "uncertain": "share f(epsilon) of cells with another label at distance epsilon",
+}
+TEXTS |= {
+    f"{name}_{end}": f"{side} bound: {TEXTS[name]}"
+    for name in ("basin_entropy", "boundary_entropy", "uncertainty_exponent")
+    for end, side in (("low", "lower"), ("high", "upper"))
+}

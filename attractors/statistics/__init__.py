@@ -1,0 +1,1 @@
+"""Intervals, resampling, ranks and trends."""

@@ -1,0 +1,1 @@
+"""Ensembles larger than memory, written while they are sampled."""

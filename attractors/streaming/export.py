@@ -1,0 +1,350 @@
+"""Ensembles written while they are sampled: in bounded memory, resumable after any end, shared by processes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from eqrlab.attractors.ensemble.batches import Batches, RowSteps, automatic_batch, one_thread_a_batch
+from eqrlab.attractors.ensemble.fate import Tolerances
+from eqrlab.attractors.ensemble.iterate import Law, Oracle, Recipe
+from eqrlab.attractors.ensemble.records import digest
+from eqrlab.attractors.ensemble.sample import prepare
+from eqrlab.attractors.results import schema
+from eqrlab.attractors.streaming import batch_store as parts
+from eqrlab.attractors.streaming.batch_store import Parts, Shard, folder_of
+from eqrlab.attractors.streaming.write_archive import Job, merge
+from eqrlab.core import System
+
+FLUSH_BYTES = 2**25  # records in memory before they are written ...
+FLUSH_SECONDS = 10.0  # ... and how long they may wait for that
+SNAPSHOT_SECONDS = 60.0  # between archives of what there is so far ...
+SNAPSHOT_SHARE = 0.05  # ... which take at most this share of the time
+
+
+class Progress(NamedTuple):
+    """How far an export is: batches completed, all of them, and whether the archive is whole."""
+
+    done: int
+    total: int
+    complete: bool
+
+
+def export(
+    system: System,
+    inputs: Tensor | np.ndarray,
+    path: str | Path,
+    *,
+    labels: Tensor | np.ndarray | None = None,
+    restarts: int = 64,
+    depth: int = 64,
+    seed: int = 0,
+    noise: float | None = None,
+    initial: Tensor | Law | None = None,
+    batch_size: int | None = None,
+    keep: Sequence[str] = ("summary",),
+    oracle: Oracle | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    tolerances: Tolerances | None = None,
+    first_restart: int = 0,
+    resume: bool = False,
+    shard: tuple[int, int] = (0, 1),
+    attributes: Mapping[str, Any] | None = None,
+    progress: bool | Callable[[int, int], None] = False,
+    flush_seconds: float = FLUSH_SECONDS,
+    snapshot_seconds: float = SNAPSHOT_SECONDS,
+) -> Progress:
+    """Sample an ensemble into the archive `path`, so that whatever ends it, nothing completed is lost.
+
+    Parameters
+    ----------
+    system, inputs, labels, restarts, depth, seed, noise, initial, batch_size, keep, oracle, device, dtype, tolerances
+        As in `sample`.
+    first_restart, progress
+        As in `sample`.
+    path
+        The archive, FILE.nc; completed batches are kept in FILE.nc.parts until it is whole.
+    resume
+        Go on with an unfinished export of the same arguments; begin where there is none.
+    shard
+        (i, n): compute every n-th batch, from number i on, beside n - 1 other processes.  Who finishes last writes the
+        archive.
+    attributes
+        Written into the archive beside those of `sample`.
+    flush_seconds
+        Longest time that a completed batch waits to be written.
+    snapshot_seconds
+        Shortest time between two archives of what is completed so far.
+
+    Returns
+    -------
+    Progress
+        Batches completed by all processes; `complete` when the archive is whole.
+
+    Raises
+    ------
+    ValueError
+        For arguments that `sample` refuses, an archive that exists, or an unfinished export of other arguments.
+    BlockingIOError
+        When another process is writing this archive.
+    OSError
+        When nothing can be written: no space, no permission.
+
+    Notes
+    -----
+    The variables of the archive are those of `sample` with the same arguments, bit for bit, whatever happened on the
+    way; batches that memory forced to be smaller differ by rounding.  A batch size chosen automatically depends on the
+    number of threads: give it to compare processes that have different numbers.
+
+    At any moment FILE.nc is missing or a whole NetCDF file.  From the first flush on it is there, and holds what was
+    completed at the last snapshot (attribute `complete` = 0, `sampled` tells which runs); the parts hold all that was
+    written since.  A part is synced before it gets its name, and its name holds its checksum.  Exceptions and
+    KeyboardInterrupt end with everything completed written.
+
+    Memory: the batches under way, 32 MB of records, up to 128 MB of parts while they are merged, and 16 bytes for each
+    different answer of one puzzle.  Space beside
+    the archive: 30 bytes for each (puzzle, restart, step) and about 1 kB for each restart, and what is kept of states.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> from eqrlab.core import MapSystem
+    >>> system = MapSystem(lambda z, x: z / 2, lambda x, g: torch.randn((len(x), 3), generator=g, dtype=torch.float64))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     export(system, torch.zeros(1, 1, dtype=torch.long), f"{folder}/a.nc", restarts=4, depth=60)
+    Progress(done=1, total=1, complete=True)
+    """
+    path, share = Path(path), Shard(*shard)
+    if not 0 <= share.number < share.of:
+        raise ValueError(f"shard must be (i, n) with 0 <= i < n, got {tuple(shard)}")
+    recipe, beta, limits = prepare(
+        system, inputs, labels=labels, restarts=restarts, depth=depth, seed=seed, noise=noise, initial=initial,
+        batch_size=batch_size, keep=keep, oracle=oracle, device=device, dtype=dtype, tolerances=tolerances,
+        first_restart=first_restart,
+    )  # fmt: skip
+    joining, folder = resume or share.of > 1, folder_of(path)
+    if _completed(path) and not joining:
+        raise ValueError(f"{path}: exists and is complete; remove it or choose another name")
+    with parts.claimed(path, share):
+        done = _completed(path)  # other processes may have ended it meanwhile
+        if done is not None:
+            parts.remove(folder)
+            return done
+        _clean(path, share)
+        plan = plan_of(recipe, beta, limits, batch_size) | {"attributes": dict(attributes or {})}
+        batch = _agree(path, plan, recipe, joining)
+        job = Job(recipe, beta, limits, batch, Parts(folder), {"batch_size": batch, **dict(attributes or {})})
+        job.parts.clean(share)
+        job.parts.refresh()
+        try:
+            _run(job, path, share, progress, flush_seconds, snapshot_seconds)
+            return _finish(job, path, share)
+        finally:
+            job.parts.close()
+
+
+def status(path: str | Path) -> Progress | None:
+    """Say how far the export into an archive is; None where there is none.
+
+    Raises
+    ------
+    ValueError
+        For an unfinished archive whose parts are missing, or damaged parts.
+    """
+    path = Path(path)
+    done = _completed(path)
+    if done is not None:
+        return done
+    found = parts.read_plan(folder_of(path))
+    if found is None and path.exists():
+        raise ValueError(f"{path}: unfinished, and {folder_of(path).name} is missing: it cannot be resumed")
+    if found is None:
+        return None
+    plan = found[0]
+    store = Parts(folder_of(path))
+    store.refresh(repair=False)
+    return Progress(len(store.place), -(-plan["puzzles"] * plan["restarts"] // plan["batch_size"]), False)
+
+
+def _completed(path: Path) -> Progress | None:
+    """Return how many batches a whole archive was made of, None where there is none."""
+    if not path.exists():
+        return None
+    try:
+        with xr.open_dataset(path, engine="netcdf4") as root:
+            complete, batches = int(root.attrs.get("complete", 1)), int(root.attrs.get("batches", 1))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable archive ({str(error).splitlines()[0]})") from None
+    return Progress(batches, batches, True) if complete else None
+
+
+def plan_of(recipe: Recipe, beta: float, limits: Tolerances, batch_size: int | None) -> dict[str, Any]:
+    """Return everything that the values of an ensemble depend on, as plain values that can be compared."""
+    origin = schema.provenance(recipe.system)
+    given = recipe.initial if isinstance(recipe.initial, Tensor) else None
+    law = "own" if recipe.initial is None else getattr(recipe.initial, "__name__", "callable")
+    judge = getattr(recipe.oracle, "name", getattr(recipe.oracle, "__name__", "callable"))
+    keep = [k for k in ("final_state", "trajectory", "logit_delta") if getattr(recipe, k)]
+    rows = len(recipe.inputs) * recipe.restarts
+    return {
+        "checkpoint_sha256": origin["checkpoint_sha256"],
+        "family": origin["family"],
+        "config": json.loads(json.dumps(origin["config"], default=str)),
+        "inputs": _sha256(recipe.inputs.numpy()),
+        "labels": "none" if recipe.labels is None else _sha256(recipe.labels),
+        "puzzles": len(recipe.inputs),
+        "restarts": recipe.restarts,
+        "first_restart": recipe.first,
+        "depth": recipe.depth,
+        "seed": recipe.seed,
+        "noise": beta,
+        "starts": law if given is None else _sha256(given.cpu().float().numpy()),
+        "keep": keep + (["path"] if recipe.path else []),
+        "oracle": "none" if recipe.oracle is None else judge,
+        "dtype": str(recipe.dtype or "own").removeprefix("torch."),
+        "device": str(recipe.device),
+        "tolerances": dataclasses.asdict(limits),
+        "batch_size": batch_size or automatic_batch(recipe, rows),
+        "automatic": batch_size is None,
+    }
+
+
+def _sha256(values: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]
+
+
+def _agree(path: Path, plan: dict[str, Any], recipe: Recipe, joining: bool) -> int:
+    """Write the plan, or see that it is the one begun with; return its batch size."""
+    folder, sources = folder_of(path), schema.provenance(recipe.system)["source"]
+    found = parts.read_plan(folder)
+    if found is None:
+        tokens = {"inputs": recipe.inputs.numpy()}
+        if recipe.labels is not None:
+            tokens["labels"] = recipe.labels
+        parts.write_plan(folder, {**plan, "source": sources}, tokens)
+        return plan["batch_size"]
+    begun = found[0]
+    if not joining:
+        raise ValueError(
+            f"{path}: an unfinished export is in {folder.name}; resume it, or remove that folder"
+        )
+    for name, value in plan.items():
+        if name in ("automatic", "attributes") or (name == "batch_size" and plan["automatic"]):
+            continue
+        if begun.get(name) != value:
+            raise ValueError(f"{path}: was begun with {name} {begun.get(name)}, got {value}")
+    if begun["source"] != sources:
+        warnings.warn(
+            f"{path}: begun with {begun['source']}, going on with {sources}: equal to rounding only",
+            stacklevel=3,
+        )
+    return begun["batch_size"]
+
+
+def _clean(path: Path, share: Shard) -> None:
+    """Remove archives that a killed process left half written."""
+    if share.of == 1:
+        for rest in path.parent.glob(f".{path.name}.*.tmp"):
+            rest.unlink(missing_ok=True)
+
+
+def _run(
+    job: Job,
+    path: Path,
+    share: Shard,
+    progress: bool | Callable[[int, int], None],
+    flush_seconds: float,
+    snapshot_seconds: float,
+) -> None:
+    """Compute what is missing of this process's batches, and keep it."""
+    wanted = range(share.number, job.batches, share.of)
+    missing = [number for number in wanted if number not in job.parts.place]
+    depth = job.recipe.depth
+    size = {number: depth * (job.span(number)[1] - job.span(number)[0]) for number in wanted}
+    made = sum(size[number] for number in wanted if number in job.parts.place)
+    steps = RowSteps(sum(size.values()), progress, "exporting", made)
+    batches = Batches(job.recipe, steps)
+
+    def compute(number: int) -> tuple[int, dict[str, np.ndarray]]:
+        records = batches(np.arange(*job.span(number)))
+        return number, digest(records, depth, job.limits)
+
+    waiting: dict[int, dict[str, np.ndarray]] = {}
+    flushed, shown, cost = time.monotonic(), -np.inf, 0.0
+
+    def flush() -> None:
+        nonlocal flushed
+        if waiting:
+            job.parts.write(share, waiting, batches.most)
+            waiting.clear()
+        flushed = time.monotonic()
+
+    with steps, one_thread_a_batch(job.recipe.device, job.batches) as run:
+        try:
+            for number, records in run(compute, missing):
+                waiting[number] = records
+                held = sum(v.nbytes for r in waiting.values() for v in r.values())
+                if held >= FLUSH_BYTES or time.monotonic() - flushed >= flush_seconds:
+                    flush()
+                    began = time.monotonic()
+                    if share.number == 0 and began - shown >= max(snapshot_seconds, cost / SNAPSHOT_SHARE):
+                        _snapshot(job, path, share)
+                        shown = time.monotonic()
+                        cost = shown - began
+            flush()
+        except BaseException as error:
+            steps.stop()
+            with contextlib.suppress(OSError):  # a full disk, for example: then these few are computed again
+                flush()
+                if not isinstance(error, OSError) and job.parts.place:
+                    _snapshot(job, path, share)
+            error.add_note(
+                f"{path}: {len(job.parts.place)} of {job.batches} batches are kept; resume to go on"
+            )
+            raise
+
+
+def _snapshot(job: Job, path: Path, share: Shard) -> None:
+    """Write what is completed so far as an archive, unless it is all."""
+    with parts.merging(path, share):
+        job.parts.refresh()
+        if len(job.parts.place) < job.batches:
+            merge(job, path)
+
+
+def _finish(job: Job, path: Path, share: Shard) -> Progress:
+    """Write the archive once all batches of all processes are there, and remove the parts."""
+    try:
+        with parts.merging(path, share):
+            job.parts.refresh()
+            if parts.read_plan(job.parts.folder) is None:
+                pass  # another process wrote the archive and removed the parts
+            elif len(job.parts.place) == job.batches:
+                done = dataclasses.replace(
+                    job,
+                    attributes={
+                        **job.attributes,
+                        "batches": job.batches,
+                        "batch_size_least": job.parts.least,
+                    },
+                )
+                merge(done, path)
+                parts.remove(job.parts.folder)
+            elif share.number == 0 and job.parts.place:
+                merge(job, path)
+    except FileNotFoundError:  # another process wrote the archive and removed the parts
+        pass
+    return status(path) or Progress(len(job.parts.place), job.batches, False)

@@ -1,0 +1,1 @@
+"""Reading and writing checkpoints: eqrlab's own, official ones, the hub's."""

@@ -1,0 +1,57 @@
+"""Checkpoints on the Hugging Face hub, addressed as hf://owner/repository[@revision]/path/in/the/repository."""
+
+from __future__ import annotations
+
+import posixpath
+from pathlib import Path
+
+from eqrlab.core.checkpoints.load import CheckpointError, printable
+
+SCHEME = "hf://"
+_CONFIGS = ("all_config.yaml", "config.yaml")  # plain weights need the one beside them
+
+
+def fetch(address: str) -> Path:
+    """Download a checkpoint, and the configuration beside it if there is one, into the hub's cache.
+
+    Parameters
+    ----------
+    address
+        hf://owner/repository/path, optionally with @revision behind the repository.
+
+    Returns
+    -------
+    Path
+        Of the checkpoint in the cache.
+
+    Raises
+    ------
+    CheckpointError
+        When the address is incomplete, huggingface_hub is not installed, or the hub does not give the file.
+    """
+    owner, _, rest = address.removeprefix(SCHEME).partition("/")
+    repository, _, name = rest.partition("/")
+    repository, _, revision = repository.partition("@")
+    odd = {"", ".", ".."} & set(name.split("/")) or not printable(address, 2000) == address
+    if odd or not all((address.startswith(SCHEME), owner, repository, name)):
+        raise CheckpointError(f"{address}: an address hf://owner/repository/path/to/file is required")
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.utils import EntryNotFoundError
+    except ImportError:
+        raise CheckpointError(
+            f"{address}: needs the package huggingface_hub; run: pip install 'eqrlab[hub]'"
+        ) from None
+    where = {"repo_id": f"{owner}/{repository}", "revision": revision or None}
+    try:
+        path = Path(hf_hub_download(filename=name, **where))
+        for config in _CONFIGS:
+            try:
+                hf_hub_download(filename=posixpath.join(posixpath.dirname(name), config), **where)
+            except EntryNotFoundError:
+                continue
+            break
+    except (OSError, ValueError) as error:
+        reason = str(error).strip() or type(error).__name__
+        raise CheckpointError(f"{address}: the hub does not give it ({reason[:300]})") from None
+    return path

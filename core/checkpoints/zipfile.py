@@ -1,0 +1,94 @@
+"""Zip archives of torch.save: opened only when nothing in their directory lies, each record read within its bounds."""
+
+from __future__ import annotations
+
+import stat
+import struct
+import zipfile
+from pathlib import Path
+
+from eqrlab.core.checkpoints.load import CheckpointError
+
+_END, _END64 = b"PK\x05\x06", b"PK\x06\x06"
+_MOST_DIRECTORY = 1 << 24  # bytes: some 200,000 records, of which an official file has a few hundred
+_ENCRYPTED = 0x1
+_LOCAL = 30  # bytes of the header in front of a record, without its name
+
+
+def open_records(path: Path) -> zipfile.ZipFile:
+    """Open an archive whose directory is of plausible size and describes records that lie apart, inside the file.
+
+    Raises
+    ------
+    CheckpointError
+        For a directory that is too large, records twice, encrypted, outside of the file or on top of each other.
+    zipfile.BadZipFile
+        When it is no zip archive.
+    OSError
+        When it cannot be read.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise CheckpointError("is no regular file")
+    size, directory = path.stat().st_size, _directory_bytes(path)
+    if directory > min(size, _MOST_DIRECTORY):
+        raise CheckpointError(
+            f"the directory of the archive is said to have {directory} bytes of a file of {size}; "
+            f"at most {_MOST_DIRECTORY} are read"
+        )
+    archive = zipfile.ZipFile(path)
+    end = 0
+    names: set[str] = set()
+    for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+        name = info.filename
+        if name in names:
+            raise CheckpointError(f"record {name} is there twice")
+        names.add(name)
+        if info.flag_bits & _ENCRYPTED:
+            raise CheckpointError(f"record {name} is encrypted, which torch.save never does")
+        if info.header_offset < end:
+            raise CheckpointError(f"record {name} lies on top of another one")
+        end = info.header_offset + _LOCAL + len(name) + info.compress_size
+        if end > size:
+            raise CheckpointError(
+                f"record {name} is said to end at byte {end} of a file of {size}: truncated"
+            )
+    return archive
+
+
+def _directory_bytes(path: Path) -> int:
+    """Return what the end of a zip archive says about the size of its directory; 0 where there is no such end."""
+    with open(path, "rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 22 - (1 << 16) - 1000))
+        tail = file.read()
+    bare = len(tail) - 22
+    place = bare if bare >= 0 and tail[bare:].startswith(_END) else tail.rfind(_END)
+    if place < 0 or len(tail) < place + 22:
+        return 0
+    (directory,) = struct.unpack_from("<L", tail, place + 12)
+    large = (
+        place - 20 - 56
+    )  # the end of large archives stands before the usual one, with a pointer between them
+    if large >= 0 and tail.startswith(_END64, large):
+        (directory,) = struct.unpack_from("<Q", tail, large + 40)
+    return directory
+
+
+def record_bytes(archive: zipfile.ZipFile, name: str) -> int:
+    """Return the size of a record that is there and stored as it is.
+
+    Raises
+    ------
+    CheckpointError
+        When it is missing, compressed, or has two different sizes.
+    """
+    info = archive.NameToInfo.get(name)
+    if info is None:
+        raise CheckpointError(f"record {name} is missing")
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise CheckpointError(f"record {name} is compressed, which torch.save never does")
+    if info.file_size != info.compress_size:
+        raise CheckpointError(
+            f"record {name} is stored in {info.compress_size} bytes and said to have {info.file_size}"
+        )
+    return info.file_size

@@ -1,0 +1,1 @@
+"""The System protocol and the families that keep it."""

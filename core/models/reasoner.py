@@ -1,0 +1,336 @@
+"""The System protocol, plain maps as systems, and the base class of all learned families."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from eqrlab.core.models.config import ReasonerConfig
+from eqrlab.core.models.layers import Block, Blocks, Linear, Rotary, TokenEmbedding, truncated_normal
+from eqrlab.core.random import Noise
+
+Streams = tuple[Tensor, ...]
+
+
+class System(Protocol):
+    """A batch of independent maps z -> f(z; x).  Implement these four and every analysis works.
+
+    Two optional attributes are honoured where a system has them: `noise_scale` (the amplitude its `step` multiplies
+    the unit noise by) and `with_noise(noise_scale)` (the same system with another amplitude), as `MapSystem` and
+    every `Reasoner` have.
+    """
+
+    def encode(self, inputs: Tensor) -> Any:
+        """Map tokens (n, L) to a context: any pytree of tensors with leading axis n."""
+        ...
+
+    def initial(self, x: Any, generator: torch.Generator | None) -> Tensor:
+        """Draw one start (n, *state_shape) for each row of the context from the restart law."""
+        ...
+
+    def step(self, z: Tensor, x: Any, noise: Noise | None = None) -> Tensor:
+        """Apply ONE outer step.  `noise=None` is deterministic; else `noise(h)` gives standard normals like h."""
+        ...
+
+    def decode(self, z: Tensor, x: Any) -> Tensor:
+        """Read the answer tokens (n, L) off a state."""
+        ...
+
+
+class MapSystem:
+    """Wrap plain callables as a System, so that any torch map is analysed in three lines.
+
+    Parameters
+    ----------
+    step
+        `step(z, x)` or `step(z, x, noise)`: the map on states (n, ...).  It is called with two arguments when no
+        noise is asked for.  With noise it gets a third, `noise(h)`, normals like h of amplitude `noise_scale`.
+    initial
+        `initial(x, generator)`: starts (n, ...), drawn from the generator.
+    decode
+        `decode(z, x)`: integer answers (n, L).  Default: every state decodes to the single token 0.
+    encode
+        `encode(inputs)`: context of tokens (n, L).  Default: the tokens themselves, as float64.
+    noise_scale
+        Amplitude of the noise handed to `step`; 0 means that the map has none.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from eqrlab.core import MapSystem
+    >>> half = MapSystem(lambda z, x: z / 2, lambda x, g: torch.randn((len(x), 3), generator=g))
+    >>> half.step(torch.ones(1, 3), None)
+    tensor([[0.5000, 0.5000, 0.5000]])
+    """
+
+    def __init__(
+        self,
+        step: Callable[..., Tensor],
+        initial: Callable[[Any, torch.Generator | None], Tensor],
+        decode: Callable[[Tensor, Any], Tensor] | None = None,
+        encode: Callable[[Tensor], Any] | None = None,
+        noise_scale: float = 0.0,
+    ):
+        self._step, self._initial, self._decode, self._encode = step, initial, decode, encode
+        self.noise_scale = float(noise_scale)
+
+    def encode(self, inputs: Tensor) -> Any:
+        return inputs.double() if self._encode is None else self._encode(inputs)
+
+    def initial(self, x: Any, generator: torch.Generator | None) -> Tensor:
+        return self._initial(x, generator)
+
+    def step(self, z: Tensor, x: Any, noise: Noise | None = None) -> Tensor:
+        if noise is None:
+            return self._step(z, x)
+        unit, scale = noise, self.noise_scale
+        return self._step(z, x, lambda h: scale * unit(h))
+
+    def decode(self, z: Tensor, x: Any) -> Tensor:
+        if self._decode is None:
+            return torch.zeros(z.shape[0], 1, dtype=torch.long, device=z.device)
+        return self._decode(z, x)
+
+    def with_noise(self, noise_scale: float) -> MapSystem:
+        """Return the same system with another noise amplitude."""
+        return MapSystem(self._step, self._initial, self._decode, self._encode, noise_scale)
+
+
+class Reasoner(nn.Module):
+    """A learned System: a family's equations, its configuration, task and provenance.
+
+    A family gives `trained_updates`, `initial` and `apply_level` and builds the stacks of blocks these need; everything
+    else follows.
+
+    Attributes
+    ----------
+    family, task
+        Name of the family ("eqr", ...) and of the task ("sudoku6", ...).
+    config
+        The family's frozen configuration.
+    provenance
+        Where the weights come from: plain values, stored with every result.
+    streams
+        2 for (z_H, z_L), 1 for a single z.
+    random_starts
+        Whether the family is trained from random starts; if not, `initial` gives one stored state whatever the
+        generator, all restarts of a puzzle are the same run, and `random_initial` is outside the training law.
+    continue_head
+        Whether training lets a row halt when its halting logit exceeds its continuation logit, instead of 0, and trains
+        the continuation logit towards the value of one more step.
+    """
+
+    family: ClassVar[str]
+    streams: ClassVar[int] = 2
+    random_starts: ClassVar[bool] = False
+    continue_head: ClassVar[bool] = False
+    config: Any
+
+    def __init__(
+        self, config: ReasonerConfig, task: str = "unknown", provenance: dict[str, Any] | None = None
+    ):
+        super().__init__()
+        self.config, self.task, self.provenance = config, task, dict(provenance or {})
+        self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        self.q_head = Linear(config.hidden_size, 2, bias=-5.0)  # halting starts out unlikely
+        nn.init.zeros_(self.q_head.weight)
+        learned = config.positions == "learned"
+        self.embed_tokens = TokenEmbedding(
+            config.vocab_size,
+            config.hidden_size,
+            config.positions_total,
+            config.prefix_len,
+            config.prefix_dim,
+            learned,
+        )
+
+    def stack(self, layers: int, convolution: bool = False) -> Blocks:
+        """Build a stack of blocks as the configuration says; they share one rotary encoding."""
+        c, rotary = self.config, None
+        if c.mixer == "attention" and c.positions.startswith("rope"):
+            head_size = c.hidden_size // c.num_heads
+            rotary = Rotary(c.positions, c.positions_total, head_size, c.rope_theta, c.board_shape, c.box)
+        block = (c.hidden_size, c.num_heads, c.expansion, c.positions_total, c.mixer, rotary, convolution)
+        return Blocks([Block(*block) for _ in range(layers)])
+
+    @property
+    def state_shape(self) -> tuple[int, int, int]:
+        """(streams, positions, channels); streams are (z_H, z_L) or (z,), positions include the prefix."""
+        return (self.streams, self.config.positions_total, self.config.hidden_size)
+
+    @property
+    def noise_scale(self) -> float:
+        """Noise amplitude beta of every level call when noise is on."""
+        return self.config.noise_scale
+
+    @property
+    def schedule(self) -> tuple[str, ...]:
+        """Level updates of one outer step, in order: "L" and "H" of a pair of streams, "z" of a single one."""
+        cycle = ("L",) * self.config.L_cycles + ("H",) if self.streams == 2 else ("z",) * self.config.L_cycles
+        return cycle * self.config.H_cycles
+
+    @property
+    @abstractmethod
+    def trained_updates(self) -> int:
+        """Number of level updates at the end of an outer step that carry gradient in training."""
+
+    @abstractmethod
+    def initial(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw starts (n, *state_shape) from the family's restart law, in the dtype and on the device of x."""
+
+    @abstractmethod
+    def apply_level(self, level: str, z: Tensor, injection: Tensor) -> Tensor:
+        """Map one stream z (n, T, D), driven by an injection of that shape, by the blocks of a level; noise-free."""
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Map tokens (n, L) to the context x (n, T, D)."""
+        return self.embed_tokens(inputs)
+
+    def random_initial(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw starts (n, *state_shape) of truncated standard normals, whatever the family's restart law.
+
+        Notes
+        -----
+        The `initial=` of `attractors.sample` for families with a stored start, to see their landscape beyond it.  They
+        never saw such starts in training (`random_starts` is False): results must be labelled as outside their
+        training law.
+        """
+        z = truncated_normal((x.shape[0], *self.state_shape), generator)
+        return z.to(device=x.device, dtype=x.dtype)
+
+    def stored_initial(self, x: Tensor, *vectors: Tensor) -> Tensor:
+        """Return starts (n, *state_shape) that hold one stored vector (D,) a stream at every position of every row."""
+        z = torch.stack(vectors).to(x).view(1, self.streams, 1, -1)
+        return z.expand(x.shape[0], *self.state_shape).contiguous()
+
+    def update(self, streams: Streams, x: Tensor, level: str, noise: Noise | None) -> Streams:
+        """Apply one level update to the streams, each (n, T, D), without changing them in place.
+
+        z_L is driven by z_H + x and z_H by z_L; a single z is driven by x.
+        """
+        if level == "L":
+            return streams[0], self._noisy(self.apply_level(level, streams[1], streams[0] + x), noise)
+        injection = streams[1] if level == "H" else x
+        return self._noisy(self.apply_level(level, streams[0], injection), noise), *streams[1:]
+
+    def _noisy(self, z: Tensor, noise: Noise | None) -> Tensor:
+        return z if noise is None or not self.noise_scale else z + self.noise_scale * noise(z)
+
+    def step(self, z: Tensor, x: Tensor, noise: Noise | None = None) -> Tensor:
+        """Apply one outer step to z (n, *state_shape); pure, differentiable, in the dtype of z.
+
+        Raises
+        ------
+        ValueError
+            When z has not the model's state shape.
+        """
+        if tuple(z.shape[1:]) != self.state_shape:
+            raise ValueError(
+                f"a state of shape (n, {', '.join(map(str, self.state_shape))}) is required, got {tuple(z.shape)}"
+            )
+        streams = z.unbind(1)
+        for level in self.schedule:
+            streams = self.update(streams, x, level, noise)
+        return torch.stack(streams, dim=1)
+
+    def logits(self, z: Tensor, x: Tensor) -> Tensor:
+        """Return answer logits (n, S, V), read from the first stream behind the prefix."""
+        return self.lm_head(z[:, 0])[:, self.config.prefix_len :]
+
+    def halt_logit(self, z: Tensor, x: Tensor) -> Tensor:
+        """Return the halting logit (n,), read from position 0, in float32 or better."""
+        return self.q_values(z)[:, 0]
+
+    def q_values(self, z: Tensor) -> Tensor:
+        """Return both outputs (n, 2) of the halting head (halt, continue), in float32 or better."""
+        first = z[:, 0, 0]
+        return self.q_head(first if first.dtype == torch.float64 else first.float())
+
+    def decode(self, z: Tensor, x: Tensor) -> Tensor:
+        """Return answer tokens (n, S)."""
+        return self.logits(z, x).argmax(-1)
+
+    def replace(self, **changes: Any) -> Reasoner:
+        """Return a copy that shares the weights and differs in configuration values such as `noise_scale`."""
+        other = copy.copy(self)
+        other.config = dataclasses.replace(self.config, **changes)
+        return other
+
+    def with_noise(self, noise_scale: float) -> Reasoner:
+        """Return the same model with another noise amplitude."""
+        return self.replace(noise_scale=float(noise_scale))
+
+    @property
+    def compiled(self) -> str:
+        """When the blocks run compiled: "never", for "iteration", or in "training" too; see `compile`."""
+        return next(module.fused for module in self.modules() if isinstance(module, Blocks))
+
+    def compile(self, when: str = "iteration") -> None:
+        """Let torch.compile fuse the blocks, in place; copies that share the weights share it.
+
+        Parameters
+        ----------
+        when
+            "iteration": where no derivative is taken; "training": also where one backward pass is; "never".
+
+        Raises
+        ------
+        ValueError
+            For another word.
+
+        Notes
+        -----
+        Compiling takes seconds at the first step of each shape, and a C++ or Triton compiler.  Results differ by
+        rounding.  Within the transforms of torch.func and forward differentiation the blocks run as they are.  Unlike
+        `torch.nn.Module.compile` this leaves the rest of a step as it is: torch.compile(model.step) is still there.
+        """
+        if when not in ("iteration", "training", "never"):
+            raise ValueError(f"when {when!r} unknown; choose from iteration, training, never")
+        for module in self.modules():
+            if isinstance(module, Blocks):
+                module.fused = when
+
+    def smooth(self) -> Reasoner:
+        """Return the same model without the roundings to lower precision that its map may have by origin (URM).
+
+        Notes
+        -----
+        Spectra, Lyapunov exponents and Newton's method need a differentiable map.  It differs from the original by the
+        rounding, relative 4e-3 a level call: say so beside results, and check that answers agree.
+        """
+        return self.replace(**self.config.smoothing)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights."""
+        return self.lm_head.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.lm_head.weight.device
+
+
+def cast_floating(x: Any, dtype: torch.dtype | None, device: torch.device | str | None) -> Any:
+    """Move every tensor of a context to a device, and its floating tensors to a dtype (None: leave as it is)."""
+
+    def cast(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else None)
+
+    return pytree.tree_map(cast, x)
+
+
+def take_rows(x: Any, index: Tensor | slice) -> Any:
+    """Take rows of the leading axis of every tensor of a context."""
+    if isinstance(x, Tensor):  # called once a row: walking the tree takes longer than the slice
+        return x[index]
+    return pytree.tree_map(lambda leaf: leaf[index] if isinstance(leaf, Tensor) else leaf, x)

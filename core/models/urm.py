@@ -1,0 +1,67 @@
+"""Universal Reasoning Model (URM, arXiv 2512.14693): single-state recursion with a convolution in its SwiGLU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from eqrlab.core.models.config import ReasonerConfig
+from eqrlab.core.models.layers import truncated_normal
+from eqrlab.core.models.reasoner import Reasoner
+
+CONV_DTYPES = ("bfloat16", "state")
+
+
+@dataclass(frozen=True, kw_only=True)
+class URMConfig(ReasonerConfig):
+    """Configuration of URM.
+
+    Attributes
+    ----------
+    conv_dtype
+        "bfloat16": as in the official code, everything from the convolution's input to the SwiGLU's output is rounded
+        to bfloat16, so that the map is a staircase of relative step 4e-3 and its derivatives hold between steps only;
+        "state": that section computes in the dtype of the state, as derivatives require (`smooth()` asks for it).
+    """
+
+    smoothing: ClassVar[dict[str, Any]] = {"conv_dtype": "state"}
+
+    mixer: str = "attention"
+    positions: str = "rope"
+    conv_dtype: str = "bfloat16"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.conv_dtype not in CONV_DTYPES:
+            raise ValueError(f"conv_dtype {self.conv_dtype!r} unknown; choose from {', '.join(CONV_DTYPES)}")
+
+
+class URM(Reasoner):
+    """URM: z <- Blocks(z + x), H_cycles x L_cycles times an outer step, from the stored vector `init_hidden`.
+
+    Every block's SwiGLU has a causal convolution over two tokens.  In training only the last L_cycles updates carry
+    gradient ("truncated loops").
+    """
+
+    family = "urm"
+    streams = 1
+    config: URMConfig
+
+    def __init__(self, config: URMConfig, task: str = "unknown", provenance: dict[str, Any] | None = None):
+        super().__init__(config, task, provenance)
+        self.level = self.stack(config.layers, convolution=True)
+        self.init_hidden: Tensor
+        self.register_buffer("init_hidden", truncated_normal((config.hidden_size,)))
+
+    @property
+    def trained_updates(self) -> int:
+        return self.config.L_cycles
+
+    def initial(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return self.stored_initial(x, self.init_hidden)
+
+    def apply_level(self, level: str, z: Tensor, injection: Tensor) -> Tensor:
+        return self.level(z + injection, self.config.conv_dtype == "bfloat16")

@@ -1,0 +1,348 @@
+"""Training of every family: the run, its state on disk, its log."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eqrlab.core.checkpoints.load import build, read_tensors, replaced_whole, save, write_tensors
+from eqrlab.core.models.reasoner import Reasoner
+from eqrlab.core.random import GeneratorNoise
+from eqrlab.core.training.losses import exact
+from eqrlab.core.training.objective import (
+    DTYPES,
+    TrainConfig,
+    halted_rows,
+    learning_rate,
+    rollout,
+    segment,
+    segment_loss,
+)
+from eqrlab.core.training.optim import AdamATan2, sign_step
+from eqrlab.core.training.shards import read_shards, write_shards
+from eqrlab.core.training.state import pack, plain, unpack
+from eqrlab.core.training.stream import Augment, PuzzleStream
+from eqrlab.core.training.throughput import matmul_rate, step_operations
+
+LOG_EVERY = 50
+
+
+class Trainer:
+    """One training run: model, averaged weights, optimiser, the rows under way and all random states.
+
+    Parameters
+    ----------
+    family, model_config, task
+        What to build; plain values.
+    inputs, labels
+        Training puzzles and solutions (P, S), integer tokens.
+    config
+        How to train.
+    augment
+        Draws a random symmetry a row: `(inputs, labels, generator) -> (inputs, labels)`, tensors on the device.
+    device
+        Where to compute.
+
+    Raises
+    ------
+    ValueError
+        When the data do not have the shape or the tokens that the model configuration states, or the anchors lie
+        outside of its outer steps.
+    """
+
+    def __init__(
+        self,
+        family: str,
+        model_config: dict[str, Any],
+        task: str,
+        inputs: np.ndarray,
+        labels: np.ndarray,
+        config: TrainConfig,
+        augment: Augment | None = None,
+        device: str = "cpu",
+    ):
+        self.config, self.device, self.dtype = config, torch.device(device), DTYPES[config.dtype]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.model = build(family, model_config, task).to(self.device).train()
+        self.data = PuzzleStream(inputs, labels, augment, config.seed, self.device)
+        self.data.check(self.model.config.seq_len, self.model.config.vocab_size)
+        self.outer_steps, self.anchors = rollout(config, self.model.config.halt_max_steps)
+        self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.optimizer = AdamATan2(
+            self.model.parameters(), config.lr, (config.beta1, config.beta2), config.weight_decay
+        )
+        self.prefix = self.model.embed_tokens.prefix  # a buffer: neither AdamATan2 nor the averages reach it
+        if self.prefix is not None:
+            self.prefix.requires_grad_()
+        self.generator = torch.Generator(self.device).manual_seed(config.seed + 1)
+        self.step_count = 0
+        # Sums since the last line of the log: steps, loss, rows that halted, and of these the solved.
+        self.window = torch.zeros(4, dtype=torch.float64, device=self.device)
+        n = config.batch_size
+        self.z = torch.zeros(n, *self.model.state_shape, dtype=self.dtype, device=self.device)
+        self.inputs = torch.zeros(n, inputs.shape[1], dtype=torch.long, device=self.device)
+        self.labels = torch.zeros_like(self.inputs)
+        self.taken = torch.zeros(n, dtype=torch.long, device=self.device)
+        self.halted = torch.ones(n, dtype=torch.bool, device=self.device)
+        self.sparse = (
+            self.device.type == "cpu"
+        )  # elsewhere, asking which rows halted would make the host wait
+        self.model.compile("training" if config.compile else "never")
+
+    def step(self) -> dict[str, Tensor]:
+        """Take one optimiser step.
+
+        Returns
+        -------
+        dict
+            Numbers on the device, () each: `loss`; `halted`, the number of rows that ended, and of these `exact`, the
+            share answered exactly, and `segments`, their mean number (both NaN where none ended).
+
+        Notes
+        -----
+        On an accelerator the host never waits for the device in here: reading a number does.
+        """
+        self._refill()
+        model, z = self.model, self.z
+        noise = GeneratorNoise(self.generator) if model.noise_scale else None
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.taken += 1
+        for step in range(1, self.outer_steps + 1):
+            x = model.encode(self.inputs).to(self.dtype)
+            if step not in self.anchors:
+                with torch.no_grad():
+                    z = segment(model, z, x, noise)
+                continue
+            z = segment(model, z, x, noise)
+            judged = segment_loss(model, z, x, self.labels, self.taken + step - 1, self.config, noise)
+            loss = judged.loss.sum() / (len(z) * len(self.anchors))
+            loss.backward()
+            total, z = total + loss.detach(), z.detach()
+        self.taken += self.outer_steps - 1
+        self._descend()
+        self.z = z
+        self.halted = halted_rows(model, judged, self.taken, self.config, self.generator)
+        self.step_count += 1
+        done, solved = self.halted.sum(), (judged.right & self.halted).sum()
+        self.window += torch.stack((torch.ones_like(total), total, done.double(), solved.double()))
+        return {
+            "loss": total,
+            "exact": solved / done,
+            "segments": (self.taken * self.halted).sum() / done,
+            "halted": done,
+        }
+
+    def _refill(self) -> None:
+        """Offer every row a new puzzle; halted rows take theirs, and a new initial state."""
+        inputs, labels = self.data.offer(len(self.halted))
+        if not self.sparse:
+            ended = self.halted[:, None]
+            self.inputs = torch.where(ended, inputs, self.inputs)
+            self.labels = torch.where(ended, labels, self.labels)
+            self.z = torch.where(ended[..., None, None], self._fresh(self.inputs), self.z)
+            self.taken = torch.where(self.halted, 0, self.taken)
+            return
+        rows = self.halted.nonzero().squeeze(1)
+        if len(rows):
+            self.inputs[rows], self.labels[rows] = inputs[rows], labels[rows]
+            self.z[rows] = self._fresh(self.inputs[rows])
+            self.taken[rows] = 0
+
+    @torch.no_grad()
+    def _fresh(self, inputs: Tensor) -> Tensor:
+        """Draw initial states for puzzles (n, S)."""
+        return self.model.initial(self.model.encode(inputs), self.generator).to(self.dtype)
+
+    def _descend(self) -> None:
+        """Move weights, prefix and averages by the gradients, and clear these."""
+        rate = learning_rate(self.config, self.step_count + 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            weights: list[Tensor] = list(self.model.parameters())
+            torch._foreach_lerp_(list(self.ema.parameters()), weights, 1 - self.config.ema)
+            averaged = self.ema.embed_tokens.prefix
+            if self.prefix is not None and averaged is not None:
+                sign_step(self.prefix, rate, self.config.weight_decay)
+                averaged.copy_(self.prefix)
+
+    def result(self) -> Reasoner:
+        """Return the averaged model with its provenance."""
+        model = copy.deepcopy(self.ema)
+        model.provenance = {
+            "trained_by": "eqrlab",
+            "torch": torch.__version__,
+            "train": plain(self.config),
+            "steps": self.step_count,
+            "puzzles": len(self.data.inputs),
+            "augmented": self.data.augment is not None,
+            "data_sha256": self.data.sha256,
+        }
+        return model
+
+    def save_state(self, path: str | Path, compact: bool = False) -> None:
+        """Write everything that continuing needs, whole or not at all.
+
+        Parameters
+        ----------
+        path
+            A file; where `compact`, a folder, which gets files below 16 MiB.
+        compact
+            Leave out the rows under way, and round the moments and the distance of the averages to bfloat16; see
+            `train_state.pack`.
+        """
+        tensors, header = pack(self, compact)
+        if compact:
+            write_shards(path, tensors, header)
+        else:
+            write_tensors(path, tensors, header)
+
+    def load_state(self, path: str | Path) -> None:
+        """Go on from a saved state, in a file or a folder.
+
+        Raises
+        ------
+        CheckpointError
+            For an unreadable state, or one of a run with other settings or data (naming those that differ).
+        """
+        unpack(self, *(read_shards(path) if Path(path).is_dir() else read_tensors(path)), path)
+
+
+@torch.no_grad()
+def exact_accuracy(
+    model: Reasoner,
+    inputs: np.ndarray,
+    labels: np.ndarray,
+    depth: int,
+    batch_size: int = 256,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> float:
+    """Return the share of puzzles solved exactly after `depth` noise-free outer steps from one random start each."""
+    generator = torch.Generator(model.device).manual_seed(seed)
+    solved = torch.zeros((), dtype=torch.long, device=model.device)
+    for i in range(0, len(inputs), batch_size):
+        x = model.encode(torch.as_tensor(inputs[i : i + batch_size], device=model.device)).to(dtype)
+        z = model.initial(x, generator)
+        for _ in range(depth):
+            z = model.step(z, x)
+        right = exact(model.logits(z, x), torch.as_tensor(labels[i : i + batch_size], device=model.device))
+        solved += right.sum()
+    return solved.item() / len(inputs)
+
+
+def train(
+    trainer: Trainer,
+    run: str | Path,
+    *,
+    test: tuple[np.ndarray, np.ndarray] | None = None,
+    evaluate_every: int = 500,
+    save_every: int = 250,
+    keep_every: int | None = None,
+    depth: int = 16,
+    stop: Callable[[], bool] = lambda: False,
+    compact: bool = False,
+    throughput: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Train to the end, yielding a record a step; state, log and model are kept in the folder `run`.
+
+    Files: `state.safetensors` (to continue), `log.jsonl` (a line each LOG_EVERY steps and each evaluation),
+    `model.safetensors` (the averaged weights, at every save), and with `keep_every` the averaged weights as they were
+    at every so many steps, `model-000200.safetensors`, ...: what a landscape is followed over.  To continue, call
+    `trainer.load_state` first; the log is then cut back to the step of that state, so that it reads as if the run had
+    never been interrupted.
+
+    Parameters
+    ----------
+    test
+        Held-out puzzles and solutions for the exact accuracy at `depth`, noise-free, with the averaged weights, in the
+        dtype of training.
+    keep_every
+        Steps between models that are kept beside the last; None keeps none.
+    stop
+        Asked before the first and after every step; True saves and ends.
+    compact
+        Keep the state in a folder `state` of files below 16 MiB, see `train_state.pack`, and the models in bfloat16.
+    throughput
+        Add to every line of the log tokens a second (positions of all rows, once an outer step) and the share of the
+        device's matmul rate, which is measured first.
+
+    Yields
+    ------
+    dict
+        What `Trainer.step` returns, as tensors on the device, and the numbers of a line of the log where one was
+        written (whose mean loss is in the log alone).
+    """
+    run = Path(run)
+    run.mkdir(parents=True, exist_ok=True)
+    for name in ("state.safetensors", "model.safetensors", "log.jsonl"):
+        for unfinished in run.glob(f".{name}.*.tmp"):  # of a run killed while it wrote
+            unfinished.unlink(missing_ok=True)
+    log = run / "log.jsonl"
+    records: list[dict[str, float]] = []
+    if trainer.step_count and log.exists():
+        whole = [
+            line for line in log.read_text().splitlines() if line.endswith("}")
+        ]  # the last may be cut off
+        records = [r for r in map(json.loads, whole) if r["step"] <= trainer.step_count]
+    with replaced_whole(log) as temporary:
+        temporary.write_text("".join(json.dumps(r) + "\n" for r in records))
+
+    def keep(name: str) -> None:
+        model = trainer.result()
+        save(model.bfloat16() if compact else model, run / name)
+
+    ending = trainer.step_count >= trainer.config.steps or stop()
+    if ending:  # it was killed between the last state and the last model, or has no time
+        keep("model.safetensors")
+    pace = _pace(trainer) if throughput and not ending else {}
+    began, since = time.monotonic(), trainer.step_count
+    while not ending:
+        record = trainer.step()
+        step, last = trainer.step_count, trainer.step_count == trainer.config.steps
+        line: dict[str, float] = {}
+        if step % LOG_EVERY == 0 or last:
+            steps, loss, done, solved = trainer.window.tolist()
+            trainer.window.zero_()
+            line = {"step": step, "loss": loss / steps}
+            if done:
+                line["train_exact"] = solved / done
+            speed = line["steps_per_second"] = (step - since) / (time.monotonic() - began)
+            line |= {name: speed * amount for name, amount in pace.items()}
+            began, since = time.monotonic(), step
+        if test is not None and (step % evaluate_every == 0 or last):
+            paused = time.monotonic()
+            accuracy = exact_accuracy(trainer.ema, *test, depth, dtype=trainer.dtype)
+            line |= {"step": step, "test_exact": accuracy}
+            began += time.monotonic() - paused
+        if line:
+            with open(log, "a") as file:
+                file.write(json.dumps(line) + "\n")
+        if keep_every is not None and (step % keep_every == 0 or last):
+            keep(f"model-{step:06d}.safetensors")
+        ending = last or stop()
+        if step % save_every == 0 or ending:
+            paused = time.monotonic()
+            trainer.save_state(run / ("state" if compact else "state.safetensors"), compact)
+            keep("model.safetensors")
+            began += time.monotonic() - paused
+        yield {**line, **record}
+
+
+def _pace(trainer: Trainer) -> dict[str, float]:
+    """Return what one optimiser step a second would be in tokens a second and in shares of the matmul rate."""
+    model, config = trainer.model, trainer.config
+    tokens = config.batch_size * model.config.positions_total * trainer.outer_steps
+    share = step_operations(model, config) / matmul_rate(model, config)
+    return {"tokens_per_second": tokens, "matmul_share": share}

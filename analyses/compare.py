@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, widened
 
 Groups = Mapping[str, xr.Dataset]
@@ -97,9 +98,12 @@ def compare(results: Mapping[str, Groups], *, confidence: float = 0.95, seed: in
     pair = ("checkpoint", "quantity")
     variables: dict[str, schema.Variable] = {
         "value": (pair, mean, "mean over puzzles"),
-        "difference": (pair, gap, "mean difference to the first checkpoint, paired by puzzle"),
-        "difference_low": (pair, low, f"lower bound of the difference, {confidence:.0%}"),
-        "difference_high": (pair, high, f"upper bound of the difference, {confidence:.0%}"),
+        **Interval(gap, low, high).variables(
+            "difference",
+            pair,
+            "mean difference to the first checkpoint, paired by puzzle",
+            f"the difference, {confidence:.0%}",
+        ),
         "puzzles_compared": (pair, compared.astype(np.int32), "puzzles where both define the quantity"),
     }
     attributes = {
@@ -120,10 +124,8 @@ def comparison_rows(comparison: xr.Dataset) -> list[dict[str, str]]:
     for q, quantity in enumerate(comparison.quantity.values):
         row = {"quantity": str(quantity)}
         for c, name in enumerate(comparison.checkpoint.values):
-            value, gap, low, high = (
-                float(comparison[v].values[c, q])
-                for v in ("value", "difference", "difference_low", "difference_high")
-            )
+            value = float(comparison["value"].values[c, q])
+            gap, low, high = Interval.of(comparison, "difference", c, q)
             digits = 1 if "step" in str(quantity) else 3
             text = "undefined" if np.isnan(value) else f"{value:.{digits}f}"
             if c and np.isfinite(gap):

@@ -15,6 +15,7 @@ from eqrlab.analyses.commands.diagnose import SAMPLE, puzzles_for, require_writa
 from eqrlab.analyses.text.format import percent, percent_interval, plural
 from eqrlab.attractors.landscape.estimate import DECISIONS, STOPS
 from eqrlab.attractors.results import archive
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import FATES
 from eqrlab.core import load
 
@@ -97,7 +98,7 @@ def basins_command(
 
 
 def _share(found: xr.Dataset, name: str, *place: int) -> str:
-    return percent_interval(*(float(found[n].values[place]) for n in (name, f"{name}_low", f"{name}_high")))
+    return percent_interval(*Interval.of(found, name, *place))
 
 
 def puzzle_rows(found: xr.Dataset) -> list[dict[str, str]]:

@@ -21,6 +21,7 @@ from eqrlab.analyses.text.format import percent_interval
 from eqrlab.analyses.text.vocabulary import MODE_NAMES
 from eqrlab.attractors.landscape.continuation import EVENTS
 from eqrlab.attractors.results import archive
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import MODES
 from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
 from eqrlab.core import Reasoner, load
@@ -186,7 +187,7 @@ def value_rows(found: xr.Dataset) -> list[dict[str, str]]:
         one = found.isel(value=i)
         row = {str(found.attrs["parameter"]): f"{value:g}"}
         if "accuracy" in found:
-            row["right runs"] = percent_interval(*(float(one[f"accuracy{e}"]) for e in ("", "_low", "_high")))
+            row["right runs"] = percent_interval(*Interval.of(one, "accuracy"))
         names = {"correct_mass": "right attractors", "spurious_mass": "wrong attractors", "mass_none": "none"}
         for name, text in names.items():
             row[text] = percent_interval(*map(float, share_over_puzzles(one[name].values)))
@@ -208,7 +209,7 @@ def event_lines(found: xr.Dataset) -> list[str]:
 
     def line(i: int, p: int, b: int, happened: str) -> str:
         kind = "right" if found["correct"].values[i, p, b] else "wrong"
-        bounds = (float(found[f"mass{e}"].values[i, p, b]) for e in ("", "_low", "_high"))
+        bounds = Interval.of(found, "mass", i, p, b)
         return f"puzzle {found.puzzle.values[p]}: {kind} attractor {b + 1} {happened}, mass {percent_interval(*bounds)}"
 
     for i, p, b in zip(*np.nonzero(found["event"].values == EVENTS.index("born")), strict=True):

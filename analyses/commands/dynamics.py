@@ -13,6 +13,7 @@ from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands.diagnose import puzzles_for, require_writable, table
 from eqrlab.attractors.results import archive
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import FATES
 from eqrlab.core import Reasoner, load
 from eqrlab.datasets import PuzzleSet
@@ -165,7 +166,7 @@ def lyapunov_command(k: int, steps: int, out: Path, **options: Any) -> None:
     for p, m in np.ndindex(ensemble.fate.shape):
         row = {}
         for i in range(k):
-            ends = (float(result[f"lyapunov_exponent{e}"].values[p, m, i]) for e in ("", "_low", "_high"))
+            ends = Interval.of(result, "lyapunov_exponent", p, m, i)
             value, low, high = ends
             row[f"exponent {i + 1}"] = f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
         rows.append({**_run_row(ensemble, p, m), **row})

@@ -14,6 +14,7 @@ from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands.diagnose import named, puzzles_for, require_writable, table
 from eqrlab.analyses.figures.planes import ftle_picture, plane_picture, stability_curve
 from eqrlab.attractors.results import archive
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.core.checkpoints.load import replaced_whole
 
 STARTS = 24  # runs that find the attractors
@@ -126,9 +127,7 @@ def rows_of(result: xr.Dataset) -> list[dict[str, str]]:
     rows = []
 
     def row(name: str, variable: str, *index: int) -> None:
-        value, low, high = (
-            float(result[variable + end].values[(0, *index)]) for end in ("", "_low", "_high")
-        )
+        value, low, high = Interval.of(result, variable, 0, *index)
         rows.append(
             {
                 "leads to": name,
@@ -154,7 +153,7 @@ def border_line(result: xr.Dataset, label: str) -> str:
         ("boundary_entropy", "boundary entropy"),
         ("uncertainty_exponent", "uncertainty exponent"),
     ):
-        value, low, high = (float(one[name + end]) for end in ("", "_low", "_high"))
+        value, low, high = Interval.of(one, name)
         parts.append(
             f"{text} {value:.2f} [{low:.2f}, {high:.2f}]" if np.isfinite(value) else f"{text} unknown"
         )

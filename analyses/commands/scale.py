@@ -22,6 +22,7 @@ from eqrlab.analyses.text.format import percent
 from eqrlab.analyses.text.harmful_depth import late_drop
 from eqrlab.analyses.text.vocabulary import SELECTOR_NAMES
 from eqrlab.attractors.results import archive
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.core import Reasoner
 
 SAMPLE = 64  # puzzles of a bundled set unless --limit says otherwise
@@ -224,7 +225,7 @@ def late_lines(groups: dict[str, xr.Dataset]) -> list[str]:
 
 def cell(dataset: xr.Dataset, name: str = "accuracy", form: str = "") -> str:
     """Return a value in percent, or in points with form "+", with its interval where there is one."""
-    value, low, high = (100 * float(dataset[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    value, low, high = Interval.of(dataset, name).each(lambda v: 100 * v)
     return f"{value:{form}.1f}" + (f" [{low:{form}.1f}, {high:{form}.1f}]" if np.isfinite(low) else "")
 
 
@@ -256,7 +257,7 @@ def onset_lines(scaling: xr.Dataset) -> list[str]:
         if selector == "mean":
             continue
         one = scaling.sel(selector=selector)
-        value, low, high = (float(one[f"onset{end}"]) for end in ("", "_low", "_high"))
+        value, low, high = Interval.of(one, "onset")
         shown = lambda v: "none" if np.isinf(v) else f"{v:.0f}"
         bounds = f" [{shown(low)}, {shown(high)}]" if not np.isnan(low) else ""
         gain = one.isel(depth=-1, breadth=-1)

@@ -20,6 +20,7 @@ from eqrlab.analyses.text import tables
 from eqrlab.analyses.text.format import percent, percent_interval, plural
 from eqrlab.analyses.text.verdicts import auc_depth, auc_text, share_of
 from eqrlab.analyses.text.vocabulary import MODE_NAMES, UNDEFINED
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import MODES, STATUS
 
 WIDTH = 5.0
@@ -256,7 +257,7 @@ def auc_label(alignment: xr.Dataset) -> str:
 
 
 def _auc_over_depth(axes: Axes, alignment: xr.Dataset) -> None:
-    auc, low, high = (alignment[f"auc{end}"].values for end in ("", "_low", "_high"))
+    auc, low, high = Interval.of(alignment, "auc")
     places, depths = np.arange(len(auc)), alignment["depth"].values
     axes.axhline(0.5, color=COLOURS["muted"], linestyle=":", linewidth=1.2)
     known = np.isfinite(auc)

@@ -12,6 +12,7 @@ from matplotlib.ticker import PercentFormatter
 
 from eqrlab.analyses.figures.style import COLOURS, styled
 from eqrlab.analyses.text.format import percent
+from eqrlab.attractors.results.interval import Interval
 
 RIGHT = ("#0072b2", "#56b4e9", "#00476f", "#8fd3ff")
 WRONG = ("#d55e00", "#e69f00", "#a83232", "#f0c27b", "#cc79a7", "#7a3b00", "#f2a0a0", "#b58900")
@@ -236,9 +237,7 @@ def stability_curve(stability: xr.Dataset, puzzle: int = 0, names: list[str] | N
     for point in range(stability.sizes["point"]):
         if not bool(stability["settled"].values[puzzle, point]):
             continue
-        value, low, high = (
-            stability[f"stability{end}"].values[puzzle, point][order] for end in ("", "_low", "_high")
-        )
+        value, low, high = Interval.of(stability, "stability", puzzle, point).each(lambda v: v[order])
         colour = PLAIN[point % len(PLAIN)]
         name = names[point] if names else f"state {point + 1}"
         axes.fill_between(size[order], low, high, color=colour, alpha=0.2, linewidth=0)

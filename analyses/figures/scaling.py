@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from eqrlab.analyses.figures.style import COLOURS, styled
 from eqrlab.analyses.text.vocabulary import SELECTOR_NAMES
+from eqrlab.attractors.results.interval import Interval
 
 LINES = {  # selector: colour, style
     "top1_converged": (COLOURS["right"], "-"),
@@ -119,9 +120,7 @@ def _frontier(axes: Axes, scaling: xr.Dataset) -> None:
             continue
         one, places = scaling.sel(selector=selector), front_of(scaling, selector)
         nfe = [int(scaling["nfe"].values[p]) for p in places]
-        value, low, high = (
-            [float(one[f"accuracy{end}"].values[p]) for p in places] for end in ("", "_low", "_high")
-        )
+        value, low, high = ([float(v[p]) for p in places] for v in Interval.of(one, "accuracy"))
         axes.plot(
             nfe, value, style, color=colour, linewidth=2, marker="o", markersize=3.5, label=_name(selector)
         )
@@ -141,7 +140,7 @@ def _curves(axes: Axes, scaling: xr.Dataset, along: str) -> None:
         if selector not in scaling["selector"].values:
             continue
         one = scaling.sel(selector=selector).isel({other: -1})
-        value, low, high = (one[f"accuracy{end}"].values for end in ("", "_low", "_high"))
+        value, low, high = Interval.of(one, "accuracy")
         if selector in ("top1_converged", "majority"):
             axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
         axes.plot(

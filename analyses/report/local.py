@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from eqrlab.analyses.figures.style import COLOURS, styled
 from eqrlab.analyses.text.format import percent_interval, plural
 from eqrlab.attractors.dynamics.at_attractors import VERDICTS
+from eqrlab.attractors.results.interval import Interval
 
 MEANINGS = {
     "stable": "stable",
@@ -54,7 +55,7 @@ def local_rows(local: xr.Dataset, basins: xr.Dataset) -> list[dict[str, str]]:
         one = local.isel(puzzle=p, point=m)
         a = int(one["attractor"])
         worst = float(one["eigen_residual"].values[0])
-        mass = (float(basins[n].values[p, a]) for n in ("mass", "mass_low", "mass_high"))
+        mass = Interval.of(basins, "mass", p, a)
         rows.append({
             "puzzle": str(basins["puzzle"].values[p]),
             "answer": str(one["point"].values),
@@ -71,7 +72,7 @@ def local_rows(local: xr.Dataset, basins: xr.Dataset) -> list[dict[str, str]]:
 def _measured(one: xr.Dataset) -> str:
     """Return the measured settling rate; where the state keeps moving, the factor that its exponent stands for."""
     if "exponent" in one and np.isfinite(float(one["exponent"])):
-        factors = [np.exp(float(one[f"exponent{end}"])) for end in ("", "_low", "_high")]
+        factors = Interval.of(one, "exponent").each(np.exp)
         return f"{factors[0]:.2f} [{factors[1]:.2f}, {factors[2]:.2f}]"
     rate = float(one["measured_rate"])
     return "no decay" if np.isnan(rate) else f"{rate:.2f}"

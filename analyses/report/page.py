@@ -25,6 +25,7 @@ from eqrlab.analyses.text import verdicts as wording
 from eqrlab.analyses.text.format import percent_interval, plural
 from eqrlab.analyses.text.vocabulary import MODE_NAMES, SELECTOR_NAMES
 from eqrlab.attractors.results import archive
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import FATES, MODES
 from eqrlab.core.checkpoints.load import replaced_whole
 
@@ -299,7 +300,7 @@ def attractor_view(groups: Mapping[str, xr.Dataset], puzzle: int, a: int) -> dic
     return {
         "number": a + 1,
         "kind": kind,
-        "mass": percent_interval(*(float(one[n]) for n in ("mass", "mass_low", "mass_high"))),
+        "mass": percent_interval(*Interval.of(one, "mass")),
         "fate": f"period {period}" if fate == "periodic" else fate,
         "residual": f"{float(one['residual']):.2g}",
         "board": board(task, one["answer"].values, inputs, labels, correct and judged),

@@ -14,6 +14,7 @@ from eqrlab import attractors as at
 from eqrlab.analyses.commands.diagnose import table
 from eqrlab.attractors.answers.adaptive import totals
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.interval import Interval
 
 FAMILIES = {
     "one restart, fixed depth": "depth the same for all puzzles",
@@ -206,7 +207,7 @@ def trial_rows(found: xr.Dataset) -> list[dict[str, str]]:
     rows = []
     for family in found["family"].values:
         one = found.sel(family=family)
-        value = lambda name, one=one: [float(one[f"{name}{end}"]) for end in ("", "_low", "_high")]
+        value = lambda name, one=one: Interval.of(one, name)
         number = lambda name, value=value: "{:.3g} [{:.3g}, {:.3g}]".format(*value(name))
         above = bool(one["exceeds"])
         rows.append(

@@ -12,6 +12,7 @@ import xarray as xr
 from eqrlab import attractors as at
 from eqrlab.analyses.studies.fates import late_sentence, noop_sentence
 from eqrlab.analyses.text.format import percent_interval, plural
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.core import System
 
 GROUPS = ("outcomes", "noop", "sensitivity")
@@ -89,7 +90,7 @@ def deeper_sentence(outcomes: xr.Dataset) -> str:
     followed = plural(int(outcomes.attrs["followed"]), "restart")
     text = f"{followed} of each puzzle went on. {late_sentence(outcomes)}"
     if right and np.isfinite(float(last["reverted"])):
-        lost = percent_interval(*(float(last[f"reverted{e}"]) for e in ("", "_low", "_high")))
+        lost = percent_interval(*Interval.of(last, "reverted"))
         text += f" Of {plural(right, 'run')} right then, {lost} are wrong again."
     return text
 

@@ -16,6 +16,7 @@ from eqrlab.analyses.figures.style import COLOURS, styled
 from eqrlab.analyses.text.format import number_interval, percent_interval
 from eqrlab.attractors.dynamics.endings import KINDS, OUTCOMES
 from eqrlab.attractors.ensemble.iterate import Law, Oracle
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.core import System
 
 SHADES = {
@@ -87,7 +88,7 @@ def kind_rows(results: dict[str, Groups]) -> list[dict[str, str]]:
             at_rest = mine & np.isin(kind, [KINDS.index(k) for k in ("stable", "saddle")])
             moving = mine & np.isfinite(found.exponent.values)
             counts = {k: int(one["count"].sel(ending=k)) for k in KINDS}
-            stable = (float(one[f"share{e}"].sel(ending="stable")) for e in ("", "_low", "_high"))
+            stable = Interval.of(one.sel(ending="stable"), "share")
             rows.append({
                 "model": name, "answer": outcome, "runs": str(total),
                 "ends as": ", ".join(f"{n} {k}" for k, n in counts.items() if n),
@@ -112,18 +113,15 @@ def auc_rows(results: dict[str, Groups]) -> list[dict[str, str]]:
     rows = []
     for name, groups in results.items():
         last = groups["exponents"].isel(window=-1)
-        ends = ("", "_low", "_high")
         right = last.correct.values
         row = {"model": name, "right": str(int(right.sum())), "wrong": str(int((~right).sum()))}
         for score in ("exponent", "drift"):
-            row[f"AUC of the {score}"] = number_interval(
-                *(float(last[f"auc{e}"].sel(score=score)) for e in ends)
-            )
-        gain, low, high = (float(last[f"auc_gain{e}"]) for e in ends)
+            row[f"AUC of the {score}"] = number_interval(*Interval.of(last.sel(score=score), "auc"))
+        gain, low, high = Interval.of(last, "auc_gain")
         row["difference"] = "undefined" if np.isnan(gain) else f"{gain:+.2f}"
         row["difference"] += f" [{low:+.2f}, {high:+.2f}]" if np.isfinite(low) else ""
         for outcome in OUTCOMES:
-            mean, low, high = (float(last[f"mean_exponent{e}"].sel(outcome=outcome)) for e in ends)
+            mean, low, high = Interval.of(last.sel(outcome=outcome), "mean_exponent")
             row[f"exponent, {outcome}"] = "-" if np.isnan(mean) else f"{mean:+.3f}"
             row[f"exponent, {outcome}"] += f" [{low:+.3f}, {high:+.3f}]" if np.isfinite(low) else ""
         row["puzzles with both"] = str(int(last.puzzles_with_both))
@@ -138,7 +136,7 @@ def evidence_rows(results: dict[str, Groups]) -> list[dict[str, str]]:
         found = groups["endings"]
         for p, m in np.argwhere(found.kind.values != KINDS.index("stable")):
             one = found.isel(puzzle=p, point=m)
-            value, low, high = (float(one[f"exponent{e}"]) for e in ("", "_low", "_high"))
+            value, low, high = Interval.of(one, "exponent")
             near = float(one.near_distance)
             radius = float(one.spectral_radius)
             rows.append({
@@ -196,9 +194,7 @@ def _by_depth(axes: Axes, exponents: xr.Dataset, name: str, first: bool, left: b
     window = exponents["window"].values
     axes.axhline(0, color=COLOURS["muted"], linewidth=0.9)
     for outcome in OUTCOMES if "mean_exponent" in exponents else ():
-        mean, low, high = (
-            exponents[f"mean_exponent{e}"].sel(outcome=outcome).values for e in ("", "_low", "_high")
-        )
+        mean, low, high = Interval.of(exponents.sel(outcome=outcome), "mean_exponent")
         if np.isfinite(mean).any():
             axes.fill_between(window, low, high, color=COLOURS[outcome], alpha=0.2, linewidth=0)
             axes.plot(window, mean, color=COLOURS[outcome], linewidth=2, label=outcome)

@@ -14,6 +14,7 @@ from eqrlab.analyses.text.format import number_interval, percent_interval, plura
 from eqrlab.attractors.answers.outcomes import share_of_runs
 from eqrlab.attractors.ensemble.fate import CODE
 from eqrlab.attractors.landscape.return_test import RETURNS
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.core import System
 
 CELLS = (("settled", "right"), ("settled", "wrong"), ("not_settled", "right"), ("not_settled", "wrong"))
@@ -137,7 +138,7 @@ def residual_rows(outcomes: xr.Dataset) -> list[dict[str, str]]:
                 "wrong: 5 / 50 / 95 %": text["wrong"],
                 "least wrong": "none" if np.isnan(one["least_wrong"]) else f"{float(one['least_wrong']):.1e}",
                 "right runs below it": _share(one, "right_below"),
-                "AUC": number_interval(*(float(one[f"auc{e}"]) for e in ("", "_low", "_high"))),
+                "AUC": number_interval(*Interval.of(one, "auc")),
             }
         )
     return rows
@@ -208,4 +209,4 @@ def noop_sentence(result: xr.Dataset) -> str:
 
 
 def _share(values: xr.Dataset, name: str) -> str:
-    return percent_interval(*(float(values[f"{name}{end}"]) for end in ("", "_low", "_high")))
+    return percent_interval(*Interval.of(values, name))

@@ -12,6 +12,7 @@ import xarray as xr
 from eqrlab.analyses.text import verdicts as wording
 from eqrlab.analyses.text.format import percent_interval
 from eqrlab.analyses.text.vocabulary import SELECTOR_MEANINGS, SELECTOR_NAMES, fate_meaning
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import FATES, MODES
 from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
 from eqrlab.attractors.statistics.intervals import proportion_interval
@@ -120,7 +121,7 @@ def mass_rows(basins: xr.Dataset, puzzle: int) -> list[tuple[str, str, float, fl
     for a in shown:
         kind = ("right" if correct[a] else "wrong") if judged else "none"
         label = f"{a + 1}: {kind}" if judged else f"attractor {a + 1}"
-        add(label, kind, *(one[name].values[a] for name in ("mass", "mass_low", "mass_high")))
+        add(label, kind, *Interval.of(one, "mass", a))
     rest = np.setdiff1d(found, shown)
     for kind, members in (("right", rest[correct[rest]]), ("wrong", rest[~correct[rest]])):
         if len(members):
@@ -132,7 +133,7 @@ def mass_rows(basins: xr.Dataset, puzzle: int) -> list[tuple[str, str, float, fl
                 total / restarts,
                 *proportion_interval(total, restarts, *options),
             )
-    add("none", "none", *(one[name].values for name in ("mass_none", "mass_none_low", "mass_none_high")))
+    add("none", "none", *Interval.of(one, "mass_none"))
     add("unseen", "unseen", one["unseen_mass"].values, 0.0, one["unseen_mass_high"].values)
     return rows
 

@@ -20,6 +20,7 @@ from eqrlab.analyses.text.vocabulary import (
     mode_meaning,
     name_of,
 )
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import ADVICE, MODES, STATUS
 
 __all__ = [
@@ -109,7 +110,7 @@ def is_split(modes: xr.Dataset) -> bool:
 def share_of(modes: xr.Dataset, letter: str) -> str:
     """Return the share of a mode with its interval, as text; without interval for a single puzzle."""
     i, puzzles = MODES.index(letter), modes.sizes["puzzle"]
-    value, *bounds = (float(modes[f"landscape_share{end}"].values[i]) for end in ("", "_low", "_high"))
+    value, *bounds = Interval.of(modes, "landscape_share", i)
     if puzzles < 2:
         return percent(value)
     return percent_interval(value, *bounds)
@@ -127,7 +128,7 @@ def auc_text(alignment: xr.Dataset, index: int) -> str:
 
 
 def _auc(alignment: xr.Dataset, index: int) -> tuple[float, float, float]:
-    value, low, high = (float(alignment[f"auc{end}"].values[index]) for end in ("", "_low", "_high"))
+    value, low, high = Interval.of(alignment, "auc", index)
     return value, max(low, 0.0), min(high, 1.0)  # in this order NaN stays NaN
 
 
@@ -247,11 +248,8 @@ def selector_warning(alignment: xr.Dataset) -> str | None:
 def accuracy_text(alignment: xr.Dataset, selector: str, index: int = -1) -> str:
     """Return the accuracy of a selector at a depth index, with its interval, as text."""
     row = [str(n) for n in alignment["selector"].values].index(selector)
-    values = (
-        float(alignment[f"accuracy{end}"].transpose("selector", "depth").values[row, index])
-        for end in ("", "_low", "_high")
-    )
-    return percent_interval(*values)
+    at = alignment.transpose("selector", "depth", ...)
+    return percent_interval(*Interval.of(at, "accuracy", row, index))
 
 
 def verdict_rows(groups: Mapping[str, xr.Dataset]) -> list[dict[str, str]]:
@@ -291,7 +289,7 @@ def probability_text(modes: xr.Dataset, puzzle: int) -> str:
 
 def mass_text(basins: xr.Dataset, name: str, puzzle: int) -> str:
     """Return a mass of one puzzle (`correct_mass`, `spurious_mass`, `mass_none`) with its interval, as text."""
-    return percent_interval(*(float(basins[f"{name}{end}"].values[puzzle]) for end in ("", "_low", "_high")))
+    return percent_interval(*Interval.of(basins, name, puzzle))
 
 
 def summary_rows(results: Mapping[str, Mapping[str, xr.Dataset]]) -> list[dict[str, str]]:

@@ -19,6 +19,7 @@ from eqrlab.attractors.ensemble.batches import one_thread_a_batch
 from eqrlab.attractors.ensemble.iterate import Law, Oracle, Recipe, answer_codes, judge, norm, starts
 from eqrlab.attractors.ensemble.sample import prepare
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles
 from eqrlab.core import KeyedNoise, System
 from eqrlab.core.models.reasoner import cast_floating, take_rows
@@ -162,13 +163,14 @@ def totals(
     if correct is not None:
         variables["correct"] = (("puzzle",), correct, "the chosen answer is right")
         bounds = share_over_puzzles(np.asarray(correct, float), **draw)
-        for end, value in zip(("", "_low", "_high"), bounds, strict=True):
-            variables[f"accuracy{end}"] = ((), np.float64(value), "share of puzzles answered right")
+        variables |= (
+            Interval(*bounds).each(np.float64).variables("accuracy", (), "share of puzzles answered right")
+        )
     for name, values in (("nfe", nfe), ("latency", latency)):
         mean = functools.partial(weighted_mean, values.astype(float))
         low, high = cluster_bootstrap(mean, len(values), **draw)
-        for end, value in zip(("", "_low", "_high"), (values.mean(), low, high), strict=True):
-            variables[f"mean_{name}{end}"] = ((), np.float64(value), f"mean over puzzles of {name}")
+        mean_value = Interval(values.mean(), low, high).each(np.float64)
+        variables |= mean_value.variables(f"mean_{name}", (), f"mean over puzzles of {name}")
     return variables
 
 

@@ -10,6 +10,7 @@ import xarray as xr
 
 from eqrlab.attractors.answers.selectors import accuracy_table, available
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles, widened
 from eqrlab.attractors.statistics.ranks import PooledAuc, PooledSpearman
 
@@ -88,8 +89,8 @@ def alignment(
     selected = selector_accuracy(ensemble, depths)
     names = list(selected)
     per_puzzle = np.stack([selected[n] for n in names], axis=1)
-    accuracy, *accuracy_bounds = share_over_puzzles(
-        per_puzzle, confidence=confidence, resamples=resamples, seed=seed
+    accuracy = Interval(
+        *share_over_puzzles(per_puzzle, confidence=confidence, resamples=resamples, seed=seed)
     )
     text = {
         "auc": "probability that the wrong one of a right and a wrong run has the higher residual",
@@ -98,15 +99,11 @@ def alignment(
     }
     variables: dict[str, schema.Variable] = {}
     for name, value in values.items():
-        variables[name] = (("depth",), value, text[name])
-        variables[f"{name}_low"] = (("depth",), bounds[name][0], f"lower bound: {text[name]}")
-        variables[f"{name}_high"] = (("depth",), bounds[name][1], f"upper bound: {text[name]}")
+        variables |= Interval(value, *bounds[name]).variables(name, ("depth",), text[name])
     variables["status"] = (("depth",), status, "why a correlation is undefined")
     variables["auc_puzzle"] = (("puzzle", "depth"), auc_puzzle, "AUC within the puzzle")
     pair = ("selector", "depth")
-    variables["accuracy"] = (pair, accuracy, "share of puzzles whose chosen answer is right")
-    variables["accuracy_low"] = (pair, accuracy_bounds[0], "lower bound of that share")
-    variables["accuracy_high"] = (pair, accuracy_bounds[1], "upper bound of that share")
+    variables |= accuracy.variables("accuracy", pair, "share of puzzles whose chosen answer is right")
     variables["accuracy_puzzle"] = (("puzzle", *pair), per_puzzle, "chance that the chosen answer is right")
     attributes = {
         **schema.carried(ensemble),

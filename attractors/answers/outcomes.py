@@ -9,6 +9,7 @@ import xarray as xr
 
 from eqrlab.attractors.ensemble.fate import CODE
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, widened
 from eqrlab.attractors.statistics.intervals import check_confidence
 from eqrlab.attractors.statistics.ranks import PooledAuc
@@ -106,9 +107,7 @@ def outcomes(
     for name, (part, whole, axes, text) in shares.items():
         dims = ("depth", *axes)
         values = [bounds(part, np.broadcast_to(whole, part.shape), at=i) for i in range(len(depths))]
-        for end, value in zip(("", "_low", "_high"), zip(*values, strict=True), strict=True):
-            note = "" if not end else f", {end[1:]} bound of the {confidence:.0%} interval"
-            variables[name + end] = (dims, np.stack(value), text + note)
+        variables |= Interval(*map(np.stack, zip(*values, strict=True))).variables(name, dims, text)
     for name, part in (("count", cells), ("fate_count", kinds)):
         dims = variables["share" if name == "count" else "fate_share"][0]
         variables[name] = (dims, np.moveaxis(part.sum((2, 3)), -1, 0).astype(np.int32), "runs")
@@ -209,12 +208,7 @@ def _without_threshold(
     }
     variables: dict[str, schema.Variable] = {}
     for name, values in (("auc", auc), ("right_below", below)):
-        for end, value in zip(("", "_low", "_high"), values, strict=True):
-            variables[name + end] = (
-                ("depth",),
-                value,
-                f"{end[1:]} bound: {texts[name]}" if end else texts[name],
-            )
+        variables |= Interval(*values).variables(name, ("depth",), texts[name])
     variables["least_wrong"] = (("depth",), least, "smallest relative residual of a wrong run")
     text = "quantile of the relative residual over runs"
     variables["residual_quantile"] = (("depth", "correctness", "quantile"), quantile, text)

@@ -11,6 +11,7 @@ import xarray as xr
 from eqrlab.attractors.answers.adaptive import described, totals
 from eqrlab.attractors.answers.policy import REASONS, Policy, Race
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap
 
 
@@ -240,9 +241,7 @@ def matched_cost(
         ),
     }
     for i, (name, text) in enumerate(texts.items()):
-        variables[name] = ((), np.float64(value[i]), text)
-        variables[f"{name}_low"] = ((), np.float64(low[i]), f"lower bound: {text}")
-        variables[f"{name}_high"] = ((), np.float64(high[i]), f"upper bound: {text}")
+        variables |= Interval(value[i], low[i], high[i]).each(np.float64).variables(name, (), text)
     attributes = {
         **schema.carried(result),
         "confidence": confidence,

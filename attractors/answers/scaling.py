@@ -11,6 +11,7 @@ import xarray as xr
 from eqrlab.attractors.answers import selectors
 from eqrlab.attractors.answers.alignment import depth_points
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles, widened
 from eqrlab.attractors.statistics.intervals import check_confidence
 
@@ -103,9 +104,9 @@ def scaling(
         "accuracy_puzzle": (("puzzle", *cell), chance, "chance that the chosen answer is right")
     }
     text = "share of puzzles whose chosen answer is right"
-    variables |= _bounded("accuracy", cell, share_over_puzzles(chance, **draw), text)
+    variables |= Interval(*share_over_puzzles(chance, **draw)).variables("accuracy", cell, text)
     text = "accuracy above that of one restart of the same depth"
-    variables |= _bounded("gain", cell, _paired_share(chance - one, draw), text)
+    variables |= Interval(*_paired_share(chance - one, draw)).variables("gain", cell, text)
     nfe = np.outer(depth, breadth)
     variables["nfe"] = (point, nfe, "outer steps a puzzle: depth times breadth")
     if layers is not None:
@@ -113,7 +114,7 @@ def scaling(
     top, vote = (chance[:, names.index(n)] for n in ("top1_converged", "majority"))
     difference = _paired_share(top - vote, draw)
     text = "accuracy of least residual minus that of the majority vote"
-    variables |= _bounded("top1_minus_majority", point, difference, text)
+    variables |= Interval(*difference).variables("top1_minus_majority", point, text)
     worse = difference[2] < -1e-9  # beyond rounding
     variables["top1_worse"] = (
         point,
@@ -122,19 +123,19 @@ def scaling(
     )
     gap = path_gap(ensemble, depth, breadth)
     text = "mean over puzzles of |share of right restarts - one of them|"
-    variables |= _bounded("path_gap", point, share_over_puzzles(gap, **draw), text)
+    variables |= Interval(*share_over_puzzles(gap, **draw)).variables("path_gap", point, text)
     if "first_to_halt" in names:
         text = "outer steps a puzzle when all its restarts stop with the first that halts"
         spent = steps_to_first_halt(ensemble, depth, breadth)
-        variables |= _bounded("nfe_first_to_halt", point, _paired_mean(spent, draw), text)
+        variables |= Interval(*_paired_mean(spent, draw)).variables("nfe_first_to_halt", point, text)
     front, support = _pareto(chance, nfe, resamples, seed)
     variables["pareto"] = (cell, front, "no point of fewer outer steps is as accurate")
     variables["pareto_support"] = (cell, support, "share of resamples of puzzles in which that holds")
     text = (
         f"least depth from which on {breadth[-1]} restarts gain {worth:g} over one; infinite: not at the last"
     )
-    variables |= _bounded(
-        "onset", ("selector",), _onset(chance[..., -1] - one[..., 0], depth, worth, draw), text
+    variables |= Interval(*_onset(chance[..., -1] - one[..., 0], depth, worth, draw)).variables(
+        "onset", ("selector",), text
     )
     attributes = {
         **schema.carried(ensemble),
@@ -155,17 +156,6 @@ def _grid(values: Sequence[int] | None, default: np.ndarray, most: int, name: st
     if not found.size or (found != found.astype(int)).any() or found[0] < 1 or found[-1] > most:
         raise ValueError(f"{name} must be integers from 1 to the {most} of the ensemble, got {list(values)}")
     return found.astype(int)
-
-
-def _bounded(
-    name: str, dims: tuple[str, ...], values: tuple[np.ndarray, np.ndarray, np.ndarray], text: str
-) -> dict[str, schema.Variable]:
-    value, low, high = values
-    return {
-        name: (dims, value, text),
-        f"{name}_low": (dims, low, f"lower bound: {text}"),
-        f"{name}_high": (dims, high, f"upper bound: {text}"),
-    }
 
 
 def _paired_mean(values: np.ndarray, draw: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from eqrlab.attractors.ensemble.iterate import Law
 from eqrlab.attractors.ensemble.sample import sample, tokens_of
 from eqrlab.attractors.landscape.return_test import RETURNS, return_test
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.trends import decay_rate
 from eqrlab.core import System
 
@@ -184,8 +185,7 @@ def _exponents(
         gap = torch.as_tensor(~moving).view(*moving.shape, *(1,) * (points.ndim - 2))
         found = lyapunov(system, tokens, torch.where(gap, torch.nan, points), k=1, steps=EXPONENT_STEPS, noise=0,
                          seed=seed, device=device)  # fmt: skip
-        for i, end in enumerate(("", "_low", "_high")):
-            result[i] = found[f"lyapunov_exponent{end}"].values[..., 0]
+        result[:] = Interval.of(found, "lyapunov_exponent", ..., 0)
     return result
 
 
@@ -287,9 +287,9 @@ def _table(
             values["measured_rate"],
             "factor the residual falls by in a step after a push",
         ),
-        "exponent": (pair, exponent[0], "leading Lyapunov exponent where the state keeps moving"),
-        "exponent_low": (pair, exponent[1], "lower bound of that exponent"),
-        "exponent_high": (pair, exponent[2], "upper bound of that exponent"),
+        **Interval(*exponent).variables(
+            "exponent", pair, "leading Lyapunov exponent where the state keeps moving", "that exponent"
+        ),
         "returns": (pair, returns, "does a push come back"),
         "verdict": (pair, verdict, "what the state is"),
         "eigenvalue": (each, eigen["eigenvalue"], "leading eigenvalues of df/dz"),

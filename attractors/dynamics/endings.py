@@ -15,6 +15,7 @@ from eqrlab.attractors.dynamics.lyapunov import lyapunov
 from eqrlab.attractors.dynamics.solvers import CODE
 from eqrlab.attractors.dynamics.spectrum import spectrum
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
 from eqrlab.core import System
 
@@ -123,7 +124,7 @@ def endings(
     if moving.any():
         found = lyapunov(system, inputs, _gaps(state, moving), k=1, steps=steps, noise=0, confidence=confidence,
                          seed=seed, progress=progress, **where)  # fmt: skip
-        exponent = np.stack([found[f"lyapunov_exponent{e}"].values[..., 0] for e in ("", "_low", "_high")])
+        exponent = np.stack(Interval.of(found, "lyapunov_exponent", ..., 0))
     residual, right = rest.relative_residual.values, ensemble.correct.values[:, :, -1]
     near_distance, near_radius = _near(
         system, inputs, state, _spread(moving, right, searches), tol, seed, where
@@ -148,9 +149,9 @@ def endings(
         "period": (at, np.where(settled, 1, period).astype(np.int32), "period in outer steps: 1 at rest, 0 none"),
         "solution": (at, solution, "number of the fixed point within the puzzle, -1 not at rest"),
         "spectral_radius": (at, radius, "largest modulus of an eigenvalue, over a whole period"),
-        "exponent": (at, exponent[0], "leading Lyapunov exponent of a run that does not come to rest"),
-        "exponent_low": (at, exponent[1], "lower bound of that exponent"),
-        "exponent_high": (at, exponent[2], "upper bound of that exponent"),
+        **Interval(*exponent).variables(
+            "exponent", at, "leading Lyapunov exponent of a run that does not come to rest", "that exponent"
+        ),
         "near_distance": (at, near_distance, "relative distance to the fixed point that Newton's method found"),
         "near_radius": (at, near_radius, "spectral radius at that point"),
         "eigenvalue": (each, eigen["eigenvalue"], "leading eigenvalues, over a whole period"),
@@ -295,9 +296,7 @@ def _counts(
     pair, text = ("outcome", "ending"), "share of the runs, mean over puzzles that have such runs"
     return {
         "count": (pair, table, "runs"),
-        "share": (pair, share[0], text),
-        "share_low": (pair, share[1], f"lower bound: {text}"),
-        "share_high": (pair, share[2], f"upper bound: {text}"),
+        **Interval(*share).variables("share", pair, text),
         "solutions": (("outcome",), points[0], "distinct fixed points at which runs end"),
         "stable_solutions": (("outcome",), points[1], "those that are stable"),
     }

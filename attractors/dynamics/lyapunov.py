@@ -16,6 +16,7 @@ from eqrlab.attractors.dynamics.tangent import advance, in_one_pass, log_factors
 from eqrlab.attractors.ensemble.sample import with_noise
 from eqrlab.attractors.ensemble.states import Points, States, spread, state_axes, take_points
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.core import System
 from eqrlab.core.random import puzzle_key, restart_keys
 
@@ -227,11 +228,10 @@ def _summaries(points: Points, windows: np.ndarray, confidence: float) -> dict[s
     each, puzzle = ("puzzle", "point", "eig"), ("puzzle", "eig")
     over = mean_interval(points.fold(center), 1, confidence)
     text = "Lyapunov exponent per outer step, natural logarithm"
-    variables: dict[str, schema.Variable] = {}
-    for name, values in {"": center, "_low": low, "_high": high}.items():
-        variables[f"lyapunov_exponent{name}"] = (each, points.fold(values), text)
-    for name, values in zip(("", "_low", "_high"), over, strict=True):
-        variables[f"puzzle_exponent{name}"] = (puzzle, values, f"{text}: mean over the points")
+    variables: dict[str, schema.Variable] = {
+        **Interval(center, low, high).each(points.fold).variables("lyapunov_exponent", each, text),
+        **Interval(*over).variables("puzzle_exponent", puzzle, f"{text}: mean over the points"),
+    }
     four = ("puzzle", "point", "window", "eig")
     variables["window_exponent"] = (four, points.fold(windows), f"{text}: over successive windows")
     with np.errstate(invalid="ignore"):

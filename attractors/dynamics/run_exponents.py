@@ -19,6 +19,7 @@ from eqrlab.attractors.ensemble.iterate import Law, Oracle, norm
 from eqrlab.attractors.ensemble.sample import with_noise
 from eqrlab.attractors.ensemble.states import Points, take_points
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, widened
 from eqrlab.attractors.statistics.intervals import check_confidence
 from eqrlab.attractors.statistics.ranks import PooledAuc
@@ -254,15 +255,10 @@ def _conditioned(
         "mean_exponent": (("outcome", "window"), OUTCOMES, "mean exponent of the runs whose exponent is finite"),
     }  # fmt: skip
     variables: dict[str, schema.Variable] = {}
-    for i, end in enumerate(("", "_low", "_high")):
-        bound = {"": "", "_low": "lower bound: ", "_high": "upper bound: "}[end]
-        for name, (dims, parts, text) in grid.items():
-            variables[name + end] = (dims, np.stack([table[part][i] for part in parts]), bound + text)
-        variables[f"auc_gain{end}"] = (
-            ("window",),
-            table["gain"][i],
-            f"{bound}AUC of the exponent minus that of the drift",
-        )
+    for name, (dims, parts, text) in grid.items():
+        variables |= Interval(*np.stack([table[part] for part in parts], 1)).variables(name, dims, text)
+    gain = "AUC of the exponent minus that of the drift"
+    variables |= Interval(*table["gain"]).variables("auc_gain", ("window",), gain)
     both = int((right.any(1) & ~right.all(1)).sum())
     variables["puzzles_with_both"] = ((), np.int64(both), "puzzles with right and wrong runs")
     return variables

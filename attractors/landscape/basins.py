@@ -11,6 +11,7 @@ import xarray as xr
 from eqrlab.attractors.ensemble.runs import Runs, runs_of
 from eqrlab.attractors.landscape.identify import Clusters, identify, in_order
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.intervals import DEFAULT_INTERVAL, proportion_interval, unseen_mass
 
 NOT_DRAWN = -2  # attractor_id of a restart that a puzzle did not need
@@ -85,9 +86,11 @@ def tabulate(
 
     texts = _texts(confidence)
     variables: dict[str, schema.Variable] = {
-        "mass": (pair, masked(count / total[:, None]), "share of restarts that reach the attractor"),
-        "mass_low": (pair, masked(low), f"lower bound of the mass, {confidence:.0%} interval"),
-        "mass_high": (pair, masked(high), f"upper bound of the mass, {confidence:.0%} interval"),
+        **Interval(count / total[:, None], low, high)
+        .each(masked)
+        .variables(
+            "mass", pair, "share of restarts that reach the attractor", f"the mass, {confidence:.0%} interval"
+        ),
         **{name: (pair, columns[name], text) for name, text in texts.items()},
         "answer": (
             (*pair, "token"),
@@ -111,9 +114,7 @@ def tabulate(
     }
     for name, (value, text) in sums(columns, total).items():
         bounds = proportion_interval(value, total, confidence, method)
-        variables[name] = (each, value / total, text)
-        variables[f"{name}_low"] = (each, bounds[0], f"lower bound: {text}")
-        variables[f"{name}_high"] = (each, bounds[1], f"upper bound: {text}")
+        variables |= Interval(value / total, *bounds).variables(name, each, text)
     return variables
 
 

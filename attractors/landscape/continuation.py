@@ -27,6 +27,7 @@ from eqrlab.attractors.landscape.branch_matching import (
 )
 from eqrlab.attractors.landscape.modes import ModeRule, modes
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
 from eqrlab.attractors.statistics.intervals import DEFAULT_INTERVAL, proportion_interval
 from eqrlab.core import System
@@ -215,9 +216,9 @@ def _branches(stages: list[Stage], match: str, confidence: float) -> dict[str, s
     each, pair = ("value", "puzzle", "branch"), ("value", "puzzle")
     seen = lambda values: np.where(alive | (match == "answer"), values, np.nan)
     return {
-        "mass": (each, seen(count / total), "share of restarts that reach the branch"),
-        "mass_low": (each, seen(bounds[0]), f"lower bound of the mass, {confidence:.0%} interval"),
-        "mass_high": (each, seen(bounds[1]), f"upper bound of the mass, {confidence:.0%} interval"),
+        **Interval(count / total, *bounds).each(seen).variables(
+            "mass", each, "share of restarts that reach the branch", f"the mass, {confidence:.0%} interval"
+        ),
         "count": (each, count, "restarts that reach the branch"),
         "alive": (each, alive, "the branch is an attractor at this value"),
         "correct": (each, correct, "the branch decodes to a right answer at this value"),

@@ -12,6 +12,7 @@ from torch import Tensor
 from eqrlab.attractors.ensemble.iterate import Oracle
 from eqrlab.attractors.ensemble.sample import sample, tokens_of
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap
 from eqrlab.core import System
 
@@ -132,9 +133,7 @@ def asymptotic_alignment(
         low, high = cluster_bootstrap(
             functools.partial(_weighted, mean), puzzles, confidence=confidence, resamples=resamples, seed=seed
         )
-        variables[name] = ((), np.float64(mean.mean()), text)
-        variables[f"{name}_low"] = ((), np.float64(low), f"lower bound: {text}")
-        variables[f"{name}_high"] = ((), np.float64(high), f"upper bound: {text}")
+        variables |= Interval(mean.mean(), low, high).each(np.float64).variables(name, (), text)
     attributes = {**foreign.attrs, "initial_law": "final states of other puzzles", "confidence": confidence}
     attributes["bootstrap"] = f"{resamples} resamples of puzzles, seed {seed}"
     coordinates = {d: ensemble[d].values for d in pair}

@@ -15,6 +15,7 @@ from eqrlab.attractors.landscape.mode_rule import ModeRule as ModeRule
 from eqrlab.attractors.landscape.mode_rule import mode_posterior, population
 from eqrlab.attractors.landscape.return_test import RETURNS
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles
 from eqrlab.attractors.statistics.intervals import proportion_interval
 from eqrlab.attractors.statistics.ranks import PooledAuc
@@ -211,8 +212,8 @@ def modes(
     open_share = probability[:, -1] > 1 - rule.decide
     buy = np.where(open_share, schema.ADVICE.index("buy_depth"), schema.ADVICE.index("buy_restarts"))
     advice = np.where(mode != UNDECIDED, BY_MODE[np.minimum(mode, 3)], buy).astype(np.int8)
-    share, low, high = share_over_puzzles(probability, confidence=confidence, seed=seed)
-    kind, kind_low, kind_high = _population(evidence, rule, confidence, seed)
+    share = Interval(*share_over_puzzles(probability, confidence=confidence, seed=seed))
+    population = Interval(*_population(evidence, rule, confidence, seed))
     landscape, certainty = _checkpoint(probability, mode, rule, seed)
     restarts = ensemble.sizes["restart"]
     bound = proportion_interval(evidence.correct + evidence.unfinished, restarts, confidence)[1]
@@ -231,12 +232,13 @@ def modes(
         "advice": (each, advice, "what compute can buy: a retrain, b restarts, c both, d depth; or what would decide"),
         **{name: (each, values.astype(np.int32), text) for name, (values, text) in counts.items()},
         "correct_mass_high": (each, bound, f"upper bound of the mass of correct attractors, {percent}"),
-        "landscape_share": (("mode",), share, "mean probability of the mode over puzzles"),
-        "landscape_share_low": (("mode",), low, f"lower bound of the share, {percent}"),
-        "landscape_share_high": (("mode",), high, f"upper bound of the share, {percent}"),
-        "population_share": (("mode",), kind, "share of the mode among all puzzles of the kind, estimated jointly"),
-        "population_share_low": (("mode",), kind_low, f"lower bound of that share, {percent}"),
-        "population_share_high": (("mode",), kind_high, f"upper bound of that share, {percent}"),
+        **share.variables(
+            "landscape_share", ("mode",), "mean probability of the mode over puzzles", f"the share, {percent}"
+        ),
+        **population.variables(
+            "population_share", ("mode",), "share of the mode among all puzzles of the kind, estimated jointly",
+            f"that share, {percent}",
+        ),
         "landscape_mode": ((), np.int8(landscape), "mode with the largest share, if that is sure"),
         "landscape_probability": ((), np.float64(certainty), "bootstrap probability that it has the largest share"),
     }  # fmt: skip
@@ -299,10 +301,8 @@ def mode_sensitivity(
         ("changed", other, "puzzles with another verdict"),
         ("reversed", both, "puzzles with another mode, both decided"),
     ):
-        for end, values in zip(
-            ("", "_low", "_high"), share_over_puzzles(event.astype(float), seed=seed), strict=True
-        ):
-            variables[name + end] = (("variation",), values, f"share of {text}{end.replace('_', ', ')}")
+        found = Interval(*share_over_puzzles(event.astype(float), seed=seed))
+        variables |= found.variables(name, ("variation",), f"share of {text}")
     coordinates = {"mode": list(schema.MODES), "puzzle": ensemble.puzzle.values, "variation": list(rules)}
     attributes = {**schema.carried(ensemble), "rule": asdict(rule)}
     codes = {"mode": schema.MODES, "landscape_mode": schema.MODES}

@@ -18,6 +18,7 @@ from eqrlab.attractors.ensemble.sample import sample, tokens_of
 from eqrlab.attractors.landscape.basins import sums, tabulate
 from eqrlab.attractors.landscape.identify import identify
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.intervals import DEFAULT_INTERVAL, proportion_interval
 from eqrlab.core import System
 from eqrlab.core.models.reasoner import take_rows
@@ -157,22 +158,20 @@ def _table(
             count[p, s] = np.bincount(label[s][label[s] >= 0], minlength=most)
         certain[p] = dependence(label, seed)
     present = (np.arange(most) < np.asarray(whole["attractors"][1])[:, None])[:, None]
-    bounds = [np.where(present, b, np.nan) for b in proportion_interval(count, restarts, confidence)]
     three, two = ("puzzle", "radius", "attractor"), ("puzzle", "radius")
     text = "share of the shell's starts that reach the attractor"
     variables: dict[str, schema.Variable] = {
-        "shell_mass": (three, np.where(present, count / restarts, np.nan), text),
-        "shell_mass_low": (three, bounds[0], f"lower bound of it, {confidence:.0%} interval"),
-        "shell_mass_high": (three, bounds[1], f"upper bound of it, {confidence:.0%} interval"),
+        **Interval(count / restarts, *proportion_interval(count, restarts, confidence))
+        .each(lambda values: np.where(present, values, np.nan))
+        .variables("shell_mass", three, text, f"it, {confidence:.0%} interval"),
         "shell_count": (three, count, "starts of the shell that reach the attractor"),
         "dependence_p": (("puzzle",), certain, "probability that shells of equal masses differ as much"),
         **{name: whole[name] for name in ("attractors", "correct", "fate", "answer", "mass", "ambiguous")},
     }
     flat = {"count": count.reshape(-1, most), "correct": np.repeat(whole["correct"][1], len(radii), 0)}
     for name, (value, meaning) in sums(flat, np.full(len(flat["count"]), restarts)).items():
-        low, high = proportion_interval(value, restarts, confidence)
-        for end, values in (("", value / restarts), ("_low", low), ("_high", high)):
-            variables[name + end] = (two, values.reshape(shape[:2]), meaning + end.replace("_", ", bound "))
+        share = Interval(value / restarts, *proportion_interval(value, restarts, confidence))
+        variables |= share.each(lambda values: values.reshape(shape[:2])).variables(name, two, meaning)
     attributes = {**schema.carried(first), "initial_law": "shells of the restart law", "confidence": confidence,
                   "interval_method": DEFAULT_INTERVAL, "radius_unit": f"median norm of {TYPICAL} starts"}  # fmt: skip
     coordinates = {"puzzle": first.puzzle.values, "radius": radii}

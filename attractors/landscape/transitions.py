@@ -17,6 +17,7 @@ from eqrlab.attractors.ensemble.sample import sample, tokens_of
 from eqrlab.attractors.landscape.estimate import settled_below
 from eqrlab.attractors.landscape.identify import identify
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.intervals import proportion_interval
 from eqrlab.core import System
 
@@ -179,16 +180,17 @@ def _table(
     )
     percent = f"{confidence:.0%} interval"
     variables: dict[str, schema.Variable] = {
-        "probability": (four, share, f"probability to end in the basin of the target after {steps} noisy steps"),
-        "probability_low": (four, low, f"lower bound of it, {percent}"),
-        "probability_high": (four, high, f"upper bound of it, {percent}"),
+        **Interval(share, low, high).variables(
+            "probability", four, f"probability to end in the basin of the target after {steps} noisy steps",
+            f"it, {percent}",
+        ),
         "count": (four, count, "trials that did"),
-        "escape": (three, escape, f"probability to end outside the own basin after {steps} noisy steps"),
-        "escape_low": (three, bounds[0], f"lower bound of it, {percent}"),
-        "escape_high": (three, bounds[1], f"upper bound of it, {percent}"),
-        "escape_rate": (three, rates[0], "rate of escape per outer step, were it memoryless"),
-        "escape_rate_low": (three, rates[1], f"lower bound of it, {percent}"),
-        "escape_rate_high": (three, rates[2], f"upper bound of it, {percent}"),
+        **Interval(escape, *bounds).variables(
+            "escape", three, f"probability to end outside the own basin after {steps} noisy steps", f"it, {percent}"
+        ),
+        **Interval(*rates).variables(
+            "escape_rate", three, "rate of escape per outer step, were it memoryless", f"it, {percent}"
+        ),
         "mass": (two, mass, "share of the ensemble's restarts at the attractor"),
         "correct": (two, correct, "the attractor decodes to a right answer"),
         "present": (two, present, "the puzzle has that attractor"),

@@ -8,6 +8,7 @@ from eqrlab.attractors.ensemble.fate import CODE
 from eqrlab.attractors.perturbation.follow import Ends
 from eqrlab.attractors.perturbation.fractal import basin_entropy, uncertainty_exponent
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.intervals import proportion_interval
 
 LABELS = ("attractor", "answer")
@@ -85,15 +86,10 @@ def fractions(
         )
     variables: dict[str, schema.Variable] = {}
     for name, (dims, number, text) in wanted.items():
-        low, high = proportion_interval(number, total, confidence, "clopper-pearson")
-        variables[name] = (dims, number / total, text)
-        for end, bound in (("low", low), ("high", high)):
-            side = {"low": "lower", "high": "upper"}[end]
-            variables[f"{name}_{end}"] = (
-                dims,
-                bound if jitter else np.full(number.shape, np.nan),
-                f"{side} bound: {text}",
-            )
+        bounds = np.stack(proportion_interval(number, total, confidence, "clopper-pearson"))
+        if not jitter:  # cells at regular places are no random sample of the plane
+            bounds[:] = np.nan
+        variables |= Interval(number / total, *bounds).variables(name, dims, text)
     if judged:
         variables["attractor_correct"] = (
             (*each, "attractor"), (2 * right > count), "most of its cells end with a right answer"

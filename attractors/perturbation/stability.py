@@ -17,6 +17,7 @@ from eqrlab.attractors.perturbation.directions import random_unit_vectors
 from eqrlab.attractors.perturbation.follow import Follower
 from eqrlab.attractors.perturbation.returns import RETURNED, UNDECIDED, Homes
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.intervals import proportion_interval
 from eqrlab.core import System
 
@@ -127,10 +128,8 @@ def basin_stability(
             "share of perturbed states that end with the answer of the unperturbed one",
         ),
     ):
-        low, high = proportion_interval(count, trials, confidence)
-        for suffix, value in (("", count / trials), ("_low", low), ("_high", high)):
-            bound = {"": "", "_low": "lower bound: ", "_high": "upper bound: "}[suffix]
-            variables[name + suffix] = (each, points.fold(value * hidden), bound + text)
+        share = Interval(count / trials, *proportion_interval(count, trials, confidence))
+        variables |= share.each(lambda value: points.fold(value * hidden)).variables(name, each, text)
     attributes = points.attributes(
         seed=seed, depth=depth, trials=trials, confidence=confidence, noise=0.0, evaluations=follower.evaluations,
         interval="Wilson, for one state and one size over isotropic perturbations",

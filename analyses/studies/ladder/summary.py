@@ -14,6 +14,7 @@ from eqrlab.analyses.studies.ladder.rungs import REFERENCE_DEPTH, Ladder
 from eqrlab.analyses.text.describe import blocks_per_step
 from eqrlab.attractors.ensemble.fate import CODE
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.intervals import check_confidence
 from eqrlab.attractors.statistics.ranks import PooledAuc
 
@@ -235,9 +236,12 @@ def summarise(
         "mean": (pair, level[0], "mean over seeds and puzzles"),
         "low": (pair, level[1], f"lower bound of the mean, {confidence:.0%}, over seeds and puzzles"),
         "high": (pair, level[2], f"upper bound of the mean, {confidence:.0%}, over seeds and puzzles"),
-        "step": (pair, step[0], "difference to the rung before, paired by seed and puzzle"),
-        "step_low": (pair, step[1], f"lower bound of that difference, {confidence:.0%}"),
-        "step_high": (pair, step[2], f"upper bound of that difference, {confidence:.0%}"),
+        **Interval(*step).variables(
+            "step",
+            pair,
+            "difference to the rung before, paired by seed and puzzle",
+            f"that difference, {confidence:.0%}",
+        ),
         "seed_mean": (triple, seed_mean, "mean over puzzles"),
         "seed_step": (triple, seed_step, "difference to the rung before"),
         "solved": (

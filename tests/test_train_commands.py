@@ -129,7 +129,7 @@ PAPER_TINY = "--hidden 16 --heads 2 --layers 1 --h-cycles 2 --l-cycles 2 --batch
 def test_a_paper_size_recipe_trains_in_slots_that_end_in_time_and_go_on_from_their_folder_alone(
     tmp_path, monkeypatch
 ):
-    """The preset's own path (bfloat16, compact shards, rates measured) at a tiny width, folder by folder."""
+    """The preset's own path (bfloat16, rates measured) at a tiny width, folder by folder."""
     moves, one_step = [], Trainer.step
 
     def step(trainer):
@@ -149,7 +149,6 @@ def test_a_paper_size_recipe_trains_in_slots_that_end_in_time_and_go_on_from_the
         1000,
         "--save-every",
         7,
-        "--compact",
         "--minutes",
         0.25,
         "--ema",
@@ -174,7 +173,7 @@ def test_a_paper_size_recipe_trains_in_slots_that_end_in_time_and_go_on_from_the
     assert [line["step"] for line in lines] == list(range(4, 25, 4))
     assert lines[-1]["loss"] < 0.95 * lines[0]["loss"], "the loss falls"
     model = load(folder / "model.safetensors")
-    assert model.dtype == torch.bfloat16 and model.provenance["train"]["dtype"] == "bfloat16"
+    assert model.provenance["train"]["dtype"] == "bfloat16"
     assert model.config.noise_scale == 0.01 and model.config.damping == 0.05
     assert model.provenance["train"]["lr_min_ratio"] == 1.0 and model.provenance["train"]["ema"] == 0.5
     assert len(bundled("sudoku9-hard", "train")) == model.provenance["puzzles"]

@@ -69,11 +69,6 @@ _NOT_KEPT = (
 @click.option(
     "--minutes", type=click.FloatRange(0), help="Save and end after so many minutes; continue with --resume."
 )
-@click.option(
-    "--compact",
-    is_flag=True,
-    help="Keep the state in a folder of files below 16 MiB: moments rounded to bfloat16, no rows under way.",
-)
 @train_options.device
 @train_options.threads
 @click.option(
@@ -101,7 +96,7 @@ def train(context: click.Context, task: str, **options: Any) -> None:
     (the averaged weights), state.safetensors (to continue), log.jsonl, slots.jsonl (a line a command) and options.json;
     with --keep-every also the models on the way, model-000200.safetensors, ....  A run that was stopped or killed
     continues with --resume to the same result as an uninterrupted one on the same machine with the same number of
-    threads.  With --compact the state goes into small files in the folder state, from which a run can go on anywhere.
+    threads.
     """
     began = time.monotonic()
     out = options["out"] = options["out"] or Path("runs") / f"{options['family']}-{task}"
@@ -109,7 +104,7 @@ def train(context: click.Context, task: str, **options: Any) -> None:
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     trainer, test = _prepare(task, options)
-    state = out / ("state" if options["compact"] else "state.safetensors")
+    state = out / "state.safetensors"
     if options["resume"]:
         if state.exists():
             trainer.load_state(state)
@@ -240,7 +235,6 @@ def _run(
         keep_every=options["keep_every"],
         depth=options["depth"],
         stop=stop,
-        compact=options["compact"],
         throughput=options["preset"] is not None or trainer.device.type == "cuda",
     )
     bar = tqdm(

@@ -1,4 +1,4 @@
-"""What a training run writes down to be continued, whole or compact, and how it is taken up again."""
+"""What a training run writes down to be continued, and how it is taken up again."""
 
 from __future__ import annotations
 
@@ -28,40 +28,20 @@ def plain(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def pack(trainer: Trainer, compact: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the state of a run as tensors and plain values.
-
-    Parameters
-    ----------
-    trainer
-        The run.
-    compact
-        Keep the weights exactly, but the two moments of the optimiser and the distance of the averaged weights from
-        the weights in bfloat16 (10 bytes a weight instead of 16), and not the rows under way.
-
-    Notes
-    -----
-    A whole state continues bit for bit.  A compact one rounds the moments by at most 2^-9 of each, which their decay
-    forgets within tens of steps, and the averages by at most 2^-9 of their distance to the weights; all rows begin
-    anew, with puzzles and states drawn as at the start.
-    """
-    model, ema = trainer.model.state_dict(), trainer.ema.state_dict()
-    tensors = {f"model.{k}": v for k, v in model.items()}
-    for name, value in ema.items():
-        tensors[f"ema.{name}"] = (value - model[name]).bfloat16() if compact else value
+def pack(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the state of a run as tensors and plain values: a run that takes it up continues bit for bit."""
+    tensors = {f"model.{k}": v for k, v in trainer.model.state_dict().items()}
+    tensors |= {f"ema.{k}": v for k, v in trainer.ema.state_dict().items()}
     for name, p in trainer.model.named_parameters():
         moments = trainer.optimizer.state[p]
         for key in _MOMENTS:
-            value = moments[key] if moments else torch.zeros_like(p)
-            tensors[f"{key}.{name}"] = value.bfloat16() if compact else value
-    if not compact:
-        tensors |= {f"rows.{name}": getattr(trainer, name) for name in _ROWS}
+            tensors[f"{key}.{name}"] = moments[key] if moments else torch.zeros_like(p)
+    tensors |= {f"rows.{name}": getattr(trainer, name) for name in _ROWS}
     tensors["generator"] = trainer.generator.get_state()
     rows, stream = trainer.data.state()
     tensors |= {f"stream.{k}": v for k, v in rows.items()}
     header = {
         "training_state": _VERSION,
-        "compact": compact,
         "device": trainer.device.type,
         "step": trainer.step_count,
         "stream": stream,
@@ -77,13 +57,8 @@ def unpack(trainer: Trainer, tensors: dict[str, Tensor], header: dict[str, Any],
     Raises
     ------
     CheckpointError
-        For a state of other settings or data (naming those that differ), of another kind of device (a whole state), or
-        without one of its parts; the run is then not to be used.
-
-    Notes
-    -----
-    A compact state can be taken to another kind of device; its generators, whose states cannot, are seeded anew there
-    from the run's seed and the step.
+        For a state of other settings or data (naming those that differ), of another kind of device, or without one of
+        its parts; the run is then not to be used.
     """
     version = header.get("training_state")
     if version is None:
@@ -97,18 +72,21 @@ def unpack(trainer: Trainer, tensors: dict[str, Tensor], header: dict[str, Any],
     differ = [f"{k} {then.get(k)} there, {v} here" for k, v in now.items() if then.get(k) != v]
     if differ:
         raise CheckpointError(f"{path}: belongs to a run with other settings: {'; '.join(differ)}")
-    compact, same_device = header.get("compact", False), header.get("device") == trainer.device.type
-    if not compact and not same_device:
+    if header.get("compact"):
         raise CheckpointError(
-            f"{path}: was saved on {header.get('device')}, and continues bit for bit only on such a device, "
-            f"not on {trainer.device.type}; only a compact state can change devices"
+            f"{path}: a rounded state of an earlier version, which is read no more: start anew"
+        )
+    if header.get("device") != trainer.device.type:
+        raise CheckpointError(
+            f"{path}: was saved on {header.get('device')}, and continues only on such a device, "
+            f"not on {trainer.device.type}"
         )
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
     names = [name for name, _ in trainer.model.named_parameters()]
-    rows = {} if compact else {name: getattr(trainer, name) for name in _ROWS}
+    rows = {name: getattr(trainer, name) for name in _ROWS}
     for name, like in rows.items():
         stored = tensors.get(f"rows.{name}")
         if stored is None or stored.shape != like.shape or stored.dtype != like.dtype:
@@ -116,19 +94,12 @@ def unpack(trainer: Trainer, tensors: dict[str, Tensor], header: dict[str, Any],
     moments = [part(f"{key}.") for key in _MOMENTS]
     if any(set(m) != set(names) for m in moments) or "generator" not in tensors:
         raise CheckpointError(f"{path}: lacks a part of the optimiser or of the random state")
-    weights, averages = part("model."), part("ema.")
-    fill(trainer.model, weights, path)
-    if compact and averages.keys() == weights.keys():
-        averages = {k: weights[k] + v.to(weights[k].dtype) for k, v in averages.items()}
-    fill(trainer.ema, averages, path)
+    fill(trainer.model, part("model."), path)
+    fill(trainer.ema, part("ema."), path)
     try:
         trainer.step_count = int(header["step"])
-        if same_device:
-            trainer.generator.set_state(tensors["generator"])
-            trainer.data.restore(part("stream."), header["stream"])
-        else:
-            for generator in (trainer.generator, trainer.data.generator):
-                generator.manual_seed(generator.initial_seed() + 1000003 * trainer.step_count)
+        trainer.generator.set_state(tensors["generator"])
+        trainer.data.restore(part("stream."), header["stream"])
         window = [float(header["window"][k]) for k in _STATISTICS]
         trainer.window.copy_(torch.tensor(window, dtype=torch.float64))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

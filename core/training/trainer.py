@@ -27,7 +27,6 @@ from eqrlab.core.training.objective import (
     segment_loss,
 )
 from eqrlab.core.training.optim import AdamATan2, sign_step
-from eqrlab.core.training.shards import read_shards, write_shards
 from eqrlab.core.training.state import pack, plain, unpack
 from eqrlab.core.training.stream import Augment, PuzzleStream
 from eqrlab.core.training.throughput import matmul_rate, step_operations
@@ -191,32 +190,19 @@ class Trainer:
         }
         return model
 
-    def save_state(self, path: str | Path, compact: bool = False) -> None:
-        """Write everything that continuing needs, whole or not at all.
-
-        Parameters
-        ----------
-        path
-            A file; where `compact`, a folder, which gets files below 16 MiB.
-        compact
-            Leave out the rows under way, and round the moments and the distance of the averages to bfloat16; see
-            `train_state.pack`.
-        """
-        tensors, header = pack(self, compact)
-        if compact:
-            write_shards(path, tensors, header)
-        else:
-            write_tensors(path, tensors, header)
+    def save_state(self, path: str | Path) -> None:
+        """Write everything that continuing needs to a file, whole or not at all."""
+        write_tensors(path, *pack(self))
 
     def load_state(self, path: str | Path) -> None:
-        """Go on from a saved state, in a file or a folder.
+        """Go on from a saved state.
 
         Raises
         ------
         CheckpointError
             For an unreadable state, or one of a run with other settings or data (naming those that differ).
         """
-        unpack(self, *(read_shards(path) if Path(path).is_dir() else read_tensors(path)), path)
+        unpack(self, *read_tensors(path), path)
 
 
 @torch.no_grad()
@@ -252,7 +238,6 @@ def train(
     keep_every: int | None = None,
     depth: int = 16,
     stop: Callable[[], bool] = lambda: False,
-    compact: bool = False,
     throughput: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Train to the end, yielding a record a step; state, log and model are kept in the folder `run`.
@@ -272,8 +257,6 @@ def train(
         Steps between models that are kept beside the last; None keeps none.
     stop
         Asked before the first and after every step; True saves and ends.
-    compact
-        Keep the state in a folder `state` of files below 16 MiB, see `train_state.pack`, and the models in bfloat16.
     throughput
         Add to every line of the log tokens a second (positions of all rows, once an outer step) and the share of the
         device's matmul rate, which is measured first.
@@ -300,8 +283,7 @@ def train(
         temporary.write_text("".join(json.dumps(r) + "\n" for r in records))
 
     def keep(name: str) -> None:
-        model = trainer.result()
-        save(model.bfloat16() if compact else model, run / name)
+        save(trainer.result(), run / name)
 
     ending = trainer.step_count >= trainer.config.steps or stop()
     if ending:  # it was killed between the last state and the last model, or has no time
@@ -334,7 +316,7 @@ def train(
         ending = last or stop()
         if step % save_every == 0 or ending:
             paused = time.monotonic()
-            trainer.save_state(run / ("state" if compact else "state.safetensors"), compact)
+            trainer.save_state(run / "state.safetensors")
             keep("model.safetensors")
             began += time.monotonic() - paused
         yield {**line, **record}

@@ -211,3 +211,17 @@ def test_bfloat16_gives_the_verdict_of_float32_on_a_bundled_model():
     decided = (verdict.mode != 4).values & (verdict_narrow.mode != 4).values  # 4 is "undecided"
     assert decided.sum() >= 4
     np.testing.assert_array_equal(verdict.mode[decided], verdict_narrow.mode[decided])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(("size", "noise"), [(1, 0.0), (4, 0.0), (100, 0.0), (4, 0.01)])
+def test_every_precision_gives_fates_for_small_and_large_states_of_an_own_map(dtype, size, noise):
+    system = MapSystem(
+        lambda z, x, noise=None: torch.tanh(2 * z) + (0.0 if noise is None else noise(z)),
+        lambda x, g: torch.randn((len(x), size), generator=g),
+        noise_scale=noise,
+    )
+    keep = ("summary", "path", "final_state", "trajectory")
+    ensemble = at.sample(system, puzzles(), restarts=2, depth=64, dtype=dtype, keep=keep)
+    assert (ensemble.fate == 0).all() and ensemble.attrs["dtype"] == dtype
+    assert np.isfinite(ensemble.sketch_path).all() and at.basins(ensemble).mass.sum() == 1

@@ -93,7 +93,7 @@ class Sketch:
     """
 
     def __init__(self, size: int, features: int, dtype: torch.dtype, device: torch.device):
-        self.size = min(size, features)
+        self.size, self.dtype = min(size, features), dtype
         self.matrix: Tensor | None = None
         if size > features:
             generator = torch.Generator().manual_seed(0x5EED)
@@ -102,7 +102,7 @@ class Sketch:
 
     def __call__(self, z: Tensor) -> Tensor:
         flat = z.flatten(1)
-        return flat.clone() if self.matrix is None else flat.to(self.matrix.dtype) @ self.matrix
+        return flat.to(self.dtype, copy=True) if self.matrix is None else flat.to(self.dtype) @ self.matrix
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from eqrlab import attractors as at
+from eqrlab.attractors.cycles import find_period
 from eqrlab.attractors.ensemble.fate import (
     ANSWER,
     answer_settled,
     classify,
     find_answer_fate,
-    find_period,
     is_drifting,
 )
 from eqrlab.attractors.results.schema import ANSWER_FATES, FATES
@@ -162,8 +162,8 @@ def test_decay_rate_is_exact_on_geometric_series():
 
 def test_the_period_found_is_minimal():
     ring = np.tile(np.array([0.0, 1.0, 5.0, 2.0]), 8)[None, :, None]
-    assert find_period(ring, 1e-2).tolist() == [4]
-    assert find_period(np.zeros((1, 32, 1)), 1e-2).tolist() == [0]
+    assert find_period(ring, 1e-2)[0].tolist() == [4]
+    assert find_period(np.zeros((1, 32, 1)), 1e-2)[0].tolist() == [0]
 
 
 def axes(ensemble):

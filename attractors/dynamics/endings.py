@@ -82,9 +82,9 @@ def endings(
     -----
     stable, saddle: the run comes to rest, at a point whose converged spectral radius is below, above 1; a saddle is
     also a run that is slow (relative residual up to 1e-2) within 5 % of an unstable fixed point.  cycle: the state
-    returns within 2 to 32 steps.  chaotic: the interval of the leading exponent lies above 0; unfinished: below 0,
-    the run still contracts to something; marginal: the interval holds 0 (slow decay, a torus, or too few steps; one
-    run in forty is called chaotic by chance then).  undecided: at rest, the spectrum not converged.
+    returns after at most max_steps / 3 steps.  chaotic: the interval of the leading exponent lies above 0; unfinished:
+    below 0, the run still contracts to something; marginal: the interval holds 0 (slow decay, a torus, or too few
+    steps; one run in forty is called chaotic by chance then).  undecided: at rest, the spectrum not converged.
 
     The continued runs are those of the deterministic map; correctness is that of the ensemble.  Restarts of a puzzle
     are no independent runs: intervals resample puzzles.  Cost a run: up to `max_steps` evaluations; at rest some 50

@@ -20,6 +20,7 @@ from eqrlab.attractors.dynamics.solvers import (
     Search,
     anderson,
     begin,
+    long_cycles,
     newton,
     picard,
     projection,
@@ -94,11 +95,12 @@ def fixed_points(
     Notes
     -----
     A done row costs nothing more; rows that are not finite never touch the others.  At floor: the residual is within
-    64 epsilons of the state's norm but above `tol`, and nothing lowers it.  Periods up to 32 are recognised.  The
-    error bound 2 ||f(z) - z|| / sigma_min is that of Newton and Kantorovich where the curvature term is at most 1/2,
-    which is not checked; sigma_min of large states is itself an estimate from above.  The return check perturbs by
-    1/1000 of the norm in three directions, for 64 steps, against an unperturbed twin.  Memory for a state: about 60
-    vectors and twice the saved activations of a step.
+    64 epsilons of the state's norm but above `tol`, and nothing lowers it.  Periods up to max_steps / 3 are recognised:
+    for the longer ones, rows that wander are iterated max_steps more.  The error bound 2 ||f(z) - z|| / sigma_min is
+    that of Newton and Kantorovich where the curvature term is at most 1/2, which is not checked; sigma_min of large
+    states is itself an estimate from above.  The return check perturbs by 1/1000 of the norm in three directions, for
+    64 steps, against an unperturbed twin.  Memory for a state: about 60 vectors and twice the saved activations of a
+    step.
 
     References
     ----------
@@ -214,6 +216,8 @@ def _stages(search: Search, method: str, max_steps: int, known: Tensor | None) -
         if method in ("staged", name) and len(search.open):
             before = search.open
             runs[name]()
+            if name == "picard":
+                long_cycles(search, max_steps)
             _settle_floor(search)
             stage[before[search.code[before] >= 0]] = number
             if name == "picard":

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eqrlab.attractors.cycles import SEEN, longest_period
 from eqrlab.attractors.dynamics.gmres import dense_solve, gmres
 from eqrlab.attractors.dynamics.jacobian import Jacobian, random_directions
 from eqrlab.attractors.dynamics.krylov_schur import leading_pairs
@@ -21,7 +22,7 @@ from eqrlab.core.models.reasoner import take_rows
 RESULTS = ("converged", "at_floor", "periodic", "wandering", "diverged", "nonfinite", "budget")
 CODE = {name: i for i, name in enumerate(RESULTS)}
 OPEN = -1
-WINDOW = 32  # steps between two looks at a Picard orbit, and the longest period it recognises
+WINDOW = 32  # steps between two looks at a Picard orbit; longer periods are what `long_cycles` looks for
 MEMORY = 8  # differences kept by Anderson mixing
 JUMPS, JUMP = 3, 0.3  # leaps of Newton's method out of a valley, and their largest length over the scale
 RUNAWAY = 1e6
@@ -99,6 +100,15 @@ class Search:
                 self.code[rows[which]] = CODE[name]
         return ~(bad | good)
 
+    def close_cycles(
+        self, rows: Tensor, returned: Tensor, period: int, back: Tensor, residual: Tensor, size: Tensor
+    ) -> Tensor:
+        """Close returned rows that are back within the tolerance, or 1e-6 of an update, after `period` steps."""
+        exact = returned & (back <= torch.maximum(self.tol * size, 1e-6 * residual))
+        closed = rows[exact]
+        self.code[closed], self.period[closed], self.residual[closed] = CODE["periodic"], period, back[exact]
+        return exact
+
 
 def begin(system: System, x: Any, z: Tensor, tol: float) -> Search:
     """Return the search of a batch of starts (n, *state_shape); rows that are not finite are closed at once."""
@@ -149,11 +159,7 @@ def picard(search: Search, steps: int) -> None:
         returned = stay & (since > 1) & (back <= 1e-3 * residual)
         if returned.any():
             search.period[rows[returned & (search.period[rows] == 0)]] = since
-            exact = returned & (back <= torch.maximum(search.tol * size, 1e-6 * residual))
-            search.code[rows[exact]] = CODE["periodic"]
-            search.period[rows[exact]] = since
-            search.residual[rows[exact]] = back[exact]
-            stay &= ~exact
+            stay &= ~search.close_cycles(rows, returned, since, back, residual, size)
         z = y
         if since == WINDOW:
             slow = lowest > 0.9 * before
@@ -175,6 +181,41 @@ def picard(search: Search, steps: int) -> None:
             rows, z, ref, size, start, lowest, before, previous, falls, strikes = (
                 v.index_select(0, kept) for v in values
             )
+            x = take_rows(x, kept)
+
+
+@torch.no_grad()
+def long_cycles(search: Search, steps: int) -> None:
+    """Iterate rows that Picard iteration left as wandering on, and close those on a cycle of up to `steps` / 3.
+
+    Notes
+    -----
+    As in `picard`, with references as far apart as the longest period.  The other rows are left where they were.
+
+    References
+    ----------
+    R. P. Brent, BIT 20 (1980) 176.
+    """
+    rows, longest = search.open, longest_period(steps)
+    rows = rows[search.hint[rows] == CODE["wandering"]]
+    z, x = search.z[rows], take_rows(search.x, rows)
+    for t in range(SEEN * longest):
+        if not len(rows) or longest <= WINDOW:
+            return
+        if t % longest == 0:
+            ref = z
+        y = search.step_within(rows, z, x)
+        residual, back, since = (y - z).norm(dim=1), (y - ref).norm(dim=1), t % longest + 1
+        returned = (back <= 1e-3 * residual) & (since > 1)
+        done = ~back.isfinite()
+        if returned.any():
+            exact = search.close_cycles(rows, returned, since, back, residual, y.norm(dim=1))
+            search.z[rows[exact]] = y[exact]
+            done |= exact
+        z = y
+        if done.any():
+            kept = (~done).nonzero()[:, 0]
+            rows, z, ref = rows[kept], z[kept], ref[kept]
             x = take_rows(x, kept)
 
 

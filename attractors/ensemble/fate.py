@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from eqrlab.attractors.cycles import find_period, longest_period
 from eqrlab.attractors.results.schema import ANSWER_FATES, FATES
-from eqrlab.attractors.statistics.trends import block_medians, decay_rate, kendall
+from eqrlab.attractors.statistics.trends import block_medians, kendall, way_left
 
 CODE = {name: i for i, name in enumerate(FATES)}
 ANSWER = {name: i for i, name in enumerate(ANSWER_FATES)}
@@ -32,25 +33,27 @@ class Tolerances:
         The solved band of a model reaches up to this quantile of the final relative residuals of its solved runs
         (correct, answer constant) ...
     band_cap, band_default
-        ... but never above `band_cap`; with fewer than `band_runs` solved runs it is `band_default`.
+        ... but never above `band_cap`; with fewer than `band_runs` solved runs it is `band_default`, or the numerical
+        floor where that is higher.
     band_runs
         See above.
     noise_factor
         With noise, the band reaches at least this many times the relative size of the noise in one outer step.
     travel
-        A residual still falling counts as settled once the way left, residual / (1 - rate), is below this share of the
-        state's norm.
+        A residual that falls geometrically counts as settled once the way left, residual / (1 - rate), is below this
+        share of the state's norm.
     falling, drop
         A residual is falling when Kendall's tau against the step, over the last states looked at or over the last half
         of the run, is at or below `falling` and its median over the last quarter of that stretch is at least the share
         `drop` below that over the first.  A lesser drop above rounding is creeping: enough not to be settled.
     recurrence
-        A period p is accepted when states p apart are closer than this share of one update, throughout the window.
+        A period p is accepted when states p apart are closer than this share of the distance to the nearest state in
+        between, through the last two periods.
     region
         A bounded region is small (recurrent) up to this root mean square radius, relative to the state's scale.
     drift
         A run whose last states end this share of their path length away from where they began is on its way somewhere:
-        unfinished, not recurrent.
+        unfinished, neither recurrent nor, above the floor, settled.
     growth
         A run whose norm grows at every step of the window, with a residual not falling, has diverged once it is this
         many times its first norm; until then it is unfinished.
@@ -61,7 +64,7 @@ class Tolerances:
     floor: float = 64.0
     band_quantile: float = 0.9
     band_cap: float = 0.02
-    band_default: float = 1e-3
+    band_default: float = 0.0
     band_runs: int = 10
     noise_factor: float = 3.0
     travel: float = 1e-2
@@ -104,7 +107,7 @@ class LongRun(NamedTuple):
     period
         Minimal period >= 2 of the states, 0: none.
     drifting
-        The states move on without turning back.
+        The states move on without turning back, at every step or whenever they nearly return.
     spread
         Root mean square radius of the last states.
     mean, last, cycle
@@ -120,20 +123,45 @@ class LongRun(NamedTuple):
     cycle: np.ndarray
 
 
-def long_run(ring: np.ndarray, depth: int, tolerances: Tolerances, before: int = 0) -> LongRun:
-    """Digest sketches (n, k, F) of the last k states of runs of `depth` steps, `before` others taken earlier."""
+def long_run(
+    ring: np.ndarray, depth: int, tolerances: Tolerances, before: int = 0, trace: np.ndarray | None = None
+) -> LongRun:
+    """Digest the sketches of the states of runs of `depth` steps, `before` others taken earlier.
+
+    Parameters
+    ----------
+    ring
+        Sketches (n, k, F) of the last k states.
+    trace
+        Coarser ones (n, depth, f) of the states after every step, in which periods are looked for; None: in `ring`.
+    """
     window = min(answer_window(before + depth), depth)
+    trace = ring if trace is None else trace
     finite = np.isfinite(ring).all((1, 2))
     clean = np.where(finite[:, None, None], ring, 0.0)
-    period = find_period(clean, tolerances.recurrence)
+    floor = tolerances.numerical_floor(float(np.finfo(trace.dtype).eps))
+    whole = np.where((finite & np.isfinite(trace).all((1, 2)))[:, None, None], trace, 0).astype(float)
+    period, passing = find_period(whole, tolerances.recurrence, floor, tolerances.drift)
     mean = clean[:, -window:].mean(1)
     spread = np.sqrt(((clean[:, -window:] - mean[:, None]) ** 2).sum(-1).mean(1))
     cycle = clean[:, -1].copy()
     for row in np.flatnonzero(period):
-        states = clean[row, -period[row] :]
-        cycle[row] = states[np.argmin(states[:, 0])]
-    drifting = is_drifting(clean, tolerances.drift)
+        cycle[row] = _first_state(clean[row], whole[row], period[row])
+    drifting = is_drifting(clean, tolerances.drift) | passing
     return LongRun(finite, period, drifting, spread, mean, clean[:, -1], cycle)
+
+
+def _first_state(ring: np.ndarray, trace: np.ndarray, period: int) -> np.ndarray:
+    """Return the state (F,) of a cycle with the least first coordinate, so that runs out of phase agree on it.
+
+    Of a cycle longer than the ring only the trace, a projection that keeps distances too, is known.
+    """
+    if period <= len(ring):
+        states = ring[-period:]
+        return states[np.argmin(states[:, 0])]
+    states, place = trace[-period:], np.zeros(ring.shape[1])
+    place[: trace.shape[1]] = states[np.argmin(states[:, 0])]
+    return place
 
 
 def answer_window(depth: int) -> int:
@@ -171,33 +199,37 @@ def state_scale(size: np.ndarray) -> np.ndarray:
         return np.maximum(np.fmax(size[:, -1], 1e-3 * largest), 1e-300)
 
 
-def find_period(ring: np.ndarray, recurrence: float) -> np.ndarray:
-    """Return the minimal period >= 2 of each row of sketches (n, k, F) over its last half, 0 where there is none."""
-    n, k, _ = ring.shape
-    period = np.zeros(n, np.int32)
-    if k < 8:
-        return period
-    last = ring[:, k // 2 :]
-    move = np.linalg.norm(last - ring[:, k // 2 - 1 : -1], axis=-1)
-    first_moves = np.linalg.norm(ring[:, 1 : k // 2] - ring[:, : k // 2 - 1], axis=-1)
-    steady = (move.mean(1) > 0) & (move.mean(1) >= 0.9 * first_moves.mean(1))
-    for p in range(2, k // 2 + 1):
-        back = np.linalg.norm(last - ring[:, k // 2 - p : k - p], axis=-1).max(1)
-        period[(period == 0) & steady & (back <= recurrence * move.mean(1))] = p
-    return period
-
-
-def find_answer_fate(code: np.ndarray, window: int) -> np.ndarray:
+def find_answer_fate(code: np.ndarray, window: int, period: np.ndarray | None = None) -> np.ndarray:
     """Return the answer's fate of each row of answer codes (n, D): constant, periodic or changing.
 
-    Constant over the last `window` steps; periodic: with the least p >= 2 for which the codes of the last 2 * window
-    steps repeat after p steps, at least twice over; else changing.
+    Parameters
+    ----------
+    window
+        Last steps over which an answer must be constant; over the last period where the state has a longer one.
+    period
+        (n,) of the states, 0: none.
+
+    Notes
+    -----
+    Periodic: the codes repeat after some p >= 2 steps, over at least the last two periods and 2 * window steps before
+    the last, for p up to a third of the steps; up to `window` the last 2 * window steps suffice.
     """
-    fate = np.full(len(code), ANSWER["changing"], np.int8)
+    n, depth = code.shape
+    fate = np.full(n, ANSWER["changing"], np.int8)
+    constant = (code[:, -window:] == code[:, -1:]).all(1)
+    if period is not None:
+        for p in np.unique(period[period > window]):
+            constant[period == p] &= (code[period == p, -p:] == code[period == p, -1:]).all(1)
     last = code[:, -2 * window :]
     for p in range(2, last.shape[1] // 2 + 1):
         fate[(last[:, p:] == last[:, :-p]).all(1)] = ANSWER["periodic"]
-    fate[(code[:, -window:] == code[:, -1:]).all(1)] = ANSWER["constant"]
+    rows = np.flatnonzero(~constant & (fate == ANSWER["changing"]))
+    for p in range(window + 1, longest_period(depth) + 1 if len(rows) else 0):
+        span = max(2 * p, min(2 * window, depth - p))
+        near = rows[(code[rows, -window:] == code[rows, -window - p : -p]).all(1)]
+        again = (code[near, -span:] == code[near, -span - p : depth - p]).all(1)
+        fate[near[again]] = ANSWER["periodic"]
+    fate[constant] = ANSWER["constant"]
     return fate
 
 
@@ -304,7 +336,7 @@ def classify(
     k = ring_length(before + depth) if isinstance(ring, LongRun) else ring.shape[1]
     seen = ring if isinstance(ring, LongRun) else long_run(ring, depth, t, before)
     since = answer_settled(code) + np.int32(before)
-    answer_fate = find_answer_fate(code, window)
+    answer_fate = find_answer_fate(code, window, seen.period)
     constant = answer_fate == ANSWER["constant"]
     scale = state_scale(size)
     with np.errstate(invalid="ignore"):
@@ -319,11 +351,11 @@ def classify(
     with np.errstate(divide="ignore", invalid="ignore"):
         rounding = np.minimum(floor / np.maximum(np.where(finite, final, 1.0), 1e-300), 1.0)
         creeping = falling | is_falling(safe, t, rounding) | is_falling(blocks, t, rounding)
-        rate = decay_rate(safe[:, -max(2, k // 2) :])
-        travel = np.where(rate < 1, final * rate / (1 - rate), np.inf)
+    left = way_left(np.where(finite[:, None], relative, 1.0))
     if threshold is None:
         threshold = solved_band(final, solved & constant & finite, t, floor, noise)
-    resting = (final <= floor) | ((final <= threshold) & ~creeping) | (creeping & (travel <= t.travel))
+    hovering = (final <= threshold) & ~creeping & ~seen.drifting
+    resting = (final <= floor) | hovering | (creeping & (left <= t.travel))
     with np.errstate(invalid="ignore", over="ignore"):
         growing = (np.diff(size[:, -k:], axis=1) > 0).all(1) & (size[:, -1] > 1.01 * size[:, -k])
         growing &= residual[:, -1] >= residual[:, -k]

@@ -15,11 +15,15 @@ TAIL = 16  # last residuals from which the decay of an orbit is estimated
 class History:
     """What is recorded of n rows over `depth` steps, and which of them are decided."""
 
-    def __init__(self, n: int, depth: int, k: int, features: int, epsilon: float, tolerances: Tolerances):
+    def __init__(
+        self, n: int, depth: int, k: int, features: tuple[int, int], kind: np.dtype, epsilon: float,
+        tolerances: Tolerances,
+    ):  # fmt: skip
         self.residual = np.full((n, depth), np.nan)
         self.update, self.size = np.full((n, depth), np.nan), np.full((n, depth), np.nan)
         self.code = np.zeros((n, depth), np.int64)
-        self.ring = np.full((n, k, features), np.nan)
+        self.ring = np.full((n, k, features[0]), np.nan)
+        self.trace = np.full((n, depth, features[1]), np.nan, kind)
         self.answer: np.ndarray | None = None
         self.escaped, self.largest = np.zeros(n, bool), np.zeros(n)
         self.steps, self.lag = np.zeros(n, np.int32), np.ones(n, np.int32)
@@ -28,7 +32,7 @@ class History:
 
     def see(
         self, rows: np.ndarray, t: int, answer: np.ndarray, lengths: np.ndarray, short: np.ndarray,
-        bound: float, deterministic: bool,
+        coarse: np.ndarray, bound: float, deterministic: bool,
     ) -> np.ndarray:  # fmt: skip
         """Record step t of these rows; return which of them (bool) are decided.
 
@@ -36,8 +40,8 @@ class History:
         ----------
         lengths
             (3, n): norms of the noise-free residual, of the last update, and of the state.
-        short
-            (n, F) sketches.
+        short, coarse
+            (n, F) sketches, and fewer numbers of each for the trace.
         """
         residual, update, size = lengths
         if self.answer is None:
@@ -45,7 +49,7 @@ class History:
         self.answer[rows] = answer
         self.code[rows, t - 1] = answer_codes(answer)
         self.residual[rows, t - 1], self.update[rows, t - 1], self.size[rows, t - 1] = residual, update, size
-        self.ring[rows, (t - 1) % self.k] = short
+        self.ring[rows, (t - 1) % self.k], self.trace[rows, t - 1] = short, coarse
         self.steps[rows] = t
         finite = np.isfinite(size) & np.isfinite(residual)
         self.largest[rows] = np.fmax(self.largest[rows], size)
@@ -87,7 +91,7 @@ class History:
         return {
             "residual": self.residual[row, source], "update": self.update[row, source],
             "size": self.size[row, source], "code": self.code[row, source],
-            "ring": self.ring[row, source[:, -self.k :] % self.k], "answer": self.answer, "steps": self.steps,
+            "ring": self.ring[row, source[:, -self.k :] % self.k], "trace": self.trace[row, source], "answer": self.answer, "steps": self.steps,
             "lag": self.lag, "rate": np.clip(decay_rate(recent), 0.0, RATE_CAP), "escaped": self.escaped,
             "epsilon": np.full(len(source), self.epsilon),
         }  # fmt: skip

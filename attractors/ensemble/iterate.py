@@ -18,6 +18,7 @@ from eqrlab.core.random import puzzle_key, restart_generator, restart_keys
 
 Oracle = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Law = Callable[[Any, torch.Generator], Tensor]
+TRACE_SEED = 0x7ACE  # of the projection of sketches to the few numbers that are kept of every step
 
 
 class Moment(NamedTuple):
@@ -92,11 +93,13 @@ class Sketch:
     Johnson & Lindenstrauss 1984; Indyk & Motwani 1998.
     """
 
-    def __init__(self, size: int, features: int, dtype: torch.dtype, device: torch.device):
+    def __init__(
+        self, size: int, features: int, dtype: torch.dtype, device: torch.device, seed: int = 0x5EED
+    ):
         self.size, self.dtype = min(size, features), dtype
         self.matrix: Tensor | None = None
         if size > features:
-            generator = torch.Generator().manual_seed(0x5EED)
+            generator = torch.Generator().manual_seed(seed)
             matrix = torch.randn((size, features), generator=generator) / math.sqrt(features)
             self.matrix = matrix.to(device=device, dtype=dtype)
 
@@ -121,6 +124,8 @@ class Recipe:
         Outer steps that led to the given starts, 0 unless runs are continued.
     logit_delta
         Also record how much the logits changed.
+    trace
+        Numbers to which sketches are projected again, recorded at every step for the fates to find periods in, 0: none.
     """
 
     system: System
@@ -142,6 +147,7 @@ class Recipe:
     first: int = 0
     before: int = 0
     logit_delta: bool = False
+    trace: int = 0
 
 
 def starts(
@@ -181,9 +187,13 @@ def run_rows(recipe: Recipe, rows: np.ndarray, tick: Callable[[int], None]) -> d
     sketch = Sketch(
         z[0].numel(), recipe.features, torch.float64 if z.dtype == torch.float64 else torch.float32, z.device
     )
+    coarse = (
+        Sketch(sketch.size, recipe.trace, sketch.dtype, z.device, seed=TRACE_SEED) if recipe.trace else None
+    )
     judge = _Judge(recipe, tokens.numpy()[place], None if recipe.labels is None else recipe.labels[puzzles])
     lists: dict[str, list[Tensor]] = {
-        k: [] for k in ("residual", "update", "norm", "ring", "path", "halt", "logit_delta", "states")
+        k: []
+        for k in ("residual", "update", "norm", "ring", "trace", "path", "halt", "logit_delta", "states")
     }
     logits = None
     for moment in iterate(recipe.system, x, z, recipe.depth, row_keys, recipe.before):
@@ -198,10 +208,12 @@ def run_rows(recipe: Recipe, rows: np.ndarray, tick: Callable[[int], None]) -> d
             change = torch.full_like(logits, torch.nan) if before is None else logits - before
             lists["logit_delta"].append(torch.linalg.vector_norm(change, dim=-1).mean(1))
         in_window = moment.step > recipe.depth - recipe.window
-        if in_window or recipe.path:
+        if in_window or recipe.path or coarse is not None:
             short = sketch(moment.z)
             if in_window:
                 lists["ring"].append(short)
+            if coarse is not None:
+                lists["trace"].append(coarse(short))
             if recipe.path:
                 lists["path"].append(short[:, : recipe.path].float())
         if recipe.trajectory or (recipe.final_state and moment.step == recipe.depth):

@@ -15,7 +15,8 @@ from torch import Tensor
 from eqrlab.attractors.ensemble.batches import run_in_batches
 from eqrlab.attractors.ensemble.fate import CODE, Tolerances, Verdict, classify, ring_length, solved_band
 from eqrlab.attractors.ensemble.iterate import Oracle, Recipe
-from eqrlab.attractors.ensemble.sample import FEATURES, dtype_of, noise_size, tokens_of, with_noise
+from eqrlab.attractors.ensemble.records import digested
+from eqrlab.attractors.ensemble.sample import FEATURES, TRACE, dtype_of, noise_size, tokens_of, with_noise
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 
@@ -153,6 +154,7 @@ def _recipe(
         system, tokens, ensemble.labels.values.astype(np.int64) if "labels" in ensemble else None, oracle,
         ensemble.sizes["restart"], ensemble.sizes["step"], int(ensemble.attrs["seed"]), beta > 0, None, 0, FEATURES,
         0, True, False, place, dtype_of(ensemble.attrs["dtype"]), int(ensemble.restart.values[0]),
+        trace=TRACE,
     )  # fmt: skip
     return recipe, beta, limits
 
@@ -183,7 +185,7 @@ def _judge(
 
     def verdict(solved: np.ndarray, tolerances: Tolerances) -> Verdict:
         return classify(
-            residual.astype(float), size.astype(float), records["code"], solved, records["ring"].astype(float),
+            residual.astype(float), size.astype(float), records["code"], solved, digested(records, residual.shape[1], limits, before),
             epsilon=epsilon, noise=noise, tolerances=tolerances, before=before,
         )  # fmt: skip
 

@@ -7,22 +7,22 @@ import numpy as np
 from eqrlab.attractors.ensemble.fate import LongRun, Tolerances, long_run
 
 
-def digested(records: dict[str, np.ndarray], depth: int, limits: Tolerances) -> LongRun:
-    """Return what fates need of the last states: as `digest` stored it, or made from their sketches."""
+def digested(records: dict[str, np.ndarray], depth: int, limits: Tolerances, before: int = 0) -> LongRun:
+    """Return what fates need of the states: as `digest` stored it, or made from their sketches."""
     if "ring" in records:
-        return long_run(records["ring"].astype(float), depth, limits)
+        return long_run(records["ring"].astype(float), depth, limits, before, records.get("trace"))
     stored = {name: records[f"run_{name}"] for name in LongRun._fields}
     return LongRun(**{k: v.astype(float) if v.dtype == np.float32 else v for k, v in stored.items()})
 
 
 def digest(records: dict[str, np.ndarray], depth: int, limits: Tolerances) -> dict[str, np.ndarray]:
-    """Return records with the sketches of the last states replaced by the tenth of it that fates need."""
+    """Return records with the sketches of the states replaced by the little of them that fates need."""
     ring = records["ring"]
     facts = digested(records, depth, limits)._asdict()
     facts |= {
         name: facts[name].astype(ring.dtype) for name in ("last", "cycle")
     }  # states as they were: exact
-    rest = {name: values for name, values in records.items() if name != "ring"}
+    rest = {name: values for name, values in records.items() if name not in ("ring", "trace")}
     return rest | {f"run_{name}": values for name, values in facts.items()}
 
 

@@ -21,6 +21,7 @@ from eqrlab.core import System
 KEEP = ("summary", "path", "final_state", "trajectory", "logit_delta")
 FEATURES = 64
 PATH_FEATURES = 16
+TRACE = 8  # numbers of a state that are followed through all steps, to find periods
 
 
 def sample(
@@ -180,6 +181,7 @@ def prepare(
         system, tokens, solutions, oracle, int(restarts), int(depth), int(seed), beta > 0, initial,
         ring_length(depth), FEATURES, PATH_FEATURES if "path" in keep else 0, "final_state" in keep,
         "trajectory" in keep, place, precision, int(first_restart), logit_delta="logit_delta" in keep,
+        trace=TRACE,
     )  # fmt: skip
     return recipe, beta, limits
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.batches import one_thread_a_batch
-from eqrlab.attractors.ensemble.fate import CODE, Tolerances, classify, ring_length
+from eqrlab.attractors.ensemble.fate import CODE, Tolerances, classify, long_run, ring_length
 from eqrlab.attractors.ensemble.history import History
-from eqrlab.attractors.ensemble.iterate import Sketch, norm
+from eqrlab.attractors.ensemble.iterate import TRACE_SEED, Sketch, norm
 from eqrlab.attractors.ensemble.runs import Runs, join, runs_of
-from eqrlab.attractors.ensemble.sample import FEATURES, dtype_of, noise_size, tokens_of, with_noise
+from eqrlab.attractors.ensemble.sample import FEATURES, TRACE, dtype_of, noise_size, tokens_of, with_noise
 from eqrlab.attractors.landscape.identify import identify
 from eqrlab.attractors.results import schema
 from eqrlab.core import KeyedNoise, System
@@ -116,8 +116,8 @@ class Follower:
     -----
     A row leaves the batch when its residual is at the numerical floor with a constant answer, when its state returns
     to within that floor (a cycle), when it is not finite or has escaped: what follows is then known.  Rows of the
-    batch that stay are compacted.  Memory of a row: a few states, 24 bytes a step, and a sketch for each of the last
-    steps (at most 32).
+    batch that stay are compacted.  Memory of a row: a few states, 64 bytes a step (96 in float64), and a sketch for
+    each of the last steps (at most 32).
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class Follower:
     def _ends(self, o: dict[str, np.ndarray], solved: np.ndarray | None = None) -> tuple[Ends, float]:
         verdict = classify(
             o["residual"], o["size"], o["code"], np.zeros(len(o["code"]), bool) if solved is None else solved,
-            o["ring"], epsilon=float(o["epsilon"][0]), noise=self.noise_size, tolerances=self.tolerances,
+            long_run(o["ring"], self.depth, self.tolerances, trace=o["trace"]), epsilon=float(o["epsilon"][0]), noise=self.noise_size, tolerances=self.tolerances,
         )  # fmt: skip
         fate = np.where(o["escaped"], CODE["diverged"], verdict.fate).astype(np.int8)
         with np.errstate(invalid="ignore"):
@@ -231,7 +231,10 @@ class Follower:
             mine = torch.tensor([self.keys[int(p)] for p in puzzle], dtype=torch.int64)
             keys = restart_keys(mine, torch.zeros_like(mine)).to(self.device)
         sketch = Sketch(z[0].numel(), FEATURES, z.dtype, z.device)
-        h = History(n, depth, k, sketch.size, torch.finfo(z.dtype).eps, self.tolerances)
+        coarse = Sketch(sketch.size, TRACE, z.dtype, z.device, seed=TRACE_SEED)
+        kind = np.dtype(np.float64 if z.dtype == torch.float64 else np.float32)
+        epsilon = torch.finfo(z.dtype).eps
+        h = History(n, depth, k, (sketch.size, coarse.size), kind, epsilon, self.tolerances)
         left = np.arange(n)
         following = self._step(z, x, keys, 1)
         for t in range(1, depth + 1):
@@ -240,8 +243,9 @@ class Follower:
             following = noiseless if keys is None else self._step(z, x, keys, t + 1)
             answer = self.system.decode(z, x).cpu().numpy()
             lengths = torch.stack((norm(noiseless - z), norm(z - previous), norm(z))).cpu().double().numpy()
-            short = sketch(z).cpu().double().numpy()
-            done = h.see(left, t, answer, lengths, short, self.bound, keys is None)
+            short = sketch(z)
+            shorts = short.cpu().double().numpy(), coarse(short).cpu().numpy()
+            done = h.see(left, t, answer, lengths, *shorts, self.bound, keys is None)
             if done.any() and t < depth:
                 stay = torch.as_tensor(np.flatnonzero(~done), device=z.device)
                 left = left[~done]

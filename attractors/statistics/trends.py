@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 BLOCKS = 32  # medians by which a long stretch of residuals is judged
+FALL, GEOMETRIC = 3.0, 1.75  # a residual has fallen by this factor twice, the second time about as fast
 
 
 def kendall(series: np.ndarray) -> np.ndarray:
@@ -34,3 +35,27 @@ def block_medians(series: np.ndarray, blocks: int = BLOCKS) -> np.ndarray:
     size = max(1, series.shape[1] // blocks)
     count = series.shape[1] // size
     return np.median(series[:, series.shape[1] - count * size :].reshape(len(series), count, size), axis=2)
+
+
+def way_left(residual: np.ndarray) -> np.ndarray:
+    """Return what each row of residuals (n, D) has left to go if it falls geometrically, inf where that is not shown.
+
+    Notes
+    -----
+    Shown by the times since when the residual is below 3 and below 9 times its last value: the second is twice the
+    first in a geometric decay, less than 1.6 times in a power of time down to -2, as next to a point of marginal
+    stability or in the bottleneck that a pair of fixed points leaves when it has vanished.  A residual that was as low
+    before and rose again by that factor says nothing of what comes next.
+    """
+    n, depth = residual.shape
+    step = np.arange(1, depth + 1)
+    last = residual[:, -1]
+    with np.errstate(invalid="ignore", over="ignore"):
+        first, second = (
+            depth - np.where(residual > factor * last[:, None], step, 0).max(1) for factor in (FALL, FALL**2)
+        )
+        shown = (second < depth) & (second + 1 >= GEOMETRIC * first)
+        lowest = np.minimum.accumulate(residual, axis=1)
+        rose = (first < depth) & (lowest[np.arange(n), np.maximum(depth - first - 1, 0)] <= last)
+        rate = FALL ** (-1 / np.maximum(first, 1))
+        return np.where(shown & ~rose, last * rate / (1 - rate), np.inf)

@@ -1,0 +1,107 @@
+"""Cycles in the traces of runs: states that come back after p steps, and states that only nearly do."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from eqrlab.attractors.statistics.trends import way_left
+
+SEEN = 3  # a period is looked for where the run shows it this many times
+QUICK = 0.7  # returns closing in by this factor a turn are no slow passage: there it is 1 - 2 / turns or more
+TURNS = 16  # most turns over which returns are followed to see whether they add up
+NUMBERS = 2**22  # of a trace that are looked at together
+
+
+def longest_period(steps: int) -> int:
+    """Return the longest period that so many steps show three times."""
+    return steps // SEEN
+
+
+def find_period(
+    trace: np.ndarray, recurrence: float, floor: float = 0.0, drift: float = 0.7
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the minimal period >= 2 of each row of states, and which rows pass a cycle without being on it.
+
+    Parameters
+    ----------
+    trace
+        States, or projections of them to a few numbers, (n, D, F): all steps of the runs, or the last ones.
+    recurrence
+        States p apart are the same when they are closer than this share of the distance to the nearest other state in
+        between.
+    floor
+        Distance, relative to the size of the trace, that is rounding.
+    drift
+        Returns whose sum is at least this share of their path go somewhere.
+
+    Returns
+    -------
+    tuple
+        period (n,), 0 where there is none; passing (n,) bool: states nearly return, but each time a little further on.
+
+    Notes
+    -----
+    A period must be seen three times, 3 p <= D, and the returns must be at the floor, or close in geometrically, or
+    hover without getting anywhere: a run in the bottleneck of a cycle that is about to be born returns as nearly, but
+    its returns add up.  Cost: the distances of the last state from the D / 3 before it; more only where one of them is
+    near.
+    """
+    n, depth, features = trace.shape
+    period, passing = np.zeros(n, np.int32), np.zeros(n, bool)
+    if longest_period(depth) < 2:
+        return period, passing
+    at_once = max(1, NUMBERS // (depth * features))
+    for start in range(0, n, at_once):
+        piece = slice(start, start + at_once)
+        period[piece], passing[piece] = _find(trace[piece], recurrence, floor, drift)
+    return period, passing
+
+
+def _find(trace: np.ndarray, recurrence: float, floor: float, drift: float) -> tuple[np.ndarray, np.ndarray]:
+    n, depth, _ = trace.shape
+    longest = longest_period(depth)
+    period, hovering, passing = np.zeros(n, np.int32), np.zeros(n, np.int32), np.zeros(n, bool)
+    recent = trace[:, -longest - 1 :]
+    rounding = floor * np.sqrt((recent**2).sum(2).mean(1))
+    back = np.linalg.norm(recent[:, -2::-1] - recent[:, -1:], axis=2)  # (n, longest), by lag from 1
+    nearest = np.minimum.accumulate(back, axis=1)[:, :-1]  # of the states in between
+    candidate = (back[:, 1:] <= recurrence * nearest) & (nearest > rounding[:, None])
+    for p in np.flatnonzero(candidate.any(0)) + 2:
+        rows = np.flatnonzero(candidate[:, p - 2] & (period == 0))
+        if len(rows):
+            near = recurrence * nearest[rows, p - 2]
+            closed, stays, passes = _returns(trace[rows], int(p), near, rounding[rows], drift)
+            period[rows[closed]] = p
+            hovering[rows[stays & (hovering[rows] == 0)]] = p
+            passing[rows[passes]] = True
+    period = np.where(period == 0, hovering, period)
+    return period, passing & (period == 0)
+
+
+def _returns(
+    trace: np.ndarray, p: int, near: np.ndarray, rounding: np.ndarray, drift: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Say of rows whose last state came near the one p steps before: on a cycle, hovering about it, or passing it.
+
+    Parameters
+    ----------
+    near, rounding
+        (n,) distances that are a return, and that are nothing.
+    """
+    depth = trace.shape[1]
+    away = np.linalg.norm(trace[:, p:] - trace[:, :-p], axis=2)
+    window = min(max((SEEN - 1) * p, min(16, depth // 4)), depth - p)
+    returns = away[:, -window:].max(1) <= near
+    turns = away.shape[1] // p
+    largest = away[:, -turns * p :].reshape(len(away), turns, p).max(2)  # in each turn
+    last, before = largest[:, -1], largest[:, -2]
+    ratio = last / np.maximum(before, 1e-300)
+    left = np.where(ratio <= QUICK, last * ratio / (1 - np.minimum(ratio, QUICK)), way_left(largest))
+    closed = returns & ((np.maximum(last, before) <= rounding) | (left <= near))
+    followed = min(max(turns // 2, SEEN), TURNS)
+    if turns < followed:
+        return closed, np.zeros_like(closed), returns & ~closed
+    path = away[:, -1 : -followed * p - 1 : -p].sum(1)
+    net = np.linalg.norm(trace[:, -1] - trace[:, -1 - followed * p], axis=1)
+    gets_on = net >= drift * path
+    return closed, returns & ~gets_on, returns & gets_on & ~closed

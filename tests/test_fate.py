@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from eqrlab import attractors as at
-from eqrlab.attractors.cycles import find_period
+from eqrlab.attractors.ensemble.cycles import find_period
 from eqrlab.attractors.ensemble.fate import (
     ANSWER,
     answer_settled,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eqrlab.attractors.cycles import find_period, longest_period
+from eqrlab.attractors.ensemble.cycles import find_period, longest_period
 from eqrlab.attractors.results.schema import ANSWER_FATES, FATES
 from eqrlab.attractors.statistics.trends import block_medians, kendall, way_left
 

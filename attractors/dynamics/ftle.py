@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import numpy as np
 import torch
 import xarray as xr
@@ -16,6 +18,7 @@ from eqrlab.attractors.dynamics.jacobian import (
 )
 from eqrlab.attractors.dynamics.spectrum import SMALL
 from eqrlab.attractors.dynamics.tangent import Orbit, product_log_singular_values, triangular
+from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.states import Points, States, spread, take_points
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
@@ -34,10 +37,7 @@ def ftle(
     tol: float = 1e-4,
     max_products: int = 400,
     subspace: int | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    dtype: torch.dtype | str | None = None,
-    device: torch.device | str | None = None,
+    **options: Unpack[StateOptions],
 ) -> xr.Dataset:
     """Compute the k leading finite-time Lyapunov exponents log sigma_i(Df^n) / n from every start, n = `steps`.
 
@@ -55,8 +55,8 @@ def ftle(
         Products with Df^n and its transpose, n step products each, before a row is given up as not converged.
     subspace
         Size of the Krylov spaces, k < m < d; None is max(20, 2 k + 10).
-    seed, batch_size, dtype, device
-        As for `spectrum`.
+    **options
+        `seed`, `batch_size`, `dtype`, `device`, `progress`, see `StateOptions`.
 
     Returns
     -------
@@ -93,20 +93,21 @@ def ftle(
     >>> ftle(system, torch.zeros(1, 1, dtype=torch.long), start, steps=2).ftle.values.round(4)
     array([[[0.7531]]])
     """
-    points = take_points(system, inputs, starts, dtype=dtype, device=device)
+    own = computing(options, "ftle")
+    points = take_points(system, inputs, starts, dtype=own.dtype, device=own.device)
     if not 1 <= k <= points.size:
         raise ValueError(f"k must be between 1 and the {points.size} numbers of a state, got {k}")
     if steps < 1 or not tol > 0:
         raise ValueError(f"steps must be >= 1 and tol > 0, got {steps} and {tol}")
-    check_differentiable(points, seed)
+    check_differentiable(points, own.seed)
     small = points.size <= max(SMALL, 2 * k + 2)
     vectors = steps * (points.size + 1) if small else steps + 2 * max(20, 2 * k + 10)
-    size = batch_size or rows_within(points, vectors, graphs=2)
+    size = own.batch_size or rows_within(points, vectors, graphs=2)
     logs, good, done = [], [], []
     for rows in points.batches(size):
         orbit, finite = _orbit(points, rows, steps)
         values, converged = (
-            _dense(orbit, k) if small else _krylov(orbit, points, k, tol, max_products, subspace, seed)
+            _dense(orbit, k) if small else _krylov(orbit, points, k, tol, max_products, subspace, own.seed)
         )
         values[~finite], converged[~finite] = np.nan, False
         logs.append(values)
@@ -129,7 +130,7 @@ def ftle(
     }
     tolerances = {"singular_residual": tol, "max_products": max_products}
     return schema.dataset(
-        variables, points.attributes(seed=seed, steps=steps, noise=0.0, tolerances=tolerances)
+        variables, points.attributes(seed=own.seed, steps=steps, noise=0.0, tolerances=tolerances)
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from eqrlab.attractors.ensemble.batches import run_in_batches
 from eqrlab.attractors.ensemble.fate import ring_length, state_scale
 from eqrlab.attractors.ensemble.iterate import Recipe, Sketch
+from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.sample import FEATURES, with_noise
 from eqrlab.attractors.ensemble.states import Points, States, take_points
 from eqrlab.attractors.results import schema
@@ -34,12 +35,8 @@ def return_test(
     sizes: Sequence[float] = (1e-3, 1e-2, 1e-1),
     directions: int = 6,
     depth: int = 64,
-    seed: int = 0,
     select: np.ndarray | None = None,
-    dtype: torch.dtype | str | None = None,
-    device: torch.device | str | None = None,
-    batch_size: int | None = None,
-    progress: bool | Callable[[int, int], None] = False,
+    **options: Unpack[StateOptions],
 ) -> xr.Dataset:
     """Push states a little and see whether state and answer come back to those of an unperturbed twin.
 
@@ -55,12 +52,11 @@ def return_test(
         Random directions of each size; one more is bred, see Notes.
     depth
         Outer steps, noise off, after the perturbation, at least 8.
-    seed
-        Directions are keyed by (seed, input tokens, point, direction).
     select
         (P, M) bool: states to test, by default all that are finite.
-    dtype, device, batch_size, progress
-        As in `sample`.
+    **options
+        `seed`, `batch_size`, `dtype`, `device`, `progress`, see `StateOptions`.  Directions are keyed by (seed, input
+        tokens, point, direction).
 
     Returns
     -------
@@ -103,13 +99,16 @@ def return_test(
     >>> return_test(system, torch.zeros(1, 1, dtype=torch.long), states).result.values.tolist()  # 0: returns, 1: leaves
     [[0, 1]]
     """
+    own = computing(options, "return_test")
     lengths = np.asarray(sizes, float)
     if lengths.ndim != 1 or not len(lengths) or (lengths <= 0).any() or (np.diff(lengths) <= 0).any():
         raise ValueError(f"sizes must be positive and increasing, got {tuple(sizes)}")
     for name, value, least in (("directions", directions, 1), ("depth", depth, 8)):
         if int(value) != value or value < least:
             raise ValueError(f"{name} must be an integer >= {least}, got {value}")
-    points = take_points(with_noise(system, 0.0)[0], inputs, states, dtype=dtype, device=device, finite=False)
+    points = take_points(
+        with_noise(system, 0.0)[0], inputs, states, dtype=own.dtype, device=own.device, finite=False
+    )
     finite = points.z.flatten(1).isfinite().all(1).cpu().numpy()
     chosen = finite & (np.ones(len(finite), bool) if select is None else _flat(select, points.shape))
     rows = np.flatnonzero(chosen)
@@ -119,9 +118,9 @@ def return_test(
     moved = np.full(total, np.nan)
     stayed = np.ones(total, bool)
     if len(rows):
-        run = _Twins(points, rows, depth, batch_size, progress)
+        run = _Twins(points, rows, depth, own.batch_size, own.progress)
         moved[rows], stayed[rows] = run.moved, run.stayed
-        random = run.random_directions(directions, seed)
+        random = run.random_directions(directions, own.seed)
         bred = random[:, 0]
         for i, size in enumerate(lengths):
             left[rows, i, :directions], back[rows, i, :directions], ends = run.push(random, size)
@@ -148,7 +147,7 @@ def return_test(
         "answer_back": (axes, points.fold(back), "the answer at the end is the twin's"),
     }  # fmt: skip
     names = [f"random {i + 1}" for i in range(directions)] + ["bred"]
-    attributes = points.attributes(depth=depth, seed=seed, noise=0.0, shrunk=SHRUNK, grown=GROWN)
+    attributes = points.attributes(depth=depth, seed=own.seed, noise=0.0, shrunk=SHRUNK, grown=GROWN)
     return schema.dataset(variables, attributes, {"size": lengths, "direction": names}, {"result": RETURNS})
 
 

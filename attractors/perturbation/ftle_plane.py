@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from eqrlab.attractors.dynamics.ftle import ftle
 from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, rows_within
 from eqrlab.attractors.dynamics.tangent import advance, product_log_singular_values, triangular
 from eqrlab.attractors.ensemble.iterate import Law
+from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.states import Points, States, take_points
 from eqrlab.attractors.perturbation.follow import Follower
 from eqrlab.attractors.perturbation.plane_geometry import Frame, make_frames, make_sides
@@ -38,17 +39,13 @@ def ftle_field(
     unit: float | None = None,
     initial: Law | None = None,
     tol: float = 1e-2,
-    seed: int = 0,
-    batch_size: int | None = None,
-    dtype: torch.dtype | str | None = None,
-    device: torch.device | str | None = None,
-    progress: bool = False,
+    **options: Unpack[StateOptions],
 ) -> xr.Dataset:
     """Compute the leading finite-time exponent, log of the largest stretch in n = `steps` over n, on a plane.
 
     Parameters
     ----------
-    system, inputs, resolution, extent, states, directions, unit, initial, seed
+    system, inputs, resolution, extent, states, directions, unit, initial
         The plane, as for `plane`: the same arguments give the same one.  The system must be differentiable.
     steps
         Outer steps n.
@@ -57,8 +54,8 @@ def ftle_field(
         perturbations, `ftle` itself, never smaller, at ten times the cost or more.
     tol
         Residual of the singular values where `along` is "all"; the exponents are then right to about tol^2 / n.
-    batch_size, dtype, device, progress
-        As for `plane`.
+    **options
+        `seed` (of the plane and the first vectors), `batch_size`, `dtype`, `device`, `progress`, see `StateOptions`.
 
     Returns
     -------
@@ -93,36 +90,37 @@ def ftle_field(
            [ 0.693,  0.693,  0.693],
            [-0.722,  0.693, -0.722]])
     """
+    own = computing(options, "ftle_field")
     if along not in ALONG:
         raise ValueError(f"along {along!r} unknown; choose from {', '.join(ALONG)}")
     for name, value, least in (("resolution", resolution, 2), ("steps", steps, 1)):
         if int(value) != value or value < least:
             raise ValueError(f"{name} must be an integer >= {least}, got {value}")
-    follower = Follower(system, inputs, depth=1, seed=seed, dtype=dtype, device=device)
+    follower = Follower(system, inputs, depth=1, seed=own.seed, dtype=own.dtype, device=own.device)
     frames, shape = make_frames(follower, states, directions, unit, initial)
     sides = make_sides(extent, frames)
     u, v = (a + (b - a) * (np.arange(resolution) + 0.5) / resolution for a, b in (sides[:2], sides[2:]))
     grid = torch.as_tensor(np.stack(np.meshgrid(u, v), -1).reshape(-1, 2))
     values = np.full((len(frames), resolution**2), np.nan)
     converged = np.zeros(values.shape, bool)
-    common: dict[str, Any] = {"dtype": dtype, "device": follower.device}
+    common: dict[str, Any] = {"dtype": own.dtype, "device": follower.device}
     most = max(1, NUMBERS // frames[0].centre.numel())
-    with tqdm(total=values.size, unit="cell", disable=not progress, leave=False) as bar:
+    with tqdm(total=values.size, unit="cell", disable=not own.progress, leave=False) as bar:
         for p, frame in enumerate(frames):
             for cells in torch.split(torch.arange(len(grid)), most):
                 z = _on(frame, grid[cells]).view(1, -1, *shape)
                 tokens = follower.tokens[p : p + 1]
                 if along == "all":
-                    found = ftle(follower.system, tokens, z, steps=steps, k=1, tol=tol, subspace=6, seed=seed,
-                                 batch_size=batch_size, **common)  # fmt: skip
+                    found = ftle(follower.system, tokens, z, steps=steps, k=1, tol=tol, subspace=6, seed=own.seed,
+                                 batch_size=own.batch_size, **common)  # fmt: skip
                     values[p, cells], converged[p, cells] = (
                         found.ftle.values[0, :, 0],
                         found.converged.values[0],
                     )
                 else:
                     points = take_points(follower.system, tokens, z, **common)
-                    check_differentiable(points, seed)
-                    values[p, cells] = _within(points, frame, steps, batch_size)
+                    check_differentiable(points, own.seed)
+                    values[p, cells] = _within(points, frame, steps, own.batch_size)
                     converged[p, cells] = np.isfinite(values[p, cells])
                 bar.update(len(cells))
     text = f"log of the largest stretch in {steps} steps, over {steps}"
@@ -135,7 +133,7 @@ def ftle_field(
         "unit": (("puzzle",), np.array([f.unit for f in frames]), "length of 1 on the axes, in state space"),
     }  # fmt: skip
     attributes = {
-        **schema.provenance(follower.system), "seed": seed, "steps": steps, "along": along, "noise": 0.0,
+        **schema.provenance(follower.system), "seed": own.seed, "steps": steps, "along": along, "noise": 0.0,
         "resolution": resolution, "extent": list(sides), "tolerances": {"singular_residual": tol},
         "dtype": str(frames[0].centre.dtype).removeprefix("torch."), "device": str(follower.device),
     }  # fmt: skip

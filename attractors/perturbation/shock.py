@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eqrlab.attractors.ensemble.fate import Tolerances
+from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.states import Points, States, take_points
 from eqrlab.attractors.perturbation.directions import KINDS, Directions, shock_directions
 from eqrlab.attractors.perturbation.edge import EDGE_RESULTS, edge_states
@@ -38,19 +40,15 @@ def critical_shock(
     tol: float = 1e-3,
     depth: int = 256,
     edge: bool = False,
-    seed: int = 0,
     escape: float = 1e6,
     tolerances: Tolerances | None = None,
-    batch_size: int | None = None,
-    dtype: torch.dtype | str | None = None,
-    device: torch.device | str | None = None,
-    progress: bool = False,
+    **options: Unpack[StateOptions],
 ) -> xr.Dataset:
     """Find the smallest perturbation of each state, along several directions, from which it does not come back.
 
     Parameters
     ----------
-    system, inputs, states, dtype, device, batch_size
+    system, inputs, states
         As for `spectrum`; states are settled ones, for example the final states of `sample`.
     directions
         Any of "random", "eigen" and "singular" (leading right eigenvectors and singular vectors of df/dz at the state,
@@ -71,12 +69,11 @@ def critical_shock(
         Most outer steps of a shocked state, noise off; four times as many for those that are unfinished then.
     edge
         Also follow the border from each state's least shock to the saddle on it; see Notes.
-    seed
-        Random directions are keyed by (seed, input tokens, point).
     escape, tolerances
         As for `plane`.
-    progress
-        Show a bar.
+    **options
+        `seed`, `batch_size`, `dtype`, `device`, `progress`, see `StateOptions`.  Random directions are keyed by (seed,
+        input tokens, point).
 
     Returns
     -------
@@ -123,6 +120,7 @@ def critical_shock(
     >>> critical_shock(system, torch.zeros(1, 1, dtype=torch.long), state, random=2).least_shock.values.round(3)
     array([[0.958]])
     """
+    own = computing(options, "critical_shock")
     kinds = tuple(directions)
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown or not kinds:
@@ -136,23 +134,25 @@ def critical_shock(
         raise ValueError(f"reach must be a finite number > 0, got {reach}")
     if not 0 < tol < 1:
         raise ValueError(f"tol must be between 0 and 1, got {tol}")
-    points = take_points(system, inputs, states, dtype=dtype, device=device)
+    points = take_points(system, inputs, states, dtype=own.dtype, device=own.device)
     more = (
-        None if others is None else take_points(system, inputs, others, dtype=points.z.dtype, device=device)
+        None
+        if others is None
+        else take_points(system, inputs, others, dtype=points.z.dtype, device=own.device)
     )
-    follower = Follower(system, inputs, depth=depth, seed=seed, tolerances=tolerances, batch_size=batch_size,
-                        dtype=points.z.dtype, device=device)  # fmt: skip
+    follower = Follower(system, inputs, depth=depth, seed=own.seed, tolerances=tolerances, batch_size=own.batch_size,
+                        dtype=points.z.dtype, device=own.device)  # fmt: skip
     size = points.z.flatten(1).norm(dim=1)
     follower.bound = escape * max(float(torch.nan_to_num(size).max()) * (1 + reach), 1e-300)
     homes = Homes(follower, points, more)
-    chosen = shock_directions(points, homes, kinds, random, leading, seed)
+    chosen = shock_directions(points, homes, kinds, random, leading, own.seed)
     search = _Search(homes, points, chosen, size, reach, scan)
-    search.run(tol, progress)
+    search.run(tol, own.progress)
     variables = search.variables(points, size)
     if edge:
         variables |= edge_states(homes, points, *search.sides())
     attributes = points.attributes(
-        seed=seed, depth=depth, noise=0.0, reach=reach, scan=scan, evaluations=follower.evaluations,
+        seed=own.seed, depth=depth, noise=0.0, reach=reach, scan=scan, evaluations=follower.evaluations,
         tolerances={"relative_bracket": tol, **dataclasses.asdict(follower.tolerances)},
         semantics="least_shock is the smallest found: an upper bound on the distance to the border of the basin",
     )  # fmt: skip
@@ -184,7 +184,7 @@ class _Search:
         self.code[~chosen.vector.isfinite().all(2).cpu().numpy()] = CODE["no_direction"]
         self.code[~homes.settled] = CODE["not_settled"]
 
-    def run(self, tol: float, progress: bool) -> None:
+    def run(self, tol: float, progress: bool | Callable[[int, int], None]) -> None:
         """Scan all lengths, then bisect until every bracket is narrow or undecided."""
         row, direction = np.nonzero(self.code < 0)
         if not len(row):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eqrlab.attractors.ensemble.fate import Tolerances
+from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.states import States, take_points
 from eqrlab.attractors.perturbation.directions import random_unit_vectors
 from eqrlab.attractors.perturbation.follow import Follower
@@ -32,20 +34,16 @@ def basin_stability(
     sizes: Sequence[float] = SIZES,
     trials: int = 64,
     depth: int = 256,
-    seed: int = 0,
     confidence: float = 0.95,
     escape: float = 1e6,
     tolerances: Tolerances | None = None,
-    batch_size: int | None = None,
-    dtype: torch.dtype | str | None = None,
-    device: torch.device | str | None = None,
-    progress: bool = False,
+    **options: Unpack[StateOptions],
 ) -> xr.Dataset:
     """Estimate the probability that a state returns from a random perturbation of each size.
 
     Parameters
     ----------
-    system, inputs, states, depth, escape, tolerances, batch_size, dtype, device, progress
+    system, inputs, states, depth, escape, tolerances
         As for `critical_shock`.
     sizes
         Lengths of the perturbations, relative to the norm of the state.
@@ -53,6 +51,8 @@ def basin_stability(
         Random directions at every size: fresh ones at each, isotropic, keyed by (seed, input tokens, point).
     confidence
         Of the Wilson intervals.
+    **options
+        `seed`, `batch_size`, `dtype`, `device`, `progress`, see `StateOptions`.
 
     Returns
     -------
@@ -86,23 +86,24 @@ def basin_stability(
     >>> result.stability.values.round(1)
     array([[[1. , 0.5]]])
     """
+    own = computing(options, "basin_stability")
     lengths = np.ravel(sizes).astype(float)
     if not len(lengths) or not np.isfinite(lengths).all() or (lengths <= 0).any():
         raise ValueError(f"sizes must be finite numbers > 0, got {sizes}")
     if int(trials) != trials or trials < 1:
         raise ValueError(f"trials must be an integer >= 1, got {trials}")
-    points = take_points(system, inputs, states, dtype=dtype, device=device)
-    follower = Follower(system, inputs, depth=depth, seed=seed, tolerances=tolerances, batch_size=batch_size,
-                        dtype=points.z.dtype, device=device)  # fmt: skip
+    points = take_points(system, inputs, states, dtype=own.dtype, device=own.device)
+    follower = Follower(system, inputs, depth=depth, seed=own.seed, tolerances=tolerances, batch_size=own.batch_size,
+                        dtype=points.z.dtype, device=own.device)  # fmt: skip
     flat = points.z.flatten(1)
     norms = flat.norm(dim=1)
     follower.bound = escape * max(float(torch.nan_to_num(norms).max()) * (1 + lengths.max()), 1e-300)
     homes = Homes(follower, points)
     rows = np.flatnonzero(homes.settled)
     back, unsure, same = (np.zeros((len(flat), len(lengths)), np.int32) for _ in range(3))
-    with tqdm(total=len(rows) * len(lengths), unit="size", disable=not progress, leave=False) as bar:
+    with tqdm(total=len(rows) * len(lengths), unit="size", disable=not own.progress, leave=False) as bar:
         for i, length in enumerate(lengths):
-            way = random_unit_vectors(points, trials, seed, first=2**21 + i * points.shape[1])
+            way = random_unit_vectors(points, trials, own.seed, first=2**21 + i * points.shape[1])
             for row in rows:  # one state at a time: memory stays at `trials` states
                 z = flat[row] + float(length) * norms[row] * way[row]
                 fate, answer = homes.returns(z.view(-1, *points.z.shape[1:]), np.full(trials, row))
@@ -131,7 +132,7 @@ def basin_stability(
         share = Interval(count / trials, *proportion_interval(count, trials, confidence))
         variables |= share.each(lambda value: points.fold(value * hidden)).variables(name, each, text)
     attributes = points.attributes(
-        seed=seed, depth=depth, trials=trials, confidence=confidence, noise=0.0, evaluations=follower.evaluations,
+        seed=own.seed, depth=depth, trials=trials, confidence=confidence, noise=0.0, evaluations=follower.evaluations,
         interval="Wilson, for one state and one size over isotropic perturbations",
         tolerances=dataclasses.asdict(follower.tolerances),
     )  # fmt: skip

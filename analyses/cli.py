@@ -1,13 +1,19 @@
-"""The command line: `eqrlab <verb>`.  Exit codes: 0 success, 2 wrong usage, 1 failure with a one-line reason."""
+"""The command line: `eqrlab <verb>`.
+
+Exit codes: 0 success, 2 wrong usage, 1 failure with a one-line reason, 128 + N stopped by signal N (Ctrl-C 130).
+"""
 
 from __future__ import annotations
 
 import importlib
 import sys
+from typing import Any, NoReturn
 
 import click
 
 from eqrlab import __version__
+from eqrlab.analyses.commands.stopping import exit_code, raise_on_signals
+from eqrlab.analyses.streams import lost_output, tolerate_broken_streams
 
 VERBS = {
     "diagnose": "eqrlab.analyses.commands.diagnose:diagnose_command",
@@ -65,6 +71,14 @@ class LazyGroup(click.Group):
         module, name = VERBS[cmd_name].split(":")
         return getattr(importlib.import_module(module), name)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a verb; stopped by a signal, it says what is kept in one line."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            click.echo(f"eqrlab: {_with_notes('stopped', stop)}", err=True)
+            ctx.exit(exit_code(stop))
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):
             formatter.write_dl(list(SUMMARIES.items()))
@@ -82,10 +96,17 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; misuse, unusable files and a lack of memory end with one line and exit code 1."""
+    raise_on_signals()
+    output = tolerate_broken_streams()
     try:
         cli()
+    except SystemExit as end:
+        lost = lost_output(output)
+        if end.code or lost is None:
+            raise
+        _fail(lost) if lost else sys.exit(1)
     except (ValueError, OSError) as error:
-        _fail(" ".join(str(error).split()) or type(error).__name__)
+        _fail(_with_notes(str(error) or type(error).__name__, error))
     except (MemoryError, RuntimeError) as error:
         from eqrlab.attractors.ensemble.batches import (
             is_out_of_memory,  # loads torch, which help does without
@@ -98,6 +119,11 @@ def main() -> None:
         )
 
 
-def _fail(reason: str) -> None:
-    print(f"eqrlab: {reason}", file=sys.stderr)
-    sys.exit(1)
+def _with_notes(text: str, error: BaseException) -> str:
+    """Return a message and what was added to the error on its way, such as what is kept."""
+    return "; ".join([text, *getattr(error, "__notes__", ())])
+
+
+def _fail(reason: str, code: int = 1) -> NoReturn:
+    print(f"eqrlab: {' '.join(reason.split())}", file=sys.stderr)
+    sys.exit(code)

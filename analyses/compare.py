@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
+from eqrlab.analyses.text.names import distinct
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, widened
@@ -121,8 +122,9 @@ def _mean(values: np.ndarray, defined: np.ndarray) -> np.ndarray:
 def comparison_rows(comparison: xr.Dataset) -> list[dict[str, str]]:
     """Return the printed table: quantities down, and for each checkpoint its value and difference with interval."""
     rows = []
+    heading = distinct("quantity", set(comparison.checkpoint.values))
     for q, quantity in enumerate(comparison.quantity.values):
-        row = {"quantity": str(quantity)}
+        row = {heading: str(quantity)}
         for c, name in enumerate(comparison.checkpoint.values):
             value = float(comparison["value"].values[c, q])
             gap, low, high = Interval.of(comparison, "difference", c, q)

@@ -11,7 +11,9 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses.studies.checks import run_checks, states_fit
+from eqrlab.analyses.text.names import group_names
 from eqrlab.attractors.dynamics.at_attractors import local_dynamics
+from eqrlab.attractors.results.validate import schema_tables
 from eqrlab.core import System
 
 
@@ -98,10 +100,12 @@ def archive_groups(results: dict[str, dict[str, Any]]) -> dict[str, xr.Dataset]:
     """Lay out the archive of one or several diagnoses, name to groups.
 
     The first checkpoint's groups stand at the root (`/ensemble`, ...), each further one's below its name
-    (`/<name>/ensemble`, ...).
+    (`/<name>/ensemble`, ...), changed where a group cannot have that name.
     """
     first, *others = results
+    reserved = {*schema_tables()[1], *(group for found in results.values() for group in found)}
+    where = group_names(others, reserved)
     groups = dict(results[first])
     for name in others:
-        groups |= {f"{name}/{group}": dataset for group, dataset in results[name].items()}
+        groups |= {f"{where[name]}/{group}": dataset for group, dataset in results[name].items()}
     return groups

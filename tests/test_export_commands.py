@@ -142,8 +142,8 @@ LONG = ["--limit", 4, "--restarts", 400, "--depth", 64, "--batch-size", 16, "--q
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "how", [signal.SIGTERM]
-)  # what schedulers send; SIGINT raises the same KeyboardInterrupt
+    "how", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT]
+)  # of schedulers, of terminals that close, and Ctrl-C
 def test_a_stopped_export_says_how_to_go_on(how, tmp_path):
     path = tmp_path / "a.nc"
     with subprocess.Popen(
@@ -157,7 +157,7 @@ def test_a_stopped_export_says_how_to_go_on(how, tmp_path):
             time.sleep(0.05)
         child.send_signal(how)
         said = child.stderr.read()
-    assert child.returncode == 1
+    assert child.returncode == 128 + how
     done = status(path)
     assert (
         f"batches are kept; go on with eqrlab export --out {path} --resume" in said and said.count("\n") == 1

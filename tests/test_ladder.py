@@ -388,7 +388,7 @@ def test_an_interrupt_leaves_a_run_that_can_be_continued(files, tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 1 and "the same command goes on from here" in said
+    assert process.returncode == 130 and "the same command goes on from here" in said
     ladder = small(
         files,
         tmp_path,

@@ -112,7 +112,7 @@ def test_a_run_stopped_by_signals_continues_to_the_same_end(data, tmp_path, monk
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     again = ["sudoku4", "--out", out, "--resume", "--quiet"]
     for options, reached in ((arguments(data, out, steps=60), 13), (again, 31)):
-        printed = run(train, options, code=1)
+        printed = run(train, options, code=128 + (signal.SIGTERM if reached == 13 else signal.SIGINT))
         assert printed.splitlines()[-1] == (
             f"eqrlab: stopped at step {reached} of 60 with all saved; "
             f"continue with: eqrlab train sudoku4 --out {out} --resume"

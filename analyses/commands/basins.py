@@ -11,8 +11,10 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
-from eqrlab.analyses.commands.diagnose import SAMPLE, puzzles_for, require_writable, short_source, table
+from eqrlab.analyses.commands.diagnose import SAMPLE, puzzles_for, short_source, table
+from eqrlab.analyses.commands.outputs import require_writable
 from eqrlab.analyses.text.format import percent, percent_interval, plural
+from eqrlab.analyses.text.names import typed
 from eqrlab.attractors.landscape.estimate import DECISIONS, STOPS
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval
@@ -70,7 +72,7 @@ def basins_command(
     began = time.monotonic()
     model = load(checkpoint)
     chosen = puzzles_for(model, puzzles, split, limit, allow_several)
-    require_writable(out)
+    require_writable(out, "basins.nc")
     outside = "" if model.random_starts else ", from random states outside its training law"
     click.echo(f"{checkpoint}: {len(chosen)} puzzles of {short_source(chosen)}, depth {depth}{outside}\n")
     found = at.estimate_basins(
@@ -90,7 +92,7 @@ def basins_command(
         dtype=dtype,
         progress=not quiet,
     )
-    found.attrs["puzzles"] = short_source(chosen)
+    found.attrs["puzzles"] = typed(short_source(chosen))
     archive.write(out / "basins.nc", {"basins": found})
     for lines in (table(puzzle_rows(found)), table(basin_rows(found)), cost_lines(found)):
         click.echo("\n".join(lines) + "\n")

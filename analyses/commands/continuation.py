@@ -16,8 +16,10 @@ from torch import Tensor
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
-from eqrlab.analyses.commands.diagnose import puzzles_for, require_writable, short_source, table
+from eqrlab.analyses.commands.diagnose import puzzles_for, short_source, table
+from eqrlab.analyses.commands.outputs import require_writable
 from eqrlab.analyses.text.format import percent_interval
+from eqrlab.analyses.text.names import typed
 from eqrlab.analyses.text.vocabulary import MODE_NAMES
 from eqrlab.attractors.landscape.continuation import EVENTS
 from eqrlab.attractors.results import archive
@@ -86,14 +88,14 @@ def continuation_command(
     name, systems, laws = family_of_systems(checkpoints, over)
     first = next(iter(systems.values()))
     chosen = puzzles_for(first, puzzles, split, limit, several=True)
-    require_writable(out)
+    require_writable(out, "continuation.nc", "continuation.png")
     found = at.continuation(
         systems, chosen.inputs, parameter=name, match=match, labels=chosen.labels,
         oracle=chosen.oracle, restarts=restarts, depth=depth, seed=seed, initial=laws,
         noise=None if over and over[0] == "noise" else noise, dtype=dtype,
         device=device, progress=not quiet,
     )  # fmt: skip
-    found.attrs |= {"name": " ".join(checkpoints), "puzzles": short_source(chosen)}
+    found.attrs |= {"name": typed(" ".join(checkpoints)), "puzzles": typed(short_source(chosen))}
     archive.write(out / "continuation.nc", {"continuation": found})
     from eqrlab.analyses.figures.continuation import continuation_picture  # matplotlib is slow to import
 

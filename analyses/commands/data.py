@@ -12,6 +12,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from eqrlab import datasets
+from eqrlab.analyses.commands.outputs import require_writable
 from eqrlab.datasets import files, tasks
 from eqrlab.datasets.batch_solver import count_solutions
 from eqrlab.datasets.checks import solution_faults
@@ -63,11 +64,23 @@ def _read(source: str, task: str | None, split: str, limit: int | None = None) -
     return puzzles
 
 
+def form_of(out: Path, form: str | None) -> str:
+    """Return the format asked for or named by the path."""
+    return form or ("csv" if out.name.lower().removesuffix(".gz").endswith(".csv") else "npy")
+
+
+def _require_writable(out: Path, form: str | None, split: str) -> None:
+    """See that a set can be written, before it is made."""
+    if form_of(out, form) == "csv":
+        require_writable(out.parent, out.name)
+        return
+    arrays = [path.name for path in (out / split).glob("*.npy")]  # of an older set
+    require_writable(out / split, "dataset.json", *arrays)
+
+
 def _write(out: Path, form: str | None, split: str, puzzles: PuzzleSet) -> None:
     """Write a set in the format asked for or named by the path, and say so."""
-    if form is None:
-        form = "csv" if out.name.lower().removesuffix(".gz").endswith(".csv") else "npy"
-    if form == "csv":
+    if form_of(out, form) == "csv":
         files.write_csv(out, puzzles)
     else:
         files.write_npy_folder(out, puzzles, split)
@@ -116,6 +129,7 @@ def build(
 
     No two are equal up to the symmetries of the task, and the same options give the same file.
     """
+    _require_writable(out, form, split)
     marks = [mark for other in exclude for mark in tasks.fingerprint(task, _read(other, task, split).inputs)]
     made = build_puzzles(task, count, difficulty, seed, marks, steps=steps, first=first, workers=workers)
     _write(out, form, split, made)
@@ -141,6 +155,7 @@ def convert(
     split: str,
 ) -> None:
     """Read puzzles in one format and write them in another."""
+    _require_writable(out, form, split)
     puzzles = _read(source, task, split, limit)
     if solved:
         puzzles = _solved(puzzles)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import textwrap
 import time
 from collections.abc import Sequence
@@ -13,11 +12,14 @@ import click
 import xarray as xr
 
 from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.outputs import require_writable
+from eqrlab.analyses.commands.unfinished import Kept, request
 from eqrlab.analyses.compare import compare, comparison_rows
 from eqrlab.analyses.diagnose import archive_groups, diagnose
 from eqrlab.analyses.report.local import local_sentence
 from eqrlab.analyses.report.page import write_report
 from eqrlab.analyses.studies.checks import check_sentences
+from eqrlab.analyses.text.names import shown_name, typed
 from eqrlab.analyses.text.verdicts import landscape_sentence, verdict_rows
 from eqrlab.attractors.results import archive
 from eqrlab.core import Reasoner, load
@@ -27,6 +29,7 @@ from eqrlab.datasets import bundled as bundled_puzzles
 DEFAULT = ("eqr-sudoku6", "eqr-attention-sudoku6")  # two bundled models with contrasting landscapes
 SAMPLE = 12  # puzzles of a bundled set that are diagnosed unless --limit says otherwise; their difficulties alternate
 ROWS = 32  # puzzles in a printed table
+REPORT = "report.html"
 LOCAL = 64  # puzzles up to which the local dynamics, some thousand evaluations each, are examined unasked
 
 
@@ -59,29 +62,11 @@ def named(checkpoints: Sequence[str], compiled: bool = False) -> dict[str, Reaso
     """Load checkpoints under names of their own: the bundled name or the file's stem, numbered where two agree."""
     models: dict[str, Reasoner] = {}
     for checkpoint in checkpoints:
-        stem = Path(checkpoint).stem if Path(checkpoint).exists() else checkpoint
-        taken = sum(name == stem or name.startswith(f"{stem}-") for name in models)
-        models[f"{stem}-{taken + 1}" if stem in models else stem] = load(checkpoint)
+        models[shown_name(checkpoint, models)] = load(checkpoint)
     if compiled:
         for model in models.values():
             model.compile()
     return models
-
-
-def require_writable(folder: Path) -> None:
-    """Make the output folder and see that files can be written there, before a long run.
-
-    Raises
-    ------
-    OSError
-        When that fails.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"{folder}: cannot write there ({error.strerror})") from None
 
 
 def short_source(puzzles: PuzzleSet) -> str:
@@ -136,6 +121,8 @@ sampling_options = opt.together(
     click.option("--checks/--no-checks", default=True, show_default=True,
                  help="Follow some runs to twice the depth, move the thresholds, test whether the map acts."),
     opt.out(),
+    click.option("--resume", is_flag=True,
+                 help="Go on with a run that was stopped: checkpoints that are done are not run again."),
     opt.quiet,
 )  # fmt: skip
 
@@ -144,6 +131,7 @@ def run_one(
     name: str,
     model: Reasoner,
     chosen: PuzzleSet,
+    kept: Kept,
     *,
     restarts: int,
     starts: str | None,
@@ -152,7 +140,7 @@ def run_one(
     local: bool | None,
     **options: Any,
 ) -> dict[str, xr.Dataset]:
-    """Diagnose one model on its puzzles and print the verdict."""
+    """Diagnose one model on its puzzles, or take what is kept of that; keep it, and print the verdict."""
     unasked = local is None and len(chosen) > LOCAL
     random = starts == "random" or (starts is None and not model.random_starts)
     beta = model.noise_scale if noise is None else noise
@@ -163,20 +151,23 @@ def run_one(
     click.echo(
         f"{name}: {len(chosen)} puzzles of {source}, {restarts} restarts, depth {options['depth']}{outside}"
     )
-    groups = diagnose(
-        model,
-        chosen.inputs,
-        labels=chosen.labels,
-        oracle=chosen.oracle,
-        restarts=restarts,
-        noise=noise,
-        initial=model.random_initial if random else None,
-        progress=not quiet,
-        local=not unasked if local is None else local,
-        **options,
-    )
-    for dataset in groups.values():
-        dataset.attrs |= {"name": name, "puzzles": source}
+    groups = kept.found(name)
+    if groups is None:
+        groups = diagnose(
+            model,
+            chosen.inputs,
+            labels=chosen.labels,
+            oracle=chosen.oracle,
+            restarts=restarts,
+            noise=noise,
+            initial=model.random_initial if random else None,
+            progress=not quiet,
+            local=not unasked if local is None else local,
+            **options,
+        )
+        for dataset in groups.values():
+            dataset.attrs |= {"name": typed(name), "puzzles": typed(source)}
+        kept.keep(name, groups)
     click.echo("\n".join(verdict_lines(groups)) + "\n")
     if unasked:
         click.echo(f"Local dynamics left out with more than {LOCAL} puzzles; --local asks for them.\n")
@@ -191,21 +182,40 @@ def run_all(
     limit: int | None,
     allow_several: bool,
     compiled: bool,
-    out: Path,
+    target: Path,
+    resume: bool,
     **options: Any,
-) -> dict[str, dict[str, xr.Dataset]]:
-    """Diagnose checkpoints one after another; all are loaded, and all puzzles read, before the first is run."""
+) -> tuple[dict[str, dict[str, xr.Dataset]], Kept]:
+    """Diagnose checkpoints one after another; all are loaded, and all puzzles read, before the first is run.
+
+    The results of each are kept beside `target` as soon as it is done, until that is written.
+    """
     models = named(checkpoints, compiled)
     sets = {name: puzzles_for(model, puzzles, split, limit, allow_several) for name, model in models.items()}
-    require_writable(out)
-    return {name: run_one(name, model, sets[name], **options) for name, model in models.items()}
+    require_writable(target.parent, target.name, REPORT)
+    wanted = {name: request(model, sets[name], options, compiled) for name, model in models.items()}
+    kept = Kept(target, wanted, resume)
+    results: dict[str, dict[str, xr.Dataset]] = {}
+    try:
+        for name, model in models.items():
+            results[name] = run_one(name, model, sets[name], kept, **options)
+    except BaseException as error:
+        if results:
+            if not target.exists():
+                archive.write(target, archive_groups(results))
+                write_report(target, target.with_name(REPORT))
+            error.add_note(f"{len(results)} of {len(models)} checkpoints are kept in {target.parent}; "
+                           "the same command with --resume goes on")  # fmt: skip
+        raise
+    return results, kept
 
 
-def finish(out: Path, name: str, groups: dict[str, xr.Dataset], began: float) -> None:
-    """Write archive and report, and say where they are."""
-    archive.write(out / name, groups)
-    write_report(out / name, out / "report.html")
-    click.echo(f"archive {out / name}, report {out / 'report.html'}, {time.monotonic() - began:.0f} s")
+def finish(target: Path, groups: dict[str, xr.Dataset], kept: Kept, began: float) -> str:
+    """Write archive and report, and return where they are."""
+    archive.write(target, groups)
+    kept.remove()
+    write_report(target, target.with_name(REPORT))
+    return f"archive {target}, report {target.with_name(REPORT)}, {time.monotonic() - began:.0f} s"
 
 
 @click.command("diagnose", epilog="Example:  eqrlab diagnose eqr-sudoku6 --restarts 64 --depth 64 --out out")
@@ -220,9 +230,9 @@ def diagnose_command(checkpoints: tuple[str, ...], out: Path, **options: Any) ->
     Families with one stored start (TRM, HRM, URM) have no restarts of their own: they are started from random states,
     outside their training law, or with `--starts own` run once.
     """
-    began = time.monotonic()
-    results = run_all(checkpoints or DEFAULT, out=out, **options)
-    finish(out, "diagnosis.nc", archive_groups(results), began)
+    began, target = time.monotonic(), out / "diagnosis.nc"
+    results, kept = run_all(checkpoints or DEFAULT, target=target, **options)
+    click.echo(finish(target, archive_groups(results), kept, began))
 
 
 @click.command(
@@ -236,16 +246,17 @@ def compare_command(checkpoints: tuple[str, ...], out: Path, **options: Any) -> 
     Differences are to the first CKPT.  Writes OUT/compare.nc and OUT/report.html, the landscapes side by side.  For
     families with one stored start see `eqrlab diagnose --help`.
     """
-    began = time.monotonic()
+    began, target = time.monotonic(), out / "compare.nc"
     if len(checkpoints) < 2:
         raise click.UsageError("compare needs at least two checkpoints")
-    results = run_all(checkpoints, out=out, **options)
+    results, kept = run_all(checkpoints, target=target, **options)
     comparison = compare(results)
+    files = finish(target, {**archive_groups(results), "compare": comparison}, kept, began)
     click.echo("\n".join(table(comparison_rows(comparison))) + "\n")
     click.echo(
         "mean over puzzles, then the difference to the first with its 95 % interval, paired by puzzle\n"
     )
-    finish(out, "compare.nc", {**archive_groups(results), "compare": comparison}, began)
+    click.echo(files)
 
 
 @click.command("report", epilog="Example:  eqrlab report out/diagnosis.nc --out out/report.html")
@@ -255,6 +266,7 @@ def compare_command(checkpoints: tuple[str, ...], out: Path, **options: Any) -> 
 )
 def report_command(file: Path, out: Path | None) -> None:
     """Write the HTML report again, from an archive alone."""
-    target = out or file.with_name("report.html")
+    target = out or file.with_name(REPORT)
+    require_writable(target.parent, target.name)
     write_report(file, target)
     click.echo(f"report {target}")

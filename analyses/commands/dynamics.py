@@ -11,7 +11,8 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
-from eqrlab.analyses.commands.diagnose import puzzles_for, require_writable, table
+from eqrlab.analyses.commands.diagnose import puzzles_for, table
+from eqrlab.analyses.commands.outputs import require_writable
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import FATES
@@ -26,12 +27,15 @@ common = opt.together(
 
 
 def settled_runs(
-    checkpoint: str, puzzles: str | None, split: str, limit: int, out: Path, quiet: bool, **run: Any
+    checkpoint: str, puzzles: str | None, split: str, limit: int, file: Path, quiet: bool, **run: Any
 ) -> tuple[Reasoner, PuzzleSet, xr.Dataset]:
-    """Load a model, run its puzzles noise-free from its restart law, and return it with them and their final states."""
+    """Load a model, run its puzzles noise-free from its restart law, and return it with them and their final states.
+
+    Sees first that `file` can be written.
+    """
     model = load(checkpoint).smooth()
     chosen = puzzles_for(model, puzzles, split, limit, several=True)
-    require_writable(out)
+    require_writable(file.parent, file.name)
     random = None if model.random_starts else model.random_initial
     ensemble = at.sample(model, chosen.inputs, labels=chosen.labels, oracle=chosen.oracle, noise=0, initial=random,
                          keep=("summary", "final_state"), progress=not quiet, **run)  # fmt: skip
@@ -66,7 +70,7 @@ def spectrum_command(k: int, tol: float, which: str, out: Path, **options: Any) 
     At a fixed point a spectral radius below 1 means stable; elsewhere it describes one step only.  Writes
     OUT/spectrum.nc.
     """
-    model, chosen, ensemble = settled_runs(out=out, **options)
+    model, chosen, ensemble = settled_runs(file=out / "spectrum.nc", **options)
     result = at.spectrum(model, chosen.inputs, ensemble, k=k, tol=tol, which=wanted(which),
                          device=options["device"], progress=not options["quiet"])  # fmt: skip
     rows = []
@@ -106,7 +110,7 @@ def fixed_points_command(method: str, max_steps: int, deflate: int, out: Path, *
 
     Writes OUT/fixed-points.nc.
     """
-    model, chosen, ensemble = settled_runs(out=out, **options)
+    model, chosen, ensemble = settled_runs(file=out / "fixed-points.nc", **options)
     result = at.fixed_points(model, chosen.inputs, ensemble, method=method, max_steps=max_steps,
                              deflate=deflate, device=options["device"], progress=not options["quiet"])  # fmt: skip
     names = result.result.attrs["flag_meanings"].split()
@@ -159,7 +163,7 @@ def lyapunov_command(k: int, steps: int, out: Path, **options: Any) -> None:
 
     Natural logarithm per outer step; a positive one with its interval above 0 means chaos.  Writes OUT/lyapunov.nc.
     """
-    model, chosen, ensemble = settled_runs(out=out, **options)
+    model, chosen, ensemble = settled_runs(file=out / "lyapunov.nc", **options)
     result = at.lyapunov(model, chosen.inputs, ensemble, k=k, steps=steps, noise=0, seed=options["seed"],
                          device=options["device"], progress=not options["quiet"])  # fmt: skip
     rows = []

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from eqrlab.analyses import options as opt
-from eqrlab.analyses.commands.diagnose import named, puzzles_for, require_writable, short_source, table
+from eqrlab.analyses.commands.diagnose import named, puzzles_for, short_source, table
+from eqrlab.analyses.commands.outputs import require_writable
 from eqrlab.analyses.diagnose import archive_groups
 from eqrlab.analyses.studies import endings
 from eqrlab.attractors.results import archive
@@ -38,7 +39,7 @@ def dynamics_command(
     """
     from eqrlab.analyses.studies.ladder.plot import write_svg
 
-    require_writable(out)
+    require_writable(out, "dynamics.nc", "dynamics.svg")
     results: dict[str, endings.Groups] = {}
     for name, model in named(checkpoints).items():
         chosen = puzzles_for(model, puzzles, split, limit, several=True)
@@ -51,6 +52,7 @@ def dynamics_command(
         click.echo(
             f"{name}: {len(chosen)} puzzles of {short_source(chosen)}, {restarts} restarts, depth {depth}"
         )
+    write_svg(endings.endings_figure(results), out / "dynamics.svg")
     evidence = endings.evidence_rows(results)
     for title, rows in (
         (
@@ -64,5 +66,4 @@ def dynamics_command(
             click.echo("\n".join(["", title, *table(rows)]))
     if len(evidence) > LISTED:
         click.echo(f"... and {len(evidence) - LISTED} more in the archive")
-    write_svg(endings.endings_figure(results), out / "dynamics.svg")
     click.echo(f"\narchive {out / 'dynamics.nc'}, picture {out / 'dynamics.svg'}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import sys
 import time
 import warnings
@@ -19,8 +18,10 @@ import xarray as xr
 
 from eqrlab import datasets
 from eqrlab.analyses import options as opt
-from eqrlab.analyses.commands.diagnose import SAMPLE, puzzles_for, require_writable, short_source
+from eqrlab.analyses.commands.diagnose import SAMPLE, puzzles_for, short_source
+from eqrlab.analyses.commands.outputs import require_writable
 from eqrlab.analyses.commands.settings_of_archive import like_archive, like_plan, same_model
+from eqrlab.analyses.commands.stopping import exit_code
 from eqrlab.analyses.text.format import plural
 from eqrlab.attractors import export
 from eqrlab.attractors.ensemble.sample import KEEP
@@ -93,22 +94,15 @@ def _job(
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let SIGTERM, with which schedulers end a job, stop as Ctrl-C does; print warnings as one line each."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+def _noting() -> Iterator[None]:
+    """Print warnings as one line each."""
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         click.echo(f"note: {message}", err=True)
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = show
-            yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def _bytes(count: int) -> str:
@@ -188,10 +182,10 @@ def export_command(
         return
     if compiled:
         model.compile()
-    require_writable(out.absolute().parent)
+    require_writable(out.absolute().parent, out.name)
     show = not quiet and share[0] == 0
     try:
-        with _stoppable():
+        with _noting():
             done = export(
                 model, path=out, **job, resume=resume, shard=share, attributes=origin, progress=show
             )
@@ -199,9 +193,7 @@ def export_command(
         kept = " ".join(getattr(stop, "__notes__", ())[:1]) or f"{out}: stopped before the first batch"
         click.echo(f"eqrlab: stopped. {kept.removesuffix('; resume to go on')}; go on with "
                    f"eqrlab export --out {out} --resume{' --compile' if compiled else ''}", err=True)  # fmt: skip
-        sys.exit(1)
-    except OSError as error:
-        raise OSError("; ".join([str(error), *getattr(error, "__notes__", ())])) from None
+        sys.exit(exit_code(stop))
     _say(done, out, job, time.monotonic() - began)
 
 

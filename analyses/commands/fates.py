@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from eqrlab.analyses import options as opt
-from eqrlab.analyses.commands.diagnose import puzzles_for, require_writable, short_source, table
+from eqrlab.analyses.commands.diagnose import puzzles_for, short_source, table
+from eqrlab.analyses.commands.outputs import require_writable
 from eqrlab.analyses.studies import fates
 from eqrlab.attractors.results import archive
 from eqrlab.core import load
@@ -43,12 +44,13 @@ def fates_command(
     """
     model = load(checkpoint)
     chosen = puzzles_for(model, puzzles, split, limit, several=True)
-    require_writable(out)
+    require_writable(out, "fates.nc")
     groups = fates.fates_study(
         model, chosen.inputs, labels=chosen.labels, oracle=chosen.oracle, restarts=restarts, depths=depths,
         pushed=pushed, seed=seed, noise=noise, dtype=dtype, device=device, progress=not quiet,
         initial=None if model.random_starts else model.random_initial,
     )  # fmt: skip
+    archive.write(out / "fates.nc", groups)
     found = groups["outcomes"]
     click.echo(
         f"{checkpoint}: {len(chosen)} puzzles of {short_source(chosen)}, {restarts} restarts, noise {noise:g}\n"
@@ -63,5 +65,4 @@ def fates_command(
     if "return_test" in groups:
         click.echo(fates.return_sentence(groups["return_test"]))
     click.echo(fates.noop_sentence(groups["noop"]))
-    archive.write(out / "fates.nc", groups)
     click.echo(f"\narchive {out / 'fates.nc'}")

@@ -11,7 +11,8 @@ import torch
 
 from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands import train_options
-from eqrlab.analyses.commands.stopping import stop_signals
+from eqrlab.analyses.commands.outputs import require_writable
+from eqrlab.analyses.commands.stopping import Stopped, exit_code, stop_signals
 from eqrlab.analyses.studies.ladder.climb import Interrupted, climb
 from eqrlab.analyses.studies.ladder.rungs import RUNGS, Ladder, Sampling
 from eqrlab.analyses.studies.training_recipes import OPTIONS
@@ -56,7 +57,7 @@ def ladder_command(task: str, **options: Any) -> None:
     already is taken up, so that an interrupted ladder goes on with the same command.  Writes OUT/ladder.nc,
     OUT/ladder.md and OUT/ladder.svg.
     """
-    from eqrlab.analyses.commands.diagnose import require_writable, table
+    from eqrlab.analyses.commands.diagnose import table
     from eqrlab.analyses.studies.ladder import text as ladder_text  # here, so that help starts quickly
     from eqrlab.analyses.studies.ladder.plot import ladder_figure, write_svg
     from eqrlab.analyses.studies.ladder.summary import summarise
@@ -64,7 +65,7 @@ def ladder_command(task: str, **options: Any) -> None:
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     out = options["out"]
-    require_writable(out)
+    require_writable(out, "ladder.nc", "ladder.md", "ladder.svg")
     try:
         ladder = Ladder(
             task,
@@ -87,15 +88,15 @@ def ladder_command(task: str, **options: Any) -> None:
             )
         except Interrupted:
             click.echo("eqrlab: stopped with all saved; the same command goes on from here", err=True)
-            sys.exit(1)
+            sys.exit(exit_code(Stopped(stopped[0])))
     summary = summarise(ladder, results)
+    archive.write(out / "ladder.nc", {"ladder": summary})
+    with replaced_whole(out / "ladder.md") as temporary:
+        temporary.write_text(ladder_text.markdown(summary))
+    write_svg(ladder_figure(summary), out / "ladder.svg")
     for title, rows in ladder_text.tables(summary):
         click.echo("\n".join(["", title, *table(rows)]))
     click.echo()
     for text in (*ladder_text.sentences(summary), *ladder_text.notes(summary)):
         click.echo("\n".join(textwrap.wrap(text, 110)))
-    archive.write(out / "ladder.nc", {"ladder": summary})
-    with replaced_whole(out / "ladder.md") as temporary:
-        temporary.write_text(ladder_text.markdown(summary))
-    write_svg(ladder_figure(summary), out / "ladder.svg")
     click.echo(f"\nwrote {out / 'ladder.nc'}, {out / 'ladder.md'} and {out / 'ladder.svg'}")

@@ -11,8 +11,10 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
-from eqrlab.analyses.commands.diagnose import named, puzzles_for, require_writable, table
+from eqrlab.analyses.commands.diagnose import named, puzzles_for, table
+from eqrlab.analyses.commands.outputs import require_writable
 from eqrlab.analyses.figures.planes import ftle_picture, plane_picture, stability_curve
+from eqrlab.analyses.text.names import safe
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.core.checkpoints.load import replaced_whole
@@ -62,7 +64,9 @@ def plane_command(
     if puzzle >= len(chosen):
         raise ValueError(f"--puzzle {puzzle}: the set has {len(chosen)} puzzles, numbered from 0")
     one = chosen.take(slice(puzzle, puzzle + 1))
-    require_writable(out)
+    part = f"{safe(name)}-{puzzle}"
+    stem, beside = f"plane-{part}", [f"ftle-{part}.png"] * bool(field) + [f"stability-{part}.png"] * stability
+    require_writable(out, f"{stem}.nc", f"{stem}.png", *beside)
     law = None if model.random_starts else model.random_initial
     common: dict[str, Any] = {"labels": one.labels, "oracle": one.oracle, "depth": depth, "seed": seed, "noise": noise,
               "initial": law, "device": device, "dtype": dtype, "progress": not quiet}  # fmt: skip
@@ -74,28 +78,30 @@ def plane_command(
         model, one.inputs, resolution=resolution, extent=extent, states=given, ensemble=ensemble, **common
     )
     result = result.assign_coords(puzzle=("puzzle", [puzzle], result["puzzle"].attrs))
-    stem = out / f"plane-{name}-{puzzle}"
     groups = {"plane": result, "basins": found}
-    save(plane_picture(result, 0, f"{name}, puzzle {puzzle}"), stem.with_suffix(".png"))
+    title = f"{name}, puzzle {puzzle}"
+    pictures = {f"{stem}.png": lambda: plane_picture(result, 0, title)}
     if field:
         exponents = at.ftle_field(model.smooth(), one.inputs, steps=field_steps, resolution=resolution, extent=extent,
                                   states=given, initial=law, seed=seed, dtype=dtype, device=device,
                                   progress=not quiet)  # fmt: skip
         groups["ftle"] = exponents.assign_coords(puzzle=("puzzle", [puzzle], result["puzzle"].attrs))
-        save(ftle_picture(exponents, 0, f"{name}, puzzle {puzzle}"), out / f"ftle-{name}-{puzzle}.png")
+        pictures[f"ftle-{part}.png"] = lambda: ftle_picture(exponents, 0, title)
     if stability and states is not None:
         curve = at.basin_stability(model, one.inputs, states, sizes=SIZES, trials=32, depth=depth, seed=seed,
                                    device=device, dtype=dtype, progress=not quiet)  # fmt: skip
         groups["stability"] = curve
         labels = [f"attractor {a + 1}" for a in range(curve.sizes["point"])]
-        save(stability_curve(curve, 0, labels), out / f"stability-{name}-{puzzle}.png")
-    archive.write(stem.with_suffix(".nc"), groups)
+        pictures[f"stability-{part}.png"] = lambda: stability_curve(curve, 0, labels)
+    archive.write(out / f"{stem}.nc", groups)
+    for file, draw in pictures.items():
+        save(draw(), out / file)
     click.echo("\n".join(table(rows_of(result))))
     for label in result["label"].values:
         click.echo(border_line(result, str(label)))
     if through == "attractors" and given is None:
         click.echo("no run ended at an attractor: the plane goes through two restarts")
-    click.echo(f"\npicture {stem.with_suffix('.png')}, archive {stem.with_suffix('.nc')}")
+    click.echo(f"\npicture {out / stem}.png, archive {out / stem}.nc")
 
 
 def save(figure, path: Path) -> None:

@@ -13,7 +13,8 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
-from eqrlab.analyses.commands.diagnose import named, puzzles_for, require_writable, short_source, table
+from eqrlab.analyses.commands.diagnose import named, puzzles_for, short_source, table
+from eqrlab.analyses.commands.outputs import require_writable
 from eqrlab.analyses.figures.scaling import USABLE, scaling_figure
 from eqrlab.analyses.studies.adaptive import trial, trial_lines
 from eqrlab.analyses.studies.ladder.plot import write_svg
@@ -94,7 +95,7 @@ def scale_command(
             raise click.UsageError(
                 "--from takes puzzles and runs from the archive: it goes without other sources"
             )
-        require_writable(out)
+        require_writable(out, "scaling.nc", "scaling.svg")
         groups = stored(source)
         name = str(groups["ensemble"].attrs.get("name", source.stem))
         steps, restarts = (groups["ensemble"].sizes[d] for d in ("step", "restart"))
@@ -111,7 +112,7 @@ def scale_command(
         (name, model), *others = models.items()
         few = limit or (SAMPLE if puzzles is None else None)
         chosen = puzzles_for(model, puzzles, split, few, allow_several)
-        require_writable(out)
+        require_writable(out, "scaling.nc", "scaling.svg")
         layers = blocks_per_step(model)
         outside = "" if model.random_starts else ", from random states outside its training law"
         click.echo(

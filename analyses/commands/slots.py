@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from eqrlab.core.regular import read_log
 from eqrlab.core.training.trainer import Trainer
 
 
@@ -69,10 +70,3 @@ def end_slot(trainer: Trainer, out: Path, first: int, seconds: float) -> str | N
 def last_accuracy(log: Path) -> float | None:
     """Return the last exact accuracy in the log of a run that is continued."""
     return next((line["test_exact"] for line in reversed(read_log(log)) if "test_exact" in line), None)
-
-
-def read_log(log: Path) -> list[dict[str, float]]:
-    """Read the whole lines of a log."""
-    if not log.exists():
-        return []
-    return [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]

@@ -11,13 +11,14 @@ from typing import Any
 
 import click
 import torch
-from click.core import ParameterSource
 from tqdm import tqdm
 
 from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands import train_options
+from eqrlab.analyses.commands.outputs import require_writable
+from eqrlab.analyses.commands.run_folder import FILES, NOT_KEPT, recall, state_of
 from eqrlab.analyses.commands.slots import end_slot, last_accuracy
-from eqrlab.analyses.commands.stopping import stop_signals
+from eqrlab.analyses.commands.stopping import Stopped, exit_code, stop_signals
 from eqrlab.analyses.studies.training_recipes import PRESETS, configurations
 from eqrlab.analyses.text.describe import aligned, describe, flat, plain
 from eqrlab.core import load
@@ -26,17 +27,6 @@ from eqrlab.core.training.trainer import Trainer
 from eqrlab.core.training.trainer import train as run_training
 from eqrlab.datasets import PuzzleSet, bundled, bundled_names, read_puzzles
 from eqrlab.datasets.device_symmetry import device_augmentation
-
-_NOT_KEPT = (
-    "out",
-    "resume",
-    "threads",
-    "device",
-    "quiet",
-    "save_every",
-    "minutes",
-    "compile",
-)  # may differ when a run is continued
 
 
 @click.command(
@@ -100,18 +90,18 @@ def train(context: click.Context, task: str, **options: Any) -> None:
     """
     began = time.monotonic()
     out = options["out"] = options["out"] or Path("runs") / f"{options['family']}-{task}"
-    _recall(context, task, options, out)
+    recall(context, task, options, out)
+    state = state_of(out) if options["resume"] else None
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     trainer, test = _prepare(task, options)
-    state = out / "state.safetensors"
     if options["resume"]:
-        if state.exists():
+        if state is not None:
             trainer.load_state(state)
             click.echo(f"continuing {out} at step {trainer.step_count}")
         else:
             click.echo(f"nothing was saved in {out} yet: starting from the beginning")
-    out.mkdir(parents=True, exist_ok=True)
+    require_writable(out, *FILES)
     _remember(task, options, out)
     size = sum(p.numel() for p in trainer.model.parameters())
     click.echo(
@@ -138,7 +128,7 @@ def train(context: click.Context, task: str, **options: Any) -> None:
             f"continue with: eqrlab train {task} --out {out} --resume",
             err=True,
         )
-        sys.exit(1)
+        sys.exit(exit_code(Stopped(stopped[0])))
     click.echo(f"wrote {out / 'model.safetensors'}")
     if test is not None and accuracy is not None:
         from eqrlab.analyses.studies.accuracy import proportion  # here, for a quick start
@@ -154,31 +144,9 @@ def _over(began: float, minutes: float | None) -> bool:
     return minutes is not None and time.monotonic() - began >= 60 * minutes
 
 
-def _recall(context: click.Context, task: str, options: dict[str, Any], out: Path) -> None:
-    """Refuse to overwrite a run; to continue one, take from it all options that were not given."""
-    stored = out / "options.json"
-    if not options["resume"]:
-        names = ("state", "state.safetensors", "model.safetensors")
-        found = [p for p in (stored, *(out / name for name in names)) if p.exists()]
-        if found:
-            raise click.UsageError(f"{found[0]} exists: continue with --resume, or choose another --out")
-        return
-    if not stored.exists():
-        return
-    try:
-        kept = json.loads(stored.read_text())
-    except ValueError:
-        raise ValueError(f"{stored}: not readable as JSON, give the options of the run again") from None
-    if not isinstance(kept, dict) or kept.get("task") != task:
-        raise ValueError(f"{stored}: is of a run on another task than {task}")
-    for name, value in kept.items():
-        if name in options and context.get_parameter_source(name) is ParameterSource.DEFAULT:
-            options[name] = value
-
-
 def _remember(task: str, options: dict[str, Any], out: Path) -> None:
     """Write the options of a run beside its results."""
-    kept = {"task": task} | {k: v for k, v in options.items() if k not in _NOT_KEPT}
+    kept = {"task": task} | {k: v for k, v in options.items() if k not in NOT_KEPT}
     with replaced_whole(out / "options.json") as temporary:
         temporary.write_text(json.dumps(kept, indent=1) + "\n")
 

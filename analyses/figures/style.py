@@ -19,6 +19,7 @@ COLOURS = {
 }  # fmt: skip
 STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "eqrlab", "savefig.transparent": True, "savefig.dpi": 200,
+    "text.parse_math": False,  # names of checkpoints may hold $
     "figure.facecolor": "none", "axes.facecolor": "none", "font.size": 11.5, "axes.titlesize": 11.5,
     "axes.labelsize": 11.5, "xtick.labelsize": 11, "ytick.labelsize": 11, "legend.fontsize": 11,
     "axes.titlelocation": "left", "text.color": COLOURS["ink"], "axes.titlecolor": COLOURS["ink"],

@@ -84,6 +84,8 @@ def plain(value: Any) -> Any:
         return int(value)
     if isinstance(value, (dict, list, tuple)):
         return json.dumps(value)
+    if isinstance(value, str):  # a file name may hold bytes that are no text
+        return value.encode(errors="backslashreplace").decode()
     return value
 
 

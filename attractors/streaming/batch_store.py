@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
-import shutil
+import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,10 +21,24 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from eqrlab.core.checkpoints.load import read_tensors, replaced_whole, write_tensors
+from eqrlab.attractors.ensemble.fate import Tolerances
+from eqrlab.core.checkpoints.load import brief, read_tensors, replaced_whole, write_tensors
+from eqrlab.core.regular import parse_json, require_regular
 
 FORMAT = 1
 OPEN_FILES = 4
+_OWN = re.compile(
+    r"plan\.safetensors|part-\d+-of-\d+-\d{8,}-[0-9a-f]{16}\.safetensors|(all|\d+-of-\d+)\.lock"
+)
+_TEMPORARY = (".part-*.tmp", ".plan.safetensors.*.tmp")
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_STEPPED = ("residual", "update", "norm", "token_accuracy", "code", "correct")  # (rows, steps)
+_RECORDS: dict[str, tuple[str, ...]] = {  # of every part: name to the types it can have
+    **dict.fromkeys(("residual", "update", "norm", "token_accuracy"), _FLOATS),
+    "code": ("U64",), "correct": ("BOOL",), "answer": ("I64", "I32"),
+    **dict.fromkeys(("run_cycle", "run_last", "run_mean", "run_spread"), _FLOATS),
+    "run_finite": ("BOOL",), "run_drifting": ("BOOL",), "run_period": ("I64", "I32"),
+}  # fmt: skip
 
 
 class Shard(NamedTuple):
@@ -63,6 +78,7 @@ def claimed(path: Path, shard: Shard) -> Iterator[None]:
 
 
 def _take(path: Path, name: str, stack: contextlib.ExitStack, seconds: float) -> None:
+    require_regular(folder_of(path) / name)
     lock = filelock.FileLock(folder_of(path) / name, timeout=seconds)
     try:
         lock.acquire()
@@ -98,12 +114,58 @@ def read_plan(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]] | No
         For a damaged plan, or one of a newer format.
     """
     file = folder / "plan.safetensors"
+    require_regular(file)
     if not file.exists():
         return None
     tensors, header = read_tensors(file)
     if header.get("format") != FORMAT:
-        raise ValueError(f"{file}: format {header.get('format')}, this eqrlab goes on with {FORMAT} only")
-    return header["plan"], {name: values.numpy() for name, values in tensors.items()}
+        raise ValueError(
+            f"{file}: format {brief(header.get('format'))}, this eqrlab goes on with {FORMAT} only"
+        )
+    plan = header.get("plan")
+    if not isinstance(plan, dict):
+        raise ValueError(f"{file}: holds no plan")
+    for key, (fits, what) in _PLAN.items():
+        value = plan.get(key)
+        if not fits(value):
+            raise ValueError(f"{file}: {key} is {brief(value)}, {what} is required")
+    for name in ("inputs", "labels"):
+        values = tensors.get(name)
+        if values is None and (name == "inputs" or plan["labels"] != "none"):
+            raise ValueError(f"{file}: has no {name}")
+        if values is not None and (
+            values.dtype.is_floating_point or values.ndim < 2 or len(values) != plan["puzzles"]
+        ):
+            raise ValueError(f"{file}: its {name} are not the tokens of {plan['puzzles']} puzzles")
+    return plan, {name: values.numpy() for name, values in tensors.items()}
+
+
+def _whole(least: int | None = None) -> tuple[Callable[[Any], bool], str]:
+    """Return whether a value is a whole number of at least this, and what that is called."""
+    what = "a whole number" + ("" if least is None else f" of at least {least}")
+    return lambda v: type(v) is int and (least is None or v >= least) and abs(v) < 2**64, what
+
+
+_TEXT = (lambda v: type(v) is str, "text")
+_OBJECT = (lambda v: type(v) is dict, "an object")
+_PLAN: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(
+        ("checkpoint_sha256", "family", "inputs", "labels", "starts", "oracle", "dtype", "device", "source"), _TEXT
+    ),
+    **dict.fromkeys(("config", "attributes"), _OBJECT),
+    **dict.fromkeys(("puzzles", "restarts", "depth", "batch_size"), _whole(1)),
+    "first_restart": _whole(0),
+    "seed": _whole(),
+    "noise": (lambda v: type(v) in (int, float) and 0 <= v < math.inf, "a number of at least 0"),
+    "keep": (lambda v: type(v) is list and all(type(k) is str for k in v), "a list of names"),
+    "tolerances": (
+        lambda v: type(v) is dict
+        and set(v) <= set(Tolerances.__dataclass_fields__)
+        and all(type(x) in (int, float) for x in v.values()),
+        "an object of the known tolerances",
+    ),
+    "automatic": (lambda v: type(v) is bool, "true or false"),
+}  # fmt: skip
 
 
 class Parts:
@@ -127,36 +189,98 @@ class Parts:
         self.folder = folder
         self.place: dict[int, tuple[Path, int]] = {}
         self.least: int | None = None
+        self._plan: dict[str, Any] | None = None
+        self._alike: dict[str, tuple] = {}
         self._seen: set[str] = set()
         self._open: OrderedDict[Path, Any] = OrderedDict()
 
     def clean(self, shard: Shard) -> None:
         """Remove what a killed process left unfinished: everything, or only this shard's."""
-        own = f".part-{shard.number}-of-{shard.of}-*.tmp"
-        for rest in self.folder.glob(".*.tmp" if shard.of == 1 else own):
-            rest.unlink(missing_ok=True)
+        own = (f".part-{shard.number}-of-{shard.of}-*.tmp",)
+        for pattern in own if shard.of > 1 else _TEMPORARY:
+            for rest in self.folder.glob(pattern):
+                rest.unlink(missing_ok=True)
 
     def refresh(self, repair: bool = True) -> None:
-        """Look for completed batches; damaged files are left out, and to repair that, removed with a warning."""
+        """Look for completed batches; damaged files are left out, and to repair that, removed with a warning.
+
+        Raises
+        ------
+        ValueError
+            For a file that is no part of this export, whatever its name says.
+        """
         for file in sorted(self.folder.glob("part-*.safetensors")):
             if file.name in self._seen:
                 continue
-            self._seen.add(file.name)
+            require_regular(file)
             with open(file, "rb") as opened:
                 digest = hashlib.file_digest(opened, "sha256").hexdigest()
             if not file.stem.endswith(digest[:16]):
-                if repair:
+                self._seen.add(file.name)
+                if repair and _OWN.fullmatch(file.name):
                     warnings.warn(f"{file}: damaged, its batches are computed again", stacklevel=2)
                     file.unlink()
                 continue
-            with safe_open(file, framework="numpy") as opened:
-                content = json.loads(opened.metadata()["eqrlab"])
+            batches, least = self._content(file)
+            self._seen.add(file.name)
             row = 0
-            for number, rows in content["batches"]:
+            for number, rows in batches:
                 self.place.setdefault(number, (file, row))
                 row += rows
-            if content["least"]:
-                self.least = min(self.least or content["least"], content["least"])
+            if least:
+                self.least = min(self.least or least, least)
+
+    def _content(self, file: Path) -> tuple[list[list[int]], int | None]:
+        """Return the batches in a part, number and rows each, and the smallest number of rows that were run at once.
+
+        Raises
+        ------
+        ValueError
+            When it is none of this export's parts.
+        """
+        if self._plan is None and (found := read_plan(self.folder)):
+            self._plan = found[0]
+        try:
+            with safe_open(file, framework="numpy") as opened:
+                content = parse_json((opened.metadata() or {}).get("eqrlab", "null"), "its header")
+                slices = {name: opened.get_slice(name) for name in opened.keys()}
+                layout = {name: (s.get_dtype(), *s.get_shape()) for name, s in slices.items()}
+        except (SafetensorError, ValueError) as error:
+            raise ValueError(f"{file}: no part of an export ({error})") from None
+        batches, least = content.get("batches"), content.get("least")
+        if self._plan is None or not (least is None or (type(least) is int and least > 0)):
+            raise ValueError(f"{file}: no part of an export that was begun here")
+        size, total = self._plan["batch_size"], self._plan["puzzles"] * self._plan["restarts"]
+        last = -(-total // size) - 1
+        for batch in batches if isinstance(batches, list) and batches else ["nothing"]:
+            number = batch[0] if isinstance(batch, list) and len(batch) == 2 else None
+            right = type(number) is int and 0 <= number <= last
+            if not right or batch[1] != min(size, total - size * number):
+                raise ValueError(
+                    f"{file}: holds {brief(batch)}, {last + 1} batches of {size} rows were begun here"
+                )
+        assert isinstance(batches, list)
+        self._require_records(file, layout, sum(rows for _, rows in batches))
+        return batches, least
+
+    def _require_records(self, file: Path, layout: dict[str, tuple], rows: int) -> None:
+        """Refuse a part without the records of an export, of other numbers of rows or steps, or unlike the others."""
+        assert self._plan is not None
+        kept = {"states" if k in ("final_state", "trajectory") else k for k in self._plan["keep"]}
+        for name in sorted({*_RECORDS, *kept, *layout}):
+            kind, *shape = layout.get(name, ("nothing",))
+            steps = self._plan["depth"] if name in _STEPPED else None
+            kinds = _RECORDS.get(name, (kind,))
+            if kind not in kinds or shape[:1] != [rows] or (steps and shape[1:] != [steps]):
+                raise ValueError(
+                    f"{file}: {name} is {kind} {shape}, {' or '.join(kinds)} of {rows} rows"
+                    f"{f' and {steps} steps' if steps else ''} is required"
+                )
+        alike = {name: (kind, *shape[1:]) for name, (kind, *shape) in layout.items()}
+        self._alike = self._alike or alike
+        if alike != self._alike:
+            name = min(n for n in {*alike, *self._alike} if alike.get(n) != self._alike.get(n))
+            raise ValueError(f"{file}: {name} is not as in the other parts")
 
     def write(self, shard: Shard, batches: Mapping[int, dict[str, np.ndarray]], least: int | None) -> None:
         """Keep the records of some batches: when this returns they survive a power cut.
@@ -212,8 +336,12 @@ class Parts:
 
 
 def remove(folder: Path) -> None:
-    """Remove the folder of an archive that is whole."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove what an export left in its folder, now that the archive is whole; what is not its own stays there."""
+    with contextlib.suppress(OSError):
+        for file in [*folder.iterdir()]:
+            if _OWN.fullmatch(file.name) or any(file.match(pattern) for pattern in _TEMPORARY):
+                file.unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _sync(folder: Path) -> None:

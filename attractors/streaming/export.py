@@ -27,6 +27,7 @@ from eqrlab.attractors.streaming import batch_store as parts
 from eqrlab.attractors.streaming.batch_store import Parts, Shard, folder_of
 from eqrlab.attractors.streaming.write_archive import Job, merge
 from eqrlab.core import System
+from eqrlab.core.regular import parse_json
 
 FLUSH_BYTES = 2**25  # records in memory before they are written ...
 FLUSH_SECONDS = 10.0  # ... and how long they may wait for that
@@ -138,15 +139,23 @@ def export(
     joining, folder = resume or share.of > 1, folder_of(path)
     if _completed(path) and not joining:
         raise ValueError(f"{path}: exists and is complete; remove it or choose another name")
+    plan = plan_of(recipe, beta, limits, batch_size)
+    done = _completed(path)
+    if done is not None:
+        _require_same(path, plan)
+        if (left := parts.read_plan(folder)) and _difference(left[0], plan) is None:
+            parts.remove(folder)  # its process was killed before it could do so
+        return done
     with parts.claimed(path, share):
         done = _completed(path)  # other processes may have ended it meanwhile
         if done is not None:
+            _require_same(path, plan)
             parts.remove(folder)
             return done
         _clean(path, share)
-        plan = plan_of(recipe, beta, limits, batch_size) | {"attributes": dict(attributes or {})}
-        batch = _agree(path, plan, recipe, joining)
-        job = Job(recipe, beta, limits, batch, Parts(folder), {"batch_size": batch, **dict(attributes or {})})
+        batch = _agree(path, plan | {"attributes": dict(attributes or {})}, recipe, joining)
+        about = {"batch_size": batch, **dict(attributes or {}), "plan": json.dumps(plan)}
+        job = Job(recipe, beta, limits, batch, Parts(folder), about)
         job.parts.clean(share)
         job.parts.refresh()
         try:
@@ -241,17 +250,38 @@ def _agree(path: Path, plan: dict[str, Any], recipe: Recipe, joining: bool) -> i
         raise ValueError(
             f"{path}: an unfinished export is in {folder.name}; resume it, or remove that folder"
         )
-    for name, value in plan.items():
-        if name in ("automatic", "attributes") or (name == "batch_size" and plan["automatic"]):
-            continue
-        if begun.get(name) != value:
-            raise ValueError(f"{path}: was begun with {name} {begun.get(name)}, got {value}")
+    differs = _difference(begun, plan)
+    if differs:
+        raise ValueError(f"{path}: was begun with {differs}")
     if begun["source"] != sources:
         warnings.warn(
             f"{path}: begun with {begun['source']}, going on with {sources}: equal to rounding only",
             stacklevel=3,
         )
     return begun["batch_size"]
+
+
+def _difference(begun: Mapping[str, Any], plan: Mapping[str, Any]) -> str | None:
+    """Say in what a plan differs from the one begun with; None where they lead to the same values."""
+    for name, value in plan.items():
+        if name in ("automatic", "attributes") or (name == "batch_size" and plan["automatic"]):
+            continue
+        if begun.get(name) != value:
+            return f"{name} {str(begun.get(name))[:200]}, got {str(value)[:200]}"
+    return None
+
+
+def _require_same(path: Path, plan: Mapping[str, Any]) -> None:
+    """Refuse to take a whole archive for the result of a plan that it is not of."""
+    with xr.open_dataset(path, engine="netcdf4") as root:
+        made = root.attrs.get("plan")
+    if made is None:
+        raise ValueError(
+            f"{path}: exists and does not say which export made it; remove it or choose another name"
+        )
+    differs = _difference(parse_json(str(made), f"{path}: attribute plan"), plan)
+    if differs:
+        raise ValueError(f"{path}: is the whole archive of an export with {differs}; choose another name")
 
 
 def _clean(path: Path, share: Shard) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from eqrlab.core.checkpoints.load import build, read_tensors, replaced_whole, save, write_tensors
 from eqrlab.core.models.reasoner import Reasoner
 from eqrlab.core.random import GeneratorNoise
+from eqrlab.core.regular import read_log
 from eqrlab.core.training.losses import exact
 from eqrlab.core.training.objective import (
     DTYPES,
@@ -273,12 +274,9 @@ def train(
         for unfinished in run.glob(f".{name}.*.tmp"):  # of a run killed while it wrote
             unfinished.unlink(missing_ok=True)
     log = run / "log.jsonl"
-    records: list[dict[str, float]] = []
-    if trainer.step_count and log.exists():
-        whole = [
-            line for line in log.read_text().splitlines() if line.endswith("}")
-        ]  # the last may be cut off
-        records = [r for r in map(json.loads, whole) if r["step"] <= trainer.step_count]
+    records: list[dict[str, Any]] = []
+    if trainer.step_count:
+        records = [r for r in read_log(log) if r["step"] <= trainer.step_count]
     with replaced_whole(log) as temporary:
         temporary.write_text("".join(json.dumps(r) + "\n" for r in records))
 

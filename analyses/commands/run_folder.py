@@ -1,0 +1,98 @@
+"""The folder of a training run, before it is begun or continued: what is there, and whether it can be trusted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from eqrlab.analyses.studies.training_recipes import configurations
+from eqrlab.core.checkpoints.load import brief
+from eqrlab.core.regular import read_json, read_log, require_regular
+
+FILES = ("options.json", "log.jsonl", "slots.jsonl", "state.safetensors", "model.safetensors")
+NOT_KEPT = ("out", "resume", "threads", "device", "quiet", "save_every", "minutes", "compile")  # may differ
+
+
+def recall(context: click.Context, task: str, options: dict[str, Any], out: Path) -> None:
+    """Refuse to overwrite a run; to continue one, take from it all options that were not given.
+
+    Raises
+    ------
+    click.UsageError
+        When there is a run and it is not to be continued.
+    ValueError
+        For a folder in which one of a run's files is none, and options that are of another task or of no run.
+    """
+    require_regular(*(out / name for name in FILES))
+    stored = out / "options.json"
+    if not options["resume"]:
+        names = ("state.safetensors", "model.safetensors")
+        found = [p for p in (stored, *(out / name for name in names)) if p.exists()]
+        if found:
+            raise click.UsageError(f"{found[0]} exists: continue with --resume, or choose another --out")
+        return
+    read_log(out / "log.jsonl")
+    if not stored.exists():
+        return
+    kept = read_json(stored)
+    if kept.get("task") != task:
+        raise ValueError(f"{stored}: is of a run on another task than {task}")
+    known = {p.name: p for p in context.command.params if p.name in options and p.name not in NOT_KEPT}
+    kept = {
+        name: _checked(known[name], value, context, stored) for name, value in kept.items() if name in known
+    }
+    try:
+        configurations(task, {**options, **kept}, options["device"])
+    except ValueError as error:
+        raise ValueError(f"{stored}: {error}") from None
+    for name, value in kept.items():
+        if context.get_parameter_source(name) is ParameterSource.DEFAULT:
+            options[name] = value
+
+
+def _checked(option: click.Parameter, value: Any, context: click.Context, stored: Path) -> Any:
+    """Return the value of an option as it was stored, once it is seen that it is one the option can have."""
+    items = value if option.nargs == 2 and isinstance(value, list) else [value]
+    kind = option.type
+    kinds, what = next((k, w) for of, k, w in _KINDS if isinstance(kind, of))
+    if value is None and not isinstance(option.get_default(context), (int, float, str)):
+        return None  # "not given", of options without a default
+    try:
+        if len(items) != option.nargs or any(type(v) not in kinds for v in items):
+            raise click.BadParameter(f"{what if option.nargs == 1 else f'{option.nargs} values'} required")
+        if any(type(v) is not str and not abs(v) < 2**63 for v in items):
+            raise click.BadParameter("too large, or no number")
+        for item in items:
+            kind.convert(item, option, context)
+    except click.BadParameter as error:
+        raise ValueError(f"{stored}: {option.name} is {brief(value)}: {error.message}") from None
+    return value
+
+
+_KINDS: tuple[tuple[type, tuple[type, ...], str], ...] = (
+    (click.types.IntParamType, (int,), "a whole number is"),
+    (click.types.FloatParamType, (int, float), "a number is"),
+    (click.types.BoolParamType, (bool,), "true or false is"),
+    (click.ParamType, (str,), "text is"),
+)
+
+
+def state_of(out: Path) -> Path | None:
+    """Return the state from which a run in this folder continues, None where it has saved nothing yet.
+
+    Raises
+    ------
+    ValueError
+        When a model is there and the state is gone: beginning anew would overwrite what was trained.
+    """
+    state, model = out / "state.safetensors", out / "model.safetensors"
+    if state.exists():
+        return state
+    if model.exists():
+        raise ValueError(
+            f"{out}: the training state ({state.name}) is gone, and {model.name} is there: choose another --out"
+        )
+    return None

@@ -1,0 +1,168 @@
+"""What a diagnosis of several checkpoints keeps of those that are done, until its archive is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import xarray as xr
+
+from eqrlab.analyses.commands.outputs import require_writable
+from eqrlab.attractors.results import archive, schema
+from eqrlab.attractors.results.validate import validate
+from eqrlab.core import Reasoner
+from eqrlab.core.regular import parse_json, require_regular
+from eqrlab.datasets import PuzzleSet
+
+Groups = dict[str, xr.Dataset]
+OLD = "was written without --resume in mind: it does not say how it was run"
+
+
+def request(model: Reasoner, puzzles: PuzzleSet, options: Mapping[str, Any], compiled: bool) -> str:
+    """Return everything that the results of one checkpoint depend on, as JSON that can be compared."""
+    origin = schema.provenance(model)
+    about = {name: origin[name] for name in ("checkpoint_sha256", "family", "config")}
+    about |= {"inputs": _sha256(puzzles.inputs), "labels": _sha256(puzzles.labels), "compiled": compiled}
+    about |= {name: value for name, value in options.items() if name != "quiet"}
+    return json.dumps(about, sort_keys=True, default=str)
+
+
+def _sha256(values: np.ndarray | None) -> str:
+    return (
+        "none"
+        if values is None
+        else hashlib.sha256(np.ascontiguousarray(values, "<i8").tobytes()).hexdigest()
+    )
+
+
+class Kept:
+    """The checkpoints of a run that are done, each in an archive of its own: TARGET.parts/HASH.nc.
+
+    Parameters
+    ----------
+    target
+        The archive of the whole run.
+    wanted
+        Name to `request` of each checkpoint.
+    resume
+        Take what is there of this run, else nothing.
+
+    Raises
+    ------
+    ValueError
+        When what is there to be resumed is of another run, naming what differs, or is no file.
+    OSError
+        When nothing can be written there.
+
+    Notes
+    -----
+    Files of other runs in that folder are left alone.
+    """
+
+    def __init__(self, target: Path, wanted: Mapping[str, str], resume: bool):
+        self.target, self.wanted = target, dict(wanted)
+        self.folder = target.with_name(f"{target.name}.parts")
+        if self.folder.exists():
+            require_writable(self.folder, *(self._file(text).name for text in self.wanted.values()))
+        self._there: dict[str, Groups] = self._look() if resume else {}
+
+    def _file(self, text: str) -> Path:
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.nc"
+
+    def _look(self) -> dict[str, Groups]:
+        """Return what is there of this run, request to groups; a damaged part is run again."""
+        there: dict[str, Groups] = {}
+        wanted = set(self.wanted.values())
+        if self.target.exists():
+            for text, groups in stored(self.target):
+                if text not in wanted:
+                    raise ValueError(f"{self.target}: {self._difference(text)}; choose another --out")
+                there[text] = groups
+        for text in wanted - set(there):
+            file = self._file(text)
+            require_regular(file)
+            if not file.exists():
+                continue
+            try:
+                ((found, groups),) = stored(file)
+            except ValueError as error:
+                click.echo(f"note: {error}: it is run again", err=True)
+                continue
+            if found != text:
+                raise ValueError(f"{file}: {self._difference(found)}")
+            there[text] = groups
+        if not there:
+            for file in sorted(self.folder.glob("*.nc")):
+                require_regular(file)
+                for text, _ in stored(file):
+                    raise ValueError(
+                        f"{file}: {self._difference(text)}; choose another --out, or go without --resume"
+                    )
+        return there
+
+    def _difference(self, text: str | None) -> str:
+        """Say in what a run that is there differs from the one wanted that is most like it."""
+        if text is None:
+            return OLD
+        old = parse_json(text, "request")
+        news = [json.loads(wanted) for wanted in self.wanted.values()]
+        least = min(([k for k in sorted({*old, *new}) if old.get(k) != new.get(k)] for new in news), key=len)
+        new = next(n for n in news if all(old.get(k) == n.get(k) for k in {*old, *n} - {*least}))
+        shown = (f"{k} {_short(old.get(k))} there, {_short(new.get(k))} here" for k in least)
+        return f"is of another run: {'; '.join(shown)}"
+
+    def found(self, name: str) -> Groups | None:
+        """Return the groups of a checkpoint that is done, None where it is not."""
+        groups = self._there.get(self.wanted[name])
+        return groups and {group: dataset.assign_attrs(name=name) for group, dataset in groups.items()}
+
+    def keep(self, name: str, groups: Groups) -> None:
+        """Write the groups of a checkpoint: when this returns, they survive whatever comes.
+
+        Raises
+        ------
+        OSError
+            When they cannot be written.
+        """
+        groups["ensemble"].attrs["request"] = self.wanted[name]
+        archive.write(self._file(self.wanted[name]), groups)
+
+    def remove(self) -> None:
+        """Remove what was kept, now that the archive is whole, and what killed runs left half-written of it."""
+        with contextlib.suppress(OSError):
+            for text in self.wanted.values():
+                file = self._file(text)
+                for rest in (file, *self.folder.glob(f".{file.name}.*.tmp")):
+                    rest.unlink(missing_ok=True)
+            self.folder.rmdir()
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:16]}..."
+
+
+def stored(file: Path) -> Iterator[tuple[str | None, Groups]]:
+    """Yield the request and the groups of each checkpoint in an archive.
+
+    Raises
+    ------
+    ValueError
+        When it is none, or not sound.
+    """
+    validate(file)
+    tree = archive.read(file)
+    for node in (tree, *tree.children.values()):
+        groups = {
+            str(name): child.to_dataset()
+            for name, child in node.children.items()
+            if not child.children and name != "compare"
+        }
+        if "ensemble" in groups:
+            yield groups["ensemble"].attrs.get("request"), groups

@@ -130,12 +130,12 @@ def representatives(ensemble: xr.Dataset, basins: xr.Dataset) -> tuple[np.ndarra
     The run is that with the least final residual among those that give the attractor's answer, so that it is known.
     """
     counts = np.nan_to_num(basins["count"].values.astype(float))
-    correct = basins.correct.values.astype(bool)
+    correct, changing = (basins[name].values.astype(bool) for name in ("correct", "changing"))
     labels, final = basins.attractor_id.values, ensemble.relative_residual.values[:, :, -1]
     attractor = np.full((len(labels), len(POINTS)), -1, np.int32)
     restart = np.full_like(attractor, -1)
     for p in range(len(labels)):
-        for m, kind in enumerate((correct[p], ~correct[p])):
+        for m, kind in enumerate((correct[p], ~correct[p] & ~changing[p])):
             sizes = np.where(kind, counts[p], 0)
             if sizes.max() == 0:
                 continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from eqrlab.attractors.ensemble.fate import Tolerances, answer_window
-from eqrlab.attractors.ensemble.runs import RATE_CAP
+from eqrlab.attractors.ensemble.orbits import RATE_CAP
 from eqrlab.attractors.statistics.trends import decay_rate
 
 LOOKS = 4  # steps between two looks for a return

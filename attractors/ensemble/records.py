@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from eqrlab.attractors.ensemble.fate import LongRun, Tolerances, long_run
+from eqrlab.attractors.ensemble.orbits import outlines
 
 
 def digested(records: dict[str, np.ndarray], depth: int, limits: Tolerances, before: int = 0) -> LongRun:
@@ -16,13 +17,14 @@ def digested(records: dict[str, np.ndarray], depth: int, limits: Tolerances, bef
 
 
 def digest(records: dict[str, np.ndarray], depth: int, limits: Tolerances) -> dict[str, np.ndarray]:
-    """Return records with the sketches of the states replaced by the little of them that fates need."""
+    """Return records with the sketches of the states replaced by what fates need of them, and the sets they end on."""
     ring = records["ring"]
     facts = digested(records, depth, limits)._asdict()
     facts |= {
         name: facts[name].astype(ring.dtype) for name in ("last", "cycle")
     }  # states as they were: exact
     rest = {name: values for name, values in records.items() if name not in ("ring", "trace")}
+    rest["orbit"], rest["cycle_error"] = outlines(records["trace"], facts["period"])
     return rest | {f"run_{name}": values for name, values in facts.items()}
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 import xarray as xr
 
-from eqrlab.attractors.ensemble.fate import CODE
+from eqrlab.attractors.ensemble.clouds import recurs
+from eqrlab.attractors.ensemble.fate import CODE, Tolerances
+from eqrlab.attractors.ensemble.orbits import RATE_CAP
 from eqrlab.attractors.statistics.trends import decay_rate
 
 RESOLUTION = {"float64": 1e-6}  # relative distance up to which two exact states are one attractor
 COARSE_RESOLUTION = 1e-3  # the same in lower precision
-RATE_CAP = 0.999  # a slower decay than this is not extrapolated further
+LEFT = 0.1  # residuals that differ more than this share from those a period later: not yet on the cycle
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,15 @@ class Runs:
         Final state (n, d) where kept, else (n, 0).
     exact
         Whether `place` is the sketch of `state`: settled without noise.
+    orbit
+        (n, K, G) states of the cycle of a periodic run, or states that a moving one has scattered over its later half;
+        NaN beyond the last.  Without any, a periodic run is known by its place.
+    recurs
+        The scattered states show a set that the run keeps coming back to.
+    steady
+        The answer stays the same throughout the later half.
+    before, late
+        Median residual over the first half, and whether the run came only in the later half to where it ended.
     """
 
     restart: np.ndarray
@@ -59,6 +70,21 @@ class Runs:
     correct: np.ndarray
     state: np.ndarray
     exact: np.ndarray
+    orbit: np.ndarray = None  # type: ignore[assignment]
+    recurs: np.ndarray = None  # type: ignore[assignment]
+    steady: np.ndarray = None  # type: ignore[assignment]
+    before: np.ndarray = None  # type: ignore[assignment]
+    late: np.ndarray = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        n = len(self.restart)
+        unknown = {
+            "orbit": np.full((n, 0, 1), np.nan), "recurs": np.zeros(n, bool), "steady": np.ones(n, bool),
+            "before": np.zeros(n), "late": np.zeros(n, bool),
+        }  # fmt: skip
+        for name, values in unknown.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, values)
 
     def __len__(self) -> int:
         return len(self.restart)
@@ -69,20 +95,32 @@ class Runs:
 
     @property
     def attracted(self) -> np.ndarray:
-        """Which runs ended at an attractor, (n,) bool: settled, periodic or recurrent."""
+        """Which runs ended at an attractor by their fate, (n,) bool: settled, periodic or recurrent."""
         return np.isin(self.fate, [CODE[f] for f in ("settled", "periodic", "recurrent")])
 
 
 def join(first: Runs, second: Runs) -> Runs:
     """Return the runs of two rounds of one puzzle together."""
     names = [f.name for f in fields(Runs)]
+    shape = np.maximum(first.orbit.shape[1:], second.orbit.shape[1:])
+    first, second = (replace(r, orbit=widened(r.orbit, *shape)) for r in (first, second))
     return Runs(**{n: np.concatenate([getattr(first, n), getattr(second, n)]) for n in names})
+
+
+def widened(orbit: np.ndarray, points: int, coordinates: int) -> np.ndarray:
+    """Return orbits (n, K, G) with room for so many points and coordinates, NaN behind them."""
+    if orbit.shape[1:] == (points, coordinates):
+        return orbit
+    wide = np.full((len(orbit), points, coordinates), np.nan)
+    wide[:, : orbit.shape[1], : orbit.shape[2]] = orbit
+    return wide
 
 
 def state_error(ensemble: xr.Dataset) -> np.ndarray:
     """Estimate how far each long-run state is from its attractor, relative to its scale, (puzzle, restart).
 
-    A settled run is off by what a geometric decay still has to go; a recurrent or noisy one by its spread.
+    A settled run is off by what a geometric decay still has to go; a periodic one by how far it comes back from where
+    it was a period before (see `orbits.cycles`); a recurrent or noisy one by its spread.
     """
     with np.errstate(invalid="ignore"):  # a nonfinite run has an infinite scale
         relative = ensemble.residual.values.astype(float) / ensemble.scale.values[:, :, None]
@@ -91,7 +129,12 @@ def state_error(ensemble: xr.Dataset) -> np.ndarray:
     recent = np.nan_to_num(relative[:, :, -k:], nan=1.0, posinf=1.0).reshape(-1, k)
     rate = np.clip(decay_rate(recent) if k > 1 else np.zeros(len(recent)), 0, RATE_CAP)
     left = np.nan_to_num(relative[:, :, -1], nan=1.0, posinf=1.0) / (1 - rate.reshape(puzzles, restarts))
-    extended = (ensemble.fate.values == CODE["recurrent"]) | is_noisy(ensemble)
+    periodic = ensemble.fate.values == CODE["periodic"]
+    if "cycle_error" in ensemble:
+        left = np.where(periodic, ensemble.cycle_error.values.astype(float), left)
+    else:  # of an older archive: a period is recognised to this share of a step
+        left = np.where(periodic, Tolerances.recurrence * np.nan_to_num(relative[:, :, -1]), left)
+    extended = (ensemble.fate.values == CODE["recurrent"]) | (is_noisy(ensemble) & ~periodic)
     epsilon = torch.finfo(getattr(torch, ensemble.attrs["dtype"])).eps
     return np.maximum(np.where(extended, ensemble.spread.values.astype(float), left), 4 * epsilon)
 
@@ -119,6 +162,11 @@ def runs_of(ensemble: xr.Dataset) -> list[Runs]:
     values["resolution"] = np.full(shape, RESOLUTION.get(ensemble.attrs["dtype"], COARSE_RESOLUTION))
     kept = "final_state" in ensemble
     values["state"] = ensemble.final_state.values.reshape(*shape, -1) if kept else np.zeros((*shape, 0))
+    if "orbit" in ensemble:
+        values["orbit"] = ensemble.orbit.values.astype(float)
+        values["recurs"] = _recurs(values)
+        values["steady"] = ensemble.answer_settled.values <= ensemble.attrs["depth"] // 2 + 1
+        values["before"], values["late"] = _arrivals(ensemble)
     restart = ensemble.restart.values
     return [Runs(restart=restart, **{n: v[p] for n, v in values.items()}) for p in range(shape[0])]
 
@@ -132,3 +180,37 @@ def _right_at_the_end(ensemble: xr.Dataset) -> np.ndarray:
     for p, r in zip(*np.nonzero(ensemble.fate.values == CODE["periodic"]), strict=True):
         right[p, r] = correct[p, r, -int(ensemble.period.values[p, r]) :].all()
     return right
+
+
+def _recurs(values: dict[str, np.ndarray]) -> np.ndarray:
+    """Return which runs, (puzzle, restart), go on moving over a set that their scattered states show."""
+    moving = np.isin(values["fate"], [CODE[f] for f in ("recurrent", "wandering")])
+    found = np.zeros(moving.shape, bool)
+    for p, r in zip(*np.nonzero(moving), strict=True):
+        found[p, r] = recurs(values["orbit"][p, r], values["resolution"][p, r] * values["scale"][p, r])
+    return found
+
+
+def _arrivals(ensemble: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Return the median residual over the first half, and which runs were elsewhere until the later half.
+
+    A run that settles was elsewhere as long as its residual was half of that median or more: one that decays evenly
+    has fallen below in the first half.  A periodic run was while its residuals did not repeat, one that diverged while
+    they were as before.
+    """
+    residual, fate = ensemble.residual.values.astype(float), ensemble.fate.values
+    depth = residual.shape[2]
+    half = max(1, depth // 2)
+    with np.errstate(invalid="ignore"):
+        before = np.median(residual[:, :, :half], axis=2)
+        level = before[:, :, None]
+        lost = np.isin(fate, [CODE["diverged"], CODE["nonfinite"]])[:, :, None]
+        away = (residual >= level / 2) & (~lost | (residual <= 10 * level))
+    for p, r in zip(*np.nonzero(fate == CODE["periodic"]), strict=True):
+        period = int(ensemble.period.values[p, r])
+        change = np.abs(residual[p, r, period:] - residual[p, r, :-period])
+        away[p, r] = False
+        away[p, r, : depth - period] = change > LEFT * residual[p, r, -period:].max()
+    last = np.where(away, np.arange(1, depth + 1), 0).max(2)
+    ended = np.isin(fate, [CODE[f] for f in ("settled", "periodic", "diverged", "nonfinite")])
+    return before, ended & (last > half)

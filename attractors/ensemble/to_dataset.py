@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.fate import (
+    CODE,
     LongRun,
     Tolerances,
     Verdict,
@@ -100,6 +102,7 @@ def assemble(
             "norm of the last state, at least 1/1000 of the largest: the unit of distances",
         ),
         "sketch": ((*run, "feature"), fold(verdict.sketch), "random projection of the long-run state"),
+        **_orbits(records, verdict, fold),
         "inputs": (
             ("puzzle", "token" if same_length else "input_token"),
             recipe.inputs.numpy().astype(np.int32),
@@ -158,6 +161,30 @@ def assemble(
     coordinates = {"step": np.arange(1, depth + 1), "restart": recipe.first + np.arange(restarts)}
     codes = {"fate": schema.FATES, "state_fate": schema.FATES, "answer_fate": schema.ANSWER_FATES}
     return schema.dataset(variables, attributes, coordinates, codes)
+
+
+def _orbits(
+    records: dict[str, np.ndarray], verdict: Verdict, fold: Callable[[np.ndarray], np.ndarray]
+) -> dict[str, schema.Variable]:
+    """Return the sets that runs go round on, and how far periodic runs are from theirs."""
+    if "orbit" not in records:
+        return {}
+    going = np.isin(verdict.fate, [CODE[f] for f in ("periodic", "recurrent", "wandering")])
+    orbit = np.where(going[:, None, None], records["orbit"], np.nan).astype(records["orbit"].dtype)
+    periodic = verdict.fate == CODE["periodic"]
+    error = np.where(periodic, records["cycle_error"], np.nan) / verdict.scale
+    return {
+        "orbit": (
+            ("puzzle", "restart", "phase", "coordinate"),
+            fold(orbit),
+            "projected states of a cycle, or scattered over the later half of a run that goes on moving",
+        ),
+        "cycle_error": (
+            ("puzzle", "restart"),
+            fold(error),
+            "estimated distance of a periodic run from its cycle over the norm",
+        ),
+    }
 
 
 def _verdict(

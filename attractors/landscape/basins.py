@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from eqrlab.attractors.ensemble.fate import CODE
 from eqrlab.attractors.ensemble.runs import Runs, runs_of
 from eqrlab.attractors.landscape.identify import Clusters, identify, in_order
 from eqrlab.attractors.results import schema
@@ -33,10 +34,11 @@ def basins(ensemble: xr.Dataset, *, confidence: float = 0.95, method: str = DEFA
         Over (puzzle, attractor), the largest first, NaN beyond a puzzle's last: `mass`, `mass_low`, `mass_high`,
         `count`, `count_low`, `count_high`, `correct`, `fate`, `period`, `residual` (median, relative),
         `settling_step` (median), `answer` (token), and two labels: `dynamical` (equal where states agree within their
-        errors, whatever the answers) and `semantic` (equal where answers agree).  Over puzzle: `attractors` (how
-        many), `mass_none` with bounds (runs that reached none; all masses sum to 1), `correct_mass`, `spurious_mass`
-        with bounds, `unseen_mass`, `unseen_mass_high`, `ambiguous`, `restarts_used`.  `attractor_id(puzzle, restart)`,
-        -1: none, -2: not drawn.
+        errors, whatever the answers) and `semantic` (equal where answers agree), and `changing` (the answer does not
+        stay the same on a recurrent set).  Over puzzle: `attractors` (how many), `mass_none` with bounds (runs that
+        reached none; all masses sum to 1), `correct_mass`, `spurious_mass`, `changing_mass` (at recurrent sets whose
+        answer changes: neither) with bounds, `unseen_mass`, `unseen_mass_high`, `ambiguous`, `restarts_used`.
+        `attractor_id(puzzle, restart)`, -1: none, -2: not drawn.
 
     Raises
     ------
@@ -48,7 +50,9 @@ def basins(ensemble: xr.Dataset, *, confidence: float = 0.95, method: str = DEFA
     A mass is the probability of reaching the attractor under the restart law, not a volume.  Each interval is for one
     mass alone; `method="simultaneous"` covers all masses of a puzzle at once.  Where merges are in doubt an interval
     runs from the lower bound of `count_low` to the upper bound of `count_high`: runs that surely and that possibly
-    belong.  Runs that are unfinished count as none: buy depth before reading such masses as final.
+    belong.  A run that wanders over a bounded set to which it keeps coming back, as its states show, is at an attractor
+    of fate recurrent, chaotic or quasi-periodic: exponents tell which (`lyapunov`).  That takes 128 steps or more.
+    Runs that are unfinished count as none: buy depth before reading such masses as final.
     """
     runs = runs_of(ensemble)
     attributes = {**schema.carried(ensemble), "confidence": confidence, "interval_method": method}
@@ -121,11 +125,17 @@ def tabulate(
 def sums(columns: Mapping[str, np.ndarray], total: np.ndarray) -> dict[str, tuple[np.ndarray, str]]:
     """Return the counts (puzzle,) that are reported beside those of attractors, and what they are."""
     numbers = columns["count"].sum(1)
-    right = np.where(columns["correct"], columns["count"], 0).sum(1)
+    right, changing = (
+        np.where(columns[name], columns["count"], 0).sum(1) for name in ("correct", "changing")
+    )
     return {
         "mass_none": (total - numbers, "share of restarts that reach no attractor"),
         "correct_mass": (right, "share of restarts at correct attractors"),
-        "spurious_mass": (numbers - right, "share of restarts at attractors that decode to a wrong answer"),
+        "spurious_mass": (
+            numbers - right - changing,
+            "share of restarts at attractors that decode to a wrong answer",
+        ),
+        "changing_mass": (changing, "share of restarts at recurrent sets whose answer changes"),
     }
 
 
@@ -135,6 +145,7 @@ def _texts(confidence: float) -> dict[str, str]:
         "count_low": "restarts that surely reach the attractor, if doubtful merges are undone",
         "count_high": "restarts that may reach the attractor, if doubtful merges are made",
         "correct": "the attractor decodes to a right answer",
+        "changing": "the answer does not stay the same on this recurrent set: neither correct nor spurious",
         "fate": "kind of attractor, -1 where there is none",
         "period": "period in outer steps, 1 for fixed points",
         "residual": "median final relative residual",
@@ -151,6 +162,7 @@ def _columns(shape: tuple[int, int], tokens: int) -> dict[str, np.ndarray]:
         **{name: np.full(shape, -1, np.int32) for name in ("dynamical", "semantic")},
         **{name: np.full(shape, np.nan) for name in ("residual", "settling_step")},
         "correct": np.zeros(shape, bool),
+        "changing": np.zeros(shape, bool),
         "fate": np.full(shape, -1, np.int8),
         "answer": np.full((*shape, tokens), -1, np.int32),
     }
@@ -164,16 +176,18 @@ def _facts(runs: Runs, clusters: Clusters) -> dict[str, np.ndarray]:
     for a in range(number):
         rows = np.flatnonzero(clusters.label == a)
         facts["count"][a] = len(rows)
-        facts["fate"][a] = _most_common(runs.fate[rows])
-        facts["period"][a] = np.median(runs.period[rows][runs.fate[rows] == facts["fate"][a]])
+        common_fate = _most_common(runs.fate[rows])
+        facts["fate"][a] = CODE["recurrent"] if clusters.recurrent[a] else common_fate
+        facts["period"][a] = np.median(runs.period[rows][runs.fate[rows] == common_fate])
         facts["residual"][a] = np.median(runs.residual[rows])
         steps = runs.settling_step[rows]
         facts["settling_step"][a] = np.median(steps[steps > 0]) if (steps > 0).any() else np.nan
         answers, which = np.unique(runs.answer[rows], axis=0, return_inverse=True)
         common = _most_common(which.reshape(-1))
         facts["answer"][a] = answers[common]
-        facts["correct"][a] = runs.correct[rows[which.reshape(-1) == common]].all()
+        facts["correct"][a] = runs.correct[rows[which.reshape(-1) == common]].all() & ~clusters.changing[a]
     facts |= {"count_low": clusters.fewest, "count_high": clusters.most, "dynamical": clusters.dynamical}
+    facts["changing"] = clusters.changing
     if number:
         facts["semantic"] = in_order(
             np.unique(facts["answer"], axis=0, return_inverse=True)[1].reshape(-1)

@@ -283,8 +283,9 @@ def review(runs: Runs, clusters: Clusters, rule: Rule) -> Review:
     """Say whether a puzzle may stop, and if not, how many restarts to draw next."""
     n = len(runs)
     count = np.bincount(clusters.label[clusters.label >= 0], minlength=len(clusters.fewest))
-    right = int((runs.correct & (clusters.label >= 0)).sum())
-    others = np.array([n - count.sum(), right, count.sum() - right])
+    right = _right(runs, clusters)
+    changing = int(count[clusters.changing].sum())
+    others = np.array([n - count.sum(), right, count.sum() - right - changing, changing])
     fewest, most = np.append(clusters.fewest, others), np.append(clusters.most, others)
     counts = np.append(count, others)
     left = rule.max_restarts - n
@@ -308,6 +309,12 @@ def review(runs: Runs, clusters: Clusters, rule: Rule) -> Review:
     return Review(None, widest, min(_round_size(min(need, n)), left))
 
 
+def _right(runs: Runs, clusters: Clusters) -> int:
+    """Return how many runs are right at an attractor whose answer stays the same."""
+    at = clusters.label >= 0
+    return int((runs.correct[at] & ~clusters.changing[clusters.label[at]]).sum())
+
+
 def _round_size(need: int) -> int:
     """Round down to one of few sizes, so that puzzles share rounds: 16, 24, 32, 48, 64, 96, ..."""
     if need <= STEP:
@@ -326,7 +333,7 @@ def _verdicts(
         "half_width": (each, np.array([r.half_width for r in reviews]), "half of the widest interval of a mass"),
     }  # fmt: skip
     if rule.above is not None:
-        right = np.array([(r.correct & (c.label >= 0)).sum() for r, c in zip(runs, found, strict=True)])
+        right = np.array([_right(r, c) for r, c in zip(runs, found, strict=True)])
         sign = mass_above(right, np.array([len(r) for r in runs]), rule.above, rule.confidence)
         code = np.where(sign > 0, 2, np.where(sign < 0, 1, 0)).astype(np.int8)
         variables["correct_mass_above"] = (each, code, f"whether the correct mass is above {rule.above}")

@@ -1,4 +1,4 @@
-"""Which trajectories ended at the same attractor: leader clustering of long-run states with error-aware radii."""
+"""Which trajectories ended at the same attractor: fixed points, cycles and recurrent sets, with doubt counted."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
+from eqrlab.attractors.ensemble.clouds import APART, LEAST, apart
 from eqrlab.attractors.ensemble.fate import CODE
 from eqrlab.attractors.ensemble.runs import Runs
-from eqrlab.attractors.ensemble.sample import FEATURES
+from eqrlab.attractors.landscape.leaders import CYCLE, SET, Leaders, states_of
+from eqrlab.attractors.landscape.leaders import ERROR_FACTOR as ERROR_FACTOR
 
-ERROR_FACTOR = 3.0  # radii grow by this many times the estimated error of a state
-BORDER = 3.0  # a pair up to this many radii apart may belong together
-SKETCH_ERROR = 1.3  # three standard deviations of the length of a projection to 64 numbers
+ESCAPES = 0.05  # share of runs seen to leave a set from which on it is no attractor
+SIMILAR = 3.0  # median residuals within this factor may be of the same set
 
 
 class Clusters(NamedTuple):
@@ -33,6 +34,10 @@ class Clusters(NamedTuple):
         Doubtful runs (n,) that may each be an attractor not counted.
     dynamical
         For each attractor (A,), its number when states alone count.
+    recurrent
+        Attractors (A,) that are chaotic or quasi-periodic sets, known by the states that runs have scattered over them.
+    changing
+        Those of them (A,) on which the answer does not stay the same.
     """
 
     label: np.ndarray
@@ -41,6 +46,8 @@ class Clusters(NamedTuple):
     doubtful: np.ndarray
     alone: np.ndarray
     dynamical: np.ndarray
+    recurrent: np.ndarray
+    changing: np.ndarray
 
     @property
     def ambiguous(self) -> int:
@@ -51,80 +58,102 @@ class Clusters(NamedTuple):
 def identify(runs: Runs) -> Clusters:
     """Cluster the runs of one puzzle that ended at an attractor.
 
-    Two runs share an attractor when their states are closer than the sum of their radii and, unless the attractor is a
-    cycle, their answers agree.  A radius is half the resolution plus three times the estimated error of the state.
+    Fixed points, and small recurrent sets that only their mean and spread are known of: two runs share an attractor
+    when their states are closer than the sum of their radii and their answers agree.  Cycles: when every state of
+    either is closer than that to one of the other, and the periods agree.  Other recurrent sets: when the states that
+    the runs have scattered over them mix, see `clouds`.  A radius is half the resolution plus three times the
+    estimated error of the state.
 
     Notes
     -----
     Leaders are taken by their error and, where errors are alike, by the number of the restart: the result does not
     depend on the order of the rows, the batch size or the device.
 
-    A pair is borderline when it is one to three radii apart, when a run is within reach of two leaders, or when the
-    distance is known only from sketches and these may be off by as much.  Where final states of settled runs were kept
-    their distances are taken in full.  What remains is in doubt, and is carried into the intervals.
+    A pair is borderline when it is one to three radii apart, when a run is within reach of two leaders, when the
+    distance is known only from sketches and these may be off by as much, when two cycles are as near as one but differ
+    in period, or are known no better than to half their size, and when scattered states mix only in part.  Where final
+    states of settled runs were kept their distances are taken in full.  What remains is in doubt, and is carried into
+    the intervals.
+
+    A recurrent set that runs were seen to leave in the later half of their steps may be no attractor: its runs are in
+    doubt, and count as none where more than one in twenty left.  A bounded run that does not show a set by itself
+    joins, in doubt, one with which its states mix.
 
     Cost: restarts x attractors distances of sketches.
     """
-    rows = np.flatnonzero(runs.attracted)
+    sets, vague = _on_sets(runs)
+    rows = np.flatnonzero(runs.attracted | sets)
     label = np.full(len(runs), -1)
     doubtful, alone = np.zeros(len(runs), bool), np.zeros(len(runs), bool)
     if not len(rows):
         none = np.zeros(0, int)
-        return Clusters(label, none, none, doubtful, alone, none)
+        return Clusters(label, none, none, doubtful, alone, none, none.astype(bool), none.astype(bool))
     one = runs.take(rows)
-    kind = np.where(one.fate == CODE["periodic"], -1 - one.period, 0)
     codes = np.unique(one.answer, axis=0, return_inverse=True)[1].reshape(-1)
-    found = _Leaders(one, np.where(kind < 0, kind, codes))
+    group = np.where(one.fate == CODE["periodic"], CYCLE, np.where(sets[rows], SET, codes))
+    found = Leaders(one, group, vague[rows])
     number = _by_frequency(found.label, one.restart)
     order = np.argsort(number)
     label[rows], doubtful[rows], alone[rows] = number[found.label], found.doubtful, found.alone
-    places, reach = one.place[found.leader][order], found.radius[found.leader][order]
+    leader = np.array(found.leader)[order]
+    places, reach = one.place[leader], found.radius[leader]
     same = cdist(places, places) <= reach[:, None] + reach
-    same &= kind[found.leader][order][:, None] == kind[found.leader][order]
+    same &= (group[leader] >= 0)[:, None] & (group[leader] >= 0)
     groups = connected_components(csr_array(same), directed=False)[1]
-    return Clusters(label, found.fewest[order], found.most[order], doubtful, alone, in_order(groups))
+    recurrent = group[leader] == SET
+    return Clusters(
+        label, found.fewest[order], found.most[order], doubtful, alone, in_order(groups), recurrent,
+        recurrent & ~_one_answer(runs, label, len(leader)),
+    )  # fmt: skip
 
 
-class _Leaders:
-    """Leader clustering of rows with places, radii and answers; attributes as in `Clusters`, leaders unsorted."""
+def _one_answer(runs: Runs, label: np.ndarray, count: int) -> np.ndarray:
+    """Return at which attractors (count,) all runs kept their answer over the later half, and all the same one."""
+    kept = np.zeros(count, bool)
+    for a in range(count):
+        mine = label == a
+        kept[a] = runs.steady[mine].all() and (runs.answer[mine] == runs.answer[mine][:1]).all()
+    return kept
 
-    def __init__(self, runs: Runs, answer: np.ndarray):
-        self.runs, count = runs, len(runs)
-        self.radius = (runs.resolution / 2 + ERROR_FACTOR * runs.error) * runs.scale
-        self.label = np.full(count, -1)
-        self.doubtful, self.alone, shared = (np.zeros(count, bool) for _ in range(3))
-        self.leader: list[int] = []
-        most: list[int] = []
-        for lead in np.lexsort((runs.restart, np.round(np.log(self.radius), 1))):
-            if self.label[lead] >= 0:
-                continue
-            rows = np.flatnonzero(answer == answer[lead])
-            distance, blurred = self._distances(lead, rows)
-            reach = self.radius[rows] + self.radius[lead]
-            inside, free = distance <= reach, self.label[rows] < 0
-            near = ~inside & (distance <= BORDER * reach)
-            loose = inside & free & blurred & (distance > reach / SKETCH_ERROR)
-            self.label[rows[inside & free]] = len(self.leader)
-            self.doubtful[rows[near | (inside & ~free) | loose]] = True
-            self.alone[rows[loose]] = True
-            shared[rows[inside & ~free]] = True  # within reach of two leaders
-            most.append(int((inside | near).sum()))
-            self.leader.append(int(lead))
-        sure = np.bincount(self.label[~self.alone & ~shared], minlength=len(self.leader))
-        self.fewest, self.most = np.maximum(sure, 1), np.array(most)  # a leader is its own
 
-    def _distances(self, lead: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Distances of rows from a leader, and which of them are known from sketches only."""
-        runs = self.runs
-        distance = np.linalg.norm(runs.place[rows] - runs.place[lead], axis=1)
-        blurred = np.full(len(rows), runs.place.shape[1] >= FEATURES)
-        if runs.state.shape[1] and blurred.any() and runs.exact[lead]:
-            reach = self.radius[rows] + self.radius[lead]
-            close = (distance > reach / SKETCH_ERROR) & (distance <= SKETCH_ERROR * BORDER * reach)
-            check = np.flatnonzero(close & runs.exact[rows])
-            apart = runs.state[rows[check]].astype(float) - runs.state[lead].astype(float)
-            distance[check], blurred[check] = np.linalg.norm(apart, axis=1), False
-        return distance, blurred
+def _on_sets(runs: Runs) -> tuple[np.ndarray, np.ndarray]:
+    """Return which runs (n,) are on recurrent sets that their scattered states tell apart, and which of them in doubt.
+
+    Small recurrent sets with a constant answer are known by mean and spread where some of the runs are too short to
+    show more: these stay out.
+    """
+    shown, vague = runs.recurs.copy(), np.zeros(len(runs), bool)
+    if not shown.any():
+        return shown, vague
+    small = np.flatnonzero(runs.fate == CODE["recurrent"])
+    if len(small):
+        codes = np.unique(runs.answer[small], axis=0, return_inverse=True)[1].reshape(-1)
+        label = Leaders(runs.take(small), codes).label
+        for a in np.unique(label):
+            shown[small[label == a]] &= shown[small[label == a]].all()
+    rows = np.flatnonzero(shown)
+    if not len(rows):
+        return shown, vague
+    found = Leaders(runs.take(rows), np.full(len(rows), SET))
+    for a, lead in enumerate(rows[found.leader]):
+        members = rows[found.label == a]
+        before = runs.before[members]
+        left = runs.late & (runs.before >= before.min() / SIMILAR) & (runs.before <= before.max() * SIMILAR)
+        if left.sum() > ESCAPES * (left.sum() + len(members)):
+            shown[members] = False
+            continue
+        vague[members] = left.any()
+        finest = runs.resolution[lead] * runs.scale[lead]
+        for row in np.flatnonzero(_bounded(runs) & ~runs.recurs & ~shown):
+            if apart(states_of(runs.orbit[lead]), states_of(runs.orbit[row]), finest) <= APART:
+                shown[row] = vague[row] = True
+    return shown, vague
+
+
+def _bounded(runs: Runs) -> np.ndarray:
+    """Return which runs (n,) stayed bounded and moving, with states enough to compare."""
+    moving = np.isin(runs.fate, [CODE["recurrent"], CODE["wandering"]])
+    return moving & (np.isfinite(runs.orbit).all(2).sum(1) >= LEAST)
 
 
 def in_order(groups: np.ndarray) -> np.ndarray:

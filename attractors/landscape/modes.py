@@ -77,7 +77,11 @@ def evidence_of(
     found = basins(ensemble, confidence=confidence)
     identity = found.attractor_id.values
     reached = identity >= 0
-    right = reached & np.take_along_axis(found.correct.values, np.maximum(identity, 0), axis=1)
+    right, changing = (
+        reached & np.take_along_axis(found[name].values, np.maximum(identity, 0), axis=1)
+        for name in ("correct", "changing")
+    )
+    reached &= ~changing  # a set whose answer changes is no answer's attractor
     unfinished = ensemble.fate.values == CODE["unfinished"]
     if returns is not None:
         result = returns.result.values

@@ -101,8 +101,9 @@ def shells(
     -------
     xarray.Dataset
         Over (puzzle, radius, attractor): `shell_mass` with bounds, `shell_count`; over (puzzle, radius):
-        `correct_mass`, `spurious_mass`, `mass_none` with bounds.  Over (puzzle, attractor): `correct`, `fate`,
-        `answer`.  Over puzzle: `attractors`, `dependence_p` = probability that shells of equal masses differ as much.
+        `correct_mass`, `spurious_mass`, `changing_mass`, `mass_none` with bounds.  Over (puzzle, attractor):
+        `correct`, `fate`, `answer`.  Over puzzle: `attractors`, `dependence_p` = probability that shells of equal
+        masses differ as much.
 
     Raises
     ------
@@ -168,7 +169,8 @@ def _table(
         "dependence_p": (("puzzle",), certain, "probability that shells of equal masses differ as much"),
         **{name: whole[name] for name in ("attractors", "correct", "fate", "answer", "mass", "ambiguous")},
     }
-    flat = {"count": count.reshape(-1, most), "correct": np.repeat(whole["correct"][1], len(radii), 0)}
+    flat = {name: np.repeat(whole[name][1], len(radii), 0) for name in ("correct", "changing")}
+    flat["count"] = count.reshape(-1, most)
     for name, (value, meaning) in sums(flat, np.full(len(flat["count"]), restarts)).items():
         share = Interval(value / restarts, *proportion_interval(value, restarts, confidence))
         variables |= share.each(lambda values: values.reshape(shape[:2])).variables(name, two, meaning)

@@ -14,7 +14,8 @@ from eqrlab.attractors.ensemble.batches import one_thread_a_batch
 from eqrlab.attractors.ensemble.fate import CODE, Tolerances, classify, long_run, ring_length
 from eqrlab.attractors.ensemble.history import History
 from eqrlab.attractors.ensemble.iterate import TRACE_SEED, Sketch, norm
-from eqrlab.attractors.ensemble.runs import Runs, join, runs_of
+from eqrlab.attractors.ensemble.orbits import outlines
+from eqrlab.attractors.ensemble.runs import Runs, join, runs_of, widened
 from eqrlab.attractors.ensemble.sample import FEATURES, TRACE, dtype_of, noise_size, tokens_of, with_noise
 from eqrlab.attractors.landscape.identify import identify
 from eqrlab.attractors.results import schema
@@ -50,6 +51,7 @@ class Ends:
     scale: np.ndarray
     spread: np.ndarray
     sketch: np.ndarray
+    orbit: np.ndarray
     answer: np.ndarray
     code: np.ndarray
     steps: np.ndarray
@@ -67,6 +69,8 @@ class Ends:
     @staticmethod
     def join(parts: list[Ends]) -> Ends:
         """Return the rows of all parts, in order."""
+        points = max(p.orbit.shape[1] for p in parts)
+        parts = [dataclasses.replace(p, orbit=widened(p.orbit, points, p.orbit.shape[2])) for p in parts]
         joined: dict[str, Any] = {n: np.concatenate([getattr(p, n) for p in parts]) for n in ROW_FIELDS}
         return dataclasses.replace(parts[0], **joined)
 
@@ -84,7 +88,7 @@ class Ends:
         }
         restart = np.arange(first, first + len(self.fate))
         ensemble = schema.dataset(variables, {"dtype": self.dtype, "noise": self.noise}, {"restart": restart})
-        return dataclasses.replace(runs_of(ensemble)[0], error=self.error)
+        return dataclasses.replace(runs_of(ensemble)[0], error=self.error, orbit=self.orbit)
 
 
 ROW_FIELDS = tuple(f.name for f in dataclasses.fields(Ends) if f.name not in ("dtype", "noise"))
@@ -212,13 +216,14 @@ class Follower:
         with np.errstate(invalid="ignore"):
             residual = o["residual"][:, -1] / verdict.scale
         left = residual / (1 - o["rate"])  # what a geometric decay still has to go
-        back = self.tolerances.recurrence * residual  # periods are recognised to this share of an update
-        error = np.where(fate == CODE["periodic"], np.where(o["lag"] > 1, o["epsilon"], back), left)
-        extended = fate == CODE["recurrent"] if not self.noise else np.ones(len(fate), bool)
+        orbit, back = outlines(o["trace"], verdict.period * (fate == CODE["periodic"]))
+        error = np.where(fate == CODE["periodic"], back / verdict.scale, left)
+        extended = (fate == CODE["recurrent"]) | (bool(self.noise) & (fate != CODE["periodic"]))
         error = np.fmax(np.where(extended, verdict.spread, error), 4 * o["epsilon"])
         return Ends(
             fate, verdict.period, verdict.settling_step, verdict.answer_settled, residual, error, verdict.scale,
-            verdict.spread, verdict.sketch, o["answer"], o["code"][:, -1], o["steps"], o["dtype"].item(), self.noise,
+            verdict.spread, verdict.sketch, orbit, o["answer"], o["code"][:, -1], o["steps"], o["dtype"].item(),
+            self.noise,
         ), verdict.threshold  # fmt: skip
 
     @torch.no_grad()

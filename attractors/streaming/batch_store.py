@@ -25,7 +25,7 @@ from eqrlab.attractors.ensemble.fate import Tolerances
 from eqrlab.core.checkpoints.load import brief, read_tensors, replaced_whole, write_tensors
 from eqrlab.core.regular import parse_json, require_regular
 
-FORMAT = 1
+FORMAT = 2
 OPEN_FILES = 4
 _OWN = re.compile(
     r"plan\.safetensors|part-\d+-of-\d+-\d{8,}-[0-9a-f]{16}\.safetensors|(all|\d+-of-\d+)\.lock"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from eqrlab.attractors.ensemble.fate import Tolerances
 from eqrlab.attractors.ensemble.iterate import run_rows
+from eqrlab.attractors.ensemble.orbits import outline_length
 from eqrlab.attractors.ensemble.records import digest
 from eqrlab.attractors.ensemble.sample import prepare
 from eqrlab.attractors.ensemble.to_dataset import assemble
@@ -69,12 +70,15 @@ def export_size(system: System, inputs: Tensor | np.ndarray, **options: Any) -> 
     records = digest(run_rows(trial, np.zeros(1, int), lambda count: None), TRIAL, limits or Tolerances())
     ensemble = assemble(trial, records, beta, limits)
     sizes = {**ensemble.sizes, "puzzle": puzzles, "restart": restarts, "step": depth}
+    shorter, sizes["phase"] = sizes["phase"], outline_length(sizes["coordinate"], depth)
     archive = sum(
         int(np.prod([sizes[d] for d in v.dims], dtype=object)) * v.dtype.itemsize
         for v in ensemble.variables.values()
     )
     row = sum(
-        values.nbytes
+        values.nbytes * sizes["phase"] // shorter
+        if name == "orbit"
+        else values.nbytes
         * (depth if name in EACH_STEP or (name == "states" and recipe.trajectory) else TRIAL)
         // TRIAL
         for name, values in records.items()

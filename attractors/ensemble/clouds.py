@@ -1,0 +1,69 @@
+"""Bounded recurrent sets, chaotic or quasi-periodic, told apart by the states that runs have scattered over them."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+SAME = 1.75  # two clouds are surely of one set up to this ratio of distances
+APART = 3.0  # and of two sets beyond this one
+DENSE = 0.3  # a cloud shows a set when its states are so near to one another, relative to its radius
+TURNED = 1 / 8  # and the nearest state is not one of the last few: so far away in time, as a share of the run
+FINEST = 0.02  # distances below this share of a radius are not told apart
+FLAT = 1e-3  # directions in which a cloud is thinner than this share of its radius are not stretched further
+NEIGHBOUR = 3  # distances are taken to the third nearest state: the first may be near by chance or resonance
+LEAST = 64  # states below which nothing is told from a cloud
+
+
+def recurs(cloud: np.ndarray, resolution: float) -> bool:
+    """Say whether states (N, G) in the order of time show a set that the run keeps coming back to.
+
+    The two halves of the run must fill the same set as if they were two runs, and densely: the median distance to the
+    nearest state of the other half is at most 0.3 of the root mean square radius.  And it must have come back from
+    elsewhere: where the nearest states are those just before, it is creeping along, and the set is not known yet.
+
+    Parameters
+    ----------
+    resolution
+        Distance below which states are the same.
+    """
+    if len(cloud) < LEAST or not np.isfinite(cloud).all():
+        return False
+    radius = np.sqrt(cloud.var(0).sum())
+    first, second = np.array_split(cloud, 2)
+    spacing = max(np.median(cKDTree(a).query(b)[0]) for a, b in ((first, second), (second, first)))
+    distance, nearest = (found[:, 1] for found in cKDTree(cloud).query(cloud, k=2))
+    lag = np.median(np.abs(nearest - np.arange(len(cloud))))
+    turned = lag >= TURNED * len(cloud) or np.median(distance) <= resolution
+    dense = spacing <= max(DENSE * radius, resolution)
+    return bool(dense and turned and apart(first, second, resolution) <= SAME)
+
+
+def apart(a: np.ndarray, b: np.ndarray, resolution: float) -> float:
+    """Return how far two clouds (N, G), (M, G) are apart: about 1 for two runs on one set, or less.
+
+    Notes
+    -----
+    The median distance of the states of either cloud to the nearest of the other, over the median distance of the
+    states of the other to their own nearest ones; the larger of the two ways round.  Attractors are disjoint closed
+    sets: with enough states the ratio of two of them exceeds any bound, while that of two runs on one stays.
+
+    Both clouds are first stretched so that their mean scatter is the same in all directions, to a thousandth of the
+    radius: two sets are then told apart by a direction in which neither moves, however large they are in others.
+    """
+    size = a.shape[1]
+    scatter = (np.cov(a.T) + np.cov(b.T)).reshape(size, size) / 2
+    value, vector = np.linalg.eigh(scatter)
+    total = max(float(value.sum()), 0.0)
+    if total <= resolution**2:
+        return float(np.linalg.norm(a.mean(0) - b.mean(0)) / max(resolution, 1e-300))
+    stretch = vector / np.sqrt(np.maximum(value, FLAT**2 * total))
+    finest = max(resolution / np.sqrt(total), FINEST * np.sqrt(min(size, 2)))
+    a, b = a @ stretch, b @ stretch
+    trees = cKDTree(a), cKDTree(b)
+    k = NEIGHBOUR
+    own = [max(np.median(t.query(x, k=[k + 1])[0]), finest) for t, x in zip(trees, (a, b), strict=True)]
+    cross = [t.query(x, k=k)[0] for t, x in zip(trees, (b, a), strict=True)]
+    middle = max(np.median(d[:, -1]) / o for d, o in zip(cross, own, strict=True))
+    gap = max(np.quantile(d[:, 0], 0.1) / o for d, o in zip(cross, own, strict=True))
+    return float(max(middle, APART * gap))

@@ -1,14 +1,34 @@
-"""Models and maps: the System protocol, the families, training, checkpoints."""
+"""Models and maps: the System protocol, the families, training, checkpoints.
 
-from eqrlab.core.checkpoints.load import FAMILIES, CheckpointError, build, bundled, load, save
-from eqrlab.core.models.eqr import EqR, EqRConfig
-from eqrlab.core.models.feedforward import Feedforward, FeedforwardConfig
-from eqrlab.core.models.hrm import HRM, HRMConfig
-from eqrlab.core.models.reasoner import MapSystem, Reasoner, System
-from eqrlab.core.models.tied import Tied, TiedConfig
-from eqrlab.core.models.trm import TRM, TRMConfig
-from eqrlab.core.models.urm import URM, URMConfig
-from eqrlab.core.random import KeyedNoise, StoredNoise
+A name is loaded when it is first used: `core.messages`, which needs no torch, is then imported in no time.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eqrlab.core.checkpoints.load import FAMILIES, CheckpointError, build, bundled, load, save
+    from eqrlab.core.models.eqr import EqR, EqRConfig
+    from eqrlab.core.models.feedforward import Feedforward, FeedforwardConfig
+    from eqrlab.core.models.hrm import HRM, HRMConfig
+    from eqrlab.core.models.reasoner import MapSystem, Reasoner, System
+    from eqrlab.core.models.tied import Tied, TiedConfig
+    from eqrlab.core.models.trm import TRM, TRMConfig
+    from eqrlab.core.models.urm import URM, URMConfig
+    from eqrlab.core.random import KeyedNoise, StoredNoise
+
+_MODULES = {
+    "checkpoint": "FAMILIES CheckpointError build bundled load save",
+    "eqr": "EqR EqRConfig",
+    "feedforward": "Feedforward FeedforwardConfig",
+    "hrm": "HRM HRMConfig",
+    "random": "KeyedNoise StoredNoise",
+    "reasoner": "MapSystem Reasoner System",
+    "tied": "Tied TiedConfig",
+    "trm": "TRM TRMConfig",
+    "urm": "URM URMConfig",
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 __all__ = [
     "FAMILIES",
@@ -35,3 +55,14 @@ __all__ = [
     "load",
     "save",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

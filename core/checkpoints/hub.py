@@ -5,7 +5,8 @@ from __future__ import annotations
 import posixpath
 from pathlib import Path
 
-from eqrlab.core.checkpoints.load import CheckpointError, printable
+from eqrlab.core.checkpoints.load import CheckpointError
+from eqrlab.core.messages import one_line
 
 SCHEME = "hf://"
 _CONFIGS = ("all_config.yaml", "config.yaml")  # plain weights need the one beside them
@@ -32,7 +33,7 @@ def fetch(address: str) -> Path:
     owner, _, rest = address.removeprefix(SCHEME).partition("/")
     repository, _, name = rest.partition("/")
     repository, _, revision = repository.partition("@")
-    odd = {"", ".", ".."} & set(name.split("/")) or not printable(address, 2000) == address
+    odd = {"", ".", ".."} & set(name.split("/")) or one_line(address, 2000) != address
     if odd or not all((address.startswith(SCHEME), owner, repository, name)):
         raise CheckpointError(f"{address}: an address hf://owner/repository/path/to/file is required")
     try:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from eqrlab.core.messages import brief, one_line
 from eqrlab.core.models.config import ReasonerConfig
 from eqrlab.core.models.eqr import EqR, EqRConfig
 from eqrlab.core.models.feedforward import Feedforward, FeedforwardConfig
@@ -44,23 +45,7 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be read: one line that names the file, what is wrong and what was expected."""
 
     def __init__(self, message: str):
-        super().__init__(printable(message, 1000))
-
-
-def printable(text: str, length: int) -> str:
-    """Return text that may come from a file as one line of limited length, without characters that steer a terminal."""
-    return "".join(c if c.isprintable() else " " for c in text[: 4 * length])[:length]
-
-
-def brief(value: Any) -> str:
-    """Return a few characters that tell a value of a file; containers, which may be endless, by their kind alone."""
-    if isinstance(value, str):
-        return repr(value[:40])
-    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 1 << 64):
-        return repr(value)
-    if isinstance(value, int):
-        return "an integer of more than 64 bits"
-    return f"a {type(value).__name__}" if isinstance(value, dict | list | tuple) else "an object"
+        super().__init__(one_line(message))
 
 
 def plain_values(value: Any, what: str, depth: int = 8) -> Any:
@@ -74,9 +59,9 @@ def plain_values(value: Any, what: str, depth: int = 8) -> Any:
     if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 1 << 64):
         return value
     if isinstance(value, str):
-        return printable(value, 10_000)
+        return one_line(value, 10_000)
     if depth and isinstance(value, dict):
-        return {printable(str(k), 200): plain_values(v, what, depth - 1) for k, v in value.items()}
+        return {one_line(str(k), 200): plain_values(v, what, depth - 1) for k, v in value.items()}
     if depth and isinstance(value, list | tuple):
         return [plain_values(v, what, depth - 1) for v in value]
     raise CheckpointError(
@@ -354,7 +339,7 @@ def _load_own(path: Path) -> Reasoner:
         raise CheckpointError(
             f"{path}: format {brief(header['format'])} is newer than this eqrlab, which reads up to {FORMAT}"
         )
-    task = printable(header["task"], 40)
+    task = one_line(header["task"], 40)
     return assemble(path, header["family"], header["config"], task, provenance, tensors)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from eqrlab.core.checkpoints.load import CheckpointError, assemble, brief, plain_values
+from eqrlab.core.checkpoints.load import CheckpointError, assemble, plain_values
 from eqrlab.core.checkpoints.official_configs import (
     NAMES,
     TRANSLATIONS,
@@ -20,6 +20,7 @@ from eqrlab.core.checkpoints.official_configs import (
     listed,
 )
 from eqrlab.core.checkpoints.torchfile import Opaque, StoredTensor, read_stored, read_torch_file
+from eqrlab.core.messages import brief
 from eqrlab.core.models.reasoner import Reasoner
 
 _RENAMED = {

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from eqrlab.core.checkpoints.load import CheckpointError, brief, printable
+from eqrlab.core.checkpoints.load import CheckpointError
 from eqrlab.core.checkpoints.torchfile import Opaque, StoredTensor
+from eqrlab.core.messages import brief, one_line
 
 NAMES = {"eqr": "EqR", "trm": "TRM", "hrm": "HRM", "urm": "URM"}
 # Parts of `arch.name` that tell the family, tried in this order.
@@ -92,7 +93,7 @@ class OfficialFile:
 
 def listed(names: Iterable[Any]) -> list[str]:
     """Return names of a file in order, as text that can be stored: the first hundred of them."""
-    known = sorted(printable(name, 80) if isinstance(name, str) else brief(name) for name in names)
+    known = sorted(one_line(name, 80) if isinstance(name, str) else brief(name) for name in names)
     return known[:100] + [f"and {len(known) - 100} more"] * (len(known) > 100)
 
 

@@ -1,0 +1,53 @@
+"""Text for messages: whatever a file, a name or a library puts into one comes out printable, in one line, and short."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+_GAP = " ... "
+
+
+def printable(text: str) -> str:
+    r"""Return text with every character that is not printable written as its escape, such as ``\x1b`` or ``\u202e``.
+
+    Notes
+    -----
+    Printable is what `str.isprintable` says: control characters, marks that turn the direction of writing, unusual
+    spaces, line ends and bytes of file names that are no text are not.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(text: str, most: int = 1000) -> str:
+    """Return text as one printable line of at most so many characters; what is too long loses a part near its end.
+
+    Examples
+    --------
+    >>> one_line("line 1\\nline 2")
+    'line 1 line 2'
+    >>> one_line("a" * 50 + "z", 24)
+    'aaaaaaaaaaaaaaaaa ... az'
+    """
+    text = _shortened(text, 4 * most)  # what follows takes time in proportion
+    return _shortened(printable(re.sub(r"[ \t\r\n\f\v]+", " ", text)), most)
+
+
+def _shortened(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    end = most // 12  # a message begins with the name of its file
+    return text[: most - len(_GAP) - end] + _GAP + text[-end:]
+
+
+def brief(value: Any) -> str:
+    """Return a few characters that tell a value of a file; containers, which may be endless, by their kind alone."""
+    if isinstance(value, str):
+        return repr(value[:40])
+    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 1 << 64):
+        return repr(value)
+    if isinstance(value, int):
+        return "an integer of more than 64 bits"
+    return f"a {type(value).__name__}" if isinstance(value, dict | list | tuple) else "an object"

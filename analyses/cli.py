@@ -14,6 +14,8 @@ import click
 from eqrlab import __version__
 from eqrlab.analyses.commands.stopping import exit_code, raise_on_signals
 from eqrlab.analyses.streams import lost_output, tolerate_broken_streams
+from eqrlab.analyses.terminal import guard_streams
+from eqrlab.core.messages import one_line
 
 VERBS = {
     "diagnose": "eqrlab.analyses.commands.diagnose:diagnose_command",
@@ -78,6 +80,9 @@ class LazyGroup(click.Group):
         except KeyboardInterrupt as stop:
             click.echo(f"eqrlab: {_with_notes('stopped', stop)}", err=True)
             ctx.exit(exit_code(stop))
+        except click.ClickException as error:
+            error.message = one_line(error.message)  # type: ignore[misc]
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):
@@ -98,6 +103,7 @@ def main() -> None:
     """Run the command line; misuse, unusable files and a lack of memory end with one line and exit code 1."""
     raise_on_signals()
     output = tolerate_broken_streams()
+    guard_streams()
     try:
         cli()
     except SystemExit as end:
@@ -125,5 +131,5 @@ def _with_notes(text: str, error: BaseException) -> str:
 
 
 def _fail(reason: str, code: int = 1) -> NoReturn:
-    print(f"eqrlab: {' '.join(reason.split())}", file=sys.stderr)
+    print(f"eqrlab: {one_line(reason)}", file=sys.stderr)
     sys.exit(code)

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from eqrlab.core.random import KeyedNoise, StoredNoise
 
 _MODULES = {
-    "checkpoint": "FAMILIES CheckpointError build bundled load save",
-    "eqr": "EqR EqRConfig",
-    "feedforward": "Feedforward FeedforwardConfig",
-    "hrm": "HRM HRMConfig",
+    "checkpoints.load": "FAMILIES CheckpointError build bundled load save",
+    "models.eqr": "EqR EqRConfig",
+    "models.feedforward": "Feedforward FeedforwardConfig",
+    "models.hrm": "HRM HRMConfig",
     "random": "KeyedNoise StoredNoise",
-    "reasoner": "MapSystem Reasoner System",
-    "tied": "Tied TiedConfig",
-    "trm": "TRM TRMConfig",
-    "urm": "URM URMConfig",
+    "models.reasoner": "MapSystem Reasoner System",
+    "models.tied": "Tied TiedConfig",
+    "models.trm": "TRM TRMConfig",
+    "models.urm": "URM URMConfig",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from eqrlab.datasets import checks, npy, tasks
+from eqrlab.datasets.faults import Fault, PuzzleFileError
 from eqrlab.datasets.puzzles import PuzzleSet
-from eqrlab.datasets.text import Fault, scan_text
+from eqrlab.datasets.text import scan_text
 
 DATA = Path(__file__).parent / "data"
 
@@ -65,10 +66,11 @@ def read_puzzles(
     Parameters
     ----------
     path
-        - CSV with a header that names `puzzle,solution` (further columns are kept; `question,answer` works too),
-          one row a puzzle, `.` or `0` = blank; all solution fields may be empty;
+        - CSV with a header that names `puzzle,solution` (or `question,answer`, or `quizzes,solutions`; capitals or
+          small letters; further columns are kept), separated by commas, semicolons, tabs or bars, one row a puzzle,
+          `.` or `0` = blank; the solutions may be empty or left out;
         - text with one puzzle a line; empty lines and comment lines starting with `#` are allowed;
-        - either may be gzip;
+        - either with any line ends, with or without a byte order mark, and may be gzip;
         - a folder with dataset.json and `<set>__*.npy`, or the folder above it.
 
         Sudoku of 4x4, 6x6 (boxes of 2 rows x 3 columns) and 9x9; mazes over the characters `# SGo`.
@@ -103,10 +105,10 @@ def read_puzzles(
     puzzles, wrong = scan(path, task, split, limit)
     if wrong or puzzles is None:
         more = f" (and {len(wrong) - 1} more faults)" if len(wrong) > 1 else ""
-        raise ValueError(f"{wrong[0]}{more}")
+        raise PuzzleFileError(f"{wrong[0]}{more}")
     if unique:
         for row, reason in checks.solution_faults(puzzles.task, puzzles.inputs).items():
-            raise ValueError(f"{Path(puzzles.source).parent / puzzles.names[row]}: {reason}")
+            raise PuzzleFileError(f"{Path(puzzles.source).parent / puzzles.names[row]}: {reason}")
     return puzzles
 
 

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import math
+import os
 import re
 import tokenize
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from eqrlab.core.messages import brief
 from eqrlab.datasets import checks, tasks
+from eqrlab.datasets.faults import Fault, PuzzleFileError
 from eqrlab.datasets.puzzles import PuzzleSet
-from eqrlab.datasets.text import Fault
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _BROKEN = (
@@ -29,6 +31,8 @@ _BROKEN = (
     ValueError,
     tokenize.TokenError,
 )  # what Python's own parser may say of a header
+_MOST_JSON = 1 << 20  # bytes; an official dataset.json has some 300
+_MOST_ARRAY_HEADER = 1 << 16  # bytes, of which NumPy reads 10,000
 _TOKENS = ("inputs", "labels")
 _ARRAYS = (*_TOKENS, "puzzle_identifiers", "puzzle_indices", "group_indices")
 
@@ -46,7 +50,7 @@ def split_folder(path: Path, split: str) -> Path:
             return folder
     found = sorted(entry.parent.name for entry in path.glob("*/dataset.json"))
     there = f"; it has the splits {', '.join(found)}" if found else ""
-    raise ValueError(f"{path}: no dataset.json here and none in {split}/{there}")
+    raise PuzzleFileError(f"{path}: no dataset.json here and none in {split}/{there}")
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -57,55 +61,75 @@ def read_header(path: Path) -> dict[str, Any]:
     ValueError
         If it is no JSON object, or a key is missing or has the wrong type.
     """
+    with open(path, "rb") as file:
+        text = file.read(_MOST_JSON + 1)
+    if len(text) > _MOST_JSON:
+        raise PuzzleFileError(f"{path}: more than {_MOST_JSON} bytes, which no dataset.json has")
     try:
-        header = json.loads(path.read_text("utf-8"))
+        header = json.loads(text)  # bytes: with or without a byte order mark
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}:1: not a JSON file ({str(error)[:200]})") from error
+        raise PuzzleFileError(f"{path}:1: not a JSON file ({str(error)[:200]})") from error
     if not isinstance(header, dict):
-        raise ValueError(f"{path}:1: a JSON object is required, got {type(header).__name__}")
+        raise PuzzleFileError(f"{path}:1: a JSON object is required, got {brief(header)}")
     for key in ("vocab_size", "seq_len", "pad_id"):
         if type(header.get(key)) is not int:
-            raise ValueError(f"{path}:1: key {key!r} must be an integer, got {header.get(key)!r}")
+            raise PuzzleFileError(f"{path}:1: key {key!r} must be an integer, got {brief(header.get(key))}")
     ignore, sets = header.get("ignore_label_id"), header.get("sets")
     if ignore is not None and type(ignore) is not int:
-        raise ValueError(f"{path}:1: key 'ignore_label_id' must be an integer or null, got {ignore!r}")
+        raise PuzzleFileError(
+            f"{path}:1: key 'ignore_label_id' must be an integer or null, got {brief(ignore)}"
+        )
     if header["pad_id"] != 0:
-        raise ValueError(f"{path}:1: pad_id must be 0, got {header['pad_id']}")
+        raise PuzzleFileError(f"{path}:1: pad_id must be 0, got {brief(header['pad_id'])}")
     plain = isinstance(sets, list) and all(
-        type(name) is str and re.fullmatch(r"[\w-]+", name) for name in sets
+        type(name) is str and re.fullmatch(r"[\w-]{1,100}", name) for name in sets
     )
     if not plain or not sets:
-        raise ValueError(f"{path}:1: key 'sets' must be a list of names, got {sets!r}")
+        raise PuzzleFileError(f"{path}:1: key 'sets' must be a list of names, got {brief(sets)}")
+    if len(set(sets)) < len(sets):
+        raise PuzzleFileError(f"{path}:1: key 'sets' names a set twice")
     return header
 
 
 def _load(path: Path, ndim: int) -> np.ndarray:
-    """Load an integer array of some rank; its bytes are checked against its header before anything is allocated."""
+    """Load an integer array of some rank; its size is checked against its header before anything is allocated."""
     if not path.exists():
-        raise ValueError(f"{path}: file is missing")
+        raise PuzzleFileError(f"{path}: file is missing")
     if not path.is_file():
-        raise ValueError(f"{path}: is no regular file")
-    data = path.read_bytes()
-    file = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(file)
-        if version not in _HEADERS:
-            raise ValueError(f"format version {version} is not supported")
-        shape, fortran, dtype = _HEADERS[version](file)
-    except _BROKEN as error:
-        raise ValueError(f"{path}: broken .npy file ({' '.join(str(error).split())})") from error
-    if dtype.kind not in "iu" or len(shape) != ndim or min(shape) < 0:
-        raise ValueError(f"{path}: integers with {ndim} axes are required, got {dtype} with shape {shape}")
-    expected, there = math.prod(shape) * dtype.itemsize, len(data) - file.tell()
-    if expected != there:
-        raise ValueError(f"{path}: broken .npy file ({expected} bytes of data announced, {there} there)")
-    return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
+        raise PuzzleFileError(f"{path}: is no regular file")
+    with open(path, "rb") as file:
+        start = io.BytesIO(file.read(_MOST_ARRAY_HEADER))
+        try:
+            version = np.lib.format.read_magic(start)
+            if version not in _HEADERS:
+                raise ValueError(f"format version {version} is not supported")
+            shape, fortran, dtype = _HEADERS[version](start)
+        except _BROKEN as error:
+            raise PuzzleFileError(f"{path}: broken .npy file ({error})") from error
+        if dtype.kind not in "iu" or len(shape) != ndim:
+            kind = "structured values" if dtype.names or dtype.subdtype else dtype
+            raise PuzzleFileError(
+                f"{path}: integers with {ndim} axes are required, got {kind} with {len(shape)} axes"
+            )
+        if not all(type(size) is int and 0 <= size < 1 << 40 for size in shape):
+            raise PuzzleFileError(f"{path}: broken .npy file (a shape of {', '.join(map(brief, shape))})")
+        expected = math.prod(shape) * dtype.itemsize
+        there = os.fstat(file.fileno()).st_size - start.tell()
+        if expected != there:
+            raise PuzzleFileError(
+                f"{path}: broken .npy file ({expected} bytes of data announced, {there} there)"
+            )
+        file.seek(start.tell())
+        data = file.read(expected)
+    if len(data) != expected:
+        raise PuzzleFileError(f"{path}: broken .npy file (it became shorter while it was read)")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def _offsets(path: Path, array: np.ndarray, last: int, what: str) -> None:
     """Check offsets: from 0 to the number of things they divide, never falling."""
     if not len(array) or array[0] != 0 or array[-1] != last or (array[1:] < array[:-1]).any():
-        raise ValueError(f"{path}: offsets must rise from 0 to the {last} {what}")
+        raise PuzzleFileError(f"{path}: offsets must rise from 0 to the {last} {what}")
 
 
 class _Part(NamedTuple):
@@ -125,7 +149,7 @@ def _read_part(folder: Path, name: str, header: dict[str, Any], limit: int | Non
     arrays = {key: _load(file, 2 if key in _TOKENS else 1) for key, file in files.items()}
     examples, puzzles = len(arrays["inputs"]), len(arrays["puzzle_identifiers"])
     if len(arrays["puzzle_indices"]) != puzzles + 1:
-        raise ValueError(
+        raise PuzzleFileError(
             f"{files['puzzle_indices']}: {puzzles} puzzle identifiers need {puzzles + 1} offsets, "
             f"got {len(arrays['puzzle_indices'])}"
         )
@@ -140,7 +164,7 @@ def _read_part(folder: Path, name: str, header: dict[str, Any], limit: int | Non
     for key in _TOKENS:
         shape = (examples, header["seq_len"])
         if arrays[key].shape != shape:
-            raise ValueError(f"{files[key]}: shape {shape} is required, got {arrays[key].shape}")
+            raise PuzzleFileError(f"{files[key]}: shape {shape} is required, got {arrays[key].shape}")
         tokens[key] = arrays[key][:limit].astype(np.int64)
         if key == "labels" and ignored is not None:
             tokens[key][tokens[key] == ignored] = 0
@@ -148,9 +172,23 @@ def _read_part(folder: Path, name: str, header: dict[str, Any], limit: int | Non
         if alien.any():
             row = int(alien.argmax())
             low, high = tokens[key][row].min(), tokens[key][row].max()
-            raise ValueError(f"{files[key]}:{row}: tokens 0 to {vocab - 1} are allowed, got {low} to {high}")
+            raise PuzzleFileError(
+                f"{files[key]}:{row}: tokens 0 to {vocab - 1} are allowed, got {low} to {high}"
+            )
     names = [f"{folder.name}/{files['inputs'].name}:{row}" for row in range(len(group))]
     return _Part(tokens["inputs"], tokens["labels"], group, names, len(bounds) - 1, puzzles)
+
+
+def _require_own_files(folder: Path, sets: list[str]) -> None:
+    """Refuse sets whose puzzles are one file under several names (links): reading takes time by the bytes there are."""
+    owners: dict[tuple[int, int], str] = {}
+    for name in sets:
+        path = folder / f"{name}__inputs.npy"
+        if path.exists():
+            where = path.stat()
+            owner = owners.setdefault((where.st_dev, where.st_ino), name)
+            if owner != name:
+                raise PuzzleFileError(f"{path}: is the same file as that of the set {owner!r}")
 
 
 def scan_folder(
@@ -163,16 +201,17 @@ def scan_folder(
     try:
         found = tasks.task_of(header["vocab_size"], header["seq_len"])
     except ValueError as error:
-        raise ValueError(f"{header_path}:1: {error}") from error
+        raise PuzzleFileError(f"{header_path}:1: {error}") from error
     if task not in (None, found):
-        raise ValueError(f"{header_path}:1: this is {found}, not {task}")
+        raise PuzzleFileError(f"{header_path}:1: this is {found}, not {task}")
+    _require_own_files(folder, header["sets"])
     parts = [_read_part(folder, name, header, limit) for name in header["sets"]]
     for key, total in (
         ("total_groups", sum(part.groups for part in parts)),
         ("total_puzzles", sum(part.puzzles for part in parts)),
     ):
         if header.get(key, total) != total:
-            raise ValueError(f"{header_path}:1: {key} is {header[key]}, the arrays have {total}")
+            raise PuzzleFileError(f"{header_path}:1: {key} is {brief(header[key])}, the arrays have {total}")
     inputs = np.concatenate([part.inputs for part in parts])[:limit]
     labels = np.concatenate([part.labels for part in parts])[:limit]
     names = [name for part in parts for name in part.names][:limit]
@@ -181,7 +220,7 @@ def scan_folder(
         first + group for first, part in zip(before, parts, strict=False) for group in part.group.tolist()
     ]
     if not len(inputs):
-        raise ValueError(f"{header_path}:1: no puzzles in this folder")
+        raise PuzzleFileError(f"{header_path}:1: no puzzles in this folder")
     reasons = checks.faults(found, inputs, labels)
     wrong = [Fault(str(folder.parent / names[row]), reason) for row, reason in reasons.items()]
     keep = [row for row in range(len(inputs)) if row not in reasons]

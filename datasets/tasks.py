@@ -50,10 +50,17 @@ def task_of(vocab: int, length: int) -> str:
             return f"sudoku{side}"
         if side in MAZE_SIDES and vocab == maze.VOCAB_SIZE:
             return f"maze{side}"
+        if vocab == side + sudoku.FIRST_DIGIT:
+            raise ValueError(unsupported_sudoku(side))
     raise ValueError(
         f"no task has {vocab} tokens on {length} cells; "
         "Sudoku has N + 2 on N * N cells (N = 4, 6, 9), a maze 6 on side * side"
     )
+
+
+def unsupported_sudoku(side: int) -> str:
+    """Say that there is no Sudoku of this side here."""
+    return f"{side}x{side} Sudoku is not supported (4x4, 6x6, 9x9 are)"
 
 
 def vocab_size(task: str) -> int:

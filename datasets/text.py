@@ -4,39 +4,32 @@ from __future__ import annotations
 
 import collections
 import csv
-import gzip
 import io
+import itertools
 import math
-import stat
-import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from eqrlab.core.messages import brief
 from eqrlab.datasets import checks, maze, tasks
+from eqrlab.datasets.decode import read_text
+from eqrlab.datasets.faults import Fault, PuzzleFileError
 from eqrlab.datasets.puzzles import PuzzleSet
 
 _PAIRS = (
     ("puzzle", "solution"),
-    ("question", "answer"),
-)  # the second as in the published Sudoku-Extreme files
-
-
-_LEAST_TEXT, _MOST_RATIO = (
-    1 << 24,
-    100,
-)  # bytes of text that any gzip file may have, and more in proportion to its size
-
-
-class Fault(NamedTuple):
-    """What is wrong in one place: `place` is "file:line"."""
-
-    place: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.reason}"
+    ("question", "answer"),  # the published Sudoku-Extreme files
+    ("quizzes", "solutions"),  # the files of a million that most tutorials use
+    ("quiz", "solution"),
+    ("puzzles", "solutions"),
+    ("questions", "answers"),
+)  # names of columns, in lower case
+_SEPARATORS = ",;\t|"
+_MOST_FAULTS = 1000  # a file with more is not looked at any further
+_LOOKED_AT = 1000  # lines among which one must tell the task
 
 
 class Line(NamedTuple):
@@ -48,100 +41,78 @@ class Line(NamedTuple):
     extra: tuple[str, ...]
 
 
-def read_text(path: Path) -> str:
-    """Read a file of characters, decompressed if need be.
+def csv_separator(path: Path, text: str) -> str | None:
+    """Return what separates the fields of a CSV file, or None for a file of plain lines.
 
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    ValueError
-        If it is a broken gzip file or not UTF-8, with file and line.
+    A file is CSV by its name, or because its first line has commas and is no comment, or names a puzzle column.
     """
-    kind = path.stat().st_mode
-    if not (stat.S_ISREG(kind) or stat.S_ISFIFO(kind)):
-        raise ValueError(f"{path}: is no regular file; a file, a pipe or a folder of puzzles is required")
-    data = path.read_bytes()
-    if data[:2] == b"\x1f\x8b":
-        data = _decompressed(path, data)
-    elif path.suffix == ".gz":
-        raise ValueError(f"{path}:1: not a gzip file, although its name ends in .gz")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}:{line}: not a text file (byte {data[error.start]:#04x})") from error
+    first = next(io.StringIO(text.lstrip(), newline=None), "")
+    for separator in _SEPARATORS:
+        try:
+            names = {name.strip().lower() for name in next(csv.reader([first], delimiter=separator), [])}
+        except csv.Error:
+            continue
+        if names & {name for name, _ in _PAIRS}:
+            return separator
+    named = path.name.lower().removesuffix(".gz").endswith((".csv", ".tsv"))
+    return "," if named or ("," in first and first[0] != "#") else None
 
 
-def _decompressed(path: Path, data: bytes) -> bytes:
-    """Decompress a gzip file as far as puzzles can have been compressed: a small file cannot fill the memory."""
-    most, parts, size = _LEAST_TEXT + _MOST_RATIO * len(data), list[bytes](), 0
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-            while part := file.read1(1 << 20):
-                parts.append(part)
-                size += len(part)
-                if size > most:
-                    raise ValueError(
-                        f"{path}: {len(data)} bytes of gzip give more than {most} bytes of text, which no puzzles do; "
-                        "decompress the file if it is sound"
-                    )
-    except (EOFError, OSError, zlib.error) as error:
-        line = sum(part.count(b"\n") for part in parts) + 1
-        raise ValueError(f"{path}:{line}: broken or truncated gzip file ({error})") from error
-    return b"".join(parts)
-
-
-def is_csv(path: Path, text: str) -> bool:
-    """Say whether a file is CSV: by its name, or because its first line has commas and is no comment."""
-    first = text.partition("\n")[0]
-    return path.name.lower().removesuffix(".gz").endswith(".csv") or ("," in first and first[0] != "#")
-
-
-def csv_lines(path: Path, text: str) -> tuple[list[Line], list[str], list[Fault]]:
-    """Split a CSV file: lines, names of the further columns, rows with a wrong number of fields.
+def csv_lines(path: Path, text: str, separator: str) -> tuple[list[str], Iterator[Line | Fault]]:
+    """Split a CSV file: names of the further columns, then puzzles and rows with a wrong number of fields.
 
     Raises
     ------
     ValueError
-        If a column is missing or named twice, or the quoting is broken, with file and line.
+        If a column is missing or named twice, or the quoting is broken (also while lines are taken), with its place.
     """
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    lines, wrong = [], []
-    header: list[str] | None = None
-    try:
-        for row in reader:
-            if not row:
-                continue
-            if header is None:
-                header = [name.strip() for name in row]
-                places, extra = _columns(path, reader.line_num, header)
-            elif len(row) != len(header):
-                reason = f"{len(row)} fields, the header has {len(header)}"
-                wrong.append(Fault(f"{path}:{reader.line_num}", reason))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
+    rows = _csv_rows(path, reader)
+    header = [name.strip() for name in next(rows, [])]
+    if not header:
+        raise PuzzleFileError(f"{path}:1: empty file; a header with the columns puzzle,solution is required")
+    puzzle, solution = _columns(path, reader.line_num, header)
+    extra = [k for k in range(len(header)) if k not in (puzzle, solution)]
+
+    def lines() -> Iterator[Line | Fault]:
+        for row in rows:
+            if len(row) == len(header):
+                known = "" if solution is None else _trimmed(row[solution])
+                yield Line(reader.line_num, _trimmed(row[puzzle]), known, tuple(row[k] for k in extra))
             else:
-                puzzle, solution = (_trimmed(row[place]) for place in places)
-                lines.append(Line(reader.line_num, puzzle, solution, tuple(row[k] for k in extra)))
+                reason = f"{len(row)} fields, the header has {len(header)}"
+                yield Fault(f"{path}:{reader.line_num}", reason)
+
+    return [header[k] for k in extra], lines()
+
+
+def _csv_rows(path: Path, reader: Any) -> Iterator[list[str]]:
+    """Take the rows of a csv.reader that are not empty."""
+    try:
+        yield from filter(None, reader)
     except csv.Error as error:
-        raise ValueError(f"{path}:{reader.line_num}: broken CSV ({error})") from error
-    if header is None:
-        raise ValueError(f"{path}:1: empty file; a header with the columns puzzle,solution is required")
-    return lines, [header[k] for k in extra], wrong
+        raise PuzzleFileError(f"{path}:{reader.line_num}: broken CSV ({error})") from error
 
 
-def _columns(path: Path, line: int, header: list[str]) -> tuple[tuple[int, int], list[int]]:
-    """Find the puzzle and the solution column, and the places of the others."""
-    for name, count in collections.Counter(header).items():
+def _columns(path: Path, line: int, header: list[str]) -> tuple[int, int | None]:
+    """Find the puzzle and the solution column; capitals count as small letters, and solutions may be left out."""
+    known = {name for pair in _PAIRS for name in pair}
+    plain = [name.lower() if name.lower() in known - set(header) else name for name in header]
+    for name, count in collections.Counter(plain).items():
         if count > 1:
-            raise ValueError(f"{path}:{line}: column {name!r} stands {count} times in the header")
-    for pair in _PAIRS:
-        if pair[0] in header and pair[1] in header:
-            puzzle, solution = header.index(pair[0]), header.index(pair[1])
-            return (puzzle, solution), [k for k in range(len(header)) if k not in (puzzle, solution)]
-    missing = [name for name in _PAIRS[0] if name not in header]
-    raise ValueError(
-        f"{path}:{line}: column {missing[0]!r} is missing; the header must name puzzle,solution "
-        f"(solution fields may be empty), it names {','.join(header)}"
+            raise PuzzleFileError(f"{path}:{line}: column {brief(name)} stands {count} times in the header")
+    for puzzle, solution in _PAIRS:
+        if puzzle in plain and solution in plain:
+            return plain.index(puzzle), plain.index(solution)
+    begun = [pair for pair in _PAIRS if pair[0] in plain]
+    if begun and not any(solution in plain for _, solution in _PAIRS):
+        return plain.index(begun[0][0]), None
+    puzzle, solution = next((pair for pair in _PAIRS if set(pair) & set(plain)), _PAIRS[0])
+    missing = solution if puzzle in plain else puzzle
+    told = ", ".join(brief(name) for name in header[:6]) + (", ..." if len(header) > 6 else "")
+    raise PuzzleFileError(
+        f"{path}:{line}: column {missing!r} is missing; the header must name puzzle,solution or question,answer "
+        f"(solutions may be left out), it names {told}"
     )
 
 
@@ -150,7 +121,7 @@ def _trimmed(field: str) -> str:
     return field if "#" in field else field.strip()
 
 
-def plain_lines(path: Path, text: str) -> list[Line]:
+def plain_lines(text: str) -> Iterator[Line]:
     """Split a file with one puzzle a line; empty lines and comments starting with `#` are no puzzles.
 
     Notes
@@ -158,91 +129,118 @@ def plain_lines(path: Path, text: str) -> list[Line]:
     In a file of mazes a line starting with `#` is a comment only if a space and, somewhere, a character that no maze
     has follow.
     """
-    rows = [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), start=1)]
-    mazes = any(_looks_like_maze(line) for _, line in rows)
-    lines = []
-    for number, line in rows:
+
+    def rows() -> Iterable[str]:
+        return (line.rstrip("\n") for line in io.StringIO(text, newline=None))  # any kind of line end
+
+    mazes = any(map(_looks_like_maze, rows()))
+    for number, line in enumerate(rows(), start=1):
         comment = (
             line.startswith("# ") and not set(line) <= set(maze.ALPHABET) if mazes else line.startswith("#")
         )
         if line.strip() and not comment:
-            lines.append(Line(number, line if mazes else line.strip(), "", ()))
-    return lines
+            yield Line(number, line if mazes else line.strip(), "", ())
 
 
 def _looks_like_maze(line: str) -> bool:
     return line.count("S") == 1 == line.count("G") and "#" in line and set(line) <= set(maze.ALPHABET)
 
 
-def guess_task(lines: list[Line]) -> str:
-    """Return the task of the first line that has the length of one.
+def guess_task(puzzles: list[str]) -> str:
+    """Return the task of the first puzzle that has the length of one.
 
     Raises
     ------
     ValueError
-        If no line has.
+        If none has.
     """
-    for line in lines:
-        side = math.isqrt(len(line.puzzle))
-        if side * side == len(line.puzzle):
-            if "#" in line.puzzle and side in tasks.MAZE_SIDES:
+    for puzzle in puzzles:
+        side = math.isqrt(len(puzzle))
+        if side * side == len(puzzle):
+            if "#" in puzzle and side in tasks.MAZE_SIDES:
                 return f"maze{side}"
-            if "#" not in line.puzzle and side in tasks.SUDOKU_SIDES:
+            if "#" not in puzzle and side in tasks.SUDOKU_SIDES:
                 return f"sudoku{side}"
+    side = math.isqrt(len(puzzles[0]))
+    if side * side == len(puzzles[0]) >= 16 and not set(puzzles[0]) <= set(maze.ALPHABET):
+        raise ValueError(tasks.unsupported_sudoku(side))
     raise ValueError(
-        f"wrong length: a puzzle has 16, 36 or 81 characters (Sudoku) or a square number (maze), "
-        f"got {len(lines[0].puzzle)}"
+        f"wrong length: a puzzle has 16, 36 or 81 characters (Sudoku), or is a maze of 5 x 5 to 99 x 99 characters "
+        f"with walls '#', got {len(puzzles[0])} characters"
     )
 
 
 def scan_text(path: Path, task: str | None, limit: int | None) -> tuple[PuzzleSet | None, list[Fault]]:
     """Read a CSV or plain file as far as it is sound; see `files.scan`."""
     text = read_text(path)
+    separator = csv_separator(path, text)
     columns: list[str] = []
-    wrong: list[Fault] = []
-    if is_csv(path, text):
-        lines, columns, wrong = csv_lines(path, text)
-    else:
-        lines = plain_lines(path, text)
-    if not lines and not wrong:
-        raise ValueError(f"{path}:1: no puzzles in this file")
-    if not lines:
-        return None, wrong
-    lines = lines[:limit]
+    rows: Iterator[Line | Fault] = plain_lines(text)
+    if separator is not None:
+        columns, rows = csv_lines(path, text, separator)
+    head = list(itertools.islice(rows, min(_LOOKED_AT, limit or _LOOKED_AT)))
+    if not head:
+        raise PuzzleFileError(f"{path}:1: no puzzles in this file")
+    wrong = [row for row in head if isinstance(row, Fault)]
+    lines = [row for row in head if isinstance(row, Line)]
     if task is None:
+        if not lines:
+            return None, wrong
         try:
-            task = guess_task(lines)
+            task = guess_task([line.puzzle for line in lines])
         except ValueError as error:
             return None, [*wrong, Fault(f"{path}:{lines[0].number}", str(error))]
-    sound, inputs, labels = [], [], []
-    solved = next((line.number for line in lines if line.solution), None)
-    for line in lines:
+    return _read_rows(path, task, columns, itertools.chain(head, rows), limit)
+
+
+def _read_rows(
+    path: Path, task: str, columns: list[str], rows: Iterable[Line | Fault], limit: int | None
+) -> tuple[PuzzleSet | None, list[Fault]]:
+    """Read the first `limit` puzzles of a task, as far as they are sound."""
+    sound: list[Line] = []
+    inputs, labels, wrong = list[np.ndarray](), list[np.ndarray](), list[Fault]()
+    seen = 0
+    for row in rows:
+        if len(wrong) == _MOST_FAULTS:
+            wrong.append(Fault(wrong[-1].place, "too many faults, the rest of the file was not looked at"))
+            break
+        if isinstance(row, Fault):
+            wrong.append(row)
+            continue
+        if seen == limit:
+            break
+        seen += 1
         try:
-            tokens = _encode(task, line.puzzle, "puzzle")
-            if solved is not None and not line.solution:
-                raise ValueError(f"no solution here, but there is one in line {solved}")
-            label = _encode(task, line.solution, "solution") if line.solution else tokens
+            tokens = _encode(task, row.puzzle, "puzzle")
+            label = _encode(task, row.solution, "solution") if row.solution else tokens
         except ValueError as error:
-            wrong.append(Fault(f"{path}:{line.number}", str(error)))
+            wrong.append(Fault(f"{path}:{row.number}", str(error)))
         else:
-            sound.append(line)
+            sound.append(row)
             inputs.append(tokens)
             labels.append(label)
+    solved = next((line.number for line in sound if line.solution), None)
+    reasons: dict[int, str] = {}
+    if sound:
+        stacked, solutions = np.stack(inputs), np.stack(labels) if solved is not None else None
+        reasons = checks.faults(task, stacked, solutions)
+    if solved is not None:
+        lacking = f"no solution here, but there is one in line {solved}"
+        reasons |= {place: lacking for place, line in enumerate(sound) if not line.solution}
+    wrong += [Fault(f"{path}:{sound[place].number}", reason) for place, reason in reasons.items()]
+    wrong.sort(key=_line_number)
     if not sound:
-        return None, sorted(wrong, key=_line_number)
-    stacked, solutions = np.stack(inputs), np.stack(labels) if solved is not None else None
-    reasons = checks.faults(task, stacked, solutions)
-    wrong += [Fault(f"{path}:{sound[row].number}", reason) for row, reason in reasons.items()]
-    keep = [row for row in range(len(sound)) if row not in reasons]
+        return None, wrong
+    keep = [place for place in range(len(sound)) if place not in reasons]
     puzzles = PuzzleSet(
         stacked[keep],
         None if solutions is None else solutions[keep],
         task,
-        {name: tuple(sound[row].extra[k] for row in keep) for k, name in enumerate(columns)},
+        {name: tuple(sound[place].extra[k] for place in keep) for k, name in enumerate(columns)},
         str(path),
-        tuple(f"{path.name}:{sound[row].number}" for row in keep),
+        tuple(f"{path.name}:{sound[place].number}" for place in keep),
     )
-    return puzzles, sorted(wrong, key=_line_number)
+    return puzzles, wrong
 
 
 def _line_number(fault: Fault) -> int:

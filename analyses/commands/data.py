@@ -13,14 +13,15 @@ from tqdm.auto import tqdm
 
 from eqrlab import datasets
 from eqrlab.analyses.commands.outputs import require_writable
+from eqrlab.core.messages import one_line
 from eqrlab.datasets import files, tasks
 from eqrlab.datasets.batch_solver import count_solutions
 from eqrlab.datasets.checks import solution_faults
+from eqrlab.datasets.faults import Fault
 from eqrlab.datasets.maze import shortest_path
 from eqrlab.datasets.puzzles import PuzzleSet
 from eqrlab.datasets.sets import build as build_puzzles
 from eqrlab.datasets.solver import count_guesses
-from eqrlab.datasets.text import Fault
 
 _source = click.argument("source", metavar="PATH")
 _out = click.option("--out", required=True, type=click.Path(path_type=Path), help="File or folder to write.")
@@ -85,7 +86,7 @@ def _write(out: Path, form: str | None, split: str, puzzles: PuzzleSet) -> None:
     else:
         files.write_npy_folder(out, puzzles, split)
         out = out / split
-    click.echo(f"{len(puzzles)} {puzzles.task} puzzles in {out}")
+    click.echo(f"{len(puzzles)} {puzzles.task} puzzles in {one_line(str(out))}")
 
 
 @data.command(
@@ -189,7 +190,7 @@ def info(source: str, measure: int, task: str | None, limit: int | None, split: 
     """Describe a puzzle file: number, size, clues, difficulty, labels, repetitions."""
     puzzles = _read(source, task, split, limit)
     for name, value in _describe(puzzles, measure).items():
-        click.echo(f"{name:<18} {value}")
+        click.echo(f"{name:<18} {one_line(value)}")
 
 
 @contextlib.contextmanager
@@ -269,7 +270,7 @@ def check(
         reasons += [f"{folder / puzzles.names[row]}: {reason}" for row, reason in sorted(found.items())]
         sound = len(puzzles) - len(found)
     for reason in reasons:
-        click.echo(reason)
+        click.echo(one_line(reason))
     click.echo(f"{sound} sound, {len(reasons)} wrong")
     if reasons:
         context.exit(1)

@@ -1,0 +1,70 @@
+"""The characters of a puzzle file: UTF-8, plain or gzip; any other kind of file is named."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import stat
+import zlib
+from pathlib import Path
+
+from eqrlab.core.kinds import LOOKED_AT, kind_of
+from eqrlab.datasets.faults import PuzzleFileError
+
+READ = "a CSV or text file in UTF-8, plain or gzip, or an official folder of .npy files is required"
+_LEAST_TEXT = 1 << 24  # bytes of text that any gzip file may have,
+_MOST_RATIO = 100  # and more in proportion to its size
+
+
+def read_text(path: Path) -> str:
+    """Read a file of characters, decompressed if need be; a byte order mark is left out.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is a broken gzip file or not UTF-8, with file and line, or of a kind that is not read, naming it.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
+        raise PuzzleFileError(
+            f"{path}: is no regular file; a file, a pipe or a folder of puzzles is required"
+        )
+    data = path.read_bytes()
+    if data[:2] == b"\x1f\x8b":
+        data = _decompressed(path, data)
+    elif path.suffix == ".gz":
+        raise PuzzleFileError(f"{path}:1: not a gzip file, although its name ends in .gz")
+    kind = kind_of(data[:LOOKED_AT])
+    if kind is not None:
+        raise PuzzleFileError(f"{path}:1: this is {kind}; {READ}")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise PuzzleFileError(
+            f"{path}:{line}: not a text file (byte {data[error.start]:#04x}); {READ}"
+        ) from error
+    if text.lstrip()[:1] in ("{", "["):
+        raise PuzzleFileError(f"{path}:1: this is JSON; {READ}")
+    return text
+
+
+def _decompressed(path: Path, data: bytes) -> bytes:
+    """Decompress a gzip file as far as puzzles can have been compressed: a small file cannot fill the memory."""
+    most, parts, size = _LEAST_TEXT + _MOST_RATIO * len(data), list[bytes](), 0
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            while part := file.read1(1 << 20):
+                parts.append(part)
+                size += len(part)
+                if size > most:
+                    raise PuzzleFileError(
+                        f"{path}: {len(data)} bytes of gzip give more than {most} bytes of text, which no puzzles do; "
+                        "decompress the file if it is sound"
+                    )
+    except (EOFError, OSError, zlib.error) as error:
+        line = sum(part.count(b"\n") for part in parts) + 1
+        raise PuzzleFileError(f"{path}:{line}: broken or truncated gzip file ({error})") from error
+    return b"".join(parts)

@@ -24,7 +24,7 @@ from eqrlab.analyses.commands.settings_of_archive import like_archive, like_plan
 from eqrlab.analyses.commands.stopping import exit_code
 from eqrlab.analyses.text.format import plural
 from eqrlab.attractors import export
-from eqrlab.attractors.ensemble.sample import KEEP
+from eqrlab.attractors.ensemble.recipe import KEEP
 from eqrlab.attractors.results.validate import validate
 from eqrlab.attractors.streaming.batch_store import folder_of, read_plan
 from eqrlab.attractors.streaming.export import Progress, status

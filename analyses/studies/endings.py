@@ -15,7 +15,8 @@ from eqrlab import attractors as at
 from eqrlab.analyses.figures.style import COLOURS, styled
 from eqrlab.analyses.text.format import number_interval, percent_interval
 from eqrlab.attractors.dynamics.endings import KINDS, OUTCOMES
-from eqrlab.attractors.ensemble.iterate import Law, Oracle
+from eqrlab.attractors.ensemble.judge import Oracle
+from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.core import System
 

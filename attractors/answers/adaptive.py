@@ -16,7 +16,9 @@ from tqdm import tqdm
 
 from eqrlab.attractors.answers.policy import ENDS, REASONS, Policy, Race
 from eqrlab.attractors.ensemble.batches import one_thread_a_batch
-from eqrlab.attractors.ensemble.iterate import Law, Oracle, Recipe, answer_codes, judge, norm, starts
+from eqrlab.attractors.ensemble.iterate import judge, norm, starts
+from eqrlab.attractors.ensemble.judge import Oracle, answer_codes
+from eqrlab.attractors.ensemble.recipe import Law, Recipe
 from eqrlab.attractors.ensemble.sample import prepare
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval

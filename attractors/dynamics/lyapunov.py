@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, row_bytes, rows_within
 from eqrlab.attractors.dynamics.tangent import advance, in_one_pass, log_factors, one_step, triangular
-from eqrlab.attractors.ensemble.sample import with_noise
+from eqrlab.attractors.ensemble.arguments import with_noise
 from eqrlab.attractors.ensemble.states import Points, States, spread, state_axes, take_points
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from eqrlab.attractors.ensemble.iterate import Recipe, run_rows
+from eqrlab.attractors.ensemble.iterate import run_rows
+from eqrlab.attractors.ensemble.recipe import Recipe
 
 Records = dict[str, np.ndarray]
 

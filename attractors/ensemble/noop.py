@@ -10,9 +10,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from eqrlab.attractors.ensemble.arguments import tokens_of
 from eqrlab.attractors.ensemble.fate import state_scale
-from eqrlab.attractors.ensemble.iterate import Law
-from eqrlab.attractors.ensemble.sample import dtype_of, sample, tokens_of
+from eqrlab.attractors.ensemble.place import dtype_of
+from eqrlab.attractors.ensemble.recipe import Law
+from eqrlab.attractors.ensemble.sample import sample
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 from eqrlab.core.models.reasoner import cast_floating, take_rows

@@ -12,11 +12,13 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from eqrlab.attractors.ensemble.arguments import tokens_of, with_noise
 from eqrlab.attractors.ensemble.batches import run_in_batches
 from eqrlab.attractors.ensemble.fate import CODE, Tolerances, Verdict, classify, ring_length, solved_band
-from eqrlab.attractors.ensemble.iterate import Oracle, Recipe
-from eqrlab.attractors.ensemble.records import digested
-from eqrlab.attractors.ensemble.sample import FEATURES, TRACE, dtype_of, noise_size, tokens_of, with_noise
+from eqrlab.attractors.ensemble.judge import Oracle
+from eqrlab.attractors.ensemble.place import dtype_of
+from eqrlab.attractors.ensemble.recipe import FEATURES, TRACE, Recipe
+from eqrlab.attractors.ensemble.records import digested, noise_size
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 

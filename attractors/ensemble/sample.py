@@ -12,7 +12,8 @@ from torch import Tensor
 from eqrlab.attractors.ensemble.batches import one_thread_a_batch as one_thread_a_batch
 from eqrlab.attractors.ensemble.batches import run_in_batches
 from eqrlab.attractors.ensemble.fate import Tolerances, ring_length
-from eqrlab.attractors.ensemble.iterate import Law, Oracle, Recipe
+from eqrlab.attractors.ensemble.judge import Oracle
+from eqrlab.attractors.ensemble.recipe import Law, Recipe
 from eqrlab.attractors.ensemble.records import digest
 from eqrlab.attractors.ensemble.records import noise_size as noise_size
 from eqrlab.attractors.ensemble.to_dataset import assemble

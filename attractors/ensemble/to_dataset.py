@@ -20,7 +20,7 @@ from eqrlab.attractors.ensemble.fate import (
     solved_band,
     solved_residuals,
 )
-from eqrlab.attractors.ensemble.iterate import Recipe
+from eqrlab.attractors.ensemble.recipe import Recipe
 from eqrlab.attractors.ensemble.records import answer_ids, digested, noise_size
 from eqrlab.attractors.results import schema
 

@@ -13,7 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.fate import Tolerances
-from eqrlab.attractors.ensemble.iterate import Law
+from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.runs import Runs, join, runs_of
 from eqrlab.attractors.ensemble.sample import sample
 from eqrlab.attractors.landscape.estimate import settled_below

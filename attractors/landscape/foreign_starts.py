@@ -9,8 +9,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.iterate import Oracle
-from eqrlab.attractors.ensemble.sample import sample, tokens_of
+from eqrlab.attractors.ensemble.arguments import tokens_of
+from eqrlab.attractors.ensemble.judge import Oracle
+from eqrlab.attractors.ensemble.sample import sample
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap

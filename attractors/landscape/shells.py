@@ -12,9 +12,11 @@ import xarray as xr
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from eqrlab.attractors.ensemble.iterate import Law, Oracle
+from eqrlab.attractors.ensemble.arguments import tokens_of
+from eqrlab.attractors.ensemble.judge import Oracle
+from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.runs import Runs, join, runs_of
-from eqrlab.attractors.ensemble.sample import sample, tokens_of
+from eqrlab.attractors.ensemble.sample import sample
 from eqrlab.attractors.landscape.basins import sums, tabulate
 from eqrlab.attractors.landscape.identify import identify
 from eqrlab.attractors.results import schema

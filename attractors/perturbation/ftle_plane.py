@@ -14,8 +14,8 @@ from tqdm import tqdm
 from eqrlab.attractors.dynamics.ftle import ftle
 from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, rows_within
 from eqrlab.attractors.dynamics.tangent import advance, product_log_singular_values, triangular
-from eqrlab.attractors.ensemble.iterate import Law
 from eqrlab.attractors.ensemble.options import StateOptions, computing
+from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.states import Points, States, take_points
 from eqrlab.attractors.perturbation.follow import Follower
 from eqrlab.attractors.perturbation.plane_geometry import Frame, make_frames, make_sides

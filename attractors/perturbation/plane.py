@@ -12,10 +12,11 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
+from eqrlab.attractors.ensemble.arguments import tokens_of
 from eqrlab.attractors.ensemble.fate import Tolerances
-from eqrlab.attractors.ensemble.iterate import Law, Oracle
+from eqrlab.attractors.ensemble.judge import Oracle
+from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.runs import Runs, join, runs_of
-from eqrlab.attractors.ensemble.sample import tokens_of
 from eqrlab.attractors.ensemble.states import States
 from eqrlab.attractors.landscape.identify import identify
 from eqrlab.attractors.perturbation.follow import Ends, Follower

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from eqrlab.attractors.ensemble.batches import Batches, RowSteps, automatic_batch, one_thread_a_batch
 from eqrlab.attractors.ensemble.fate import Tolerances
-from eqrlab.attractors.ensemble.iterate import Law, Oracle, Recipe
+from eqrlab.attractors.ensemble.judge import Oracle
+from eqrlab.attractors.ensemble.recipe import Law, Recipe
 from eqrlab.attractors.ensemble.records import digest
 from eqrlab.attractors.ensemble.sample import prepare
 from eqrlab.attractors.results import schema

@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 
 from eqrlab.attractors.ensemble.fate import Tolerances, band_limit, solved_residuals
-from eqrlab.attractors.ensemble.iterate import Recipe
+from eqrlab.attractors.ensemble.recipe import Recipe
 from eqrlab.attractors.ensemble.records import noise_ratios
 from eqrlab.attractors.ensemble.to_dataset import assemble, state_precision
 from eqrlab.attractors.results import schema

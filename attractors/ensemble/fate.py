@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eqrlab.attractors.ensemble.cycles import find_period, longest_period
+from eqrlab.attractors.ensemble.drift import answer_stands, grows_for_ever, turn_left
 from eqrlab.attractors.results.schema import ANSWER_FATES, FATES
 from eqrlab.attractors.statistics.trends import block_medians, kendall, way_left
 
@@ -83,7 +84,10 @@ class Tolerances:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Fates of rows, all (n,): codes, period (0: none), settling step (-1: none), scale, and the threshold used."""
+    """Fates of rows, all (n,): codes, period (0: none), settling step (-1: none), scale, and the threshold used.
+
+    `drift` is the relative residual where the answer has settled and the state drifts for ever, else NaN.
+    """
 
     fate: np.ndarray
     period: np.ndarray
@@ -95,6 +99,7 @@ class Verdict:
     scale: np.ndarray
     state_fate: np.ndarray
     answer_fate: np.ndarray
+    drift: np.ndarray
 
 
 class LongRun(NamedTuple):
@@ -110,6 +115,8 @@ class LongRun(NamedTuple):
         The states move on without turning back, at every step or whenever they nearly return.
     spread
         Root mean square radius of the last states.
+    turn
+        Angle that the direction of the state has left to turn, inf: no end in sight.
     mean, last, cycle
         Sketches (n, F): mean of the last states, the last one, and of a cycle the state with the least first number.
     """
@@ -118,6 +125,7 @@ class LongRun(NamedTuple):
     period: np.ndarray
     drifting: np.ndarray
     spread: np.ndarray
+    turn: np.ndarray
     mean: np.ndarray
     last: np.ndarray
     cycle: np.ndarray
@@ -148,7 +156,8 @@ def long_run(
     for row in np.flatnonzero(period):
         cycle[row] = _first_state(clean[row], whole[row], period[row])
     drifting = is_drifting(clean, tolerances.drift) | passing
-    return LongRun(finite, period, drifting, spread, mean, clean[:, -1], cycle)
+    turn = turn_left(whole, before) if whole.shape[1] == depth else np.full(len(whole), np.inf)
+    return LongRun(finite, period, drifting, spread, turn, mean, clean[:, -1], cycle)
 
 
 def _first_state(ring: np.ndarray, trace: np.ndarray, period: int) -> np.ndarray:
@@ -328,7 +337,8 @@ def classify(
     periodic; states moving on without turning back -> unfinished; a small region -> recurrent; else wandering.
 
     The joint fate is that of the state, but a settled or recurrent state whose answer is not constant over W steps is
-    wandering, or unfinished if its residual still falls.
+    wandering, or unfinished if its residual still falls; and a state whose norm grows like a power of time while its
+    direction settles is recurrent by its answer, see `attractors.ensemble.drift`.
     """
     depth = residual.shape[1]
     t = tolerances
@@ -382,6 +392,10 @@ def classify(
     on_the_way = (moving | creeping) & (final > floor)
     otherwise = np.where(on_the_way, CODE["unfinished"], CODE["wandering"])
     fate = np.where(at_rest & ~constant, otherwise, state_fate).astype(np.int8)
+    drifts = constant & np.isin(state_fate, [CODE["unfinished"], CODE["diverged"]])
+    drifts &= grows_for_ever(residual, size, before) & answer_stands(since, seen.turn, before + depth)
+    fate[drifts] = CODE["recurrent"]
+    spread = np.where(drifts, np.maximum(spread, seen.turn), spread)
     is_settled = fate == CODE["settled"]
     period = np.where(is_settled, 1, np.where(fate == CODE["periodic"], seen.period, 0)).astype(np.int32)
     limit = np.maximum(threshold, final) * (1 + 1e-6)
@@ -392,7 +406,7 @@ def classify(
     place[~finite] = np.nan
     return Verdict(
         fate, period, settling, since, np.where(finite, spread, np.nan), place, threshold, scale,
-        state_fate, answer_fate,
+        state_fate, answer_fate, np.where(drifts, final, np.nan),
     )  # fmt: skip
 
 

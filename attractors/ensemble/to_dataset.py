@@ -96,6 +96,11 @@ def assemble(
             "step since which the state counts as settled, -1 never",
         ),
         "spread": (run, fold(verdict.spread), "root mean square radius of the last states over the norm"),
+        "drift_rate": (
+            run,
+            fold(verdict.drift),
+            "share of its norm that a state moves in a step whose answer has settled while it drifts, NaN others",
+        ),
         "scale": (
             run,
             fold(verdict.scale),

@@ -20,7 +20,7 @@ from eqrlab.analyses.report.local import local_sentence
 from eqrlab.analyses.report.page import write_report
 from eqrlab.analyses.studies.checks import check_sentences
 from eqrlab.analyses.text.names import shown_name, typed
-from eqrlab.analyses.text.verdicts import landscape_sentence, verdict_rows
+from eqrlab.analyses.text.verdicts import drift_sentence, landscape_sentence, verdict_rows
 from eqrlab.attractors.results import archive
 from eqrlab.core import Reasoner, load
 from eqrlab.datasets import PuzzleSet, read_puzzles
@@ -88,6 +88,8 @@ def verdict_lines(groups: dict[str, xr.Dataset]) -> list[str]:
     """Return what is printed of a diagnosis: the verdict in a sentence, then a table of puzzles."""
     rows = verdict_rows(groups)
     sentences = landscape_sentence(groups["modes"], groups["alignment"])
+    if drifting := drift_sentence(groups["ensemble"]):
+        sentences += " " + drifting
     if "spectrum" in groups:
         sentences += " At the attractors: " + local_sentence(groups["spectrum"])
     more = [f"... and {len(rows) - ROWS} more puzzles in the archive"] if len(rows) > ROWS else []

@@ -200,6 +200,8 @@ def _checkpoint(number: int, name: str, groups: Groups) -> dict[str, Any]:
         view["plane"] = figure("plane", eigenvalue_plane(groups["spectrum"]), text)
     if modes is not None and alignment is not None:
         view |= _judged(ensemble, basins, modes, alignment)
+        if drifting := wording.drift_sentence(ensemble):
+            view["sentences"].append(("State and answer", drifting))
         view["sentences"] += checks.check_sentences(groups)
         view["bar"] = figure("modes", plots.mode_shares(modes), f"Shares of the landscape modes of {name}")
         text = f"Error against residual of the runs of {name}: {plots.auc_label(alignment)}"

@@ -31,6 +31,7 @@ __all__ = [
     "auc_text",
     "best_selector",
     "buy_sentence",
+    "drift_sentence",
     "fate_meaning",
     "is_split",
     "landscape_advice",
@@ -71,6 +72,18 @@ def landscape_sentence(modes: xr.Dataset, alignment: xr.Dataset | None = None) -
     if alignment is not None:
         parts.insert(1, residual_sentence(alignment))
     return " ".join(parts)
+
+
+def drift_sentence(ensemble: xr.Dataset) -> str:
+    """Return how many runs have reached an answer while their state drifts on, and how fast; "" where none has."""
+    rate = ensemble["drift_rate"].values if "drift_rate" in ensemble else np.zeros(0)
+    drifting = rate[np.isfinite(rate)]
+    if not len(drifting):
+        return ""
+    return (
+        f"Answer settled, state drifting: {plural(len(drifting), 'run')} of {rate.size:,}, by "
+        f"{np.median(drifting):.2g} of the norm a step; they count as recurrent, by their answer."
+    )
 
 
 def mode_sentence(modes: xr.Dataset) -> str:
@@ -179,8 +192,14 @@ def _purchase(modes: xr.Dataset, alignment: xr.Dataset | None) -> str:
     if letter == "undecided":
         advice = modes["advice"].values
         deeper, wider = ((advice == ADVICE.index(a)).sum() for a in ("buy_depth", "buy_restarts"))
+        stuck = int((advice == ADVICE.index("depth_will_not_tell")).sum())
         if is_split(modes):
             return "Read the verdicts puzzle by puzzle; more puzzles would tell which mode prevails."
+        if stuck > max(deeper, wider):
+            return (
+                f"Depth will not tell on {plural(stuck, 'puzzle')}: unfinished runs slow down like 1 / time, "
+                "and so never come to rest."
+            )
         if deeper >= wider:
             also = f", and more restarts on {plural(int(wider), 'other')}" if wider else ""
             where = f"runs are unfinished on {plural(int(deeper), 'puzzle')}"
@@ -345,4 +364,6 @@ def landscape_advice(modes: xr.Dataset) -> str:
         return "mixed: puzzle by puzzle"
     advice = modes["advice"].values
     deeper, wider = ((advice == ADVICE.index(a)).sum() for a in ("buy_depth", "buy_restarts"))
+    if (advice == ADVICE.index("depth_will_not_tell")).sum() > max(deeper, wider):
+        return ADVICE_SHORT["depth_will_not_tell"]
     return ADVICE_SHORT["buy_depth" if deeper >= wider else "buy_restarts"]

@@ -27,6 +27,7 @@ ADVICE_TEXTS = {
     "retrain": "retrain: neither depth nor restarts reach a correct attractor",
     "buy_restarts": "undecided: buy restarts, more of them would tell",
     "buy_depth": "undecided: buy depth, too many runs are unfinished",
+    "depth_will_not_tell": "undecided, and depth will not tell: runs slow down like 1 / time and never rest",
 }
 ADVICE_SHORT = {
     "deeper_is_enough": "depth is enough",
@@ -35,13 +36,14 @@ ADVICE_SHORT = {
     "retrain": "retrain",
     "buy_restarts": "open: more restarts",
     "buy_depth": "open: more depth",
+    "depth_will_not_tell": "open: depth will not tell",
 }
 FATE_MEANINGS = {
     "settled": "the state stopped moving and the answer is constant",
-    "periodic": "the state returns after a few steps: a cycle",
-    "recurrent": "the state stays in a small region with a constant answer, without a period",
-    "wandering": "bounded, but the region or the answer keeps changing",
-    "unfinished": "the residual was still falling at the last step",
+    "periodic": "the state returns after a number of steps, seen three times: a cycle",
+    "recurrent": "the answer is constant; the state stays in a small region without a period, or drifts for ever",
+    "wandering": "bounded, no period up to a third of the depth, and the region or the answer keeps changing",
+    "unfinished": "the state was still on its way at the last step: its residual fell, or it moved on slowly",
     "diverged": "the state's norm grew without end",
     "nonfinite": "the state became NaN or infinite",
 }

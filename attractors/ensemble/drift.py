@@ -28,7 +28,7 @@ def stretches(depth: int, before: int = 0) -> tuple[int, int, int]:
 def turn_left(trace: np.ndarray, before: int = 0) -> np.ndarray:
     """Return the angle (n,) that the direction of each row of states (n, D, F) has left to turn, inf: no end in sight.
 
-    The angles turned in the last two stretches are the first terms of a geometric series if they fall as a power of time.
+    If the angles turned in the two stretches fall as a power of time, they are the first terms of a geometric series.
     """
     marks = stretches(trace.shape[1], before)
     if before + trace.shape[1] < LEAST or marks[0] >= marks[1] or marks[1] >= marks[2]:
@@ -65,5 +65,5 @@ def grows_for_ever(residual: np.ndarray, size: np.ndarray, before: int = 0) -> n
 
 
 def answer_stands(since: np.ndarray, turn: np.ndarray, total: int) -> np.ndarray:
-    """Say which answers (n,) outlast the drift: unchanged over three doublings of time, or one with little left to turn."""
+    """Say which answers (n,) outlast the drift: unchanged for three doublings of time, or one with little to turn."""
     return np.isfinite(turn) & ((since <= total // 8) | ((since <= total // 2) & (turn <= TURN)))

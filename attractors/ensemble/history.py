@@ -91,9 +91,10 @@ class History:
         return {
             "residual": self.residual[row, source], "update": self.update[row, source],
             "size": self.size[row, source], "code": self.code[row, source],
-            "ring": self.ring[row, source[:, -self.k :] % self.k], "trace": self.trace[row, source], "answer": self.answer, "steps": self.steps,
-            "lag": self.lag, "rate": np.clip(decay_rate(recent), 0.0, RATE_CAP), "escaped": self.escaped,
-            "epsilon": np.full(len(source), self.epsilon),
+            "ring": self.ring[row, source[:, -self.k :] % self.k], "trace": self.trace[row, source],
+            "answer": self.answer, "steps": self.steps,
+            "lag": self.lag, "rate": np.clip(decay_rate(recent), 0.0, RATE_CAP),
+            "escaped": self.escaped, "epsilon": np.full(len(source), self.epsilon),
         }  # fmt: skip
 
 

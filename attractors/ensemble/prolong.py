@@ -187,7 +187,8 @@ def _judge(
 
     def verdict(solved: np.ndarray, tolerances: Tolerances) -> Verdict:
         return classify(
-            residual.astype(float), size.astype(float), records["code"], solved, digested(records, residual.shape[1], limits, before),
+            residual.astype(float), size.astype(float), records["code"], solved,
+            digested(records, residual.shape[1], limits, before),
             epsilon=epsilon, noise=noise, tolerances=tolerances, before=before,
         )  # fmt: skip
 

@@ -19,7 +19,7 @@ from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles
 from eqrlab.attractors.statistics.intervals import proportion_interval
 from eqrlab.attractors.statistics.ranks import PooledAuc
-from eqrlab.attractors.statistics.trends import decay_rate
+from eqrlab.attractors.statistics.trends import decay_rate, slows_for_ever
 
 UNDECIDED = schema.MODES.index("undecided")
 MOST = 256  # a verdict that so many times the restarts would not decide is beyond buying
@@ -139,11 +139,19 @@ def restarts_needed(evidence: Evidence, restarts: int, rule: ModeRule) -> np.nda
     return needed.astype(np.int32)
 
 
+def slowing(ensemble: xr.Dataset) -> np.ndarray:
+    """Return the unfinished runs, (puzzle, restart) bool, that decay too slowly ever to come to rest."""
+    scaled = np.nan_to_num(ensemble.relative_residual.values.astype(float), nan=1.0, posinf=1.0)
+    slow = slows_for_ever(scaled.reshape(-1, scaled.shape[2])).reshape(scaled.shape[:2])
+    return slow & (ensemble.fate.values == CODE["unfinished"])
+
+
 def depth_needed(ensemble: xr.Dataset) -> np.ndarray:
     """Return the depth (puzzle,) at which nine in ten unfinished runs would be at rest if they go on as they do.
 
     Rounded up to a doubling of the depth; the depth itself where no run is unfinished.  From the decay of the last
-    residuals: a lower bound where that is slower than geometric; -1 where the median run does not decay.
+    residuals: a lower bound where that is slower than geometric; -1 where runs do not decay, or so slowly that they
+    never come to rest: like 1 / time, or a lesser power.
     """
     depth, unfinished = ensemble.sizes["step"], ensemble.fate.values == CODE["unfinished"]
     with np.errstate(invalid="ignore"):
@@ -158,6 +166,7 @@ def depth_needed(ensemble: xr.Dataset) -> np.ndarray:
             np.log(np.minimum(Tolerances.travel / left, 1.0)) / np.log(np.minimum(rate, 1 - 1e-15)),
             np.inf,
         )
+    steps[slowing(ensemble)] = np.inf
     needed = np.full(len(unfinished), depth)
     for p, open_runs in enumerate(unfinished):
         if open_runs.any():
@@ -215,6 +224,8 @@ def modes(
     mode = decided(probability, rule)
     open_share = probability[:, -1] > 1 - rule.decide
     buy = np.where(open_share, schema.ADVICE.index("buy_depth"), schema.ADVICE.index("buy_restarts"))
+    stuck = 2 * slowing(ensemble).sum(1) > evidence.unfinished
+    buy = np.where(open_share & stuck, schema.ADVICE.index("depth_will_not_tell"), buy)
     advice = np.where(mode != UNDECIDED, BY_MODE[np.minimum(mode, 3)], buy).astype(np.int8)
     share = Interval(*share_over_puzzles(probability, confidence=confidence, seed=seed))
     population = Interval(*_population(evidence, rule, confidence, seed))

@@ -29,6 +29,7 @@ ADVICE = (
     "retrain",
     "buy_restarts",
     "buy_depth",
+    "depth_will_not_tell",
 )
 STATUS = ("ok", "all_right", "all_wrong", "no_residual_spread")
 

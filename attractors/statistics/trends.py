@@ -59,3 +59,19 @@ def way_left(residual: np.ndarray) -> np.ndarray:
         rose = (first < depth) & (lowest[np.arange(n), np.maximum(depth - first - 1, 0)] <= last)
         rate = FALL ** (-1 / np.maximum(first, 1))
         return np.where(shown & ~rose, last * rate / (1 - rate), np.inf)
+
+
+def slows_for_ever(residual: np.ndarray) -> np.ndarray:
+    """Say which rows of residuals (n, D) fall like a power of time, and no faster than 1 / time: their sum has no end.
+
+    From the powers over the second quarter and the second half of the steps: in a geometric decay the latter is twice
+    the former.  Fewer than 32 steps do not tell.
+    """
+    depth = residual.shape[1]
+    if depth < 32:
+        return np.zeros(len(residual), bool)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        marks = [depth // 4, depth // 2, depth]
+        level = np.log([np.median(residual[:, m - max(1, m // 8) : m], axis=1) for m in marks])
+        first, last = -np.diff(level, axis=0) / np.log(2)
+        return (first > 0.1) & (last > 0.1) & (last <= 1.1) & (last <= 1.25 * first)

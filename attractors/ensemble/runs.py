@@ -15,6 +15,7 @@ from eqrlab.attractors.statistics.trends import decay_rate
 
 RESOLUTION = {"float64": 1e-6}  # relative distance up to which two exact states are one attractor
 COARSE_RESOLUTION = 1e-3  # the same in lower precision
+STAYED = 8  # steps for which a run must have been where it ended, to count as one that came there
 LEFT = 0.1  # residuals that differ more than this share from those a period later: not yet on the cycle
 
 
@@ -213,4 +214,4 @@ def _arrivals(ensemble: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
         away[p, r, : depth - period] = change > LEFT * residual[p, r, -period:].max()
     last = np.where(away, np.arange(1, depth + 1), 0).max(2)
     ended = np.isin(fate, [CODE[f] for f in ("settled", "periodic", "diverged", "nonfinite")])
-    return before, ended & (last > half)
+    return before, ended & (last > half) & (last <= depth - STAYED)

@@ -69,9 +69,11 @@ def tabulate(
     puzzles, most = len(runs), max(1, *(len(c.fewest) for c in found))
     total = np.array([len(r) for r in runs])
     labels = np.full((puzzles, total.max()), NOT_DRAWN, np.int32)
+    transient = np.zeros(labels.shape, bool)
     columns = _columns((puzzles, most), runs[0].answer.shape[1])
     for p, (one, clusters) in enumerate(zip(runs, found, strict=True)):
         labels[p, : len(one)] = clusters.label
+        transient[p, : len(one)] = clusters.transient
         number = len(clusters.fewest)
         for name, values in _facts(one, clusters).items():
             columns[name][p, :number] = values
@@ -105,6 +107,11 @@ def tabulate(
             ("puzzle", "restart"),
             labels,
             "attractor a run ended at, -1 none, -2 restart not drawn",
+        ),
+        "transient": (
+            ("puzzle", "restart"),
+            transient,
+            "on a recurrent set that other runs were seen to leave: at no attractor as far as one can tell",
         ),
         "attractors": (each, present.sum(1).astype(np.int32), "number of attractors found"),
         "unseen_mass": (each, unseen, "Good-Turing estimate of the mass of attractors not found"),

@@ -38,6 +38,8 @@ class Clusters(NamedTuple):
         Attractors (A,) that are chaotic or quasi-periodic sets, known by the states that runs have scattered over them.
     changing
         Those of them (A,) on which the answer does not stay the same.
+    transient
+        Runs (n,) on a recurrent set that others were seen to leave: at no attractor as far as one can tell.
     """
 
     label: np.ndarray
@@ -48,6 +50,7 @@ class Clusters(NamedTuple):
     dynamical: np.ndarray
     recurrent: np.ndarray
     changing: np.ndarray
+    transient: np.ndarray
 
     @property
     def ambiguous(self) -> int:
@@ -81,13 +84,15 @@ def identify(runs: Runs) -> Clusters:
 
     Cost: restarts x attractors distances of sketches.
     """
-    sets, vague = _on_sets(runs)
-    rows = np.flatnonzero(runs.attracted | sets)
+    sets, vague, transient = _on_sets(runs)
+    rows = np.flatnonzero((runs.attracted | sets) & ~transient)
     label = np.full(len(runs), -1)
     doubtful, alone = np.zeros(len(runs), bool), np.zeros(len(runs), bool)
     if not len(rows):
         none = np.zeros(0, int)
-        return Clusters(label, none, none, doubtful, alone, none, none.astype(bool), none.astype(bool))
+        return Clusters(
+            label, none, none, doubtful, alone, none, none.astype(bool), none.astype(bool), transient
+        )
     one = runs.take(rows)
     codes = np.unique(one.answer, axis=0, return_inverse=True)[1].reshape(-1)
     group = np.where(one.fate == CODE["periodic"], CYCLE, np.where(sets[rows], SET, codes))
@@ -103,7 +108,7 @@ def identify(runs: Runs) -> Clusters:
     recurrent = group[leader] == SET
     return Clusters(
         label, found.fewest[order], found.most[order], doubtful, alone, in_order(groups), recurrent,
-        recurrent & ~_one_answer(runs, label, len(leader)),
+        recurrent & ~_one_answer(runs, label, len(leader)), transient,
     )  # fmt: skip
 
 
@@ -116,15 +121,20 @@ def _one_answer(runs: Runs, label: np.ndarray, count: int) -> np.ndarray:
     return kept
 
 
-def _on_sets(runs: Runs) -> tuple[np.ndarray, np.ndarray]:
+def _on_sets(runs: Runs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return which runs (n,) are on recurrent sets that their scattered states tell apart, and which of them in doubt.
 
     Small recurrent sets with a constant answer are known by mean and spread where some of the runs are too short to
-    show more: these stay out.
+    show more: these stay out, but for those on a set that others have shown.
+
+    Returns
+    -------
+    shown, vague, transient
+        (n,) bool; transient: on a set that too many runs were seen to leave.
     """
-    shown, vague = runs.recurs.copy(), np.zeros(len(runs), bool)
+    shown, vague, transient = runs.recurs.copy(), np.zeros(len(runs), bool), np.zeros(len(runs), bool)
     if not shown.any():
-        return shown, vague
+        return shown, vague, transient
     small = np.flatnonzero(runs.fate == CODE["recurrent"])
     if len(small):
         codes = np.unique(runs.answer[small], axis=0, return_inverse=True)[1].reshape(-1)
@@ -133,21 +143,21 @@ def _on_sets(runs: Runs) -> tuple[np.ndarray, np.ndarray]:
             shown[small[label == a]] &= shown[small[label == a]].all()
     rows = np.flatnonzero(shown)
     if not len(rows):
-        return shown, vague
+        return shown, vague, transient
     found = Leaders(runs.take(rows), np.full(len(rows), SET))
+    others = np.flatnonzero(_bounded(runs) & ~shown)
     for a, lead in enumerate(rows[found.leader]):
         members = rows[found.label == a]
         before = runs.before[members]
         left = runs.late & (runs.before >= before.min() / SIMILAR) & (runs.before <= before.max() * SIMILAR)
-        if left.sum() > ESCAPES * (left.sum() + len(members)):
-            shown[members] = False
-            continue
-        vague[members] = left.any()
         finest = runs.resolution[lead] * runs.scale[lead]
-        for row in np.flatnonzero(_bounded(runs) & ~runs.recurs & ~shown):
-            if apart(states_of(runs.orbit[lead]), states_of(runs.orbit[row]), finest) <= APART:
-                shown[row] = vague[row] = True
-    return shown, vague
+        mine = states_of(runs.orbit[lead])
+        joining = [apart(mine, states_of(runs.orbit[row]), finest) <= APART for row in others]
+        members = np.concatenate([members, others[np.array(joining, bool)]])
+        leaves = left.sum() > ESCAPES * (left.sum() + len(members))
+        shown[members], transient[members] = not leaves, leaves
+        vague[members] |= left.any() | ~runs.recurs[members]
+    return shown & ~transient, vague, transient
 
 
 def _bounded(runs: Runs) -> np.ndarray:

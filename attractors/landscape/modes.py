@@ -82,7 +82,7 @@ def evidence_of(
         for name in ("correct", "changing")
     )
     reached &= ~changing  # a set whose answer changes is no answer's attractor
-    unfinished = ensemble.fate.values == CODE["unfinished"]
+    unfinished = (ensemble.fate.values == CODE["unfinished"]) | found.transient.values
     if returns is not None:
         result = returns.result.values
         if result.shape != reached.shape:

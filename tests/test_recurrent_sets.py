@@ -1,4 +1,4 @@
-"""Cycles are attractors by their states, whatever the phase; chaotic and quasi-periodic sets by where runs return to."""
+"""Cycles are attractors by their states, whatever the phase; chaotic and quasi-periodic sets by where runs go back."""
 
 import numpy as np
 import pytest

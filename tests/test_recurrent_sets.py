@@ -52,7 +52,7 @@ def test_every_cycle_is_one_attractor_and_no_two_are(name):
     assert float(found.mass_none[0]) <= 0.01  # one run may take longer
     for mass, low, high in zip(*(found[f"mass{e}"].values[0] for e in ("", "_low", "_high")), strict=True):
         assert low <= mass <= high and binomtest(round(mass * 120), 120, 1 / len(parts)).pvalue > 1e-4
-    assert float(found.correct_mass[0] + found.spurious_mass[0]) == pytest.approx(1)
+    assert float(found.correct_mass[0] + found.spurious_mass[0] + found.mass_none[0]) == pytest.approx(1)
 
 
 def test_a_cycle_longer_than_what_is_kept_of_it_is_one_attractor():

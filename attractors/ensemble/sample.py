@@ -96,7 +96,7 @@ def sample(
     Notes
     -----
     P * B * (D + 1) evaluations without noise, P * B * 2 D with noise.  Memory: the batches under way, and while the
-    ensemble is made about 60 bytes for each (puzzle, restart, step) and 2 kB for each (puzzle, restart); `export`
+    ensemble is made about 60 bytes for each (puzzle, restart, step) and 4 kB for each (puzzle, restart); `export`
     needs no more for more restarts.
 
     References

@@ -7,7 +7,7 @@ import numpy as np
 from eqrlab.attractors.statistics.trends import way_left
 
 SEEN = 3  # a period is looked for where the run shows it this many times
-QUICK = 0.7  # returns closing in by this factor a turn are no slow passage: there it is 1 - 2 / turns or more
+QUICK = 0.3  # returns that close in by this factor a turn are no slow passage
 TURNS = 16  # most turns over which returns are followed to see whether they add up
 NUMBERS = 2**22  # of a trace that are looked at together
 
@@ -98,10 +98,11 @@ def _returns(
     ratio = last / np.maximum(before, 1e-300)
     left = np.where(ratio <= QUICK, last * ratio / (1 - np.minimum(ratio, QUICK)), way_left(largest))
     closed = returns & ((np.maximum(last, before) <= rounding) | (left <= near))
-    followed = min(max(turns // 2, SEEN), TURNS)
-    if turns < followed:
-        return closed, np.zeros_like(closed), returns & ~closed
-    path = away[:, -1 : -followed * p - 1 : -p].sum(1)
-    net = np.linalg.norm(trace[:, -1] - trace[:, -1 - followed * p], axis=1)
-    gets_on = net >= drift * path
-    return closed, returns & ~gets_on, returns & gets_on & ~closed
+    far = np.where(largest > near[:, None], np.arange(1, turns + 1), 0).max(1)
+    followed = np.minimum(turns - far, TURNS)  # turns since when all states return
+    row, turn = np.arange(len(trace)), np.arange(TURNS)
+    steps = away[:, np.maximum(away.shape[1] - 1 - turn * p, 0)]
+    path = np.where(turn < followed[:, None], steps, 0.0).sum(1)
+    net = np.linalg.norm(trace[:, -1] - trace[row, depth - 1 - followed * p], axis=1)
+    hovers = returns & ~closed & (followed >= SEEN) & (net < drift * path)
+    return closed, hovers, returns & ~closed & ~hovers

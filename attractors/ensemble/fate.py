@@ -16,6 +16,7 @@ from eqrlab.attractors.ensemble.drift import answer_stands, grows_for_ever, turn
 from eqrlab.attractors.results.schema import ANSWER_FATES, FATES
 from eqrlab.attractors.statistics.trends import block_medians, kendall, way_left
 
+LEAVES, RISEN = 8, 4.0  # steps in which a residual rises by this factor where a run leaves a slow passage
 CODE = {name: i for i, name in enumerate(FATES)}
 ANSWER = {name: i for i, name in enumerate(ANSWER_FATES)}
 
@@ -109,6 +110,8 @@ class LongRun(NamedTuple):
     ----------
     finite
         All of these states are.
+    revisits
+        The run has been where its last states are before, and has left that region in between.
     period
         Minimal period >= 2 of the states, 0: none.
     drifting
@@ -122,6 +125,7 @@ class LongRun(NamedTuple):
     """
 
     finite: np.ndarray
+    revisits: np.ndarray
     period: np.ndarray
     drifting: np.ndarray
     spread: np.ndarray
@@ -157,7 +161,8 @@ def long_run(
         cycle[row] = _first_state(clean[row], whole[row], period[row])
     drifting = is_drifting(clean, tolerances.drift) | passing
     turn = turn_left(whole, before) if whole.shape[1] == depth else np.full(len(whole), np.inf)
-    return LongRun(finite, period, drifting, spread, turn, mean, clean[:, -1], cycle)
+    again = revisits(whole, window)
+    return LongRun(finite, again, period, drifting, spread, turn, mean, clean[:, -1], cycle)
 
 
 def _first_state(ring: np.ndarray, trace: np.ndarray, period: int) -> np.ndarray:
@@ -171,6 +176,18 @@ def _first_state(ring: np.ndarray, trace: np.ndarray, period: int) -> np.ndarray
     states, place = trace[-period:], np.zeros(ring.shape[1])
     place[: trace.shape[1]] = states[np.argmin(states[:, 0])]
     return place
+
+
+def revisits(trace: np.ndarray, window: int) -> np.ndarray:
+    """Say which rows of states (n, D, F) were where their last `window` states are before, and left in between.
+
+    Over the last three quarters: within twice the radius of these states about their mean, and beyond three times it.
+    """
+    late = trace[:, trace.shape[1] // 4 :]
+    away = np.linalg.norm(late - late[:, -window:].mean(1, keepdims=True), axis=2)
+    radius = away[:, -window:].max(1, keepdims=True)
+    been = np.logical_or.accumulate(away <= 2 * radius, axis=1)
+    return (been & (away > 3 * radius)).any(1)
 
 
 def answer_window(depth: int) -> int:
@@ -332,9 +349,10 @@ def classify(
     Notes
     -----
     The state, in this order: NaN or infinity -> nonfinite; norm grown far and still growing while the residual does not
-    fall -> diverged; residual at the floor, or inside the solved band and not falling, or falling with hardly any way
-    left -> settled; residual falling, norm growing, or too few steps -> unfinished; states returning after p steps ->
-    periodic; states moving on without turning back -> unfinished; a small region -> recurrent; else wandering.
+    fall -> diverged; residual at the floor, or inside the solved band and neither falling nor drifting, or falling
+    geometrically with hardly any way left -> settled; residual falling, norm growing, or too few steps -> unfinished;
+    states returning after p steps -> periodic; states moving on without turning back, or leaving a small region ->
+    unfinished; a small region that the run did not leave and enter again -> recurrent; else wandering.
 
     The joint fate is that of the state, but a settled or recurrent state whose answer is not constant over W steps is
     wandering, or unfinished if its residual still falls; and a state whose norm grows like a power of time while its
@@ -361,6 +379,7 @@ def classify(
     with np.errstate(divide="ignore", invalid="ignore"):
         rounding = np.minimum(floor / np.maximum(np.where(finite, final, 1.0), 1e-300), 1.0)
         creeping = falling | is_falling(safe, t, rounding) | is_falling(blocks, t, rounding)
+        leaving = (kendall(safe[:, -LEAVES:]) >= 0.9) & (safe[:, -1] >= RISEN * safe[:, -LEAVES:][:, 0])
     left = way_left(np.where(finite[:, None], relative, 1.0))
     if threshold is None:
         threshold = solved_band(final, solved & constant & finite, t, floor, noise)
@@ -379,8 +398,8 @@ def classify(
             resting,
             moving,
             seen.period > 0,
-            seen.drifting,
-            spread <= t.region,
+            seen.drifting | (leaving & constant & (spread <= t.region)),
+            (spread <= t.region) & ~seen.revisits,
         ],
         [
             CODE[f]

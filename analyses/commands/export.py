@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import xarray as xr
 
 from eqrlab import datasets
 from eqrlab.analyses import options as opt
@@ -25,6 +24,7 @@ from eqrlab.analyses.commands.stopping import exit_code
 from eqrlab.analyses.text.format import plural
 from eqrlab.attractors import export
 from eqrlab.attractors.ensemble.recipe import KEEP
+from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.validate import validate
 from eqrlab.attractors.streaming.batch_store import folder_of, read_plan
 from eqrlab.attractors.streaming.export import Progress, status
@@ -59,7 +59,7 @@ def _job(
     if begun:
         old, source = like_plan(*begun)
     elif like:
-        with xr.open_datatree(like, engine="netcdf4") as tree:
+        with archive.open(like, values=("inputs", "labels")) as tree:
             old, source = like_archive(tree, like)
     elif resume and out.exists() and checkpoint is None:
         raise ValueError(f"{out}: nothing to resume, no {folder_of(out).name} is there")

@@ -170,7 +170,7 @@ def stored(source: Path) -> dict[str, xr.Dataset]:
     ValueError
         When there is no ensemble in it.
     """
-    tree = archive.read(source)
+    tree = archive.read(source, complete=True)
     if "ensemble" not in tree.children:
         raise ValueError(
             f"{source}: no group named ensemble; expected an archive of scale, diagnose or export"

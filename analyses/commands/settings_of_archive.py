@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import xarray as xr
 
 from eqrlab.attractors import Tolerances
 from eqrlab.core import Reasoner, load
-from eqrlab.core.checkpoints.load import bundled, sha256
+from eqrlab.core.checkpoints.load import bundled, printable, sha256
 
 Job = tuple[dict[str, Any], dict[str, Any]]
 KEPT = {
@@ -35,11 +36,12 @@ def like_archive(tree: xr.DataTree, path: Path) -> Job:
         raise ValueError(f"{path}: has no group 'ensemble', so it cannot be repeated")
     ensemble = tree["ensemble"].to_dataset()
     about = dict(ensemble.attrs)
-    law = LAWS.get(about["initial_law"])
+    drawn = about.get("initial_law", "how is not recorded")
+    law = LAWS.get(drawn)
     if law is None:
-        raise ValueError(f"{path}: its starts were given ({about['initial_law']}), so it cannot be repeated")
-    limits = json.loads(about["tolerances"])
-    limits = {k: v for k, v in limits.items() if k not in ("answer_window", "settled_below")}
+        raise ValueError(
+            printable(f"{path}: its starts were given ({drawn}), so it cannot be repeated", 1000)
+        )
     batch = {"batch_size": int(about["batch_size"])} if "batch_size" in about else {}
     return {
         "inputs": ensemble.inputs.values.astype(np.int64),
@@ -52,11 +54,29 @@ def like_archive(tree: xr.DataTree, path: Path) -> Job:
         "keep": ("summary", *[keep for name, keep in KEPT.items() if name in ensemble]),
         "dtype": str(about["dtype"]),
         "device": str(about["device"]),
-        "tolerances": Tolerances(**limits),
+        "tolerances": tolerances_of(json.loads(about["tolerances"]), path),
         "starts": law,
         "judged": about["oracle"] not in ("labels", "none"),
         **batch,
     }, about
+
+
+def tolerances_of(values: dict[str, Any], path: Path) -> Tolerances:
+    """Return the thresholds that a file records, those left out that were measured.
+
+    Raises
+    ------
+    ValueError
+        For names that are none, and values that are no finite numbers.
+    """
+    given = {k: v for k, v in values.items() if k not in ("answer_window", "settled_below")}
+    known = {field.name for field in dataclasses.fields(Tolerances)}
+    for name, value in given.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+        if name not in known or not number:
+            what = f"{path}: tolerance {name[:40]!r} of {str(value)[:40]} unknown; finite numbers are, for "
+            raise ValueError(printable(what + ", ".join(sorted(known)), 1000))
+    return Tolerances(**given)
 
 
 def like_plan(plan: dict[str, Any], tokens: dict[str, np.ndarray]) -> Job:

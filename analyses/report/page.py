@@ -51,7 +51,9 @@ def write_report(path: str | Path, out: str | Path) -> None:
     OSError
         When the report cannot be written.
     """
-    text = render(archive.read(path))
+    tree = archive.read(path, complete=True)
+    with archive.refused(path, "cannot be reported"):  # values each of which may be, and not all together
+        text = render(tree)
     with replaced_whole(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

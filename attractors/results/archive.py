@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import hashlib
+import json
 import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from eqrlab.attractors.results import schema
-from eqrlab.core.checkpoints.load import replaced_whole
+from eqrlab.core.checkpoints.load import printable, replaced_whole
+
+SMALL = 2**25  # bytes of a file whose values are compared with their checksums whenever it is opened
 
 
 def write(path: str | Path, groups: Mapping[str, xr.Dataset]) -> None:
@@ -46,26 +57,148 @@ def write(path: str | Path, groups: Mapping[str, xr.Dataset]) -> None:
         tree.to_netcdf(temporary, engine="netcdf4", encoding=encoding)
 
 
-def read(path: str | Path) -> xr.DataTree:
-    """Open an archive whole, in memory.
+Signature = tuple[int, ...]
+
+
+def look(
+    path: str | Path, *, values: bool | Sequence[str] = True, complete: bool = True, in_memory: bool = False
+) -> dict[str, Any]:
+    """Look at a file in a process of its own, before anything here opens it: is it an archive as SCHEMA.md says?
+
+    Parameters
+    ----------
+    values
+        Whose values are read, to compare checksums, and flags and numbers with what they may be: all, those of the
+        variables named, or (False) of coordinates alone.
+    complete
+        False: only checksums, codes and ranges of what is there; the file may be a part of an archive.
+    in_memory
+        Refuse what does not fit into memory.
+
+    Returns
+    -------
+    dict
+        How many `groups` and `variables` there are, how many `checksums` were compared, and the variables of known
+        groups that SCHEMA.md does not list: `unlisted`.
 
     Raises
     ------
     ValueError
-        When the file is missing, no archive, or of a newer schema version, naming it.
+        At the first thing wrong, in a printable line that begins with the name of the file.
+
+    Notes
+    -----
+    First how the file is built, without reading a value: nothing may lie outside of it, be linked twice, be of a type
+    that archives have not, or be declared larger than its bytes can hold.  Then what it holds.  The process may use
+    1 GB of memory, and 2 seconds of processor time without getting on; about 0.2 s for a small archive, more by the
+    time it takes to read the values once.  A file that has not changed since is not looked at again.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: no such file; expected an archive written by eqrlab")
+    most = _free_memory() // 2 if in_memory else None
+    options = {"values": values if isinstance(values, bool) else sorted(values), "complete": complete}
     try:
-        with xr.open_datatree(path, engine="netcdf4") as tree:
-            loaded = tree.load()
-    except _DAMAGE as error:
-        raise ValueError(f"{path}: not a readable NetCDF-4 archive ({_first_line(error)})") from None
+        return _looked(os.path.abspath(path), signature(path), json.dumps({**options, "most": most}))
+    except ValueError as error:
+        raise ValueError(printable(f"{path}: {error}", 1000)) from None
+
+
+def signature(path: str | Path) -> Signature:
+    """Return what tells whether a file was changed or replaced.
+
+    Raises
+    ------
+    ValueError
+        When it is no regular file: pipes and devices may have no end.
+    """
     try:
-        loaded = loaded.map_over_datasets(schema.migrated)
-        return loaded.map_over_datasets(_without_checksums).map_over_datasets(_complex)
+        found = os.stat(path)
+    except FileNotFoundError:
+        raise ValueError(
+            printable(f"{path}: no such file; expected an archive written by eqrlab", 1000)
+        ) from None
+    except (OSError, ValueError) as error:  # a circle of links, no permission, a zero byte in the name
+        raise ValueError(printable(f"{path}: cannot be read ({error})", 1000)) from None
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a directory" if stat.S_ISDIR(found.st_mode) else "no regular file"
+        raise ValueError(printable(f"{path}: is {kind}; expected an archive written by eqrlab", 1000))
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+@functools.lru_cache(64)
+def _looked(path: str, _: Signature, options: str) -> dict[str, Any]:
+    one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    child = subprocess.run(
+        [sys.executable, "-P", str(Path(__file__).with_name("archive_child.py")), path, options],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False,
+        env={**os.environ, **one, "HDF5_PLUGIN_PRELOAD": "::"},  # "::": load no filters from elsewhere
+    )  # fmt: skip
+    try:
+        answer = json.loads(child.stdout)
+    except ValueError:
+        raise ValueError(_ended(child.returncode)) from None
+    if "broken" in answer:
+        raise OSError(f"archives cannot be read: {answer['broken']}; install eqrlab again")
+    if "fault" in answer:
+        raise ValueError(" ".join(answer["fault"].split()))
+    return answer["found"]
+
+
+def _ended(code: int) -> str:
+    """Say why the process that looked at a file gave no answer."""
+    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    if name in ("SIGXCPU", "SIGALRM"):
+        return "looking at it takes too long: it is damaged, or made to"
+    if name == "SIGKILL":
+        return "looking at it was ended by the system, for lack of memory or of time"
+    return f"the library that reads it crashes ({name}): it is damaged, or made to"
+
+
+def _free_memory() -> int:
+    """Return the bytes of memory that are free, a large number where the system does not tell."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"^MemAvailable: *(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        if found:
+            return int(found[1]) * 1024
+    return 2**63
+
+
+@contextmanager
+def open(
+    path: str | Path, *, values: bool | Sequence[str] = True, complete: bool = True, in_memory: bool = False
+) -> Iterator[xr.DataTree]:
+    """Open an archive that `look` finds sound; its values are read where they are used.
+
+    Parameters
+    ----------
+    path, values, complete, in_memory
+        See `look`.
+
+    Raises
+    ------
+    ValueError
+        See `look`; also when the file is changed meanwhile.
+    """
+    before = signature(path)
+    look(path, values=values, complete=complete, in_memory=in_memory)
+    with refused(path):
+        tree = xr.open_datatree(os.path.abspath(path), engine="netcdf4", decode_times=False)
+    with tree:
+        yield tree
+    _unchanged(path, before)
+
+
+def _unchanged(path: str | Path, before: Signature) -> None:
+    if signature(path) != before:
+        raise ValueError(printable(f"{path}: was changed while it was read", 1000))
+
+
+@contextmanager
+def refused(path: str | Path, what: str = "not a readable NetCDF-4 archive") -> Iterator[None]:
+    """Turn what comes of contents that no archive has into one printable line."""
+    try:
+        yield
     except _DAMAGE as error:
-        raise ValueError(f"{path}: {_first_line(error)}") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(printable(f"{path}: {what} ({reason})", 1000)) from None
 
 
 _DAMAGE = (
@@ -80,8 +213,34 @@ _DAMAGE = (
 )
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+def read(path: str | Path, *, complete: bool = False) -> xr.DataTree:
+    """Open an archive whole, in memory.
+
+    Parameters
+    ----------
+    complete
+        Require all that SCHEMA.md does; else the file may be a part of an archive, as `write` makes it of any groups.
+
+    Raises
+    ------
+    ValueError
+        When the file is missing, no archive, damaged, of a newer schema version, or too large for the memory, naming
+        it.  See `look`.
+    """
+    with open(path, complete=complete, in_memory=True) as tree, refused(path):
+        loaded = tree.load()
+    with _named(path):
+        loaded = loaded.map_over_datasets(schema.migrated)
+        return loaded.map_over_datasets(_without_checksums).map_over_datasets(_complex)
+
+
+@contextmanager
+def _named(path: str | Path) -> Iterator[None]:
+    """Put the name of the file before a refusal."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(printable(f"{path}: {(str(error).splitlines() or [''])[0]}", 1000)) from None
 
 
 def open_ensemble(
@@ -110,16 +269,22 @@ def open_ensemble(
     Notes
     -----
     Analyses take whole puzzles: `basins(ensemble.isel(puzzle=slice(0, 100)).load())` needs the memory of 100 puzzles.
+
+    The file is looked at first, without its values where they are many (files above 32 MB): `eqrlab verify` compares
+    them all with their checksums.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: no such file; expected an archive written by eqrlab")
+    before = signature(path)
+    look(path, values=os.path.getsize(path) <= SMALL)
     try:
-        opened = xr.open_dataset(path, group=group, engine="netcdf4", chunks=chunks)
+        opened = xr.open_dataset(
+            os.path.abspath(path), group=group, engine="netcdf4", chunks=chunks, decode_times=False
+        )
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"{path}: group {group!r} cannot be read ({str(error).splitlines()[0].strip(chr(34))})"
-        ) from None
-    return schema.migrated(opened)
+        reason = (str(error).splitlines() or [""])[0].strip('"')
+        raise ValueError(printable(f"{path}: group {group!r} cannot be read ({reason})", 1000)) from None
+    _unchanged(path, before)
+    with _named(path):
+        return schema.migrated(opened)
 
 
 def completed_part(ensemble: xr.Dataset) -> xr.Dataset:

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.batches import Batches, RowSteps, automatic_batch, one_thread_a_batch
@@ -23,7 +22,7 @@ from eqrlab.attractors.ensemble.judge import Oracle
 from eqrlab.attractors.ensemble.recipe import Law, Recipe
 from eqrlab.attractors.ensemble.records import digest
 from eqrlab.attractors.ensemble.sample import prepare
-from eqrlab.attractors.results import schema
+from eqrlab.attractors.results import archive, schema
 from eqrlab.attractors.streaming import batch_store as parts
 from eqrlab.attractors.streaming.batch_store import Parts, Shard, folder_of
 from eqrlab.attractors.streaming.write_archive import Job, merge
@@ -193,11 +192,8 @@ def _completed(path: Path) -> Progress | None:
     """Return how many batches a whole archive was made of, None where there is none."""
     if not path.exists():
         return None
-    try:
-        with xr.open_dataset(path, engine="netcdf4") as root:
-            complete, batches = int(root.attrs.get("complete", 1)), int(root.attrs.get("batches", 1))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable archive ({str(error).splitlines()[0]})") from None
+    with archive.open(path, values=False, complete=False) as tree, archive.refused(path):
+        complete, batches = int(tree.attrs.get("complete", 1)), int(tree.attrs.get("batches", 1))
     return Progress(batches, batches, True) if complete else None
 
 

@@ -95,8 +95,9 @@ def look(
     """
     most = _free_memory() // 2 if in_memory else None
     options = {"values": values if isinstance(values, bool) else sorted(values), "complete": complete}
+    now = signature(path)
     try:
-        return _looked(os.path.abspath(path), signature(path), json.dumps({**options, "most": most}))
+        return _looked(os.path.abspath(path), now, json.dumps({**options, "most": most}))
     except ValueError as error:
         raise ValueError(printable(f"{path}: {error}", 1000)) from None
 

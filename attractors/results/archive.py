@@ -14,10 +14,10 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -25,6 +25,7 @@ import xarray as xr
 from eqrlab.attractors.results import schema
 from eqrlab.core.checkpoints.load import printable, replaced_whole
 
+TRIES = 5  # at a file that others replace
 SMALL = 2**25  # bytes of a file whose values are compared with their checksums whenever it is opened
 
 
@@ -58,6 +59,7 @@ def write(path: str | Path, groups: Mapping[str, xr.Dataset]) -> None:
 
 
 Signature = tuple[int, ...]
+Opened = TypeVar("Opened", xr.DataTree, xr.Dataset)
 
 
 def look(
@@ -178,18 +180,31 @@ def open(
     ValueError
         See `look`; also when the file is changed meanwhile.
     """
-    before = signature(path)
-    look(path, values=values, complete=complete, in_memory=in_memory)
-    with refused(path):
-        tree = xr.open_datatree(os.path.abspath(path), engine="netcdf4", decode_times=False)
+
+    def opener() -> xr.DataTree:
+        with refused(path):
+            return xr.open_datatree(os.path.abspath(path), engine="netcdf4", decode_times=False)
+
+    tree, before = _as_looked_at(path, opener, values=values, complete=complete, in_memory=in_memory)
     with tree:
         yield tree
-    _unchanged(path, before)
-
-
-def _unchanged(path: str | Path, before: Signature) -> None:
-    if signature(path) != before:
+    now = signature(path)
+    if (
+        now != before and now[:2] == before[:2]
+    ):  # another file of that name does not change the one that was open
         raise ValueError(printable(f"{path}: was changed while it was read", 1000))
+
+
+def _as_looked_at(path: str | Path, opener: Callable[[], Opened], **how: Any) -> tuple[Opened, Signature]:
+    """Open what was found sound: where another file took its name meanwhile, as exports do, that is looked at too."""
+    for _ in range(TRIES):
+        before = signature(path)
+        look(path, **how)
+        opened = opener()
+        if signature(path) == before:
+            return opened, before
+        opened.close()
+    raise ValueError(printable(f"{path}: keeps changing while it is read", 1000))
 
 
 @contextmanager
@@ -274,16 +289,15 @@ def open_ensemble(
     The file is looked at first, without its values where they are many (files above 32 MB): `eqrlab verify` compares
     them all with their checksums.
     """
-    before = signature(path)
-    look(path, values=os.path.getsize(path) <= SMALL)
-    try:
-        opened = xr.open_dataset(
-            os.path.abspath(path), group=group, engine="netcdf4", chunks=chunks, decode_times=False
-        )
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or [""])[0].strip('"')
-        raise ValueError(printable(f"{path}: group {group!r} cannot be read ({reason})", 1000)) from None
-    _unchanged(path, before)
+
+    def opener() -> xr.Dataset:
+        with refused(path, f"group {group!r} cannot be read"):
+            return xr.open_dataset(
+                os.path.abspath(path), group=group, engine="netcdf4", chunks=chunks, decode_times=False
+            )
+
+    small = signature(path)[2] <= SMALL
+    opened, _ = _as_looked_at(path, opener, values=small)
     with _named(path):
         return schema.migrated(opened)
 

@@ -15,7 +15,6 @@ import xarray as xr
 
 from eqrlab.analyses.commands.outputs import require_writable
 from eqrlab.attractors.results import archive, schema
-from eqrlab.attractors.results.validate import validate
 from eqrlab.core import Reasoner
 from eqrlab.core.regular import parse_json, require_regular
 from eqrlab.datasets import PuzzleSet
@@ -156,8 +155,7 @@ def stored(file: Path) -> Iterator[tuple[str | None, Groups]]:
     ValueError
         When it is none, or not sound.
     """
-    validate(file)
-    tree = archive.read(file)
+    tree = archive.read(file, complete=True)
     for node in (tree, *tree.children.values()):
         groups = {
             str(name): child.to_dataset()

@@ -270,8 +270,8 @@ def _difference(begun: Mapping[str, Any], plan: Mapping[str, Any]) -> str | None
 
 def _require_same(path: Path, plan: Mapping[str, Any]) -> None:
     """Refuse to take a whole archive for the result of a plan that it is not of."""
-    with xr.open_dataset(path, engine="netcdf4") as root:
-        made = root.attrs.get("plan")
+    with archive.open(path, values=False, complete=False) as tree:
+        made = tree.attrs.get("plan")
     if made is None:
         raise ValueError(
             f"{path}: exists and does not say which export made it; remove it or choose another name"

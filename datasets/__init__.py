@@ -1,7 +1,7 @@
 """Puzzles: generate, read, write, disguise, and judge answers to them."""
 
 from eqrlab.datasets.files import bundled, bundled_names, read_puzzles, write_csv, write_npy_folder
-from eqrlab.datasets.puzzles import PuzzleSet
+from eqrlab.datasets.puzzles import Draw, PuzzleSet
 from eqrlab.datasets.sets import build
 from eqrlab.datasets.symmetry import augment
 from eqrlab.datasets.tasks import (
@@ -17,6 +17,7 @@ from eqrlab.datasets.tasks import (
 )
 
 __all__ = [
+    "Draw",
     "Oracle",
     "PuzzleSet",
     "augment",

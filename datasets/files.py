@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import csv
+import functools
 import gzip
 import io
 import json
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from eqrlab.datasets import checks, npy, tasks
 from eqrlab.datasets.faults import Fault, PuzzleFileError
-from eqrlab.datasets.puzzles import PuzzleSet
+from eqrlab.datasets.puzzles import Draw, PuzzleSet
 from eqrlab.datasets.text import scan_text
 
 DATA = Path(__file__).parent / "data"
@@ -25,12 +27,13 @@ def scan(
     task: str | None = None,
     split: str = "test",
     limit: int | None = None,
+    draw: Draw | None = None,
 ) -> tuple[PuzzleSet | None, list[Fault]]:
     """Read a puzzle file or folder as far as it is sound, and list every fault.
 
     Parameters
     ----------
-    path, task, split, limit
+    path, task, split, limit, draw
         As in `read_puzzles`.
 
     Returns
@@ -50,7 +53,8 @@ def scan(
         tasks.parse_task(task)
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be >= 1, got {limit}")
-    return npy.scan_folder(path, task, split, limit) if path.is_dir() else scan_text(path, task, limit)
+    read = functools.partial(npy.scan_folder, split=split) if path.is_dir() else scan_text
+    return read(path, task, limit=limit, draw=draw)
 
 
 def read_puzzles(
@@ -60,6 +64,8 @@ def read_puzzles(
     limit: int | None = None,
     *,
     unique: bool = False,
+    draw: Draw | None = None,
+    tick: Callable[[int], object] | None = None,
 ) -> PuzzleSet:
     """Read puzzles from a CSV file, a plain text file or an official `.npy` folder.
 
@@ -82,11 +88,16 @@ def read_puzzles(
         Read only the first so many puzzles; later ones are not looked at.
     unique
         Refuse puzzles that do not have exactly one solution (runs the solver on each).
+    draw
+        Where the file has more puzzles than that, take so many of them at random, by a seed, in the order of the file.
+        Every line must be well formed; whether givens, solution and uniqueness are right is asked of those taken.
+    tick
+        Called while the solver runs, with the number of puzzles that are done.
 
     Returns
     -------
     PuzzleSet
-        All puzzles in the file; nothing is skipped.
+        All puzzles in the file, or those drawn; nothing is skipped.
 
     Raises
     ------
@@ -102,12 +113,12 @@ def read_puzzles(
     Puzzles with several solutions are legitimate by default: whether an answer is right is decided by the oracle,
     not by the label.  Rows of .npy files count from 0.
     """
-    puzzles, wrong = scan(path, task, split, limit)
+    puzzles, wrong = scan(path, task, split, limit, draw)
     if wrong or puzzles is None:
         more = f" (and {len(wrong) - 1} more faults)" if len(wrong) > 1 else ""
         raise PuzzleFileError(f"{wrong[0]}{more}")
     if unique:
-        for row, reason in checks.solution_faults(puzzles.task, puzzles.inputs).items():
+        for row, reason in checks.solution_faults(puzzles.task, puzzles.inputs, tick).items():
             raise PuzzleFileError(f"{Path(puzzles.source).parent / puzzles.names[row]}: {reason}")
     return puzzles
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import json
@@ -17,7 +18,7 @@ import numpy as np
 from eqrlab.core.messages import brief
 from eqrlab.datasets import checks, tasks
 from eqrlab.datasets.faults import Fault, PuzzleFileError
-from eqrlab.datasets.puzzles import PuzzleSet
+from eqrlab.datasets.puzzles import Draw, PuzzleSet, rows_drawn
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _BROKEN = (
@@ -165,9 +166,9 @@ def _read_part(folder: Path, name: str, header: dict[str, Any], limit: int | Non
         shape = (examples, header["seq_len"])
         if arrays[key].shape != shape:
             raise PuzzleFileError(f"{files[key]}: shape {shape} is required, got {arrays[key].shape}")
-        tokens[key] = arrays[key][:limit].astype(np.int64)
+        tokens[key] = arrays[key][:limit]
         if key == "labels" and ignored is not None:
-            tokens[key][tokens[key] == ignored] = 0
+            tokens[key] = np.where(tokens[key] == ignored, np.zeros((), tokens[key].dtype), tokens[key])
         alien = ((tokens[key] < 0) | (tokens[key] >= vocab)).any(axis=1)
         if alien.any():
             row = int(alien.argmax())
@@ -192,7 +193,7 @@ def _require_own_files(folder: Path, sets: list[str]) -> None:
 
 
 def scan_folder(
-    path: Path, task: str | None, split: str, limit: int | None
+    path: Path, task: str | None, split: str, limit: int | None, draw: Draw | None = None
 ) -> tuple[PuzzleSet | None, list[Fault]]:
     """Read an official folder as far as it is sound; see `files.scan`."""
     folder = split_folder(path, split)
@@ -212,23 +213,31 @@ def scan_folder(
     ):
         if header.get(key, total) != total:
             raise PuzzleFileError(f"{header_path}:1: {key} is {brief(header[key])}, the arrays have {total}")
-    inputs = np.concatenate([part.inputs for part in parts])[:limit]
-    labels = np.concatenate([part.labels for part in parts])[:limit]
-    names = [name for part in parts for name in part.names][:limit]
+    total = len(range(sum(len(part.group) for part in parts))[:limit])
+    if not total:
+        raise PuzzleFileError(f"{header_path}:1: no puzzles in this folder")
+    taken = rows_drawn(total, draw)
+    rows = np.arange(total) if taken is None else taken
+    inputs = np.concatenate([part.inputs for part in parts])[rows].astype(np.int64)
+    labels = np.concatenate([part.labels for part in parts])[rows].astype(np.int64)
+    names = [name for part in parts for name in part.names]
+    names = [names[row] for row in rows]
     before = itertools.accumulate((part.groups for part in parts), initial=0)
     groups = [
         first + group for first, part in zip(before, parts, strict=False) for group in part.group.tolist()
     ]
-    if not len(inputs):
-        raise PuzzleFileError(f"{header_path}:1: no puzzles in this folder")
     reasons = checks.faults(found, inputs, labels)
     wrong = [Fault(str(folder.parent / names[row]), reason) for row, reason in reasons.items()]
     keep = [row for row in range(len(inputs)) if row not in reasons]
     if not keep:
         return None, wrong
     known = labels[keep] if labels.any() else None
-    columns = {"group": tuple(str(groups[row]) for row in keep)}
-    return PuzzleSet(inputs[keep], known, found, columns, str(folder), tuple(names[k] for k in keep)), wrong
+    columns = {"group": tuple(str(groups[rows[row]]) for row in keep)}
+    puzzles = PuzzleSet(
+        inputs[keep], known, found, columns, str(folder), tuple(names[k] for k in keep),
+        None if draw is None or taken is None else dataclasses.replace(draw, available=total),
+    )  # fmt: skip
+    return puzzles, wrong
 
 
 def arrays_of(puzzles: PuzzleSet) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -10,6 +10,30 @@ import numpy as np
 from eqrlab.datasets import tasks
 
 
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """A random choice of puzzles.
+
+    Attributes
+    ----------
+    count, seed
+        How many are drawn at most, and by which seed.
+    available
+        How many they were drawn from; None before they are.
+    """
+
+    count: int
+    seed: int
+    available: int | None = None
+
+
+def rows_drawn(available: int, draw: Draw | None) -> np.ndarray | None:
+    """Return the rows (k,) that a draw takes from so many, ascending; None: all, there are no more than it asks for."""
+    if draw is None or available <= draw.count:
+        return None
+    return np.sort(np.random.default_rng(draw.seed).choice(available, draw.count, replace=False))
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class PuzzleSet:
     """Puzzles of one task.
@@ -28,6 +52,8 @@ class PuzzleSet:
         Where the puzzles come from: a path or a command.
     names
         Where each puzzle stands, e.g. "hard.csv:12"; made from `source` when left empty.
+    draw
+        How they were drawn from the source; None where they are all of it, or the first.
 
     Raises
     ------
@@ -41,6 +67,7 @@ class PuzzleSet:
     columns: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     source: str = ""
     names: tuple[str, ...] = ()
+    draw: Draw | None = None
 
     def __post_init__(self) -> None:
         length, limit = tasks.seq_len(self.task), tasks.vocab_size(self.task)

@@ -86,6 +86,13 @@ def alphabet(task: str) -> str:
     return "." + "123456789"[:side] if kind == "sudoku" else maze.ALPHABET
 
 
+@functools.cache
+def codes(task: str) -> dict[str, int]:
+    """Return the characters of a file and the tokens they stand for; in Sudoku `0` is blank too."""
+    found = {letter: token for token, letter in enumerate(alphabet(task), start=1)}
+    return found | ({"0": sudoku.BLANK} if parse_task(task)[0] == "sudoku" else {})
+
+
 def encode(task: str, text: str) -> np.ndarray:
     """Read one row of characters as tokens (L,) int64; `0` counts as blank in Sudoku.
 
@@ -94,12 +101,10 @@ def encode(task: str, text: str) -> np.ndarray:
     ValueError
         If the number of characters is wrong or one of them is illegal, with its place.
     """
-    kind, side = parse_task(task)
+    _, side = parse_task(task)
     if len(text) != side * side:
         raise ValueError(f"{task} has {side * side} characters, got {len(text)}")
-    letters = {letter: token for token, letter in enumerate(alphabet(task), start=1)}
-    if kind == "sudoku":
-        letters["0"] = sudoku.BLANK
+    letters = codes(task)
     for place, letter in enumerate(text):
         if letter not in letters:
             row, column = divmod(place, side)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import collections
 import csv
+import dataclasses
 import io
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from eqrlab.core.messages import brief
 from eqrlab.datasets import checks, maze, tasks
 from eqrlab.datasets.decode import read_text
 from eqrlab.datasets.faults import Fault, PuzzleFileError
-from eqrlab.datasets.puzzles import PuzzleSet
+from eqrlab.datasets.puzzles import Draw, PuzzleSet, rows_drawn
 
 _PAIRS = (
     ("puzzle", "solution"),
@@ -170,7 +171,9 @@ def guess_task(puzzles: list[str]) -> str:
     )
 
 
-def scan_text(path: Path, task: str | None, limit: int | None) -> tuple[PuzzleSet | None, list[Fault]]:
+def scan_text(
+    path: Path, task: str | None, limit: int | None, draw: Draw | None = None
+) -> tuple[PuzzleSet | None, list[Fault]]:
     """Read a CSV or plain file as far as it is sound; see `files.scan`."""
     text = read_text(path)
     separator = csv_separator(path, text)
@@ -190,13 +193,27 @@ def scan_text(path: Path, task: str | None, limit: int | None) -> tuple[PuzzleSe
             task = guess_task([line.puzzle for line in lines])
         except ValueError as error:
             return None, [*wrong, Fault(f"{path}:{lines[0].number}", str(error))]
-    return _read_rows(path, task, columns, itertools.chain(head, rows), limit)
+    rows = itertools.chain(head, rows)
+    if draw is not None:
+        rows = iter(every := list(rows))
+        available = sum(isinstance(row, Line) for row in every)
+        taken = rows_drawn(available, draw)
+        if taken is not None:
+            draw = dataclasses.replace(draw, available=available)
+            return _read_rows(path, task, columns, rows, limit, draw, set(taken.tolist()))
+    return _read_rows(path, task, columns, rows, limit)
 
 
 def _read_rows(
-    path: Path, task: str, columns: list[str], rows: Iterable[Line | Fault], limit: int | None
+    path: Path,
+    task: str,
+    columns: list[str],
+    rows: Iterable[Line | Fault],
+    limit: int | None,
+    draw: Draw | None = None,
+    taken: Container[int] | None = None,
 ) -> tuple[PuzzleSet | None, list[Fault]]:
-    """Read the first `limit` puzzles of a task, as far as they are sound."""
+    """Read the first `limit` puzzles of a task, or those `taken`, as far as they are sound."""
     sound: list[Line] = []
     inputs, labels, wrong = list[np.ndarray](), list[np.ndarray](), list[Fault]()
     seen = 0
@@ -210,6 +227,8 @@ def _read_rows(
         if seen == limit:
             break
         seen += 1
+        if taken is not None and seen - 1 not in taken and _is_well_formed(task, row):
+            continue
         try:
             tokens = _encode(task, row.puzzle, "puzzle")
             label = _encode(task, row.solution, "solution") if row.solution else tokens
@@ -239,8 +258,16 @@ def _read_rows(
         {name: tuple(sound[place].extra[k] for place in keep) for k, name in enumerate(columns)},
         str(path),
         tuple(f"{path.name}:{sound[place].number}" for place in keep),
+        draw,
     )
     return puzzles, wrong
+
+
+def _is_well_formed(task: str, line: Line) -> bool:
+    """Say whether a line has the right length and characters, without reading it."""
+    length, letters = tasks.seq_len(task), tasks.codes(task).keys()
+    fields = (line.puzzle, line.solution) if line.solution else (line.puzzle,)
+    return all(len(text) == length and letters >= set(text) for text in fields)
 
 
 def _line_number(fault: Fault) -> int:

@@ -30,7 +30,7 @@ def find_period(
         States p apart are the same when they are closer than this share of the distance to the nearest other state in
         between.
     floor
-        Distance, relative to the size of the trace, that is rounding.
+        Distance, relative to the size of the trace, that is rounding in one step; p steps add up sqrt(p) of it.
     drift
         Returns whose sum is at least this share of their path go somewhere.
 
@@ -70,7 +70,7 @@ def _find(trace: np.ndarray, recurrence: float, floor: float, drift: float) -> t
         rows = np.flatnonzero(candidate[:, p - 2] & (period == 0))
         if len(rows):
             near = recurrence * nearest[rows, p - 2]
-            closed, stays, passes = _returns(trace[rows], int(p), near, rounding[rows], drift)
+            closed, stays, passes = _returns(trace[rows], int(p), near, rounding[rows] * np.sqrt(p), drift)
             period[rows[closed]] = p
             hovering[rows[stays & (hovering[rows] == 0)]] = p
             passing[rows[passes]] = True

@@ -33,10 +33,12 @@ def turn_left(trace: np.ndarray, before: int = 0) -> np.ndarray:
     marks = stretches(trace.shape[1], before)
     if before + trace.shape[1] < LEAST or marks[0] >= marks[1] or marks[1] >= marks[2]:
         return np.full(len(trace), np.inf)
-    states = trace[:, [m - 1 for m in marks]].astype(float)
+    states = trace[:, marks[0] - 1 :].astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
         unit = states / np.linalg.norm(states, axis=2, keepdims=True)
-        first, last = np.linalg.norm(np.diff(unit, axis=1), axis=2).T
+        turns = np.linalg.norm(np.diff(unit, axis=1), axis=2)
+        middle = marks[1] - marks[0]
+        first, last = turns[:, :middle].sum(1), turns[:, middle:].sum(1)
         ratio = np.where(last <= 1e-6, 0.0, last / first)
         longer = (before + marks[2]) / (before + marks[1])
         settling = ratio <= longer**-SETTLES

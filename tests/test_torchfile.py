@@ -44,7 +44,7 @@ def test_files_of_other_kinds_are_refused(tmp_path):
 
 def test_the_format_before_version_1_6_is_refused_with_its_remedy(tmp_path):
     path = write(tmp_path, {"a": torch.zeros(2)}, _use_new_zipfile_serialization=False)
-    refused(path, "written by torch.save before version 1.6; save it again with a later one")
+    refused(path, "written in the old format of torch.save (before version 1.6, or with ")
 
 
 def test_a_bare_pickle_is_refused(tmp_path):

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from eqrlab.core.kinds import LOOKED_AT, is_safetensors
 from eqrlab.core.messages import brief, one_line
 from eqrlab.core.models.config import ReasonerConfig
 from eqrlab.core.models.eqr import EqR, EqRConfig
@@ -145,6 +146,29 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     CheckpointError
         For a file that is truncated, damaged, no safetensors file, or without an eqrlab header.
     """
+    tensors, metadata = _read_safetensors(path)
+    return tensors, _own_header(path, tensors, metadata)
+
+
+def _own_header(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Any]:
+    """Return eqrlab's header of a safetensors file, checked against the tensors."""
+    try:
+        header = json.loads(metadata.get("eqrlab", "null"))
+    except (ValueError, RecursionError):
+        header = None
+    if not isinstance(header, dict):
+        raise CheckpointError(
+            f"{path}: the safetensors metadata has no eqrlab header; was it saved by eqrlab.core.save?"
+        )
+    if header.setdefault("tensors_sha256", "") not in ("", _checksum(tensors)):
+        raise CheckpointError(
+            f"{path}: the tensors do not have the checksum in the header: the file is damaged"
+        )
+    return header
+
+
+def _read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read any safetensors file: tensors and metadata."""
     if Path(path).exists() and (problem := _problem(Path(path))):
         raise CheckpointError(f"{path}: {problem}")
     try:
@@ -164,19 +188,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(
             f"{path}: not a readable safetensors file ({str(error) or 'out of memory'})"
         ) from None
-    try:
-        header = json.loads(metadata.get("eqrlab", "null"))
-    except (ValueError, RecursionError):
-        header = None
-    if not isinstance(header, dict):
-        raise CheckpointError(
-            f"{path}: the safetensors metadata has no eqrlab header; was it saved by eqrlab.core.save?"
-        )
-    if header.setdefault("tensors_sha256", "") not in ("", _checksum(tensors)):
-        raise CheckpointError(
-            f"{path}: the tensors do not have the checksum in the header: the file is damaged"
-        )
-    return tensors, header
+    return tensors, metadata
 
 
 _UNREADABLE = (
@@ -257,6 +269,8 @@ def fill(reasoner: Reasoner, tensors: dict[str, Tensor], path: str | Path) -> No
             )
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: tensor {name} has NaN or infinite values")
+        if not torch.isfinite(tensor.to(target.dtype)).all():
+            raise CheckpointError(f"{path}: tensor {name} has values that are infinite in {target.dtype}")
     reasoner.load_state_dict(tensors)
 
 
@@ -290,8 +304,7 @@ def load(source: str | Path, *, weights: str = "auto", seq_len: int | None = Non
     >>> load("eqr-sudoku6").family
     'eqr'
     """
-    from eqrlab.core.checkpoints import hub  # it and official build on this module
-    from eqrlab.core.checkpoints.official import load_official
+    from eqrlab.core.checkpoints import hub  # it builds on this module
 
     if weights not in ("auto", "ema", "raw"):
         raise ValueError(f"weights must be auto, ema or raw, got {weights!r}")
@@ -306,13 +319,33 @@ def load(source: str | Path, *, weights: str = "auto", seq_len: int | None = Non
         raise CheckpointError(
             f"{source}: {problem}, and no bundled model of that name; bundled are {', '.join(names) or 'none'}"
         )
-    if path.suffix == ".safetensors":
-        reasoner = _load_own(path)
-    else:
-        reasoner = load_official(path, weights=weights, seq_len=seq_len)
+    reasoner = _read(path, weights, seq_len)
     origin = name if name.startswith(hub.SCHEME) else path.name
     reasoner.provenance = {**reasoner.provenance, "checkpoint": origin, "checkpoint_sha256": sha256(path)}
     return reasoner.eval()
+
+
+def _read(path: Path, weights: str, seq_len: int | None) -> Reasoner:
+    """Read a file by what it is, whatever its name: eqrlab's own, plain safetensors, or one of torch.save."""
+    from eqrlab.core.checkpoints.official import load_official  # it builds on this module
+
+    try:
+        with open(path, "rb") as file:
+            head = file.read(LOOKED_AT)
+    except OSError:  # said below, with the kind of file that was expected
+        head = b""
+    if head.startswith(b"PK") or not (path.suffix == ".safetensors" or is_safetensors(head)):
+        return load_official(path, weights=weights, seq_len=seq_len)
+    tensors, metadata = _read_safetensors(path)
+    if "eqrlab" in metadata:
+        return _load_own(path, tensors, _own_header(path, tensors, metadata))
+    try:
+        return load_official(path, weights=weights, seq_len=seq_len, tensors=tensors)
+    except CheckpointError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise CheckpointError(
+            f"{path}: the safetensors metadata has no eqrlab header, and read as official weights: {reason}"
+        ) from None
 
 
 def _problem(path: Path) -> str | None:
@@ -324,8 +357,7 @@ def _problem(path: Path) -> str | None:
     return "is no regular file" if path.exists() else "no such file"
 
 
-def _load_own(path: Path) -> Reasoner:
-    tensors, header = read_tensors(path)
+def _load_own(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> Reasoner:
     for key, kind in {"format": int, "family": str, "task": str, "config": dict, "provenance": dict}.items():
         if not isinstance(header.get(key), kind):
             raise CheckpointError(f"{path}: the eqrlab header has no valid {key!r}; is this a saved model?")

@@ -19,8 +19,9 @@ from eqrlab.core.checkpoints.official_configs import (
     detect_family,
     listed,
 )
-from eqrlab.core.checkpoints.torchfile import Opaque, StoredTensor, read_stored, read_torch_file
-from eqrlab.core.messages import brief
+from eqrlab.core.checkpoints.torchfile import Opaque, read_stored, read_torch_file
+from eqrlab.core.checkpoints.weights import CONTAINERS, ROOTS, find_weights
+from eqrlab.core.messages import brief, one_line
 from eqrlab.core.models.reasoner import Reasoner
 
 _RENAMED = {
@@ -42,22 +43,8 @@ _YAML_FAULTS = (
     TypeError,
     ValueError,
 )
-_KEPT = ("model", "model_state_dict", "ema", "config", "step")
-
-
-def strip_names(tensors: dict[Any, Any]) -> dict[str, Any]:
-    """Drop the `_orig_mod` segments that torch.compile adds, and the leading `model.` and `inner.`."""
-    plain = {}
-    for name, tensor in tensors.items():
-        parts = [p for p in str(name).split(".") if p != "_orig_mod"]
-        for wrapper in ("model", "inner"):
-            if parts and parts[0] == wrapper:
-                parts = parts[1:]
-        short = ".".join(parts)
-        if short in plain:
-            raise CheckpointError(f"tensor {short} is there twice, with and without the wrappers of its name")
-        plain[short] = tensor
-    return plain
+_EQR_STATE = {"carry", "iteration", "optimizer_lrs", "optimizers", "total_steps", "train_dataset"}
+_KEPT = (*CONTAINERS, "ema", "config", "step")
 
 
 def task_name(vocab: int, seq_len: int) -> str:
@@ -113,7 +100,13 @@ def _read_yaml(path: Path) -> Any:
         raise CheckpointError(f"{path.name} beside it is not readable as YAML ({reason})") from None
 
 
-def load_official(path: Path, *, weights: str = "auto", seq_len: int | None = None) -> Reasoner:
+def load_official(
+    path: Path,
+    *,
+    weights: str = "auto",
+    seq_len: int | None = None,
+    tensors: dict[str, Tensor] | None = None,
+) -> Reasoner:
     """Load an official checkpoint (FORMATS, sections 1 to 3 and 7).
 
     Parameters
@@ -122,13 +115,15 @@ def load_official(path: Path, *, weights: str = "auto", seq_len: int | None = No
         "ema", "raw", or "auto": the EMA weights when the configuration says `ema` and the file has them.
     seq_len
         Grid cells, when neither the weights nor the training state tell.
+    tensors
+        What the file holds, where it is a safetensors file and was read already.
 
     Raises
     ------
     CheckpointError
         See `eqrlab.core.load`.
     """
-    content = read_torch_file(path)
+    content = read_torch_file(path) if tensors is None else tensors
     try:
         file, family = _open(path, content, weights)
         values = TRANSLATIONS[family](file, seq_len)
@@ -146,9 +141,9 @@ def load_official(path: Path, *, weights: str = "auto", seq_len: int | None = No
         provenance = plain_values(provenance, "the file")
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    tensors = _renamed(read_stored(file.tensors, path))
+    named = _renamed(read_stored(file.tensors, path))
     task = task_name(values["vocab_size"], values["seq_len"])
-    return assemble(path, family, values, task, provenance, tensors)
+    return assemble(path, family, values, task, provenance, named)
 
 
 def _open(path: Path, content: Any, weights: str) -> tuple[OfficialFile, str]:
@@ -158,38 +153,71 @@ def _open(path: Path, content: Any, weights: str) -> tuple[OfficialFile, str]:
             "an object of a foreign class" if isinstance(content, Opaque) else f"a {type(content).__name__}"
         )
         raise CheckpointError(f"holds {what}, a dictionary of weights or training state is required")
-    key = next((k for k in ("model", "model_state_dict") if k in content), None)
-    state = content if key else {}
-    raw = _tensors(content[key], f"{key!r}") if key else _tensors(content, "the file")
-    config = state.get("config")
-    if not isinstance(config, dict):
-        config = read_config(path)
-    file = OfficialFile(state, raw, config, "raw")
-    family = detect_family(set(raw))
+    found = find_weights(content)
+    state = content if found.key or not found.raw else {}
+    tensors = found.raw or found.average
+    _require_known_names(set(tensors))
+    inside = state.get("config")
+    config = inside if isinstance(inside, dict) else read_config(path)
+    file = OfficialFile(state, tensors, config, "raw", _origin(state, inside, config))
+    family = detect_family(set(tensors))
     if family == "trm" and "lambda_" in file.arch:
         family = "eqr"
     check_family(file, family)
-    average = state.get("ema")
-    if (
-        key != "model" and family != "eqr" and config.get("ema") is True
-    ):  # these trainers save the averages alone
+    averages_alone = not (found.average_keys or found.unread) and file.origin != "eqr" and family != "eqr"
+    if averages_alone and config.get("ema") is True:  # as the trainers of TRM and URM save them
         if weights == "raw":
             raise CheckpointError("holds no raw weights, only their averages")
+        if found.key not in (None, "model_state_dict"):
+            file.inferred.append("weights are averages by the configuration: the file has no others")
         file.weights = "ema"
         return file, family
-    if weights == "raw" or (weights == "auto" and (average is None or not config.get("ema"))):
-        return file, family
+    average = found.chosen(weights, bool(config.get("ema")))
     if average is None:
-        raise CheckpointError("holds no EMA weights")
-    if isinstance(average, dict) and "shadow" in average:
-        average = average["shadow"]
-    shadow = _tensors(average, "'ema'")
-    unknown, lacking = sorted(set(shadow) - set(raw)), sorted(set(raw) - set(shadow) - _BUFFERS)
-    if unknown:
-        raise CheckpointError(f"EMA tensor {unknown[0]} has no counterpart among the weights")
-    if lacking:
-        raise CheckpointError(f"EMA weights lack tensor {lacking[0]}")
-    return OfficialFile(state, {**raw, **shadow}, config, "ema"), family
+        if found.average_keys:
+            file.inferred.append("averages left alone: raw weights were asked for, or ema is not configured")
+        return file, family
+    file.weights = "ema"
+    if found.raw:
+        unknown = sorted(set(average) - set(found.raw))
+        lacking = sorted(set(found.raw) - set(average) - _BUFFERS)
+        if unknown:
+            raise CheckpointError(f"EMA tensor {unknown[0]} has no counterpart among the weights")
+        if lacking:
+            raise CheckpointError(f"EMA weights lack tensor {lacking[0]}")
+        file.tensors = {**found.raw, **average}
+    if found.average_keys[0] != "ema":
+        file.inferred.append(f"averages from {one_line(found.average_keys[0], 80)}")
+    return file, family
+
+
+def _origin(state: dict[Any, Any], inside: Any, config: dict[str, Any]) -> str:
+    """Tell whose trainer wrote a file: "eqr", "own" (that of the family, or a copy of its files), or "unknown".
+
+    EqR's stores the configuration and its own state beside the weights; those of the other families never store one.
+    """
+    if "wandb_meta" in config or (isinstance(inside, dict) and _EQR_STATE & set(map(str, state))):
+        return "eqr"
+    return "unknown" if isinstance(inside, dict) else "own"
+
+
+def _require_known_names(names: set[str]) -> None:
+    """Refuse weights that are none of these families, saying which names were looked for."""
+    if any(name.split(".")[0] in ROOTS for name in names):
+        return
+    example = min(names, key=lambda name: (len(name), name))
+    hidden = next((name for name in sorted(names) if ROOTS & set(name.split("."))), None)
+    if hidden is not None:
+        parts = hidden.split(".")
+        prefix = ".".join(parts[: next(k for k, part in enumerate(parts) if part in ROOTS)])
+        raise CheckpointError(
+            f"the names of the tensors begin with {brief(prefix + '.')}, which is no wrapper that is known; "
+            "save the state_dict of the model inside"
+        )
+    raise CheckpointError(
+        f"lm_head.weight with 2 axes is missing, and no tensor has a name of these families "
+        f"(embed_tokens, L_level, layers, ...): there is {brief(example)}"
+    )
 
 
 def _step(file: OfficialFile, path: Path) -> int | None:
@@ -213,22 +241,9 @@ def _variant(file: OfficialFile, family: str, values: dict[str, Any]) -> str:
     ]
     if family == "urm":
         parts.append("bfloat16 convolution")
-    if family in ("trm", "hrm") and file.content:
+    if family in ("trm", "hrm") and file.origin == "eqr":
         parts.append("written by EqR's trainer")
     return ", ".join(parts)
-
-
-def _tensors(value: Any, what: str) -> dict[str, StoredTensor]:
-    if not isinstance(value, dict) or not value:
-        raise CheckpointError(f"{what} is no dictionary of tensors")
-    for name, tensor in value.items():
-        if not isinstance(tensor, StoredTensor):
-            raise CheckpointError(f"{what} is no dictionary of tensors: {brief(name)} is none")
-        if not isinstance(name, str) or len(name) > 500:
-            raise CheckpointError(
-                f"{what} names a tensor by {brief(name)}, text of 500 characters at most is required"
-            )
-    return strip_names(value)
 
 
 def _renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -45,6 +45,8 @@ class OfficialFile:
         The official configuration, from the file or from the YAML beside it.
     weights
         "ema" or "raw".
+    origin
+        "eqr" for files of EqR's trainer, which also trains TRM and HRM, "own" for those of the family's own, "unknown".
     inferred
         What the translation read off the weights or assumed by default, in words.
     """
@@ -53,6 +55,7 @@ class OfficialFile:
     tensors: dict[str, StoredTensor]
     config: dict[str, Any]
     weights: str
+    origin: str = "own"
     inferred: list[str] = field(default_factory=list)
     asked: set[str] = field(default_factory=set)
 
@@ -124,9 +127,12 @@ def check_family(file: OfficialFile, family: str) -> None:
 
 
 def _shared(
-    file: OfficialFile, seq_len: int | None, blocks: tuple[str, str], prefix_default: int = 0
+    file: OfficialFile, seq_len: int | None, blocks: tuple[str, str], prefix: str = "least"
 ) -> dict[str, Any]:
-    """Translate what all families have; `blocks` are the option that counts the blocks and where they are."""
+    """Translate what all families have; `blocks` are the option that counts the blocks and where they are.
+
+    `prefix` is what a missing puzzle_emb_len stands for: "least", "trm" (16), or "unknown"; see `_prefix`.
+    """
     vocab, hidden = file.shape("lm_head.weight")
     if hidden != file.value("hidden_size", int, hidden, "from lm_head"):
         raise CheckpointError(
@@ -142,8 +148,10 @@ def _shared(
         )
     if "rms_norm_eps" in file.arch and file.value("rms_norm_eps", float) != _NORM_EPS:
         raise CheckpointError(f"arch.rms_norm_eps must be {_NORM_EPS}, got {file.arch['rms_norm_eps']}")
-    prefix_len, prefix_dim = _prefix(file, hidden, prefix_default)
-    seq_len = _grid(file, mixing if mixer == "mlp" else None, prefix_len, vocab, seq_len)
+    total = _positions_total(file, mixing if mixer == "mlp" else None)
+    cells = _SUDOKU_CELLS.get(vocab) if seq_len is None else seq_len
+    prefix_len, prefix_dim = _prefix(file, hidden, prefix, total[0] - cells if total[0] and cells else None)
+    seq_len = _grid(file, total, prefix_len, vocab, seq_len)
     positions = _positions(file, mixer)
     return {
         "vocab_size": vocab,
@@ -190,8 +198,12 @@ def _positions(file: OfficialFile, mixer: str) -> str:
     )  # the token mixer knows its tokens: rotary settings are not used
 
 
-def _prefix(file: OfficialFile, hidden: int, default: int) -> tuple[int, int]:
-    """Return prefix positions and the length of their stored vector."""
+def _prefix(file: OfficialFile, hidden: int, missing: str, left: int | None) -> tuple[int, int]:
+    """Return prefix positions and the length of their stored vector.
+
+    Without puzzle_emb_len there are as many positions as the vector needs, or TRM's 16.  Which, is told by the
+    positions left beside the cells of the grid where both are known, or else by whose code wrote the file.
+    """
     if "puzzle_emb.weights" not in file.tensors:
         return 0, 0
     identifiers, width = file.shape("puzzle_emb.weights")
@@ -204,23 +216,39 @@ def _prefix(file: OfficialFile, hidden: int, default: int) -> tuple[int, int]:
     file.inferred.append("prefix positions from puzzle_emb")
     file.asked.add("puzzle_emb_ndim")
     least = -(-width // hidden)
-    if "puzzle_emb_len" not in file.arch and not default:
-        return least, width
-    return file.value("puzzle_emb_len", int, default) or least, width
+    if "puzzle_emb_len" in file.arch:
+        return file.value("puzzle_emb_len", int, 0) or least, width
+    if missing == "least" and file.origin == "own":
+        return least, width  # HRM and URM have no such option
+    if left in (least, _TRM_PREFIX):
+        file.inferred.append(f"puzzle_emb_len {left} from the positions beside the grid")
+        return left, width
+    if missing == "unknown" and least != _TRM_PREFIX:
+        raise CheckpointError(
+            f"the configuration lacks arch.puzzle_emb_len, and it cannot be told whether there are {least} or "
+            f"{_TRM_PREFIX} prefix positions: add it"
+        )
+    return file.value("puzzle_emb_len", int, _TRM_PREFIX if missing == "trm" else least), width
 
 
-def _grid(file: OfficialFile, mixing: str | None, prefix_len: int, vocab: int, seq_len: int | None) -> int:
-    """Return the grid cells, from the weights, the training state, the caller or the vocabulary."""
-    total, source = None, ""
+def _positions_total(file: OfficialFile, mixing: str | None) -> tuple[int | None, str]:
+    """Return the positions, prefix and grid, that the weights or the training state tell, and what told them."""
     if mixing:
-        total, source = file.shape(mixing)[1], "the token mixer"
+        return file.shape(mixing)[1], "the token mixer"
     for table in ("embed_pos.embedding_weight", "absolute_pos_embedding"):
-        if total is None and table in file.tensors:
-            total, source = file.shape(table)[0], "the position embedding"
-    if total is None:
-        z_H = _attribute(_attribute(file.content.get("carry"), "inner_carry"), "z_H")
-        if isinstance(z_H, StoredTensor) and len(z_H.shape) == 3:
-            total, source = z_H.shape[1], "the training state"
+        if table in file.tensors:
+            return file.shape(table)[0], "the position embedding"
+    z_H = _attribute(_attribute(file.content.get("carry"), "inner_carry"), "z_H")
+    if isinstance(z_H, StoredTensor) and len(z_H.shape) == 3:
+        return z_H.shape[1], "the training state"
+    return None, ""
+
+
+def _grid(
+    file: OfficialFile, known: tuple[int | None, str], prefix_len: int, vocab: int, seq_len: int | None
+) -> int:
+    """Return the grid cells, from the weights, the training state, the caller or the vocabulary."""
+    total, source = known
     if total is None and seq_len is None and vocab in _SUDOKU_CELLS:
         total, source = (
             prefix_len + _SUDOKU_CELLS[vocab],
@@ -257,7 +285,7 @@ def _board(file: OfficialFile, seq_len: int) -> tuple[int, int]:
 
 def _eqr(file: OfficialFile, seq_len: int | None) -> dict[str, Any]:
     return {
-        **_shared(file, seq_len, ("L_layers", "L_level.")),
+        **_shared(file, seq_len, ("L_layers", "L_level."), "unknown"),
         "damping": round(1.0 - file.value("lambda_", float), 12),
         "noise_scale": file.value("noise_scale", float),
         "H_init_std": file.value("H_init_std", float, 1.0),
@@ -267,10 +295,8 @@ def _eqr(file: OfficialFile, seq_len: int | None) -> dict[str, Any]:
 
 def _trm(file: OfficialFile, seq_len: int | None) -> dict[str, Any]:
     _needs_prefix(file)
-    own_code = (
-        "model" not in file.content
-    )  # TRM's own trainer saves plain weights, EqR's a dictionary with 'model'
-    return _shared(file, seq_len, ("L_layers", "L_level."), _TRM_PREFIX if own_code else 0)
+    missing = {"own": "trm", "eqr": "least", "unknown": "unknown"}[file.origin]
+    return _shared(file, seq_len, ("L_layers", "L_level."), missing)
 
 
 def _hrm(file: OfficialFile, seq_len: int | None) -> dict[str, Any]:

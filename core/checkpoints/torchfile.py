@@ -8,6 +8,7 @@ import pickletools
 import struct
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from eqrlab.core.checkpoints.load import CheckpointError
 from eqrlab.core.checkpoints.zipfile import open_records, record_bytes
+from eqrlab.core.kinds import LOOKED_AT, kind_of
+from eqrlab.core.messages import brief
 
 _STORAGES = {
     "DoubleStorage": torch.float64,
@@ -29,6 +32,7 @@ _STORAGES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+_REQUIRED = "a file written by torch.save (1.6 or later) or an eqrlab .safetensors file is required"
 _MOST_PICKLE = 1 << 28  # bytes: strings and arrays in it take as much memory again
 _MOST_OPERATIONS = 2_000_000  # a few hundred bytes of memory each; an official file has some ten thousand
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # magic number that torch.save wrote before version 1.6
@@ -78,13 +82,13 @@ class StoredTensor:
         """Size of the tensor in memory."""
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def of(self, data: Any) -> Tensor:
-        """Return the values, given the bytes of the record."""
+    def of(self, data: bytearray) -> Tensor:
+        """Return a copy of the values, given the bytes of the record, which many tensors may share."""
         if len(data) != self.count * self.dtype.itemsize:
             raise CheckpointError(f"record {self.record} ends early: the file is damaged")
         if not math.prod(self.shape):
             return torch.empty(self.shape, dtype=self.dtype)
-        flat = torch.frombuffer(bytearray(data), dtype=self.dtype)
+        flat = torch.frombuffer(data, dtype=self.dtype)
         return flat.as_strided(self.shape, self.stride, self.offset).clone()
 
 
@@ -179,6 +183,11 @@ class _Interpreter:
             ):
                 record = f"{self.prefix}/data/{key}"
                 self.stack.append(_Storage(self.archive, record, _STORAGES[kind], count))
+            case ("storage", Name(name=kind), *_):
+                raise CheckpointError(
+                    f"holds tensors of a kind that is not read ({brief(kind)}, such as float8, quantized or complex "
+                    "values); save the weights as float32"
+                )
             case _:
                 raise CheckpointError("the pickle refers to a kind of record that torch.save does not write")
 
@@ -258,10 +267,15 @@ def read_torch_file(path: str | Path) -> Any:
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            if file.read(len(_LEGACY)) == _LEGACY:
+            head = file.read(LOOKED_AT)
+            if head.startswith(_LEGACY):
                 raise CheckpointError(
-                    "written by torch.save before version 1.6; save it again with a later one"
+                    "written in the old format of torch.save (before version 1.6, or with "
+                    "_use_new_zipfile_serialization=False); save it again in the usual one"
                 )
+        kind = kind_of(head)
+        if kind not in (None, "a zip archive", "a Python pickle"):
+            raise CheckpointError(f"this is {kind}; {_REQUIRED}")
         archive = open_records(path)
         pickles = [n for n in archive.namelist() if n.endswith("/data.pkl") and n.count("/") == 1]
         if len(pickles) != 1:
@@ -282,23 +296,24 @@ def read_torch_file(path: str | Path) -> Any:
         raise CheckpointError(f"{path}: {_reason(error)}") from None
 
 
-def read_stored(tensors: dict[str, StoredTensor], path: Path) -> dict[str, Tensor]:
-    """Read the values of many tensors of a file.
+def read_stored(tensors: Mapping[str, StoredTensor | Tensor], path: Path) -> dict[str, Tensor]:
+    """Read the values of many tensors of a file; those that were read already stay as they are.
 
     Raises
     ------
     CheckpointError
         When a record is damaged, or the tensors together are larger than the file can justify.
     """
-    asked, size = sum(t.bytes for t in tensors.values()), path.stat().st_size
+    stored = {name: t for name, t in tensors.items() if isinstance(t, StoredTensor)}
+    asked, size = sum(t.bytes for t in stored.values()), path.stat().st_size
     if asked > 2 * size:
         raise CheckpointError(f"{path}: the tensors ask for {asked} bytes, the file has {size}")
     try:
-        read: dict[str, Tensor] = {}
-        by_record = sorted(tensors.items(), key=lambda item: item[1].record)
+        read = {name: t for name, t in tensors.items() if isinstance(t, Tensor)}
+        by_record = sorted(stored.items(), key=lambda item: item[1].record)
         for record, sharing in itertools.groupby(by_record, key=lambda item: item[1].record):
             named = list(sharing)
-            data = named[0][1].archive.read(record)  # once, however many tensors look into it
+            data = bytearray(named[0][1].archive.read(record))  # once, however many tensors look into it
             read |= {name: tensor.of(data) for name, tensor in named}
         return {name: read[name] for name in tensors}
     except CheckpointError as error:
@@ -324,10 +339,7 @@ _DAMAGE = (
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, zipfile.BadZipFile) and "CRC" not in str(error):
-        return (
-            "not a checkpoint, or truncated; a file written by torch.save (1.6 or later) "
-            "or an eqrlab .safetensors file is required"
-        )
+        return f"not a checkpoint, or truncated; {_REQUIRED}"
     if isinstance(error, OSError):
         return f"cannot be read ({error.strerror or error})"
     return f"the file is damaged ({str(error)[:120] or type(error).__name__})"

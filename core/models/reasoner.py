@@ -307,6 +307,23 @@ class Reasoner(nn.Module):
         """
         return self.replace(**self.config.smoothing)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Reasoner:
+        """Change all weights, as `to`, `float` and `bfloat16` do; a dtype in which one becomes infinite is refused.
+
+        Raises
+        ------
+        ValueError
+            Naming the first such tensor; the model is then as it was.
+        """
+        for name, tensor in (*self.named_parameters(), *self.named_buffers()):
+            dtype = fn(tensor.new_empty(0)).dtype
+            if not tensor.is_floating_point() or torch.finfo(dtype).max >= torch.finfo(tensor.dtype).max:
+                continue
+            if bool((torch.isfinite(tensor) & ~torch.isfinite(tensor.to(dtype))).any()):
+                origin = self.provenance.get("checkpoint", self.family)
+                raise ValueError(f"{origin}: tensor {name} has values that are infinite in {dtype}")
+        return super()._apply(fn, recurse)
+
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the weights."""

@@ -132,3 +132,23 @@ def solution_faults(
         few, many = count == 0, count > 1
         reasons = ("the puzzle has no solution", "the puzzle has more than one solution")
     return {int(row): reasons[0] if few[row] else reasons[1] for row in np.flatnonzero(few | many)}
+
+
+def unsolvable(
+    task: str, inputs: np.ndarray, labels: np.ndarray | None, tick: Callable[[int], object] | None = None
+) -> np.ndarray:
+    """Return the rows whose puzzle has no solution, ascending; a row with a whole solution beside it is not searched.
+
+    Parameters
+    ----------
+    task, inputs, labels
+        Puzzles and their sound solutions, as in `faults`.
+    tick
+        Called now and then with the number of puzzles that are done.
+    """
+    open_rows = np.arange(len(inputs)) if labels is None else np.flatnonzero((labels == 0).any(axis=1))
+    if not len(open_rows):
+        return open_rows
+    if parse_task(task)[0] == "maze":
+        return open_rows[maze.shortest_path(inputs[open_rows])[0] < 0]
+    return open_rows[count_solutions(inputs[open_rows], 1, tick).count == 0]

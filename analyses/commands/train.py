@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -23,9 +24,11 @@ from eqrlab.analyses.studies.training_recipes import PRESETS, configurations
 from eqrlab.analyses.text.describe import aligned, describe, flat, plain
 from eqrlab.core import load
 from eqrlab.core.checkpoints.load import FAMILIES, replaced_whole
+from eqrlab.core.messages import one_line
 from eqrlab.core.training.trainer import Trainer
 from eqrlab.core.training.trainer import train as run_training
 from eqrlab.datasets import PuzzleSet, bundled, bundled_names, read_puzzles
+from eqrlab.datasets.checks import unsolvable as unsolvable_rows
 from eqrlab.datasets.device_symmetry import device_augmentation
 
 
@@ -260,13 +263,16 @@ def evaluate(
 
     CKPT is a file (official or eqrlab's own) or the name of a bundled model.  An answer is exact when it is valid (a
     Sudoku rule for every row, column and box; a shortest path), whatever the stored solution.  Accuracies are means
-    over restarts; their 95 % intervals take puzzles as the independent units, not restarts.
+    over restarts; their 95 % intervals take puzzles as the independent units, not restarts.  Puzzles that have no
+    solution are named and left out: no answer to them is right.
     """
     from eqrlab.analyses.studies.accuracy import measure  # here, so that the other commands start quickly
 
     reasoner = load(checkpoint)
     chosen = read_puzzles(puzzles, split=split) if puzzles else bundled(reasoner.task, split)
-    chosen = chosen.take(slice(limit))
+    chosen, unsolvable = _solvable(chosen.take(slice(limit)))
+    if unsolvable:
+        click.echo(f"eqrlab: {_left_out(unsolvable, len(chosen))}", err=True)
     result = measure(
         reasoner,
         chosen,
@@ -277,7 +283,7 @@ def evaluate(
         device=device,
         progress=not (as_json or quiet) and sys.stderr.isatty(),
     )
-    result = {"checkpoint": checkpoint, **result}
+    result = {"checkpoint": checkpoint, **result, "unsolvable": len(unsolvable)}
     if as_json:
         click.echo(json.dumps(result))
         return
@@ -291,6 +297,28 @@ def evaluate(
         else "not known: the puzzles come without solutions",
     }
     click.echo("\n".join(aligned(lines)))
+
+
+def _solvable(puzzles: PuzzleSet) -> tuple[PuzzleSet, list[str]]:
+    """Return the puzzles that have a solution, and the names of those that have none.
+
+    Raises
+    ------
+    ValueError
+        When none has.
+    """
+    rows = unsolvable_rows(puzzles.task, puzzles.inputs, puzzles.labels)
+    if len(rows) == len(puzzles):
+        raise ValueError(f"{puzzles.source}: none of the {len(puzzles)} puzzles has a solution")
+    keep = np.setdiff1d(np.arange(len(puzzles)), rows)
+    return puzzles.take(keep), [puzzles.names[row] for row in rows]
+
+
+def _left_out(names: list[str], sound: int) -> str:
+    """Say which puzzles were left out."""
+    shown = ", ".join(one_line(name, 100) for name in names[:5]) + (", ..." if len(names) > 5 else "")
+    total = len(names) + sound
+    return f"{len(names)} of {total} puzzles have no solution and are left out of the figures: {shown}"
 
 
 def _share(result: dict[str, float]) -> str:

@@ -97,8 +97,8 @@ def _csv_rows(path: Path, reader: Any) -> Iterator[list[str]]:
 
 def _columns(path: Path, line: int, header: list[str]) -> tuple[int, int | None]:
     """Find the puzzle and the solution column; capitals count as small letters, and solutions may be left out."""
-    known = {name for pair in _PAIRS for name in pair}
-    plain = [name.lower() if name.lower() in known - set(header) else name for name in header]
+    spelt = {name for pair in _PAIRS for name in pair} - set(header)
+    plain = [name.lower() if name.lower() in spelt else name for name in header]
     for name, count in collections.Counter(plain).items():
         if count > 1:
             raise PuzzleFileError(f"{path}:{line}: column {brief(name)} stands {count} times in the header")
@@ -108,7 +108,7 @@ def _columns(path: Path, line: int, header: list[str]) -> tuple[int, int | None]
     begun = [pair for pair in _PAIRS if pair[0] in plain]
     if begun and not any(solution in plain for _, solution in _PAIRS):
         return plain.index(begun[0][0]), None
-    puzzle, solution = next((pair for pair in _PAIRS if set(pair) & set(plain)), _PAIRS[0])
+    puzzle, solution = next((pair for pair in (*begun, *_PAIRS) if set(pair) & set(plain)), _PAIRS[0])
     missing = solution if puzzle in plain else puzzle
     told = ", ".join(brief(name) for name in header[:6]) + (", ..." if len(header) > 6 else "")
     raise PuzzleFileError(

@@ -592,3 +592,172 @@ def test_augmentation_of_every_task_keeps_solutions_right():
         inputs, labels = datasets.augmentation(task)(puzzles.inputs, puzzles.labels, np.random.default_rng(0))
         assert puzzles.oracle(inputs, labels).all()
         assert not (inputs == puzzles.inputs).all()
+
+
+# --- files as other programs write them
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", ["csv", "txt"])
+def test_any_line_end_and_a_byte_order_mark_are_read_the_same(tmp_path, rows, small, end, mark, packed, kind):
+    lines = rows if kind == "csv" else [row.split(",")[0] for row in rows[1:]]
+    data = (mark + end.join(lines) + end).encode()
+    path = tmp_path / f"a.{kind}{'.gz' if packed else ''}"
+    path.write_bytes(gzip.compress(data) if packed else data)
+    back = datasets.read_puzzles(path)
+    np.testing.assert_array_equal(back.inputs, small.inputs)
+    assert back.names[1] == f"{path.name}:{3 if kind == 'csv' else 2}"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_dataset_json_may_have_a_byte_order_mark(tmp_path, small, encoding):
+    files.write_npy_folder(tmp_path, small)
+    path = tmp_path / "test/dataset.json"
+    path.write_bytes(path.read_text().encode(encoding))
+    same(datasets.read_puzzles(tmp_path), small)
+
+
+HEADERS = [
+    "puzzle,solution",
+    "Puzzle,Solution",
+    "QUIZZES,SOLUTIONS",
+    "quizzes,solutions",
+    "question,answer",
+    "quiz,solution",
+]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("header", HEADERS)
+@pytest.mark.parametrize("name", ["a.csv", "a.txt", "a.tsv"])
+def test_usual_headers_and_separators_are_read(tmp_path, rows, small, separator, header, name):
+    lines = [line.replace(",", separator) for line in (header, *rows[1:])]
+    same(datasets.read_puzzles(write(tmp_path / name, lines)), small)
+    alone = [line.split(separator)[0] for line in lines]
+    same(datasets.read_puzzles(write(tmp_path / "alone.csv", alone)), dataclasses.replace(small, labels=None))
+
+
+def test_further_columns_stay_in_a_file_without_solutions(tmp_path, rows):
+    lines = ["source;Question;rating"] + [f"x;{row.split(',')[0]};{k}" for k, row in enumerate(rows[1:])]
+    puzzles = datasets.read_puzzles(write(tmp_path / "a.csv", lines))
+    assert puzzles.labels is None and puzzles.columns["rating"] == ("0", "1", "2", "3", "4", "5")
+
+
+@pytest.mark.parametrize(
+    ("header", "missing"),
+    [
+        ("question,solution", "answer"),
+        ("answer,x", "question"),
+        ("quizzes,answer", "solutions"),
+        ("a,b", "puzzle"),
+    ],
+)
+def test_the_missing_column_is_the_one_of_the_pair_that_is_begun(tmp_path, header, missing):
+    with pytest.raises(ValueError, match=f"column '{missing}' is missing"):
+        datasets.read_puzzles(write(tmp_path / "a.csv", f"{header}\n1,2\n"))
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        ("puzzle\n1".encode("utf-16"), "text in UTF-16"),
+        (b"\xfd7zXZ\x00\x00", "an xz file"),
+        (b"PK\x03\x04\x14", "a zip archive"),
+        (b"PAR1\x96\x97", "a parquet file"),
+        (b"\x93NUMPY\x01\x00", "a NumPy array"),
+        (b"BZh91AY", "a bzip2 file"),
+        (b'{"question": "1.."}\n{"question": "2.."}\n', "JSON"),
+        (b'[{"question": "1.."}]', "JSON"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_file_of_another_kind_is_named_with_the_kinds_that_are_read(tmp_path, data, kind, packed):
+    path = tmp_path / "a.csv"
+    path.write_bytes(gzip.compress(data) if packed else data)
+    with pytest.raises(ValueError, match=f"a.csv:1: this is {kind}; a CSV or text file in UTF-8"):
+        datasets.read_puzzles(path)
+
+
+@pytest.mark.parametrize("side", [5, 8, 12, 16, 25])
+def test_sudoku_of_other_sizes_is_refused_by_its_size(tmp_path, side):
+    row = ("1G." * side * side)[: side * side]
+    for name, text in (("a.csv", f"puzzle,solution\n{row},\n"), ("a.txt", row)):
+        with pytest.raises(ValueError, match=rf"{side}x{side} Sudoku is not supported \(4x4, 6x6, 9x9 are\)"):
+            datasets.read_puzzles(write(tmp_path / name, text))
+    with pytest.raises(ValueError, match=f"{side}x{side} Sudoku is not supported"):
+        tasks.task_of(side + 2, side * side)
+
+
+# --- cost
+
+
+@pytest.mark.parametrize("sets", [["all"] * 60_000, ["all", "all"], ["all", "b", "b"]])
+def test_a_set_named_twice_is_refused_before_it_is_read(tmp_path, small, sets):
+    files.write_npy_folder(tmp_path, small)
+    edit_json(tmp_path / "test/dataset.json", sets=sets)
+    with pytest.raises(ValueError, match="names a set twice"):
+        datasets.read_puzzles(tmp_path)
+
+
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+def test_sets_that_are_one_file_are_refused(tmp_path, small, link):
+    files.write_npy_folder(tmp_path, small)
+    for array in list((tmp_path / "test").glob("all__*")):
+        getattr(array.with_name(array.name.replace("all", "copy")), link)(array)
+    edit_json(tmp_path / "test/dataset.json", sets=["all", "copy"])
+    with pytest.raises(ValueError, match="is the same file as that of the set 'all'"):
+        datasets.read_puzzles(tmp_path)
+
+
+SHAPES = [
+    *(
+        "(True, 16)",
+        "(6, True)",
+        "(6.0, 16)",
+        "(-6, 16)",
+        "(6, -16)",
+        "((6,), 16)",
+        "('6', 16)",
+        "(None, 16)",
+    ),
+    *(
+        "(0x" + "f" * 5000 + ", 16)",
+        "(1099511627776, 16)",
+        "(4611686018427387904, 4)",
+        "(6, 16, 1)",
+        "()",
+        "6",
+    ),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["inputs", "puzzle_indices"])
+def test_a_shape_that_no_array_has_is_refused(tmp_path, small, shape, name):
+    files.write_npy_folder(tmp_path, small)
+    text = f"{{'descr': '<i8', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    path = tmp_path / f"test/all__{name}.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(6 * 16 * 8))
+    with pytest.raises(ValueError) as caught:
+        datasets.read_puzzles(tmp_path)
+    assert (
+        str(path) in str(caught.value) and str(caught.value).isprintable() and len(str(caught.value)) <= 1000
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["\n" * 4_000_000, "1,2\n" * 1_000_000, ",\n" * 2_000_000, "puzzle\n" + "1\n" * 2_000_000]
+)
+def test_many_empty_or_wrong_lines_cost_little(tmp_path, text):
+    """Refused in seconds and memory in proportion to the file, the first faults listed."""
+    import tracemalloc
+
+    path = write(tmp_path / "a.csv", text)
+    tracemalloc.start()
+    with pytest.raises(ValueError) as caught:
+        datasets.read_puzzles(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(str(caught.value)) <= 1000 and peak < 12 * len(text) + 2_000_000

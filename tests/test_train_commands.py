@@ -476,3 +476,29 @@ def test_the_command_line_keeps_threads_from_spinning_before_torch_is_loaded():
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True
         )
         assert printed.stdout == f"{expected} False\n", printed.stderr
+
+
+def test_evaluate_names_puzzles_without_a_solution_and_counts_them_apart(tmp_path):
+    """Legal givens, one digit of a solution changed: a perfect model has no right answer to give."""
+    sound = [
+        "5...1.2...6..2153.45.1...6.2.1...6..",
+        "..2......1.4.4..31.5.....3.45.......",
+        "2.......4.63.3...2...1...1.4....5...",
+    ]
+    broken = ["54..1.2...6..2153.45.1...6.2.1...6..", "1.2......1.4.4..31.5.....3.45......."]
+    options = ["--depth", "8", "--noise", "0", "--quiet", "--json"]
+    figures = []
+    for name, lines in {"sound.txt": sound, "half.txt": [*sound, *broken]}.items():
+        (tmp_path / name).write_text("\n".join(lines))
+        result = CliRunner().invoke(evaluate, ["eqr-sudoku6", "--puzzles", str(tmp_path / name), *options])
+        assert result.exit_code == 0
+        figures.append(json.loads(result.stdout))
+    assert figures[0]["exact"] == figures[1]["exact"] and figures[1]["puzzles"] == 3
+    assert [f["unsolvable"] for f in figures] == [0, 2]
+    assert (
+        "2 of 5 puzzles have no solution and are left out of the figures: half.txt:4, half.txt:5"
+        in result.stderr
+    )
+    (tmp_path / "none.txt").write_text("\n".join(broken))
+    result = CliRunner().invoke(evaluate, ["eqr-sudoku6", "--puzzles", str(tmp_path / "none.txt"), *options])
+    assert "none of the 2 puzzles has a solution" in str(result.exception)

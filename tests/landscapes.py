@@ -33,7 +33,10 @@ def draw_masses(
 
 @dataclass(frozen=True)
 class Planted:
-    """Landscapes (count,) of one system: masses of correct and spurious attractors, factor of decay a step, size."""
+    """Landscapes (count,) of one system: masses of correct and spurious attractors, factor of decay a step, size.
+
+    `kind` (count, 3) says what the right attractor and the two wrong ones are: 0 a point, 1 a cycle, 2 a chaotic set.
+    """
 
     truth: np.ndarray
     correct: np.ndarray
@@ -41,6 +44,7 @@ class Planted:
     rate: np.ndarray
     size: int
     noise: float
+    kind: np.ndarray | None = None
 
     def system(self) -> MapSystem:
         """One coordinate keeps the side: from the top the right attractor, two wrong ones, and a sea.
@@ -57,16 +61,24 @@ class Planted:
             [0 * low, high - 1, low + 1],
             (low + high) / 2,
         )
-        table = torch.as_tensor(np.concatenate([edges[:, 1:], centres, self.rate[:, None]], 1))
+        kind = np.zeros_like(centres) if self.kind is None else self.kind
+        table = torch.as_tensor(np.concatenate([edges[:, 1:], centres, self.rate[:, None], kind], 1))
 
         def step(z: Tensor, x: Tensor, noise=None) -> Tensor:
             y, u = z[:, :1], z[:, 1:]
             side = (y <= x[:, :3]).sum(1, keepdim=True)  # 0: right, 1 and 2: wrong, 3: sea
-            centre, rate = torch.gather(x[:, 3:6], 1, side.clamp(max=2)), x[:, 6:]
+            at_one = side.clamp(max=2)
+            centre, rate, kind = (
+                torch.gather(x[:, 3:6], 1, at_one),
+                x[:, 6:7],
+                torch.gather(x[:, 7:], 1, at_one),
+            )
             inside = u.clamp(0, 1)
             still = side < 3
             y = torch.where(still, centre + rate * (y - centre), y)
-            u = torch.where(still, 0.3 + rate * (u - 0.3), 3.99 * inside * (1 - inside))
+            moving = (inside * (1 - inside))[:, :1] * torch.where(kind == 1, 3.2, 3.9)
+            rest = torch.where(kind > 0, moving, 0.3 + rate * (u - 0.3))
+            u = torch.where(still, rest, 3.99 * inside * (1 - inside))
             following = torch.cat((y, u), 1)
             return following if noise is None else following + noise(following) * still
 
@@ -104,15 +116,22 @@ def near_threshold(correct: np.ndarray, q: np.ndarray, restarts: np.ndarray, rul
 
 
 def run_landscapes(
-    count: int, seed: int, rule: ModeRule, each: int = 10, unfinished: float = 0.15, clear: bool = False
+    count: int,
+    seed: int,
+    rule: ModeRule,
+    each: int = 10,
+    unfinished: float = 0.15,
+    clear: bool = False,
+    moving: bool = False,
 ) -> dict[str, np.ndarray]:
     """Diagnose `count` landscapes, `each` a system, and return truth, probabilities and what was varied, row by row.
 
-    Masses follow the rule's prior; with `clear` those near a threshold are left out.
+    Masses follow the rule's prior; with `clear` those near a threshold are left out.  With `moving` two thirds of the
+    attractors are cycles and chaotic sets, all of the answer that is theirs; the depth lets these be seen.
     """
     rng, rows = np.random.default_rng(seed), []
     for group in range(-(-count // each)):
-        restarts, depth = int(rng.choice(RESTARTS)), int(rng.choice(DEPTHS))
+        restarts, depth = int(rng.choice(RESTARTS)), int(rng.choice((128, 256) if moving else DEPTHS))
         truth, correct, q = draw_masses(rng, 20 * each, rule)
         beside = near_threshold(correct, q, np.full(len(q), restarts), rule)
         kept = np.flatnonzero(~(beside & clear))[:each]
@@ -120,7 +139,9 @@ def run_landscapes(
         slow = rng.random() < unfinished
         rate = 1 - 10 ** rng.uniform(-4, -2.3, each) if slow else rng.uniform(0.05, 0.75, each)
         size, noise = int(rng.choice(SIZES)), float(rng.choice(NOISES))
-        planted = Planted(truth, correct, (1 - correct) * q, rate, size, noise)
+        kind = rng.integers(0, 3, (each, 3)) if moving else None
+        noise = 0.0 if moving else noise
+        planted = Planted(truth, correct, (1 - correct) * q, rate, size, noise, kind)
         result = at.modes(planted.sample(restarts, depth, seed + group), rule=rule)
         columns = {
             "truth": truth, "correct": correct, "q": q, "rate": rate, "probability": result.mode_probability.values,

@@ -78,3 +78,9 @@ def test_calibration_on_landscapes_drawn_from_the_prior():
 def test_no_confident_mistake_on_clear_landscapes():
     """Where chance does not carry the masses over a threshold none is confidently wrong."""
     assert not report("clear masses", run_landscapes(LANDSCAPES, seed=2, rule=ModeRule(), clear=True)).any()
+
+
+def test_no_confident_mistake_where_attractors_move():
+    """Two thirds of the attractors are cycles and chaotic sets: the verdicts are those of points."""
+    rows = run_landscapes(LANDSCAPES, seed=3, rule=ModeRule(), clear=True, moving=True, unfinished=0)
+    assert not report("clear masses, cycles and chaotic sets", rows).any()

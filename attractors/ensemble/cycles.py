@@ -7,6 +7,7 @@ import numpy as np
 from eqrlab.attractors.statistics.trends import way_left
 
 SEEN = 3  # a period is looked for where the run shows it this many times
+CLOSING = 10.0  # times this far away a return may be that closes in geometrically
 QUICK = 0.3  # returns that close in by this factor a turn are no slow passage
 TURNS = 16  # most turns over which returns are followed to see whether they add up
 NUMBERS = 2**22  # of a trace that are looked at together
@@ -65,7 +66,7 @@ def _find(trace: np.ndarray, recurrence: float, floor: float, drift: float) -> t
     rounding = floor * np.sqrt((recent**2).sum(2).mean(1))
     back = np.linalg.norm(recent[:, -2::-1] - recent[:, -1:], axis=2)  # (n, longest), by lag from 1
     nearest = np.minimum.accumulate(back, axis=1)[:, :-1]  # of the states in between
-    candidate = (back[:, 1:] <= recurrence * nearest) & (nearest > rounding[:, None])
+    candidate = (back[:, 1:] <= CLOSING * recurrence * nearest) & (nearest > rounding[:, None])
     for p in np.flatnonzero(candidate.any(0)) + 2:
         rows = np.flatnonzero(candidate[:, p - 2] & (period == 0))
         if len(rows):
@@ -97,7 +98,9 @@ def _returns(
     last, before = largest[:, -1], largest[:, -2]
     ratio = last / np.maximum(before, 1e-300)
     left = np.where(ratio <= QUICK, last * ratio / (1 - np.minimum(ratio, QUICK)), way_left(largest))
-    closed = returns & ((np.maximum(last, before) <= rounding) | (left <= near))
+    at_floor = np.maximum(last, before) <= rounding
+    closing = (away[:, -window:].max(1) <= CLOSING * near) & (left <= CLOSING * near)
+    closed = (returns & at_floor) | closing
     far = np.where(largest > near[:, None], np.arange(1, turns + 1), 0).max(1)
     followed = np.minimum(turns - far, TURNS)  # turns since when all states return
     row, turn = np.arange(len(trace)), np.arange(TURNS)

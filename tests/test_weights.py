@@ -259,15 +259,15 @@ def test_8_bit_weights_are_refused_for_what_they_are(official, tmp_path):
         load(resaved(official, tmp_path, content))
 
 
-@pytest.mark.parametrize("count", [1000, 20_000])
+@pytest.mark.parametrize("count", [1000, 15_000, 60_000])
 def test_many_views_of_one_record_cost_no_more_than_the_bytes_of_the_file(official, count, tmp_path):
     base = torch.zeros(2_000_000)  # 8 MB that each view would be copied from
     views = {f"L_level.layers.0.x{k}": base[k : k + 4] for k in range(count)}
     path = resaved(official, tmp_path, {**official[0], **views})
     began = time.process_time()
-    with pytest.raises(CheckpointError, match="is not part of this trm model"):
+    with pytest.raises(CheckpointError, match="is not part of this trm model|more than 20000 tensors"):
         load(path)
-    assert time.process_time() - began < 4  # 160 GB of copies took minutes
+    assert time.process_time() - began < 4  # copies of the record took minutes
 
 
 @pytest.mark.parametrize("value", [1e300, -1e39, 3.5e38])

@@ -35,6 +35,7 @@ _STORAGES = {
 _REQUIRED = "a file written by torch.save (1.6 or later) or an eqrlab .safetensors file is required"
 _MOST_PICKLE = 1 << 28  # bytes: strings and arrays in it take as much memory again
 _MOST_OPERATIONS = 2_000_000  # a few hundred bytes of memory each; an official file has some ten thousand
+_MOST_TENSORS = 20_000  # an official file has some hundred
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # magic number that torch.save wrote before version 1.6
 
 
@@ -119,6 +120,7 @@ class _Interpreter:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
+        self.tensors = 0
 
     def run(self, data: bytes) -> Any:
         for done, (operation, argument, _) in enumerate(pickletools.genops(data)):
@@ -173,6 +175,9 @@ class _Interpreter:
             storage, *view = arguments[:4]
             if not isinstance(storage, _Storage):
                 raise CheckpointError("a tensor refers to something that is no record")
+            self.tensors += 1
+            if self.tensors > _MOST_TENSORS:
+                raise CheckpointError(f"the pickle has more than {_MOST_TENSORS} tensors")
             made = StoredTensor(*storage.fields, view)
         self.stack.append(made)
 

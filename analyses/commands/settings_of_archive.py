@@ -12,7 +12,8 @@ import xarray as xr
 
 from eqrlab.attractors import Tolerances
 from eqrlab.core import Reasoner, load
-from eqrlab.core.checkpoints.load import bundled, printable, sha256
+from eqrlab.core.checkpoints.load import bundled, sha256
+from eqrlab.core.messages import one_line
 
 Job = tuple[dict[str, Any], dict[str, Any]]
 KEPT = {
@@ -39,9 +40,7 @@ def like_archive(tree: xr.DataTree, path: Path) -> Job:
     drawn = about.get("initial_law", "how is not recorded")
     law = LAWS.get(drawn)
     if law is None:
-        raise ValueError(
-            printable(f"{path}: its starts were given ({drawn}), so it cannot be repeated", 1000)
-        )
+        raise ValueError(one_line(f"{path}: its starts were given ({drawn}), so it cannot be repeated", 1000))
     batch = {"batch_size": int(about["batch_size"])} if "batch_size" in about else {}
     return {
         "inputs": ensemble.inputs.values.astype(np.int64),
@@ -75,7 +74,7 @@ def tolerances_of(values: dict[str, Any], path: Path) -> Tolerances:
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
         if name not in known or not number:
             what = f"{path}: tolerance {name[:40]!r} of {str(value)[:40]} unknown; finite numbers are, for "
-            raise ValueError(printable(what + ", ".join(sorted(known)), 1000))
+            raise ValueError(one_line(what + ", ".join(sorted(known)), 1000))
     return Tolerances(**given)
 
 

@@ -23,7 +23,8 @@ import numpy as np
 import xarray as xr
 
 from eqrlab.attractors.results import schema
-from eqrlab.core.checkpoints.load import printable, replaced_whole
+from eqrlab.core.checkpoints.load import replaced_whole
+from eqrlab.core.messages import one_line
 
 TRIES = 5  # at a file that others replace
 SMALL = 2**25  # bytes of a file whose values are compared with their checksums whenever it is opened
@@ -101,7 +102,7 @@ def look(
     try:
         return _looked(os.path.abspath(path), now, json.dumps({**options, "most": most}))
     except ValueError as error:
-        raise ValueError(printable(f"{path}: {error}", 1000)) from None
+        raise ValueError(one_line(f"{path}: {error}", 1000)) from None
 
 
 def signature(path: str | Path) -> Signature:
@@ -116,13 +117,13 @@ def signature(path: str | Path) -> Signature:
         found = os.stat(path)
     except FileNotFoundError:
         raise ValueError(
-            printable(f"{path}: no such file; expected an archive written by eqrlab", 1000)
+            one_line(f"{path}: no such file; expected an archive written by eqrlab", 1000)
         ) from None
     except (OSError, ValueError) as error:  # a circle of links, no permission, a zero byte in the name
-        raise ValueError(printable(f"{path}: cannot be read ({error})", 1000)) from None
+        raise ValueError(one_line(f"{path}: cannot be read ({error})", 1000)) from None
     if not stat.S_ISREG(found.st_mode):
         kind = "a directory" if stat.S_ISDIR(found.st_mode) else "no regular file"
-        raise ValueError(printable(f"{path}: is {kind}; expected an archive written by eqrlab", 1000))
+        raise ValueError(one_line(f"{path}: is {kind}; expected an archive written by eqrlab", 1000))
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
@@ -192,7 +193,7 @@ def open(
     if (
         now != before and now[:2] == before[:2]
     ):  # another file of that name does not change the one that was open
-        raise ValueError(printable(f"{path}: was changed while it was read", 1000))
+        raise ValueError(one_line(f"{path}: was changed while it was read", 1000))
 
 
 def _as_looked_at(path: str | Path, opener: Callable[[], Opened], **how: Any) -> tuple[Opened, Signature]:
@@ -204,7 +205,7 @@ def _as_looked_at(path: str | Path, opener: Callable[[], Opened], **how: Any) ->
         if signature(path) == before:
             return opened, before
         opened.close()
-    raise ValueError(printable(f"{path}: keeps changing while it is read", 1000))
+    raise ValueError(one_line(f"{path}: keeps changing while it is read", 1000))
 
 
 @contextmanager
@@ -214,7 +215,7 @@ def refused(path: str | Path, what: str = "not a readable NetCDF-4 archive") -> 
         yield
     except _DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(printable(f"{path}: {what} ({reason})", 1000)) from None
+        raise ValueError(one_line(f"{path}: {what} ({reason})", 1000)) from None
 
 
 _DAMAGE = (
@@ -256,7 +257,7 @@ def _named(path: str | Path) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(printable(f"{path}: {(str(error).splitlines() or [''])[0]}", 1000)) from None
+        raise ValueError(one_line(f"{path}: {(str(error).splitlines() or [''])[0]}", 1000)) from None
 
 
 def open_ensemble(

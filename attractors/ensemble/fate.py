@@ -260,8 +260,12 @@ def find_answer_fate(code: np.ndarray, window: int, period: np.ndarray | None = 
 
 
 def is_drifting(ring: np.ndarray, share: float) -> np.ndarray:
-    """Say which rows of sketches (n, k, F) move on without turning back, over the last half of them."""
-    last = ring[:, ring.shape[1] // 2 :]
+    """Say which rows of sketches (n, k, F) move on without turning back, over the last half of them.
+
+    Over 12 at least, if there are so many: a few steps of noise may lie in one direction by chance.
+    """
+    k = ring.shape[1]
+    last = ring[:, -max(k - k // 2, min(k, 12)) :]
     path = np.linalg.norm(last[:, 1:] - last[:, :-1], axis=-1).sum(1)
     return (path > 0) & (np.linalg.norm(last[:, -1] - last[:, 0], axis=-1) >= share * path)
 

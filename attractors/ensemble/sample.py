@@ -18,6 +18,7 @@ from eqrlab.attractors.ensemble.records import digest
 from eqrlab.attractors.ensemble.records import noise_size as noise_size
 from eqrlab.attractors.ensemble.to_dataset import assemble
 from eqrlab.core import System
+from eqrlab.core.models.reasoner import Reasoner
 
 KEEP = ("summary", "path", "final_state", "trajectory", "logit_delta")
 FEATURES = 64
@@ -177,6 +178,8 @@ def prepare(
     if isinstance(system, torch.nn.Module):
         system = system.to(place)
     precision = dtype_of(dtype)
+    if precision is not None and isinstance(system, Reasoner):
+        system.require_finite_in(precision)  # layers cast their weights to the dtype of the state
     limits = tolerances or Tolerances()
     recipe = Recipe(
         system, tokens, solutions, oracle, int(restarts), int(depth), int(seed), beta > 0, initial,

@@ -315,14 +315,17 @@ class Reasoner(nn.Module):
         ValueError
             Naming the first such tensor; the model is then as it was.
         """
+        self.require_finite_in(fn(self.lm_head.weight.new_empty(0)).dtype)
+        return super()._apply(fn, recurse)
+
+    def require_finite_in(self, dtype: torch.dtype) -> None:
+        """Raise ValueError, naming the tensor, when a weight is finite as it is and infinite in a floating dtype."""
         for name, tensor in (*self.named_parameters(), *self.named_buffers()):
-            dtype = fn(tensor.new_empty(0)).dtype
             if not tensor.is_floating_point() or torch.finfo(dtype).max >= torch.finfo(tensor.dtype).max:
                 continue
             if bool((torch.isfinite(tensor) & ~torch.isfinite(tensor.to(dtype))).any()):
                 origin = self.provenance.get("checkpoint", self.family)
                 raise ValueError(f"{origin}: tensor {name} has values that are infinite in {dtype}")
-        return super()._apply(fn, recurse)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -174,7 +174,9 @@ def _orbits(
     """Return the sets that runs go round on, and how far periodic runs are from theirs."""
     if "orbit" not in records:
         return {}
-    going = np.isin(verdict.fate, [CODE[f] for f in ("periodic", "recurrent", "wandering")])
+    going = np.isin(verdict.fate, [CODE[f] for f in ("periodic", "recurrent", "wandering", "unfinished")])
+    # a chaotic run that passes a saddle slowly when it ends seems to have settled just then
+    going |= (verdict.fate == CODE["settled"]) & (verdict.settling_step > records["residual"].shape[1] // 2)
     orbit = np.where(going[:, None, None], records["orbit"], np.nan).astype(records["orbit"].dtype)
     periodic = verdict.fate == CODE["periodic"]
     error = np.where(periodic, records["cycle_error"], np.nan) / verdict.scale

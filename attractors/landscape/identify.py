@@ -124,7 +124,7 @@ def _one_answer(runs: Runs, label: np.ndarray, count: int) -> np.ndarray:
 def _on_sets(runs: Runs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return which runs (n,) are on recurrent sets that their scattered states tell apart, and which of them in doubt.
 
-    Small recurrent sets with a constant answer are known by mean and spread where some of the runs are too short to
+    Small recurrent sets with a constant answer are known by mean and spread where most of the runs are too short to
     show more: these stay out, but for those on a set that others have shown.
 
     Returns
@@ -140,7 +140,7 @@ def _on_sets(runs: Runs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         codes = np.unique(runs.answer[small], axis=0, return_inverse=True)[1].reshape(-1)
         label = Leaders(runs.take(small), codes).label
         for a in np.unique(label):
-            shown[small[label == a]] &= shown[small[label == a]].all()
+            shown[small[label == a]] &= 2 * shown[small[label == a]].sum() >= (label == a).sum()
     rows = np.flatnonzero(shown)
     if not len(rows):
         return shown, vague, transient
@@ -162,7 +162,8 @@ def _on_sets(runs: Runs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _bounded(runs: Runs) -> np.ndarray:
     """Return which runs (n,) stayed bounded and moving, with states enough to compare."""
-    moving = np.isin(runs.fate, [CODE["recurrent"], CODE["wandering"]])
+    # a chaotic run that is near a saddle when it ends seems to have settled just then, or to be on its way somewhere
+    moving = np.isin(runs.fate, [CODE[f] for f in ("recurrent", "wandering", "unfinished", "settled")])
     return moving & (np.isfinite(runs.orbit).all(2).sum(1) >= LEAST)
 
 

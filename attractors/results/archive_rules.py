@@ -36,7 +36,9 @@ SHARED = {  # dimensions that groups of one checkpoint have in common
     "restart": ("ensemble", "basins"),
     "token": ("ensemble", "basins"),
 }
-Bound = tuple[float, float | str]  # a dimension stands for the last of its numbers
+Bound = tuple[
+    float, float | str
+]  # "attractor": the last number of that dimension; "size of attractor": one more
 
 
 class Rule(NamedTuple):
@@ -86,7 +88,7 @@ def read_schema() -> Schema:
                 known[name.strip("`?")] = (tuple(where.split()), kind)
         elif title == "Ranges":
             for names, low, high in cells:
-                bound: Bound = (float(low or "-inf"), high if high.isidentifier() else float(high or "inf"))
+                bound: Bound = (float(low or "-inf"), high if high[:1].isalpha() else float(high or "inf"))
                 schema.ranges.update(dict.fromkeys(re.findall(r"`(.*?)`", names), bound))
         elif title.startswith("Group "):
             schema.groups[title.removeprefix("Group ").strip()] = {
@@ -267,8 +269,9 @@ def _limits(bound: Bound | None, variable: netCDF4.Variable) -> tuple[float, flo
     """Return the range of a variable in numbers."""
     low, high = bound or (-math.inf, math.inf)
     if isinstance(high, str):
-        found = variable.group().dimensions.get(high)
-        return low, math.inf if found is None else len(found) - 1
+        name = high.removeprefix("size of ")
+        found = variable.group().dimensions.get(name)
+        return low, math.inf if found is None else len(found) - (name == high)
     return (low, high) if variable.dtype is str or variable.dtype.kind != "f" else (low - SLACK, high + SLACK)
 
 
@@ -351,12 +354,12 @@ def _variable_faults(
         yield f"is of type {variable.dtype}, {rule.kind} is required"
     if (rule.kind == "bool") != (about.get("dtype") == "bool"):
         yield 'has no attribute dtype = "bool"' if rule.kind == "bool" else 'has the attribute dtype = "bool"'
-    if rule.kind == "flag" and meanings != rule.flags:
-        yield f"has flag_meanings {meanings!r}, {rule.flags!r} is required"
-    if rule.kind == "flag" and not np.array_equal(
-        about.get("flag_values", ()), np.arange(len(rule.flags.split()))
-    ):
-        yield f"has flag_values {about.get('flag_values')}, 0, 1, ... is required"
+    if rule.kind == "flag":
+        known, words = rule.flags.split(), meanings.split()
+        if not words or words != known[: len(words)]:  # older archives may lack those added since
+            yield f"has flag_meanings {meanings!r}, {rule.flags!r} is required"
+        if not np.array_equal(about.get("flag_values", ()), np.arange(len(words))):
+            yield f"has flag_values {about.get('flag_values')}, 0, 1, ... is required"
 
 
 def _decoding_faults(about: Mapping[str, Any], kind: str) -> Iterator[str]:

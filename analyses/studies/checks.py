@@ -13,6 +13,7 @@ from eqrlab import attractors as at
 from eqrlab.analyses.studies.fates import late_sentence, noop_sentence
 from eqrlab.analyses.text.format import percent_interval, plural
 from eqrlab.attractors.results.interval import Interval
+from eqrlab.attractors.contract import require_law
 from eqrlab.core import System
 
 GROUPS = ("outcomes", "noop", "sensitivity")
@@ -44,6 +45,7 @@ def run_checks(
     dict
         Groups `noop`, `sensitivity` and, where runs were followed, `outcomes`.
     """
+    require_law(ensemble, initial)
     tokens, depth = torch.as_tensor(inputs), ensemble.sizes["step"]
     groups = {
         "noop": at.noop_test(system, tokens, restarts=4, depth=min(depth, 32), seed=int(ensemble.attrs["seed"]),

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from eqrlab.attractors.ensemble.states import Points
+from eqrlab.attractors.ensemble.states import Points, few_rows
 from eqrlab.core import System
 from eqrlab.core.models.reasoner import take_rows
 
 DENSE_LIMIT = 4096  # the largest state whose Jacobian is formed in full
-_CHECKED_ROWS = 3
 
 
 class Jacobian:
@@ -197,27 +196,29 @@ def check_differentiable(points: Points, seed: int = 0) -> None:
     Raises
     ------
     ValueError
-        With one sentence that names the fault: a step that is not deterministic, mixes rows, returns another shape or
-        dtype, or values that are not finite; `no_grad` or `detach` inside it; a step with rounding or argmax; a step
-        that computes in lower precision than its state.
+        With one sentence that names the fault: values that are not finite; `no_grad` or `detach` inside the step; a
+        step with rounding or argmax; a step that computes in lower precision than its state.
 
     Notes
     -----
     About 40 evaluations of three rows.  The finite differences are central, at five lengths, and the best counts: the
     truncation error falls and the rounding error grows with a shorter one, so that a right product agrees somewhere.
     """
-    present = points.present.nonzero()[:, 0]
-    if not len(present):
+    rows = few_rows(points.present)
+    if not len(rows):
         raise ValueError("all states are NaN; there is nothing to analyse")
-    rows = present[torch.linspace(0, len(present) - 1, min(_CHECKED_ROWS, len(present))).long()]
     x, z = points.context(rows), points.z[rows]
-    _check_step(points, rows, x, z)
+    with torch.no_grad():
+        y = points.system.step(z, x)
+    bad = (~y.flatten(1).isfinite().all(1)).nonzero()[:, 0]
+    if len(bad):
+        raise ValueError(
+            f"step() gives NaN or infinity at the state of {points.name(int(rows[int(bad[0])]))}"
+        )
     jacobian = Jacobian(points.system, x, z)
     flat = z.flatten(1)
     v = random_directions(len(rows), points.size, seed + 1, flat)
     u = random_directions(len(rows), points.size, seed + 2, flat)
-    with torch.no_grad():
-        y = points.system.step(z, x)
     reaches = _reaches_state(points.system, x, z)
     if not reaches and not _is_constant(jacobian, flat, v, y.flatten(1)):
         raise ValueError(
@@ -240,32 +241,6 @@ def check_differentiable(points: Points, seed: int = 0) -> None:
     stuck = (forward == 0).all(1) & (difference == 0).all(1)
     if stuck.any() and _jumps(jacobian, flat, v, y.flatten(1), stuck):
         raise ValueError("step() is piecewise constant (rounding, argmax, sign): it has no useful derivative")
-
-
-def _check_step(points: Points, rows: Tensor, x: Any, z: Tensor) -> None:
-    """Refuse a step that is not a deterministic, finite map of independent rows."""
-    with torch.no_grad():
-        before = z.clone()
-        y, again = points.system.step(z, x), points.system.step(z, x)
-        alone = points.system.step(z[:1], take_rows(x, slice(0, 1)))
-    if not isinstance(y, Tensor) or y.shape != z.shape or y.dtype != z.dtype:
-        seen = f"{tuple(y.shape)} of {y.dtype}" if isinstance(y, Tensor) else type(y).__name__
-        raise ValueError(f"step must return a state of shape {tuple(z.shape)} and {z.dtype}, got {seen}")
-    if not torch.equal(before, z):
-        raise ValueError("step() writes into its state; it must return a new tensor")
-    bad = (~y.flatten(1).isfinite().all(1)).nonzero()[:, 0]
-    if len(bad):
-        raise ValueError(
-            f"step() gives NaN or infinity at the state of {points.name(int(rows[int(bad[0])]))}"
-        )
-    epsilon = torch.finfo(z.dtype).eps
-    size = y.flatten(1).norm(dim=1).clamp(min=1e-300)
-    if ((again - y).flatten(1).norm(dim=1) > 100 * epsilon * size).any():
-        raise ValueError(
-            "step() is not deterministic: two calls at one state differ; noise must come from the `noise` argument only"
-        )
-    if ((alone - y[:1]).flatten(1).norm(dim=1) > epsilon**0.5 * size[:1]).any():
-        raise ValueError("step() mixes rows: a state maps differently alone than in a batch")
 
 
 def _reaches_state(system: System, x: Any, z: Tensor) -> bool:

@@ -12,6 +12,7 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
+from eqrlab.attractors.contract import draw_start
 from eqrlab.attractors.dynamics.jacobian import check_differentiable, rows_within
 from eqrlab.attractors.dynamics.lyapunov import first_frame
 from eqrlab.attractors.dynamics.tangent import advance, log_factors, one_step, triangular
@@ -180,7 +181,12 @@ def _starts(
         system = system.to(place)
     x = system.encode(tokens.to(place))
     drawn = [
-        torch.cat([law(take_rows(x, slice(p, p + 1)), restart_generator(key, r)) for r in range(restarts)])
+        torch.cat(
+            [
+                draw_start(law, take_rows(x, slice(p, p + 1)), restart_generator(key, r))
+                for r in range(restarts)
+            ]
+        )
         for p, key in enumerate(puzzle_key(seed, row.cpu().numpy()) for row in tokens)
     ]
     return take_points(system, tokens, torch.stack(drawn), dtype=dtype, device=device)

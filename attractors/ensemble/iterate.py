@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eqrlab.attractors.contract import Law as Law
+from eqrlab.attractors.contract import draw_start, require_state
 from eqrlab.core import KeyedNoise, System
 from eqrlab.core.models.reasoner import cast_floating, take_rows
 from eqrlab.core.random import puzzle_key, restart_generator, restart_keys
 
 Oracle = Callable[[np.ndarray, np.ndarray], np.ndarray]
-Law = Callable[[Any, torch.Generator], Tensor]
 TRACE_SEED = 0x7ACE  # of the projection of sketches to the few numbers that are kept of every step
 
 
@@ -155,17 +156,17 @@ def starts(
 ) -> Tensor:
     """Return the starts (n, *state_shape) of rows (puzzle, restart), each drawn from a generator of its own."""
     if isinstance(recipe.initial, Tensor):
-        z = recipe.initial[torch.as_tensor(puzzles), torch.as_tensor(restarts)]
+        z = require_state(recipe.initial[torch.as_tensor(puzzles), torch.as_tensor(restarts)], "initial")
     else:
         law = recipe.system.initial if recipe.initial is None else recipe.initial
         z = torch.cat(
             [
-                law(take_rows(x, slice(i, i + 1)), restart_generator(keys[p], recipe.first + int(r)))
+                draw_start(
+                    law, take_rows(x, slice(i, i + 1)), restart_generator(keys[p], recipe.first + int(r))
+                )
                 for i, (p, r) in enumerate(zip(puzzles, restarts, strict=True))
             ]
         )
-    if z.ndim < 2 or not z.is_floating_point():
-        raise ValueError(f"a start must be a floating tensor (n, ...), got {tuple(z.shape)} of {z.dtype}")
     return z.to(device=recipe.device, dtype=recipe.dtype or z.dtype)
 
 

@@ -11,6 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import tokens_of
+from eqrlab.attractors.contract import draw_start, require_system
 from eqrlab.attractors.ensemble.fate import state_scale
 from eqrlab.attractors.ensemble.place import dtype_of
 from eqrlab.attractors.ensemble.recipe import Law
@@ -79,6 +80,7 @@ def noop_test(
     >>> noop_test(idle, torch.zeros(1, 1, dtype=torch.long)).acts.values.tolist()
     [False]
     """
+    require_system(system)
     tokens = tokens_of(inputs, "inputs")
     if int(restarts) != restarts or restarts < 2:
         raise ValueError(f"restarts must be an integer >= 2, got {restarts}")
@@ -127,7 +129,7 @@ def _starts(
     x = cast_floating(system.encode(tokens.to(place)), dtype_of(dtype), place)
     law: Callable[[Any, torch.Generator], Tensor] = initial or system.initial
     key = puzzle_key(seed, tokens[0].numpy())
-    one = [law(take_rows(x, slice(0, 1)), restart_generator(key, r)) for r in range(restarts)]
+    one = [draw_start(law, take_rows(x, slice(0, 1)), restart_generator(key, r)) for r in range(restarts)]
     z = torch.cat(one).to(place)
     z = z if dtype is None else z.to(dtype_of(dtype))
     every = torch.arange(len(tokens), device=place).repeat_interleave(restarts)

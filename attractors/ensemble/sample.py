@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from eqrlab.attractors.contract import as_starts, check_system, require_system
 from eqrlab.attractors.ensemble.batches import one_thread_a_batch as one_thread_a_batch
 from eqrlab.attractors.ensemble.batches import run_in_batches
 from eqrlab.attractors.ensemble.fate import Tolerances, ring_length
@@ -92,7 +93,8 @@ def sample(
     Raises
     ------
     ValueError
-        For arguments of the wrong shape, type or range, naming the argument.
+        For arguments of the wrong shape, type or range, naming the argument; and for a system that breaks a promise
+        (see `contract.check_system`), naming the promise and how to mend it.
 
     Notes
     -----
@@ -149,8 +151,10 @@ def prepare(
     ValueError
         See `sample`.
     """
+    require_system(system)
     tokens = tokens_of(inputs, "inputs")
     solutions = None if labels is None else tokens_of(labels, "labels").numpy()
+    initial = as_starts(initial)
     if solutions is not None and len(solutions) != len(tokens):
         raise ValueError(
             f"labels must have a row for each of the {len(tokens)} puzzles, got {len(solutions)}"
@@ -181,6 +185,10 @@ def prepare(
     if precision is not None and isinstance(system, Reasoner):
         system.require_finite_in(precision)  # layers cast their weights to the dtype of the state
     limits = tolerances or Tolerances()
+    check_system(
+        system, tokens, initial=initial, restarts=int(restarts), first_restart=int(first_restart), seed=int(seed),
+        noisy=beta > 0, device=place, dtype=precision,
+    )  # fmt: skip
     recipe = Recipe(
         system, tokens, solutions, oracle, int(restarts), int(depth), int(seed), beta > 0, initial,
         ring_length(depth), FEATURES, PATH_FEATURES if "path" in keep else 0, "final_state" in keep,
@@ -210,8 +218,10 @@ def with_noise(system: System, noise: float | None) -> tuple[System, float]:
     Raises
     ------
     ValueError
-        For a negative amplitude, or a system that has no `with_noise` where another amplitude than its own is wanted.
+        For what is no system, a negative amplitude, or a system that has no `with_noise` where another amplitude than
+        its own is wanted.
     """
+    require_system(system)
     own = float(getattr(system, "noise_scale", 0.0))
     if noise is None or noise == own:
         return system, own
@@ -231,7 +241,12 @@ def tokens_of(values: Tensor | np.ndarray, name: str) -> Tensor:
     ValueError
         For values of another kind or shape, or without rows or tokens, naming the argument.
     """
-    tensor = torch.as_tensor(np.ascontiguousarray(values) if isinstance(values, np.ndarray) else values)
+    if not isinstance(values, (Tensor, np.ndarray, xr.DataArray, list, tuple)):
+        remedy = f": pass its .{name}" if hasattr(values, name) else ""
+        raise ValueError(
+            f"{name} must be integer tokens (puzzle, token), got a {type(values).__name__}{remedy}"
+        )
+    tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.ascontiguousarray(values))
     if tensor.ndim != 2 or tensor.is_floating_point() or not len(tensor) or not tensor.shape[1]:
         raise ValueError(
             f"{name} must be integer tokens (puzzle, token), got {tuple(tensor.shape)} of {tensor.dtype}"

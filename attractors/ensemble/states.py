@@ -13,6 +13,7 @@ from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import tokens_of
 from eqrlab.attractors.ensemble.place import dtype_of
+from eqrlab.attractors.contract import check_rows, is_known, require_system
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 from eqrlab.core.models.reasoner import cast_floating, take_rows
@@ -61,7 +62,9 @@ class Points:
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """Yield the present rows, (m,) with m <= size."""
-        yield from torch.split(self.present.nonzero()[:, 0], max(1, size))
+        rows = self.present.nonzero()[:, 0]
+        if len(rows):  # an empty tensor splits into an empty part
+            yield from torch.split(rows, max(1, size))
 
     def name(self, row: int) -> str:
         """Say which point a row is."""
@@ -103,8 +106,10 @@ def take_points(
     Raises
     ------
     ValueError
-        For states of the wrong kind, shape or number, or states that are not finite.
+        For states of the wrong kind, shape or number, states that are not finite, and a system that breaks a promise
+        (see `contract.check_system`).
     """
+    require_system(system)
     tokens = tokens_of(inputs, "inputs")
     z = _state_tensor(states)
     if z.ndim < 3 or not z.is_floating_point() or not z.numel():
@@ -139,7 +144,22 @@ def take_points(
             f"the state of {points.name(int(bad[0]))} contains NaN or infinity; leave such states out, "
             "or fill them with NaN throughout to mark a gap"
         )
+    if not is_known(system):
+        _check_contract(points)
     return points
+
+
+def few_rows(usable: Tensor, most: int = 3) -> Tensor:
+    """Return up to `most` of the rows that are usable (n,), spread over all of them."""
+    rows = usable.nonzero()[:, 0]
+    return rows[torch.linspace(0, len(rows) - 1, min(most, len(rows))).long()] if len(rows) else rows
+
+
+def _check_contract(points: Points) -> None:
+    """Make sure that the system keeps its promises at a few of the states."""
+    rows = few_rows(points.z.flatten(1).isfinite().all(1))
+    if len(rows):
+        check_rows(points.system, points.context(rows), points.z[rows])
 
 
 def _state_tensor(states: States) -> Tensor:

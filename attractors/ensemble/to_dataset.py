@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
 
+from eqrlab.attractors.contract import law_name
 from eqrlab.attractors.ensemble.fate import (
     CODE,
     LongRun,
@@ -135,10 +135,6 @@ def assemble(
             variables["trajectory"] = ((*each, *axes), states, "state after each step")
         if recipe.final_state:
             variables["final_state"] = ((*run, *axes), states[:, :, -1], "state after the last step")
-    law = "given starts"
-    if not isinstance(recipe.initial, Tensor):
-        drawn = getattr(recipe.initial, "__name__", "callable")
-        law = "restart law of the system" if recipe.initial is None else drawn
     config = getattr(recipe.system, "config", None)
     stds = [getattr(config, k) for k in ("H_init_std", "L_init_std") if hasattr(config, k)]
     judge = (
@@ -152,7 +148,7 @@ def assemble(
         "restarts": restarts,
         "depth": depth,
         "noise": beta,
-        "initial_law": law,
+        "initial_law": law_name(recipe.initial),
         "init_std": stds if recipe.initial is None and stds else "none",
         "dtype": str(state_dtype).removeprefix("torch."),
         "device": str(recipe.device),

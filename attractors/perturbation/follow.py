@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import tokens_of, with_noise
+from eqrlab.attractors.contract import check_rows, is_known
 from eqrlab.attractors.ensemble.batches import one_thread_a_batch
 from eqrlab.attractors.ensemble.fate import CODE, Tolerances, classify, long_run, ring_length
 from eqrlab.attractors.ensemble.history import History
@@ -20,6 +21,7 @@ from eqrlab.attractors.ensemble.place import dtype_of
 from eqrlab.attractors.ensemble.recipe import FEATURES, TRACE
 from eqrlab.attractors.ensemble.records import noise_size
 from eqrlab.attractors.ensemble.runs import Runs, join, runs_of, widened
+from eqrlab.attractors.ensemble.states import few_rows
 from eqrlab.attractors.landscape.identify import identify
 from eqrlab.attractors.results import schema
 from eqrlab.core import KeyedNoise, System
@@ -159,6 +161,7 @@ class Follower:
         self.x = cast_floating(self.system.encode(self.tokens.to(self.device)), self.dtype, self.device)
         self.keys = [puzzle_key(self.seed, row.numpy()) for row in self.tokens]
         self.evaluations = 0
+        self.checked = is_known(self.system)
 
     def place(self, z: Tensor) -> Tensor:
         """Bring states to the device and precision of the run; half precision becomes float32."""
@@ -180,16 +183,21 @@ class Follower:
         judge
             `(ends, puzzle) -> (n,) bool`: correct or not.
         """
+        joined = self.measure_noise(z, puzzle)
+        ends, threshold = self._ends(joined)
+        solved = judge(ends, puzzle)
+        threshold = self._ends(joined, solved)[1] if solved.any() else threshold
+        self.hold(threshold)
+
+    def measure_noise(self, z: Tensor, puzzle: np.ndarray) -> dict[str, np.ndarray]:
+        """Follow a pilot sample of states, hold the size of the noise that it shows, and return its records."""
         parts = self._batches(z, puzzle)
         joined = {
             n: np.concatenate([p[n] for p in parts]) if parts[0][n].ndim else parts[0][n] for n in parts[0]
         }
         if self.noise:
             self.noise_size = noise_size(joined["residual"], joined["update"], joined["size"])
-        ends, threshold = self._ends(joined)
-        solved = judge(ends, puzzle)
-        threshold = self._ends(joined, solved)[1] if solved.any() else threshold
-        self.hold(threshold)
+        return joined
 
     def hold(self, threshold: float) -> None:
         """Let relative residuals up to a threshold count as settled, whatever the other rows do."""
@@ -202,6 +210,13 @@ class Follower:
         return Ends.join([self._ends(part)[0] for part in self._batches(self.place(z), puzzle)])
 
     def _batches(self, z: Tensor, puzzle: np.ndarray) -> list[dict[str, np.ndarray]]:
+        if not self.checked:
+            rows = few_rows(z.flatten(1).isfinite().all(1).cpu())
+            if len(rows):
+                check_rows(
+                    self.system, take_rows(self.x, torch.as_tensor(puzzle)[rows].to(self.device)), z[rows]
+                )
+            self.checked = True
         pieces = torch.split(torch.arange(len(z)), self.rows_at_once(z[0].numel()))
         with one_thread_a_batch(self.device, len(pieces)) as run:
             parts = list(run(lambda rows: self._orbits(z[rows], puzzle[rows.numpy()]), pieces))

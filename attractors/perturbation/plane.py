@@ -171,9 +171,12 @@ def plane(
     with tqdm(total=len(tokens) * resolution**2, unit="cell", disable=not progress, leave=False) as bar:
         for p, frame in enumerate(frames):
             at, order = _cells(resolution, sides, jitter, follower.keys[p])
+            pilot = _states(frame, at[order[:PILOT]], p, shape)
             if ensemble is None:
                 follower.tolerances = given
-                follower.fix_band(*_states(frame, at[order[:PILOT]], p, shape), judge)
+                follower.fix_band(*pilot, judge)
+            elif follower.noise:  # the ensemble knows the threshold, not the noise of this amplitude
+                follower.measure_noise(*pilot)
             ends = _follow(follower, frame, at[order], p, shape, bar).take(np.argsort(order))
             number = _numbers(ends, None if seen is None else seen[p])
             fields.append(field_of(ends, number, judge(ends, np.full(len(order), p)), resolution))

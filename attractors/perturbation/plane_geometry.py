@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.recipe import Law
+from eqrlab.attractors.contract import draw_start
 from eqrlab.attractors.ensemble.states import States, take_points
 from eqrlab.attractors.perturbation.follow import Follower
 from eqrlab.core.models.reasoner import take_rows
@@ -67,7 +68,7 @@ def make_frames(
     shape: tuple[int, ...] = ()
     for p in range(puzzles):
         x = take_rows(follower.x, slice(p, p + 1))
-        draws = [follower.place(law(x, restart_generator(follower.keys[p], r))) for r in range(2)]
+        draws = [follower.place(draw_start(law, x, restart_generator(follower.keys[p], r))) for r in range(2)]
         shape = tuple(draws[0].shape[1:])
         drawn = torch.cat(draws).flatten(1).double()
         size = drawn.shape[1]

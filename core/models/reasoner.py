@@ -190,7 +190,24 @@ class Reasoner(nn.Module):
         """Map one stream z (n, T, D), driven by an injection of that shape, by the blocks of a level; noise-free."""
 
     def encode(self, inputs: Tensor) -> Tensor:
-        """Map tokens (n, L) to the context x (n, T, D)."""
+        """Map tokens (n, L) to the context x (n, T, D).
+
+        Raises
+        ------
+        ValueError
+            For another number of tokens than the model's, or tokens outside of its vocabulary.
+        """
+        length, size = self.config.seq_len, self.config.vocab_size
+        if inputs.ndim != 2 or inputs.shape[1] != length:
+            raise ValueError(
+                f"this model ({self.task}) takes {length} tokens a puzzle, got {tuple(inputs.shape)[-1]}: give puzzles "
+                "of its own size"
+            )
+        outside = (inputs < 0) | (inputs >= size)
+        if outside.any():
+            raise ValueError(
+                f"this model ({self.task}) knows the tokens 0 to {size - 1}, got token {int(inputs[outside][0])}"
+            )
         return self.embed_tokens(inputs)
 
     def random_initial(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from eqrlab import attractors as at
-from eqrlab.attractors.dynamics.certificate import smallest_singular_value
+from eqrlab.attractors.dynamics.certificate import smallest_singular
 from eqrlab.attractors.dynamics.gmres import gmres
 from eqrlab.attractors.dynamics.jacobian import Jacobian
 from eqrlab.attractors.dynamics.solvers import RESULTS, anderson, begin, newton, picard, projection
@@ -235,7 +235,8 @@ def test_the_smallest_singular_value_agrees_with_the_dense_one():
     matrix = 0.5 * randoms(90, 90) / 90**0.5
     system = linear(matrix)
     exact = torch.linalg.svdvals(torch.eye(90, dtype=torch.float64) - matrix)[-1]
-    found = smallest_singular_value(Jacobian(system, None, torch.zeros(2, 90, dtype=torch.float64)), 0)
+    found, v = smallest_singular(Jacobian(system, None, torch.zeros(2, 90, dtype=torch.float64)), 0)
+    np.testing.assert_allclose((v - v @ matrix.T).norm(dim=1) / v.norm(dim=1), found, rtol=1e-12)
     np.testing.assert_allclose(found, exact, rtol=1e-2)
     assert (found >= exact * (1 - 1e-12)).all()
 

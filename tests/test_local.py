@@ -113,18 +113,19 @@ def test_a_run_that_is_still_settling_tells_its_own_rate():
 
 
 @pytest.mark.parametrize(
-    ("present", "residual", "radius", "converged", "returns", "verdict"),
+    ("present", "residual", "low", "high", "returns", "verdict"),
     [
-        (False, np.nan, np.nan, False, "not_tested", "none"),
-        (True, 1e-7, 0.9, True, "returns", "stable"),
-        (True, 1e-7, 1.1, True, "returns", "saddle"),
-        (True, 1e-7, 0.9, True, "leaves", "saddle"),
-        (True, 1e-7, 0.9, False, "returns", "undecided"),
-        (True, 1e-2, 0.9, True, "returns", "no_fixed_point"),
+        (False, np.nan, np.nan, np.nan, "not_tested", "none"),
+        (True, 1e-7, 0.8, 0.9, "returns", "stable"),
+        (True, 1e-7, 1.1, 1.2, "returns", "saddle"),
+        (True, 1e-7, 0.8, 0.9, "leaves", "saddle"),
+        (True, 1e-7, 0.8, 1.1, "returns", "undecided"),
+        (True, 1e-7, 0.0, np.inf, "returns", "undecided"),
+        (True, 1e-2, 0.8, 0.9, "returns", "no_fixed_point"),
     ],
 )
-def test_verdicts_need_residual_spectrum_and_return(present, residual, radius, converged, returns, verdict):
-    code = judge(*(np.array([v]) for v in (present, residual, radius, converged, RETURNS.index(returns))))
+def test_verdicts_need_residual_spectrum_and_return(present, residual, low, high, returns, verdict):
+    code = judge(*(np.array([v]) for v in (present, residual, low, high, RETURNS.index(returns))))
     assert VERDICTS[int(code[0])] == verdict
 
 

@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from eqrlab.attractors.contract import require_law
 from eqrlab.attractors.dynamics.lyapunov import lyapunov
 from eqrlab.attractors.dynamics.singular import singular_values
 from eqrlab.attractors.dynamics.spectrum import spectrum
@@ -65,26 +66,27 @@ def local_dynamics(
     -------
     xarray.Dataset
         Over (puzzle, point) with points right and wrong: `attractor` (its number in `basins`, -1: none), `restart`
-        (the run that stands for it), `residual` (relative, noise off, where it was examined), `spectral_radius`,
-        `sigma_1`, `predicted_rate` = spectral radius, the factor a small error falls by in a step, `measured_rate` =
-        that factor after a push of 1e-3 (of the run itself where it is still settling), `returns` (flags of
-        `return_test`), `verdict` with flags none, stable, saddle, no_fixed_point, undecided; where there is no fixed
-        point, the leading Lyapunov `exponent` with `_low` and `_high`: chaos where the interval lies above 0.
+        (the run that stands for it), `residual` (relative, noise off, where it was examined), `spectral_radius` with
+        `_low` and `_high`, `sigma_1`, `predicted_rate` = spectral radius, the factor a small error falls by in a step,
+        `measured_rate` = that factor after a push of 1e-3 (of the run itself where it is still settling), `returns`
+        (flags of `return_test`), `verdict` with flags none, stable, saddle, no_fixed_point, undecided; where there is
+        no fixed point, the leading Lyapunov `exponent` with `_low` and `_high`: chaos where the interval lies above 0.
         Over (puzzle, point, eig): `eigenvalue`, `eigen_residual`, `converged`.
 
     Raises
     ------
     ValueError
-        For an ensemble of given starts, or one that knows nothing of correctness.
+        For an ensemble of given starts, one that knows nothing of correctness, other puzzles than the ensemble's, and
+        a system or law that does not give the ensemble's runs again.
 
     Notes
     -----
     The points are those of the deterministic map: representative runs are made again from their seeds, then go on
     with noise off.  Where the map has roundings by origin (URM), derivatives are those of `system.smooth()`.
 
-    stable: a fixed point (relative residual up to 1e-4) with a converged spectral radius below 1 whose pushes come
-    back.  saddle: a fixed point with a radius above 1, or one that a push leaves.  no_fixed_point: the residual is
-    larger, the state moves on; its spectrum describes a single step.  Else undecided.
+    stable: a fixed point (relative residual up to 1e-4) whose spectral radius is below 1 by its upper bound and whose
+    pushes come back.  saddle: a fixed point with a radius above 1 by its lower bound, or one that a push leaves.
+    no_fixed_point: the residual is larger, the state moves on; its spectrum describes a single step.  Else undecided.
 
     Cost, for each of at most two points a puzzle: about `max_products` products with the Jacobian at most, and some
     400 steps; where the state keeps moving, 180 steps with a tangent vector besides.
@@ -94,9 +96,12 @@ def local_dynamics(
     if ensemble.attrs.get("initial_law") == "given starts":
         raise ValueError("local_dynamics needs restarts it can draw again, not given starts")
     tokens = tokens_of(inputs, "inputs")
+    if tokens.shape != ensemble.inputs.shape or (tokens.numpy() != ensemble.inputs.values).any():
+        raise ValueError("inputs must be the puzzles of the ensemble")
     attractor, restart = representatives(ensemble, basins)
     present = attractor >= 0
-    options: dict[str, Any] = {"seed": int(ensemble.attrs["seed"]), "device": device, "initial": initial}
+    options: dict[str, Any] = {"seed": int(ensemble.attrs["seed"]), "device": device, "initial": initial,
+                               "dtype": ensemble.attrs["dtype"]}  # fmt: skip
     states = _ends(system, tokens, restart, present, ensemble, options)
     smooth = getattr(system, "smooth", lambda: system)()
     if states is None:
@@ -191,14 +196,17 @@ def _exponents(
 
 
 def judge(
-    present: np.ndarray, residual: np.ndarray, radius: np.ndarray, converged: np.ndarray, returns: np.ndarray
+    present: np.ndarray, residual: np.ndarray, low: np.ndarray, high: np.ndarray, returns: np.ndarray
 ) -> np.ndarray:
-    """Return the codes of `VERDICTS` for states, all arguments of one shape; see `local_dynamics`."""
+    """Return the codes of `VERDICTS` for states with these bounds of the spectral radius, all of one shape.
+
+    See `local_dynamics`.
+    """
     at_rest = residual <= AT_REST
     back, left = returns == RETURNS.index("returns"), returns == RETURNS.index("leaves")
-    unstable = (converged & (radius > 1)) | left
+    unstable = (low > 1) | left
     return np.select(
-        [~present, ~at_rest, unstable, converged & (radius < 1) & back],
+        [~present, ~at_rest, unstable, (high < 1) & back],
         [VERDICTS.index(n) for n in ("none", "no_fixed_point", "saddle", "stable")],
         VERDICTS.index("undecided"),
     ).astype(np.int8)
@@ -214,24 +222,36 @@ def _ends(
 ) -> Tensor | None:
     """Return the ends of the representatives (P, 2, *state_shape), zero where there is none; None without any.
 
-    Runs whose ends the ensemble did not keep are run again.
+    Runs whose ends the ensemble did not keep are run again, and must be the same runs.
     """
     if not present.any():
         return None
     if "final_state" in ensemble:
         kept = ensemble.final_state.values[np.arange(len(restart))[:, None], np.maximum(restart, 0)]
         return torch.as_tensor(np.where(present.reshape(*present.shape, *(1,) * (kept.ndim - 2)), kept, 0))
+    require_law(ensemble, options["initial"])
     states: Tensor | None = None
     for p, m in np.argwhere(present):
+        number = int(ensemble.restart.values[restart[p, m]])
         again = sample(
-            system, tokens[p : p + 1], restarts=1, first_restart=int(restart[p, m]), depth=ensemble.sizes["step"],
+            system, tokens[p : p + 1], restarts=1, first_restart=number, depth=ensemble.sizes["step"],
             noise=float(ensemble.attrs["noise"]), keep=("summary", "final_state"), **options,
         )  # fmt: skip
+        if not _same_run(again.residual.values[0, 0], ensemble.residual.values[p, restart[p, m]]):
+            raise ValueError(
+                f"run {restart[p, m]} of puzzle {p}, drawn again, is not that of the ensemble: give the system and the "
+                "`initial` that it was sampled with, or keep its final states (keep=('summary', 'final_state'))"
+            )
         z = torch.as_tensor(again.final_state.values[0, 0])
         if states is None:
             states = torch.zeros(*present.shape, *z.shape, dtype=z.dtype)
         states[p, m] = z
     return states
+
+
+def _same_run(mine: np.ndarray, other: np.ndarray) -> bool:
+    """Say whether two series of residuals begin alike: later steps of a chaotic run need not."""
+    return bool(np.allclose(mine[:2], other[:2], rtol=1e-2, atol=1e-6, equal_nan=True))
 
 
 def _quiet(
@@ -250,14 +270,13 @@ def _table(
     pair, each = ("puzzle", "point"), ("puzzle", "point", "eig")
     nothing = np.full(attractor.shape, np.nan)
     if found is None:
-        values = dict.fromkeys(("residual", "measured_rate", "radius", "sigma"), nothing)
+        values = dict.fromkeys(("residual", "measured_rate", "radius", "low", "high", "sigma"), nothing)
         exponent = np.full((3, *attractor.shape), np.nan)
         returns = np.full(attractor.shape, RETURNS.index("not_tested"), np.int8)
-        complete = np.zeros(attractor.shape, bool)
         eigen = {
             "eigenvalue": nothing[..., None].astype(complex),
             "eigen_residual": nothing[..., None],
-            "converged": complete[..., None],
+            "converged": np.zeros((*attractor.shape, 1), bool),
         }
     else:
         spectra = found["spectrum"]
@@ -265,18 +284,21 @@ def _table(
             "residual": found["residual"],
             "measured_rate": found["measured_rate"],
             "radius": spectra.spectral_radius.values,
+            "low": spectra.spectral_radius_low.values,
+            "high": spectra.spectral_radius_high.values,
             "sigma": found["sigma"].singular_value.values[..., 0],
         }
         exponent = found["exponent"]
         returns = found["returns"].result.values
         eigen = {name: spectra[name].values for name in ("eigenvalue", "eigen_residual", "converged")}
-        complete = eigen["converged"][..., 0]
-    verdict = judge(attractor >= 0, values["residual"], values["radius"], complete, returns)
+    verdict = judge(attractor >= 0, values["residual"], values["low"], values["high"], returns)
     variables: dict[str, schema.Variable] = {
         "attractor": (pair, attractor, "number of the attractor among those of its puzzle, -1 none"),
         "restart": (pair, restart, "run that stands for the attractor, -1 none"),
         "residual": (pair, values["residual"], "relative residual, noise off, at the state examined"),
         "spectral_radius": (pair, values["radius"], "largest modulus of an eigenvalue of df/dz"),
+        "spectral_radius_low": (pair, values["low"], "lower bound of the spectral radius"),
+        "spectral_radius_high": (pair, values["high"], "upper bound, infinite where it is not known"),
         "sigma_1": (pair, values["sigma"], "largest singular value of df/dz"),
         "predicted_rate": (
             pair,
@@ -295,7 +317,11 @@ def _table(
         "verdict": (pair, verdict, "what the state is"),
         "eigenvalue": (each, eigen["eigenvalue"], "leading eigenvalues of df/dz"),
         "eigen_residual": (each, eigen["eigen_residual"], "||J v - value v|| / |value|"),
-        "converged": (each, eigen["converged"], "the eigenvalue's residual is below the tolerance"),
+        "converged": (
+            each,
+            eigen["converged"],
+            "residual and error of the eigenvalue are within the tolerance",
+        ),
     }
     coordinates = {"puzzle": ensemble.puzzle.values, "point": list(POINTS)}
     codes = {"returns": RETURNS, "verdict": VERDICTS}

@@ -35,6 +35,8 @@ class Merged(NamedTuple):
         (n,) the row with the smallest residual of the same solution, -1: none.
     sigma, error
         (n,) smallest singular value of I - J at the leader, and bound on the distance to the exact fixed point.
+    weakest
+        (n, d) direction of that singular value, in which the error is largest; zero for rows that lead nothing.
     ambiguous
         (puzzles,) pairs of a row and a solution too far to be the same and too near to be surely different.
     """
@@ -43,6 +45,7 @@ class Merged(NamedTuple):
     leader: np.ndarray
     sigma: np.ndarray
     error: np.ndarray
+    weakest: Tensor
     ambiguous: np.ndarray
 
 
@@ -63,8 +66,8 @@ class Inverse:
 
 
 @torch.no_grad()
-def smallest_singular_value(jacobian: Jacobian, seed: int) -> Tensor:
-    """Return the smallest singular value of I - J of each row, (n,) float64.
+def smallest_singular(jacobian: Jacobian, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the smallest singular value of I - J of each row, (n,) float64, and its right vector (n, d).
 
     Notes
     -----
@@ -74,13 +77,14 @@ def smallest_singular_value(jacobian: Jacobian, seed: int) -> Tensor:
     """
     if jacobian.size <= SMALL:
         matrix = torch.eye(jacobian.size, dtype=jacobian.z.dtype, device=jacobian.z.device) - jacobian.dense()
-        return torch.linalg.svdvals(matrix.double())[:, -1].cpu()
+        _, values, vectors = torch.linalg.svd(matrix.double())
+        return values[:, -1].cpu(), vectors[:, -1].to(jacobian.z)
     start = random_directions(jacobian.rows, jacobian.size, seed, jacobian.z).contiguous()
     triples = leading_triples(
         Inverse(jacobian), start, 1, tol=1e-2, subspace=INVERSE_SPACE, max_products=INVERSE_SOLVES
     )
     v = triples.left[:, 0]
-    return ((v - jacobian.push(v)).norm(dim=1) / v.norm(dim=1)).double().cpu()
+    return ((v - jacobian.push(v)).norm(dim=1) / v.norm(dim=1)).double().cpu(), v
 
 
 def merge(points: Points, residual: np.ndarray, found: np.ndarray, seed: int, batch: int) -> Merged:
@@ -97,7 +101,7 @@ def merge(points: Points, residual: np.ndarray, found: np.ndarray, seed: int, ba
     size = flat.norm(dim=1).double().cpu().numpy()
     floor = np.maximum(residual, LEAST_RESIDUAL * torch.finfo(flat.dtype).eps * size)
     label, leader = np.full(n, -1), np.full(n, -1)
-    sigma, error = np.full(n, np.nan), np.full(n, np.nan)
+    sigma, error, weakest = np.full(n, np.nan), np.full(n, np.nan), torch.zeros_like(flat)
     ambiguous, number = np.zeros(puzzles, int), np.zeros(puzzles, int)
     while True:
         rest = found & (label < 0)
@@ -106,15 +110,18 @@ def merge(points: Points, residual: np.ndarray, found: np.ndarray, seed: int, ba
         order = np.where(rest, residual, np.inf).reshape(puzzles, per)
         leaders = order.argmin(1) + np.arange(puzzles) * per
         leaders = leaders[rest[leaders]]
-        values = np.concatenate([
-            smallest_singular_value(Jacobian(points.system, points.context(part), points.z[part]), seed).numpy()
-            for part in torch.split(torch.as_tensor(leaders, device=flat.device), batch)
-        ])  # fmt: skip
+        values = []
+        for part in torch.split(torch.as_tensor(leaders, device=flat.device), batch):
+            one, vector = smallest_singular(
+                Jacobian(points.system, points.context(part), points.z[part]), seed
+            )
+            values.extend(one.tolist())
+            weakest[part] = vector
         for row, value in zip(leaders, values, strict=True):
             puzzle = row // per
             mine = np.arange(puzzle * per, (puzzle + 1) * per)
-            with np.errstate(divide="ignore"):
-                bound = 2 * floor[mine] / value
+            with np.errstate(divide="ignore", invalid="ignore"):
+                bound = np.where(floor[mine] > 0, 2 * floor[mine] / value, 0.0)
             reach = np.minimum(bound, WIDEST * size[mine])
             distance = (flat[mine] - flat[row]).norm(dim=1).double().cpu().numpy()
             radius = reach + reach[row - mine[0]]
@@ -124,7 +131,9 @@ def merge(points: Points, residual: np.ndarray, found: np.ndarray, seed: int, ba
             label[mine[same]], leader[mine[same]] = number[puzzle], row
             sigma[mine[same]], error[mine[same]] = value, bound[same]
             number[puzzle] += 1
-    return Merged(_by_frequency(label.reshape(puzzles, per)).ravel(), leader, sigma, error, ambiguous)
+    return Merged(
+        _by_frequency(label.reshape(puzzles, per)).ravel(), leader, sigma, error, weakest, ambiguous
+    )
 
 
 def _by_frequency(label: np.ndarray) -> np.ndarray:

@@ -80,11 +80,12 @@ def endings(
 
     Notes
     -----
-    stable, saddle: the run comes to rest, at a point whose converged spectral radius is below, above 1; a saddle is
+    stable, saddle: the run comes to rest, at a point whose spectral radius is below, above 1 by its bounds; a saddle is
     also a run that is slow (relative residual up to 1e-2) within 5 % of an unstable fixed point.  cycle: the state
     returns after at most max_steps / 3 steps.  chaotic: the interval of the leading exponent lies above 0; unfinished:
     below 0, the run still contracts to something; marginal: the interval holds 0 (slow decay, a torus, or too few
-    steps; one run in forty is called chaotic by chance then).  undecided: at rest, the spectrum not converged.
+    steps; one run in forty is called chaotic by chance then).  undecided: at rest, with bounds of the radius on both
+    sides of 1.
 
     The continued runs are those of the deterministic map; correctness is that of the ensemble.  Restarts of a puzzle
     are no independent runs: intervals resample puzzles.  Cost a run: up to `max_steps` evaluations; at rest some 50
@@ -119,20 +120,20 @@ def endings(
     eigen = _eigen(
         system, inputs, state, np.where(settled, 1, np.where(cyclic, period, 0)), k, tol, seed, where
     )
-    radius, sure = eigen["spectral_radius"], eigen["sure"]
+    radius, low, high = (eigen[f"spectral_radius{end}"] for end in ("", "_low", "_high"))
     exponent = np.full((3, *code.shape), np.nan)
     if moving.any():
         found = lyapunov(system, inputs, _gaps(state, moving), k=1, steps=steps, noise=0, confidence=confidence,
                          seed=seed, progress=progress, **where)  # fmt: skip
         exponent = np.stack(Interval.of(found, "lyapunov_exponent", ..., 0))
     residual, right = rest.relative_residual.values, ensemble.correct.values[:, :, -1]
-    near_distance, near_radius = _near(
+    near_distance, near_radius, near_low = _near(
         system, inputs, state, _spread(moving, right, searches), tol, seed, where
     )
-    passing = (residual <= SLOW) & (near_distance <= NEAR) & (near_radius > 1)
+    passing = (residual <= SLOW) & (near_distance <= NEAR) & (near_low > 1)
     name = np.select(
-        [lost, cyclic, settled & ~sure, settled & (radius > 1), settled, passing, exponent[1] > 0, exponent[2] < 0],
-        ["diverged", "cycle", "undecided", "saddle", "stable", "saddle", "chaotic", "unfinished"],
+        [lost, cyclic, settled & (low > 1), settled & (high < 1), settled, passing, exponent[1] > 0, exponent[2] < 0],
+        ["diverged", "cycle", "saddle", "stable", "undecided", "saddle", "chaotic", "unfinished"],
         "marginal",
     )  # fmt: skip
     kind = np.vectorize(KINDS.index)(name).astype(np.int8)
@@ -149,6 +150,8 @@ def endings(
         "period": (at, np.where(settled, 1, period).astype(np.int32), "period in outer steps: 1 at rest, 0 none"),
         "solution": (at, solution, "number of the fixed point within the puzzle, -1 not at rest"),
         "spectral_radius": (at, radius, "largest modulus of an eigenvalue, over a whole period"),
+        "spectral_radius_low": (at, low, "lower bound of the spectral radius"),
+        "spectral_radius_high": (at, high, "upper bound, infinite where it is not known"),
         **Interval(*exponent).variables(
             "exponent", at, "leading Lyapunov exponent of a run that does not come to rest", "that exponent"
         ),
@@ -185,11 +188,11 @@ def _eigen(
     seed: int,
     where: dict,
 ) -> dict[str, np.ndarray]:
-    """Return leading eigenvalues of states of each period (0: none: NaN), and whether the first converged."""
+    """Return leading eigenvalues of states of each period (0: none: NaN), and the spectral radius with its bounds."""
     k = min(k, state[0, 0].size)
     value = np.full((*period.shape, k), np.nan + 0j)
-    residual, radius = np.full((*period.shape, k), np.nan), np.full(period.shape, np.nan)
-    sure = np.zeros(period.shape, bool)
+    residual, radius = np.full((*period.shape, k), np.nan), np.full((3, *period.shape), np.nan)
+    names = [f"spectral_radius{end}" for end in ("", "_low", "_high")]
     for p in np.unique(period[period > 0]):
         mine = period == p
         found = spectrum(system, inputs, _gaps(state, mine), k=k, tol=tol, steps=int(p), max_products=400, seed=seed,
@@ -198,8 +201,8 @@ def _eigen(
             found.eigenvalue.values[mine][:, :k],
             found.eigen_residual.values[mine][:, :k],
         )
-        radius[mine], sure[mine] = found.spectral_radius.values[mine], found.converged.values[mine][:, 0]
-    return {"eigenvalue": value, "eigen_residual": residual, "spectral_radius": radius, "sure": sure}
+        radius[:, mine] = np.stack([found[name].values for name in names])[:, mine]
+    return {"eigenvalue": value, "eigen_residual": residual, **dict(zip(names, radius, strict=True))}
 
 
 def _spread(moving: np.ndarray, right: np.ndarray, most: int) -> np.ndarray:
@@ -216,11 +219,11 @@ def _spread(moving: np.ndarray, right: np.ndarray, most: int) -> np.ndarray:
 
 def _near(
     system: System, inputs: Any, state: np.ndarray, chosen: np.ndarray, tol: float, seed: int, where: dict
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the relative distance to the fixed point Newton's method finds from each chosen state, and its radius."""
-    distance, radius = np.full(chosen.shape, np.nan), np.full(chosen.shape, np.nan)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return how far the fixed point is that Newton's method finds from each state, its radius, and that at least."""
+    distance, radius, low = (np.full(chosen.shape, np.nan) for _ in range(3))
     if not chosen.any():
-        return distance, radius
+        return distance, radius, low
     found = fixed_points(
         system, inputs, _gaps(state, chosen), method="newton", certify=False, seed=seed, **where
     )
@@ -229,7 +232,7 @@ def _near(
     away = np.linalg.norm(found.fixed_point.values.reshape(flat.shape) - flat, axis=2)
     distance[good] = (away / np.linalg.norm(flat, axis=2).clip(1e-300))[good]
     if good.any():
-        radius[good] = spectrum(
+        near = spectrum(
             system,
             inputs,
             _gaps(found.fixed_point.values, good),
@@ -238,8 +241,9 @@ def _near(
             max_products=400,
             seed=seed,
             **where,
-        ).spectral_radius.values[good]
-    return distance, radius
+        )
+        radius[good], low[good] = near.spectral_radius.values[good], near.spectral_radius_low.values[good]
+    return distance, radius, low
 
 
 def same_points(

@@ -10,7 +10,7 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
-from eqrlab.attractors.dynamics.certificate import forward_and_return, merge
+from eqrlab.attractors.dynamics.certificate import LEAST_RESIDUAL, WIDEST, Merged, forward_and_return, merge
 from eqrlab.attractors.dynamics.gmres import KRYLOV
 from eqrlab.attractors.dynamics.jacobian import check_differentiable, random_directions, rows_within
 from eqrlab.attractors.dynamics.solvers import (
@@ -27,6 +27,7 @@ from eqrlab.attractors.dynamics.solvers import (
 )
 from eqrlab.attractors.dynamics.spectrum import eigenvalues
 from eqrlab.attractors.ensemble.states import Points, States, state_axes, take_points
+from eqrlab.attractors.neutral import NEAR_ONE, SAFETY, STABILITY, blind_radius, jacobian_change, push_and_see
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 
@@ -35,6 +36,7 @@ STAGES = ("picard", "anderson", "newton", "projection", "none")
 FLOOR = 64.0  # epsilons: a relative residual below this that cannot be lowered is the numerical floor
 DEFAULT_TOL = {torch.float64: 1e-10, torch.float32: 1e-5}
 EIGENVALUES = 4
+VAGUE = 1e-7  # an error bound over the size of a state that asks for a closer look
 
 
 def fixed_points(
@@ -81,10 +83,11 @@ def fixed_points(
         `fixed_point(puzzle, point, state_*)`, `residual`, `relative_residual`, `result` (flags converged, at_floor,
         periodic, wandering, diverged, nonfinite, budget), `stage` that decided it, `period` (1: fixed; 0: none),
         `evaluations` and `products` spent.  Certificate: `solution` (number of the distinct fixed point within the
-        puzzle, -1 none) and `representative` (one point of each); `stable` (spectral radius below 1 and converged),
-        `spectral_radius`, `eigenvalue(puzzle, point, eig)`, for a cycle those of the whole period; `sigma_min` of
-        I - J and the `error_bound` on the distance to the exact fixed point; `forward_drift`, `return_ratio`,
-        `answer_returns`.  `ambiguous(puzzle)` counts pairs that could be merged or not.
+        puzzle, -1 none) and `representative` (one point of each); `stability` (flags stable, unstable, undecided; -1 no
+        solution) and `stable` (certainly); `spectral_radius` with `_low` and `_high`, `eigenvalue(puzzle, point, eig)`,
+        for a cycle those of the whole period; `sigma_min` of I - J and the `error_bound` on the distance to the exact
+        fixed point; `forward_drift`, `return_ratio`, `answer_returns`.  `ambiguous(puzzle)` counts pairs that could be
+        merged or not.
 
     Raises
     ------
@@ -141,14 +144,16 @@ def fixed_points(
 
     variables = _searched(wide, gather)
     if certify:
-        variables.update(_certified(wide, gather("code"), gather("period"), gather("residual"), seed, size))
+        found = {name: gather(name) for name in ("code", "period", "residual", "scale")}
+        variables.update(_certified(wide, found, seed, size))
     variables["start"] = (("point",), np.tile(np.arange(points.shape[1]), deflate + 1), "number of the start")
     attributes = points.attributes(
         seed=seed,
         method=method,
         tolerances={"relative_residual": limit, "max_steps": max_steps, "floor": FLOOR},
     )
-    return schema.dataset(variables, attributes, codes={"result": RESULTS, "stage": STAGES})
+    codes = {"result": RESULTS, "stage": STAGES, "stability": STABILITY}
+    return schema.dataset(variables, attributes, codes=codes)
 
 
 def _widened(points: Points, states: Tensor) -> Points:
@@ -227,8 +232,9 @@ def _stages(search: Search, method: str, max_steps: int, known: Tensor | None) -
             )  # what did not converge leaves no trace: the next search starts where iteration ended
             search.z[still], search.residual[still] = left[0][still], left[1][still]
     still = search.open
-    with torch.no_grad():
-        search.residual[still] = (search.step(still, search.z[still]) - search.z[still]).norm(dim=1)
+    if len(still):
+        with torch.no_grad():
+            search.residual[still] = (search.step(still, search.z[still]) - search.z[still]).norm(dim=1)
     search.code[still] = search.hint[still]
     search.period[~torch.isin(search.code, torch.tensor([CODE["periodic"]], device=search.code.device))] = 0
     search.period[search.code <= CODE["at_floor"]] = 1
@@ -268,30 +274,44 @@ def _searched(points: Points, gather) -> dict[str, schema.Variable]:
 
 
 def _certified(
-    points: Points, code: np.ndarray, period: np.ndarray, residual: np.ndarray, seed: int, batch: int
+    points: Points, given: dict[str, np.ndarray], seed: int, batch: int
 ) -> dict[str, schema.Variable]:
     """Return what derivatives and forward iteration say of the fixed points and cycles found."""
     n, k = len(points.z), min(EIGENVALUES, points.size)
+    code, period, residual = given["code"], given["period"], given["residual"].astype(float)
     found = (code == CODE["converged"]) | (code == CODE["at_floor"])
-    merged = merge(points, residual.astype(float), found, seed, batch)
-    radius, value = np.full(n, np.nan), np.full((n, k + 1), np.nan + 0j)
-    settled, checks = np.zeros(n, bool), np.full((n, 3), np.nan)
+    merged = merge(points, residual, found, seed, batch)
+    size = np.fmax(points.z.flatten(1).norm(dim=1).double().cpu().numpy(), given["scale"])
+    size = np.where(size > 0, size, 1.0)
+    radius, value = np.full((3, n), np.nan), np.full((n, k + 1), np.nan + 0j)
+    stability, checks = np.full(n, -1, np.int8), np.full((n, 3), np.nan)
     leading = merged.leader == np.arange(n)
     for p in np.unique(period[(period > 1) | leading]):
         chosen = (leading if p == 1 else period == p) & (period == p)
         part = dataclasses.replace(points, present=torch.as_tensor(chosen, device=points.z.device))
-        eigen = eigenvalues(part, k, tol=1e-3, steps=int(p), seed=seed, batch_size=batch)
+        moves, error = _uncertain(points, merged, np.flatnonzero(chosen), residual, size, int(p))
+        slack = np.zeros(n)
+        slack[chosen] = jacobian_change(part, part.present.nonzero()[:, 0], moves, int(p))
+        eigen = eigenvalues(part, k, tol=1e-3, steps=int(p), seed=seed, batch_size=batch, slack=slack)
         value[chosen] = eigen.value[chosen]
-        radius[chosen] = np.nanmax(np.abs(eigen.value[chosen]), axis=1)
-        settled[chosen] = eigen.residual[chosen, 0] <= 1e-3
+        radius[:, chosen] = np.stack((eigen.radius, eigen.low, eigen.high))[:, chosen]
+        stability[chosen] = STABILITY.index("undecided")
+        stability[chosen & (eigen.high < 1)] = STABILITY.index("stable")
+        stability[chosen & (eigen.low > 1)] = STABILITY.index("unstable")
+        near = np.maximum(eigen.high - 1, 1 - eigen.low) <= NEAR_ONE
+        for row in np.flatnonzero(chosen & near & (stability == STABILITY.index("undecided"))):
+            bound = float(error[chosen[:row].sum()])
+            back, away = push_and_see(part, int(row), int(p), eigen.high[row], bound, float(size[row]))
+            stability[row] = STABILITY.index("stable" if back else "unstable" if away else "undecided")
     for rows in torch.split(torch.as_tensor(np.flatnonzero(leading), device=points.z.device), batch):
+        if not len(rows):
+            continue
         checks[rows.cpu().numpy()] = np.stack(forward_and_return(points, rows, seed), 1)
     member = merged.leader >= 0
-    for values in (radius, value, settled, checks):
+    for values in (*radius, value, stability, checks):
         values[member] = values[merged.leader[member]]
     wide = k + bool(np.isfinite(value[:, k]).any())
     at = ("puzzle", "point")
-    stable = settled & (np.nan_to_num(radius, nan=np.inf) < 1)
     answers = np.nan_to_num(checks[:, 2]).astype(bool)
     return {
         "solution": (
@@ -300,12 +320,23 @@ def _certified(
             "number of the distinct fixed point, -1 none",
         ),
         "representative": (at, points.fold(leading), "the point with the smallest residual of its solution"),
-        "stable": (at, points.fold(stable), "all eigenvalues inside the unit circle"),
+        "stable": (
+            at,
+            points.fold(stability == STABILITY.index("stable")),
+            "certainly stable: see stability",
+        ),
+        "stability": (
+            at,
+            points.fold(stability),
+            "stable, unstable, or not decided by what is known; -1 no solution",
+        ),
         "spectral_radius": (
             at,
-            points.fold(radius),
+            points.fold(radius[0]),
             "largest modulus of an eigenvalue, over a whole period",
         ),
+        "spectral_radius_low": (at, points.fold(radius[1]), "lower bound of the spectral radius"),
+        "spectral_radius_high": (at, points.fold(radius[2]), "upper bound, infinite where it is not known"),
         "eigenvalue": (
             (*at, "eig"),
             points.fold(value[:, :wide]),
@@ -330,3 +361,34 @@ def _certified(
         "answer_returns": (at, points.fold(answers), "all perturbed twins end with the unperturbed answer"),
         "ambiguous": (("puzzle",), merged.ambiguous, "pairs of points that could be merged or not"),
     }
+
+
+@torch.no_grad()
+def _uncertain(
+    points: Points, merged: Merged, rows: np.ndarray, residual: np.ndarray, size: np.ndarray, period: int
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Return moves (m, d) within which the exact points of some rows lie, and bounds (m,) on their length.
+
+    Ten error bounds in the direction in which I - J is weakest; of a cycle, in that of its last turn.  Where the bound
+    is large, at a multiple root, what the residual itself tells takes its place.
+    """
+    index = torch.as_tensor(rows, device=points.z.device)
+    flat, epsilon = points.z[index].flatten(1), torch.finfo(points.z.dtype).eps
+    floor = np.maximum(residual[rows], LEAST_RESIDUAL * epsilon * flat.norm(dim=1).double().cpu().numpy())
+    if period == 1:
+        way, error = merged.weakest[index], merged.error[rows]
+    else:
+        z = points.z[index]
+        for _ in range(period):
+            z = points.system.step(z, points.context(index))
+        way = z.flatten(1) - flat
+        length = way.norm(dim=1, keepdim=True)
+        random = random_directions(len(rows), points.size, 5, flat)
+        way = torch.where(length > 0, way / length.clamp(min=1e-300), random)
+        error = np.where(floor > 0, np.inf, 0.0)
+    vague = np.flatnonzero(~(error <= VAGUE * size[rows]))
+    if len(vague):
+        error = error.copy()
+        error[vague] = blind_radius(points, index[vague], way[vague], period, floor[vague], size[rows[vague]])
+    error = np.minimum(error, WIDEST * size[rows])
+    return SAFETY * torch.as_tensor(error).to(flat)[:, None] * way, error

@@ -30,7 +30,9 @@ class Pairs(NamedTuple):
     vector
         (n, k + 1, d) real: the eigenvector of a real value; real and imaginary part for the two members of a pair.
     residual
-        (n, k + 1), ||A v - value v|| / |value| with ||v|| = 1, measured by applying the operator.
+        (n, k + 1), ||A v - value v|| / |value| with ||v|| = 1, measured by applying the operator; see `relative`.
+    absolute, scale
+        (n, k + 1) ||A v - value v||, and (n,) the size of the operator as its Krylov space shows it.
     products
         (n,) products spent.
     """
@@ -38,6 +40,8 @@ class Pairs(NamedTuple):
     value: np.ndarray
     vector: Tensor
     residual: np.ndarray
+    absolute: np.ndarray
+    scale: np.ndarray
     products: np.ndarray
 
 
@@ -48,16 +52,24 @@ class Order(NamedTuple):
     target: float = 0.0
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
-        """Return the indices of values (m,), wanted first, pairs adjacent with the positive imaginary part first."""
+        """Return the indices of eigenvalues (m,) of a real matrix, wanted first, whole pairs side by side.
+
+        The members of a pair must follow each other, the positive imaginary part first, as LAPACK gives them: pairs
+        that occur several times are equal to rounding only, and sorting single values would mix their members.
+        """
+        first = np.flatnonzero(values.imag >= 0)
+        chosen = values[first]
         key = {
             "modulus": lambda v: -np.abs(v),
             "real": lambda v: -v.real,
             "near": lambda v: np.abs(v - self.target),
-        }[self.kind](values)
-        return np.lexsort((-values.imag, np.abs(values.imag), key))
+        }[self.kind](chosen)
+        order = [(i, i + 1) if values[i].imag > 0 else (i,) for i in first[np.lexsort((chosen.imag, key))]]
+        return np.array([i for pair in order for i in pair], int)
 
 
 MODULUS = Order("modulus")
+ROUNDING = 64.0  # epsilons of the operator's size up to which a residual is rounding
 
 
 def leading_pairs(
@@ -66,9 +78,9 @@ def leading_pairs(
     k: int,
     *,
     order: Order = MODULUS,
-    tol: float = 1e-4,
+    tol: float | np.ndarray = 1e-4,
     subspace: int | None = None,
-    max_products: int = 1000,
+    max_products: int | np.ndarray = 1000,
 ) -> Pairs:
     """Return k eigenpairs of each operator.
 
@@ -80,7 +92,9 @@ def leading_pairs(
         Size m of a Krylov space, k + 3 <= m <= d; None is `default_subspace`.
     tol
         A pair is done when its estimated residual is below tol |value| (below tol eps^(2/3) of the operator's size for
-        values that are zero to rounding).
+        values that are zero to rounding); one for all rows, or (n,).
+    max_products
+        Products after which a row is given up; one for all rows, or (n,).
 
     Notes
     -----
@@ -102,19 +116,20 @@ def leading_pairs(
         raise ValueError(f"k must be between 1 and {m - 3} for a subspace of {m}, got {k}")
     value = np.full((n, k + 1), np.nan + 0j)
     vector = start.new_zeros(n, k + 1, d)
-    products = np.zeros(n, int)
+    products, scale = np.zeros(n, int), np.zeros(n)
+    tol, most = np.broadcast_to(tol, n), np.broadcast_to(max_products, n)
     rows = torch.arange(n, device=start.device)  # rows still in the batch
     working = operator
-    space = _Space(start, m)
+    space = KrylovSpace(start, m)
     alive = np.ones(n, bool)  # of the batch, not yet done
     spent = 0
     while True:
         spent += space.expand(working)
         for i in map(int, np.flatnonzero(alive)):
             ritz = _Ritz(*space.projected(i), order)
-            count = ritz.whole(k)
-            if ritz.done(count, tol, space.epsilon) or spent + m > max_products:
-                row = int(rows[i])
+            count, row = ritz.whole(k), int(rows[i])
+            scale[row] = max(scale[row], ritz.scale)
+            if ritz.done(count, tol[row], space.epsilon) or spent + m > most[row]:
                 value[row, :count] = ritz.values[:count]
                 vector[row, :count] = space.combine(i, ritz.real_vectors(count))
                 products[row], alive[i] = spent, False
@@ -127,8 +142,9 @@ def leading_pairs(
             keep = torch.as_tensor(np.flatnonzero(alive), device=start.device)
             rows, working, space = rows[keep], working.select(keep), space.select(keep)
             alive = np.ones(len(keep), bool)
-    residual, extra = certify(operator, value, vector)
-    return Pairs(value, vector, residual, products + extra)
+    absolute, extra = certify(operator, value, vector)
+    residual = relative(absolute, value, scale, space.epsilon)
+    return Pairs(value, vector, residual, absolute, scale, products + extra)
 
 
 def default_subspace(k: int) -> int:
@@ -137,10 +153,7 @@ def default_subspace(k: int) -> int:
 
 
 def certify(operator: Operator, value: np.ndarray, vector: Tensor) -> tuple[np.ndarray, int]:
-    """Return ||A v - value v|| / |value| of pairs as in `Pairs`, (n, k + 1), and the products this took.
-
-    Values below the rounding error of the operator are divided by that instead.
-    """
+    """Return ||A v - value v|| / ||v|| of pairs as in `Pairs`, (n, k + 1), and the products this took."""
     n, k, _ = vector.shape
     used = int((~np.isnan(value)).any(0).sum())
     image = torch.stack([operator(vector[:, j].contiguous()) for j in range(used)], dim=1)
@@ -155,13 +168,25 @@ def certify(operator: Operator, value: np.ndarray, vector: Tensor) -> tuple[np.n
     imag = other_w - lam.real[..., None] * other_v - lam.imag[..., None] * v
     square = real.square().sum(2) + torch.where(pair, imag.square().sum(2), 0.0)
     length = v.square().sum(2) + torch.where(pair, other_v.square().sum(2), 0.0)
-    relative = (square / length.clamp(min=1e-300)).sqrt()
-    relative = torch.where(after, torch.roll(relative, 1, 1), relative)
-    size = torch.maximum(lam.abs(), torch.finfo(vector.dtype).eps * w.norm(dim=2).amax(1, keepdim=True))
+    left = (square / length.clamp(min=1e-300)).sqrt()
     out = np.full((n, k), np.nan)
-    out[:, :used] = (relative / size.clamp(min=1e-300)).cpu().numpy()
+    out[:, :used] = torch.where(after, torch.roll(left, 1, 1), left).cpu().numpy()
     out[np.isnan(value)] = np.nan
     return out, used
+
+
+def relative(absolute: np.ndarray, value: np.ndarray, scale: np.ndarray, epsilon: float) -> np.ndarray:
+    """Return residuals (n, k) over the moduli of their values, of an operator of size `scale` (n,).
+
+    A value that is zero to rounding has no relative residual: below eps^(2/3) of the operator's size that is divided
+    by instead, and the size itself where the residual is rounding too, so that the zeros of a singular operator are
+    known as well as they can be.
+    """
+    size = scale[:, None]
+    small = np.abs(value) < epsilon ** (2 / 3) * size
+    rounding = small & (absolute <= ROUNDING * epsilon * size)
+    over = np.where(rounding, size, np.maximum(np.abs(value), epsilon ** (2 / 3) * size))
+    return np.where(absolute == 0, 0.0, absolute / np.where(over > 0, over, 1.0))
 
 
 class _Ritz:
@@ -207,7 +232,11 @@ class _Ritz:
         """Return the new S and b, and the coefficients (s + 1, keep + 1) of the new basis in the old one and u."""
         T, Z = scipy.linalg.schur(self.matrix, output="real")
         chosen = np.zeros(len(T), np.int32)
-        chosen[self.order(_schur_values(T))[:keep]] = 1
+        values = _schur_values(T)
+        wanted = self.order(values)[:keep]
+        if values[wanted[-1]].imag > 0:  # rounding may sort these values otherwise than the Ritz values
+            keep -= 1
+        chosen[wanted[:keep]] = 1
         T, Z, *_, info = scipy.linalg.lapack.dtrsen(chosen, T, Z, job=b"N")
         if (
             info
@@ -233,7 +262,7 @@ def _schur_values(T: np.ndarray) -> np.ndarray:
     return values
 
 
-class _Space:
+class KrylovSpace:
     """Orthonormal bases of n Krylov spaces of up to m vectors, with the projected operators."""
 
     def __init__(self, start: Tensor, m: int):
@@ -244,11 +273,12 @@ class _Space:
         self.V[:, 0] = start / start.norm(dim=1, keepdim=True)
         self.H = np.zeros((n, m + 1, m))
         self.size = np.zeros(n, int)
+        self.largest = start.new_zeros(n)  # image of a unit vector
 
-    def select(self, rows: Tensor) -> _Space:
-        other = object.__new__(_Space)
+    def select(self, rows: Tensor) -> KrylovSpace:
+        other = object.__new__(KrylovSpace)
         other.m, other.epsilon = self.m, self.epsilon
-        other.V = self.V[rows]
+        other.V, other.largest = self.V[rows], self.largest[rows]
         other.H, other.size = self.H[rows.cpu().numpy()], self.size[rows.cpu().numpy()]
         return other
 
@@ -259,9 +289,9 @@ class _Space:
         for _ in range(count):
             j = torch.as_tensor(self.size, device=self.V.device)
             w = operator(self.V[each, j].contiguous())
-            before = w.norm(dim=1)
+            self.largest = torch.maximum(self.largest, w.norm(dim=1))
             w, h, length = orthogonalise(self.V[:, : int(self.size.max()) + 1], w)
-            broken = length <= 10 * self.epsilon * before
+            broken = length <= 10 * self.epsilon * self.largest
             if broken.any():
                 w = torch.where(broken[:, None], self.fresh(), w)
             w = w / torch.where(broken, 1.0, length)[:, None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -11,8 +11,16 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
+from eqrlab.attractors.conditioning import CLOSE, SIMPLE, Known, is_triangular, power_bounds, right_vectors
 from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, random_directions, rows_within
-from eqrlab.attractors.dynamics.krylov_schur import MODULUS, Order, Pairs, default_subspace, leading_pairs
+from eqrlab.attractors.dynamics.krylov_schur import (
+    MODULUS,
+    Order,
+    Pairs,
+    default_subspace,
+    leading_pairs,
+    relative,
+)
 from eqrlab.attractors.ensemble.states import Points, States, spread, take_points
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
@@ -35,12 +43,48 @@ class Products:
 
 
 class Eigen(NamedTuple):
-    """Eigenvalues (n, k + 1) as in `Pairs`, residuals, condition numbers (NaN: unknown) and products (n,)."""
+    """Eigenvalues of n states and how well they are known.
+
+    Attributes
+    ----------
+    value, residual
+        (n, k + 1) as in `Pairs`.
+    condition
+        (n, k + 1) condition numbers, infinite where no right eigenvector was found.
+    error
+        (n, k + 1) bound on |value - eigenvalue|, infinite: not known.
+    radius, low, high
+        (n,) largest modulus found, and bounds on the spectral radius.
+    scale
+        (n,) size of the Jacobian.
+    products
+        (n,) spent.
+    """
 
     value: np.ndarray
     residual: np.ndarray
     condition: np.ndarray
+    error: np.ndarray
+    radius: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    scale: np.ndarray
     products: np.ndarray
+
+    def converged(self, tol: float, epsilon: float) -> np.ndarray:
+        """Return which values (n, k + 1) are known to the tolerance, zeros to rounding."""
+        size, tiny = np.abs(self.value), epsilon ** (2 / 3) * self.scale[:, None]
+        with np.errstate(invalid="ignore"):
+            known = (self.error <= tol * size) | (size + self.error <= tiny)
+            return known & (self.residual <= tol)
+
+    def to_power(self, p: int) -> Eigen:
+        """Return the same of the p-th power of the Jacobians, to first order."""
+        slope = p * np.abs(self.value) ** (p - 1)
+        return self._replace(
+            value=self.value**p, residual=p * self.residual, error=slope * self.error, radius=self.radius**p,
+            low=self.low**p, high=self.high**p, scale=self.scale**p,
+        )  # fmt: skip
 
 
 def spectrum(
@@ -76,7 +120,7 @@ def spectrum(
     k
         Eigenvalues wanted.
     tol
-        Relative residual ||J v - value v|| / |value| (||v|| = 1) asked for.
+        Relative residual ||J v - value v|| / |value| (||v|| = 1) and relative error of a value asked for.
     which
         "modulus": largest modulus; "real": largest real part; a number: nearest to it.
     steps
@@ -86,11 +130,11 @@ def spectrum(
         For a reasoner whose outer step is H equal cycles, `spectrum(reasoner.replace(H_cycles=1), ..., power=H)` finds
         the spectrum of an outer step from products that cost an H-th of it, where a state is fixed by every cycle.
     condition
-        Also compute right eigenvectors, for the condition numbers 1 / |w* v|: twice the work and memory.
+        Compute the condition numbers 1 / |w* v| to the tolerance, not only as well as the errors need them.
     subspace
         Krylov vectors kept for a state; None is max(32, 2 k + 16).
     max_products
-        Products spent on a state before its row is given up as not converged.
+        Products spent on a state, with J^T and again with J, before its row is given up as not converged.
     seed
         Of the start vector, which all states share.
     batch_size
@@ -101,10 +145,11 @@ def spectrum(
     Returns
     -------
     xarray.Dataset
-        Over (puzzle, point, eig): `eigenvalue` complex, `eigen_residual`, `converged`, `eigen_condition`.
-        Over (puzzle, point): `spectral_radius` (largest modulus found), `complete` (all wanted ones converged),
-        `products`.  A conjugate pair is never cut: where the k-th value is the first of a pair, its partner follows
-        as the (k + 1)-th, and `eig` is one longer; other states have NaN there.
+        Over (puzzle, point, eig): `eigenvalue` complex, `eigen_residual`, `eigen_condition`, `eigen_error` (bound on
+        the distance to the exact eigenvalue; infinite: not known), `converged` (residual and error are within the
+        tolerance).  Over (puzzle, point): `spectral_radius` (largest modulus found) with `_low` and `_high`, `complete`
+        (all wanted ones converged), `products`.  A conjugate pair is never cut: where the k-th value is the first of a
+        pair, its partner follows as the (k + 1)-th, and `eig` is one longer; other states have NaN there.
 
     Raises
     ------
@@ -114,14 +159,22 @@ def spectrum(
     Notes
     -----
     States of up to 64 numbers: dense.  Larger ones: Krylov-Schur for all states of a batch at once, on J^T (its
-    eigenvalues are those of J and its products the cheapest), then k products that measure the residuals.  A product
-    costs about two steps.  Memory for a state: 1.5 times `subspace` vectors and the saved activations of p steps.
-    Eigenvalues deep inside the spectrum ("nearest to" a number there) converge slowly or not at all, and are then not
-    flagged as converged; a small residual bounds the error of a value only up to its condition number.
+    eigenvalues are those of J and its products the cheapest), then k products that measure the residuals, then a
+    Krylov space of J for the right eigenvectors.  A product costs about two steps.  Memory for a state: 1.5 times
+    `subspace` vectors and twice the saved activations of p steps.  Eigenvalues deep inside the spectrum ("nearest to" a
+    number there) converge slowly or not at all, and are then not flagged as converged.
+
+    A small residual alone says little of a non-normal Jacobian: of .9 I + .3 N, with N the shift of 100 numbers, every
+    number within .3 of .9 is an eigenvalue to rounding.  The error of a value is its residual times its condition
+    number as long as no other eigenvalue is within reach (see `conditioning`); else it is infinite, and the value not
+    converged.  The bounds of the spectral radius are those of the leading values' errors; for dense Jacobians they are
+    the tighter ones of that and of the norms and traces of J^(2^i), which hold for any condition.
 
     References
     ----------
-    G. W. Stewart, A Krylov-Schur algorithm for large eigenproblems, SIAM J. Matrix Anal. Appl. 23 (2001) 601.
+    G. W. Stewart, A Krylov-Schur algorithm for large eigenproblems, SIAM J. Matrix Anal. Appl. 23 (2001) 601;
+    W. Kahan, B. N. Parlett and E. Jiang, SIAM J. Numer. Anal. 19 (1982) 470 (residuals of non-normal matrices);
+    Z. Jia, Linear Algebra Appl. 259 (1997) 1 (refined Ritz vectors).
 
     Examples
     --------
@@ -146,13 +199,12 @@ def spectrum(
         points, k, tol=tol, order=order, steps=steps, condition=condition, subspace=subspace,
         max_products=max_products, seed=seed, batch_size=batch_size, progress=progress,
     )  # fmt: skip
-    eigen = eigen._replace(value=eigen.value**power, residual=eigen.residual * power)  # to first order
+    eigen = eigen.to_power(power)
     wide = k + bool(np.isfinite(eigen.value[:, k:]).any())
-    value, residual = eigen.value[:, :wide], eigen.residual[:, :wide]
+    value = eigen.value[:, :wide]
     real = np.float64 if points.z.dtype == torch.float64 else np.float32
+    converged = eigen.converged(tol, torch.finfo(points.z.dtype).eps)[:, :wide]
     found = ~np.isnan(value)
-    converged = found & (np.nan_to_num(residual, nan=np.inf) <= tol)
-    radius = np.where(found.any(1), np.where(found, np.abs(value), -np.inf).max(1), np.nan)
     at, each = ("puzzle", "point"), ("puzzle", "point", "eig")
     variables: dict[str, schema.Variable] = {
         "eigenvalue": (
@@ -160,8 +212,17 @@ def spectrum(
             points.fold(value.astype(np.result_type(real, np.complex64))),
             "eigenvalue of the Jacobian",
         ),
-        "eigen_residual": (each, points.fold(residual.astype(real)), "||J v - value v|| / |value|, measured"),
-        "converged": (each, points.fold(converged), "the residual is within the tolerance"),
+        "eigen_residual": (
+            each,
+            points.fold(eigen.residual[:, :wide].astype(real)),
+            "||J v - value v|| / |value|, measured",
+        ),
+        "eigen_error": (
+            each,
+            points.fold(eigen.error[:, :wide].astype(real)),
+            "bound on the distance to the exact eigenvalue, infinite where it is not known",
+        ),
+        "converged": (each, points.fold(converged), "residual and error are within the tolerance"),
         "eigen_condition": (
             each,
             points.fold(eigen.condition[:, :wide].astype(real)),
@@ -169,8 +230,18 @@ def spectrum(
         ),
         "spectral_radius": (
             at,
-            points.fold(radius.astype(real)),
+            points.fold(eigen.radius.astype(real)),
             "largest modulus among the eigenvalues found",
+        ),
+        "spectral_radius_low": (
+            at,
+            points.fold(eigen.low.astype(real)),
+            "lower bound of the spectral radius",
+        ),
+        "spectral_radius_high": (
+            at,
+            points.fold(eigen.high.astype(real)),
+            "upper bound of the spectral radius, infinite where it is not known",
         ),
         "complete": (
             at,
@@ -226,85 +297,191 @@ def eigenvalues(
     seed: int = 0,
     batch_size: int | None = None,
     progress: bool = False,
+    slack: np.ndarray | None = None,
 ) -> Eigen:
-    """Return the leading eigenvalues of all rows of `points`; see `spectrum` (which checks the step first)."""
+    """Return the leading eigenvalues of all rows of `points`; see `spectrum` (which checks the step first).
+
+    Parameters
+    ----------
+    slack
+        (n,) how far each Jacobian may be from the one that is meant, in norm: the errors allow for it.
+    """
     m = max(k + 3, default_subspace(k) if subspace is None else subspace)
     total, parts, done = len(points.z), [], []
     small = points.size <= max(SMALL, m)
-    graphs = steps * (1 + 2 * condition)
-    vectors = points.size if small else (3 * m // 2 + 2 * k) * (1 + condition)
-    size = batch_size or rows_within(points, vectors, graphs)
+    vectors = points.size if small else 3 * m + 4 * k
+    size = batch_size or rows_within(points, vectors, 2 * steps)
+    off = np.zeros(total) if slack is None else slack
     with tqdm(
         total=int(points.present.sum()), unit="state", desc="spectrum", disable=not progress, leave=False
     ) as bar:
         for rows in points.batches(size):
             jacobian = Jacobian(points.system, points.context(rows), points.z[rows], steps)
+            mine, epsilon = off[rows.cpu().numpy()], float(torch.finfo(points.z.dtype).eps)
             if small:
-                parts.append(dense_eigenvalues(jacobian.dense().double().cpu().numpy(), k, order))
+                parts.append(
+                    dense_eigenvalues(jacobian.dense().double().cpu().numpy(), k, order, epsilon, mine)
+                )
             else:
                 start = random_directions(len(rows), points.size, seed, points.z)
-                options = {"order": order, "tol": tol, "subspace": m, "max_products": max_products}
-                parts.append(_krylov(jacobian, start, k, condition, options))
+                options = {"order": order, "subspace": m}
+                parts.append(_krylov(jacobian, start, k, tol, max_products, condition, options, mine))
             done.append(rows)
             bar.update(len(rows))
     rows = torch.cat(done)
-    fills = (np.nan, np.nan, np.nan, 0)
     joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    return Eigen(*[spread(total, column, rows, fill) for column, fill in zip(joined, fills, strict=True)])
+    return Eigen(*[spread(total, v, rows, 0 if v.dtype.kind == "i" else np.nan) for v in joined])
 
 
-def _krylov(jacobian: Jacobian, start: Tensor, k: int, condition: bool, options: dict) -> Eigen:
-    left = leading_pairs(Products(jacobian, "left"), start, k, **options)
-    unknown = np.full(left.value.shape, np.nan)
-    if not condition:
-        return Eigen(left.value, left.residual, unknown, left.products)
-    right = leading_pairs(Products(jacobian, "right"), start, k, **options)
-    return Eigen(left.value, left.residual, conditions(left, right), left.products + right.products)
+def _krylov(
+    jacobian: Jacobian, start: Tensor, k: int, tol: float, max_products: int, condition: bool, options: dict,
+    slack: np.ndarray,
+) -> Eigen:  # fmt: skip
+    """Return eigenvalues from left eigenvectors, their errors with right ones; sharper where the errors ask for it."""
+    n, epsilon = len(start), float(torch.finfo(start.dtype).eps)
+    limit = np.full(n, min(tol, CLOSE / 2))
+    left = leading_pairs(
+        Products(jacobian, "left"), start, k, tol=limit, max_products=max_products, **options
+    )
+    known = _right(jacobian, left, start, k, tol, max_products, condition, options)
+    scale, size = left.scale[:, None], np.abs(left.value)
+    with np.errstate(
+        invalid="ignore", divide="ignore"
+    ):  # the residual that would make each error small enough
+        asked = np.fmin(tol * size / (2 * known.condition), SIMPLE * scale / (2 * known.condition**2))
+        asked = np.nanmin(
+            np.where(size > epsilon ** (2 / 3) * scale, asked / size, np.nan), axis=1, initial=np.inf
+        )
+    loose = np.nan_to_num(left.residual).max(1)
+    again = (asked < loose) & (asked > 30 * epsilon) & (left.products < max_products / 2)
+    products = left.products + known.products
+    if again.any():
+        rows = torch.as_tensor(np.flatnonzero(again), device=start.device)
+        part = jacobian.select(rows)
+        better = leading_pairs(Products(part, "left"), start[rows], k, tol=asked[again],
+                               max_products=max_products - left.products[again], **options)  # fmt: skip
+        sharper = _right(part, better, start[rows], k, tol, max_products, condition, options)
+        products[again] += better.products + sharper.products
+        left, known = _replaced(left, better, again), _replaced(known, sharper, again)
+    error = known.errors(left.absolute, left.scale, epsilon, slack)
+    radius, low, high = radius_of(left.value, error)
+    high = _largest(options["order"], high, np.inf)
+    return Eigen(left.value, left.residual, known.condition, error, radius, low, high, left.scale, products)
 
 
-def conditions(left: Pairs, right: Pairs) -> np.ndarray:
-    """Return 1 / |w* v| (n, k + 1) of left eigenvectors w and right ones v of the nearest value, NaN without."""
-    w, v = complex_vectors(left), complex_vectors(right)
-    out = np.full(left.value.shape, np.nan)
-    for row, (mine, others) in enumerate(zip(left.value, right.value, strict=True)):
-        for j in np.flatnonzero(~np.isnan(mine)):
-            distance = np.abs(others - mine[j].conj())  # J^T w = value w is w* J = conj(value) w*
-            distance[np.isnan(distance)] = np.inf
-            i = int(distance.argmin())
-            if distance[i] <= 1e-2 * abs(mine[j]):
-                overlap = abs(np.vdot(w[row, j], v[row, i]))
-                out[row, j] = 1 / overlap if overlap > 0 else np.inf
-    return out
+def _replaced(old: Any, new: Any, where: np.ndarray) -> Any:
+    """Return a named tuple of row arrays with some of its rows replaced."""
+    values = []
+    for mine, other in zip(old, new, strict=True):
+        mine = mine.clone() if isinstance(mine, Tensor) else mine.copy()
+        mine[torch.as_tensor(where, device=mine.device) if isinstance(mine, Tensor) else where] = other
+        values.append(mine)
+    return type(old)(*values)
 
 
-def complex_vectors(pairs: Pairs) -> np.ndarray:
-    """Return unit eigenvectors (n, k + 1, d) from the real and imaginary parts kept in `pairs`."""
-    real = pairs.vector.double().cpu().numpy()
-    out = real.astype(complex)
-    for row, j in zip(*np.nonzero(np.nan_to_num(pairs.value).imag > 0), strict=True):
-        out[row, j] = real[row, j] + 1j * real[row, j + 1]
-        out[row, j + 1] = out[row, j].conj()
-    length = np.linalg.norm(out, axis=2, keepdims=True)
-    return out / np.where(length > 0, length, 1)
+def _right(
+    jacobian: Jacobian, left: Pairs, start: Tensor, k: int, tol: float, max_products: int, condition: bool,
+    options: dict,
+) -> Known:  # fmt: skip
+    """Find the right eigenvectors: near the left ones, and where that does not lead to them, from the start."""
+    m = options["subspace"]
+    jacobian = jacobian.select(
+        torch.arange(len(start), device=start.device)
+    )  # frees what the left products kept
+    push = Products(jacobian, "right")
+    known = right_vectors(push, left, left.vector.sum(1), m)
+    scale, found = left.scale[:, None], ~np.isnan(left.value)
+    with np.errstate(invalid="ignore", over="ignore"):
+        enough = np.fmin(CLOSE, SIMPLE / known.condition**2) * scale
+        if condition:
+            enough = np.fmin(enough, tol * np.abs(left.value))
+        poor = (found & (known.residual > enough)).any(1) & (left.scale > 0)
+    if not poor.any():
+        return known
+    rows = torch.as_tensor(np.flatnonzero(poor), device=start.device)
+    part = Products(jacobian.select(rows), "right")
+    pairs = leading_pairs(
+        part, start[rows], k, tol=tol if condition else CLOSE, max_products=max_products, **options
+    )
+    sharper = right_vectors(part, _take(left, poor), pairs.vector.sum(1), m)
+    products = known.products.copy()
+    products[poor] += pairs.products + sharper.products
+    better = np.zeros_like(found)
+    better[poor] = sharper.residual < known.residual[poor]
+    condition_, residual = known.condition.copy(), known.residual.copy()
+    condition_[poor], residual[poor] = (
+        np.where(better[poor], new, old[poor])
+        for new, old in ((sharper.condition, known.condition), (sharper.residual, known.residual))
+    )
+    return Known(condition_, residual, products)
 
 
-def dense_eigenvalues(matrices: np.ndarray, k: int, order: Order) -> Eigen:
-    """Return the same as the Krylov method from full matrices (n, d, d), with condition numbers."""
+def _take(pairs: Pairs, rows: np.ndarray) -> Pairs:
+    """Return some of the rows."""
+    here = torch.as_tensor(rows, device=pairs.vector.device)
+    taken: Any = [v[here] if isinstance(v, Tensor) else v[rows] for v in pairs]
+    return Pairs(*taken)
+
+
+def radius_of(value: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the largest modulus (n,) of values (n, k), and bounds on it from the errors of the leading ones.
+
+    Leading are the largest value and those within its error; where the error of one of them is not known, neither is
+    the radius: bounds 0 and infinity.
+    """
+    found = ~np.isnan(value)
+    size = np.where(found, np.abs(value), -np.inf)
+    radius = np.where(found.any(1), size.max(1), np.nan)
+    reach = np.where(np.isnan(error), np.inf, error)
+    first = reach[np.arange(len(reach)), size.argmax(1)]
+    with np.errstate(invalid="ignore"):
+        leading = found & (size >= (radius - first)[:, None] * (1 - 1e-12))
+        sure = np.isfinite(first) & np.isfinite(np.where(leading, reach, 0.0)).all(1)
+        low = np.where(leading, size - reach, -np.inf).max(1)
+        high = np.where(np.isfinite(reach), size + reach, -np.inf).max(1)
+    low = np.where(sure, np.maximum(low, 0.0), 0.0)
+    high = np.where(sure, high, np.inf)
+    return radius, np.where(np.isnan(radius), np.nan, low), np.where(np.isnan(radius), np.nan, high)
+
+
+def _largest(order: Order, high: np.ndarray, otherwise: np.ndarray | float) -> np.ndarray:
+    """Return an upper bound of the spectral radius: values in another order need not be the largest."""
+    return high if order.kind == "modulus" else np.broadcast_to(otherwise, high.shape)
+
+
+def dense_eigenvalues(
+    matrices: np.ndarray, k: int, order: Order, epsilon: float = np.finfo(float).eps, slack: np.ndarray | None = None
+) -> Eigen:  # fmt: skip
+    """Return the same as the Krylov method from full matrices (n, d, d), known to `epsilon` and within `slack` (n,)."""
     n, d, _ = matrices.shape
-    value = np.full((n, k + 1), np.nan + 0j)
-    residual, condition = np.full((n, k + 1), np.nan), np.full((n, k + 1), np.nan)
+    shape = (n, k + 1)
+    value, absolute = np.full(shape, np.nan + 0j), np.full(shape, np.nan)
+    condition = np.full(shape, np.nan)
+    scale = np.linalg.norm(matrices, 2, axis=(1, 2))
+    off = np.zeros(n) if slack is None else slack
+    exact = np.zeros(n, bool)
     for row, matrix in enumerate(matrices):
         values, left, right = scipy.linalg.eig(matrix, left=True)
+        exact[row] = is_triangular(matrix)  # then LAPACK's balancing finds the diagonal itself
         first = order(values)
         count = min(k, d)
         if values[first[count - 1]].imag > 0:
             count += 1
         chosen = first[:count]
         lam, w, v = values[chosen], left[:, chosen], right[:, chosen]
-        overlap = np.abs((w.conj() * v).sum(0))
-        size = np.maximum(np.abs(lam), np.finfo(float).eps * np.linalg.norm(matrix, 2))
         value[row, :count] = lam
-        residual[row, :count] = np.linalg.norm(matrix @ v - v * lam, axis=0) / np.where(size > 0, size, 1)
+        absolute[row, :count] = np.linalg.norm(matrix @ v - v * lam, axis=0)
         with np.errstate(divide="ignore"):
-            condition[row, :count] = 1 / overlap
-    return Eigen(value, residual, condition, np.full(n, d))
+            condition[row, :count] = 1 / np.abs((w.conj() * v).sum(0))
+    rounding = 2 * d**0.5 * epsilon * scale
+    known = Known(condition, absolute, np.full(n, d))
+    error = known.errors(absolute + rounding[:, None], scale, epsilon, off)
+    error = np.where((exact & (off == 0))[:, None], 4 * epsilon * np.abs(value), error)
+    radius, low, high = radius_of(value, error)
+    least, most = power_bounds(matrices, off + rounding)
+    low, high = (
+        np.fmin(np.fmax(low, least), radius),
+        np.fmax(_largest(order, np.fmin(high, most), most), radius),
+    )
+    return Eigen(value, relative(absolute, value, scale, epsilon), condition, error, radius, low, high, scale,
+                 np.full(n, d))  # fmt: skip

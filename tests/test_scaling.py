@@ -10,6 +10,7 @@ from scipy.special import gammaln
 
 from eqrlab import attractors as at
 from eqrlab.attractors.answers import selectors
+from eqrlab.attractors.answers.scaling import path_independence_gap
 from eqrlab.attractors.results import archive
 from eqrlab.core import MapSystem
 from tests.zoo import contraction, puzzles, selector, up_mass
@@ -138,7 +139,7 @@ def test_known_masses_give_the_binomial_laws_of_fresh_restarts():
         cell = result.sel(selector=name, breadth=breadth)
         assert float(cell.accuracy_low) <= value <= float(cell.accuracy_high)
     gap = result.sel(breadth=breadth)
-    assert float(gap.path_gap_low) <= 2 * p * (1 - p) * 0.75 <= float(gap.path_gap_high)
+    assert float(gap.path_gap_low) <= 2 * p * (1 - p) <= float(gap.path_gap_high)
 
 
 def test_costs_are_depth_times_breadth():
@@ -157,13 +158,18 @@ def test_steps_to_the_first_halt_are_those_of_the_subsets():
     assert result.nfe_first_to_halt_low.item() <= truth <= result.nfe_first_to_halt_high.item()
 
 
-def test_path_gap_is_the_average_over_subsets_and_members():
+def test_path_gap_is_the_share_of_pairs_that_disagree_and_gives_the_figure_of_the_paper():
     ensemble = synthetic()
     right = ensemble.correct.values[:, :, 2].astype(float)
-    truth = np.mean([
+    paper = np.mean([
         np.abs(right[:, list(s)].mean(1) - right[:, r]) for s in itertools.combinations(range(7), 4) for r in s
     ])  # fmt: skip
-    assert at.scaling(ensemble, [3], [4]).path_gap.item() == pytest.approx(truth)
+    pairs = np.mean([right[:, i] != right[:, j] for i, j in itertools.combinations(range(7), 2)])
+    found = at.scaling(ensemble, [3], [2, 4, 7]).path_gap
+    np.testing.assert_allclose(found, pairs)
+    np.testing.assert_allclose(found * 3 / 4, paper)  # (B - 1) / B
+    np.testing.assert_allclose(found, path_independence_gap(right.astype(bool)).mean())
+    assert np.isnan(at.scaling(ensemble.isel(restart=[0]), [3], [1]).path_gap).all()
 
 
 def staged(first_right, puzzles=12, restarts=4, steps=4):

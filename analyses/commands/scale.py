@@ -277,7 +277,7 @@ def corner_lines(scaling: xr.Dataset) -> list[str]:
     where = f"at depth {int(last['depth'])}, breadth {int(last['breadth'])}"
     return [
         f"least residual minus majority {where}: {cell(last, 'top1_minus_majority', '+')} points",
-        f"path-independence gap {where}: {cell(last, 'path_gap')} %",
+        f"path-independence gap at depth {int(last['depth'])}: {cell(last, 'path_gap')} %",
     ]
 
 

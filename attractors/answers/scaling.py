@@ -52,7 +52,8 @@ def scaling(
         holds.  `accuracy_puzzle(puzzle, selector, depth, breadth)`.  Over (depth, breadth): `nfe` = D B, `nle` =
         equivalent layers, `top1_minus_majority` with bounds and `top1_worse` where all of its interval is below 0,
         `nfe_first_to_halt` with bounds = steps spent when all restarts of a puzzle stop with the first that halts,
-        `path_gap` with bounds = mean over puzzles of |share of right restarts of B - one of them|.  Over selector:
+        `path_gap` with bounds = chance that two restarts of a puzzle disagree in being right, the same at any breadth,
+        NaN with a single restart.  Over selector:
         `onset` = least depth of those reported from which on the most restarts gain `worth`, with bounds; infinite:
         they do not at the last.
         The attribute `warning` is a sentence.  Selectors: `top1_converged` (least residual, mean of the last 3 steps),
@@ -121,9 +122,10 @@ def scaling(
         worse,
         "least residual is worse than the majority vote, beyond its interval",
     )
-    gap = path_gap(ensemble, depth, breadth)
-    text = "mean over puzzles of |share of right restarts - one of them|"
-    variables |= Interval(*share_over_puzzles(gap, **draw)).variables("path_gap", point, text)
+    text = "chance that two restarts of a puzzle disagree in being right"
+    known = np.nan if restarts < 2 else 1.0
+    gap = [known * bound for bound in share_over_puzzles(path_gap(ensemble, depth, breadth), **draw)]
+    variables |= Interval(*gap).variables("path_gap", point, text)
     if "first_to_halt" in names:
         text = "outer steps a puzzle when all its restarts stop with the first that halts"
         spent = steps_to_first_halt(ensemble, depth, breadth)
@@ -172,21 +174,44 @@ def _paired_share(values: np.ndarray, draw: dict[str, Any]) -> tuple[np.ndarray,
 
 
 def path_gap(ensemble: xr.Dataset, depths: np.ndarray, breadths: np.ndarray) -> np.ndarray:
-    """Return the path-independence gap (puzzle, depth, breadth).
+    """Return the path-independence gap (puzzle, depth, breadth), the same at every breadth; 0 with one restart."""
+    right = ensemble.correct.values[:, :, depths - 1]
+    if right.shape[1] < 2:
+        return np.zeros((len(right), len(depths), len(breadths)))
+    gap = np.stack([path_independence_gap(right[..., i]) for i in range(len(depths))], axis=1)
+    return np.repeat(gap[..., None], len(breadths), axis=2)
+
+
+def path_independence_gap(correct: np.ndarray) -> np.ndarray:
+    """Return the path-independence gap of each puzzle, (P,), from which restarts are right, (P, B) bool.
 
     Notes
     -----
-    With K of B restarts right, one of them differs from their mean by 2 (K/B) (1 - K/B) on average; averaged over
-    subsets of N restarts with c right, that is 2 (B - 1)/B c (N - c) / (N (N - 1)).
+    Delta_PI = E_x |mean accuracy over B restarts - accuracy of one|, where the one is a further restart, independent of
+    the B.  With p the chance that a restart of x is right, the mean m over B has E m = p, and the one is 1 or 0:
+    E|m - one| = p E(1 - m) + (1 - p) E m = 2 p (1 - p), whatever B: the chance that two restarts disagree.  It is
+    estimated without bias by the share of pairs of restarts that disagree, 2 k (B - k) / (B (B - 1)) with k of B right.
+    Were the one among the B, as in the paper, it would be (B - 1) / B times that.
 
     References
     ----------
-    Equilibrium Reasoners, arXiv 2605.21488 (path independence gap).
+    Equilibrium Reasoners, arXiv 2605.21488: the gap between the mean accuracy over restarts and that of one.
+
+    Raises
+    ------
+    ValueError
+        With fewer than two restarts.
+
+    Examples
+    --------
+    >>> path_independence_gap(np.array([[True, True, False, False], [True, True, True, True]])).round(3).tolist()
+    [0.667, 0.0]
     """
-    restarts = ensemble.sizes["restart"]
-    right = ensemble.correct.values[:, :, depths - 1].sum(1).astype(float)
-    spread = right * (restarts - right) / max(restarts * (restarts - 1), 1)
-    return 2 * spread[..., None] * (breadths - 1) / breadths
+    breadth = correct.shape[1]
+    if breadth < 2:
+        raise ValueError(f"the path-independence gap needs at least 2 restarts, got {breadth}")
+    right = correct.sum(1)
+    return 2 * right * (breadth - right) / (breadth * (breadth - 1))
 
 
 def steps_to_first_halt(ensemble: xr.Dataset, depths: np.ndarray, breadths: np.ndarray) -> np.ndarray:

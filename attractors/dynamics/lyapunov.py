@@ -76,7 +76,7 @@ def lyapunov(
         Over (puzzle, point, eig), natural logarithm per outer step: `lyapunov_exponent` with `_low` and `_high`;
         `window_exponent(puzzle, point, window, eig)`: the same over successive windows of equal length;
         over (puzzle, eig): `puzzle_exponent` with `_low` and `_high`, the mean over the points.  `exponent_sum` and
-        `kaplan_yorke` dimension over (puzzle, point): NaN where k exponents do not decide it.
+        `kaplan_yorke` dimension over (puzzle, point): NaN where k exponents do not decide it, which all of them do.
 
     Raises
     ------
@@ -236,7 +236,7 @@ def _summaries(points: Points, windows: np.ndarray, confidence: float) -> dict[s
     variables["window_exponent"] = (four, points.fold(windows), f"{text}: over successive windows")
     with np.errstate(invalid="ignore"):
         variables["exponent_sum"] = (each[:2], points.fold(center.sum(1)), "sum of the k exponents")
-    dimension = np.array([kaplan_yorke(row) for row in center])
+    dimension = np.array([kaplan_yorke(row, points.size) for row in center])
     variables["kaplan_yorke"] = (each[:2], points.fold(dimension), "Kaplan-Yorke dimension of the attractor")
     return variables
 
@@ -261,8 +261,12 @@ def mean_interval(
         return mean, np.where(same, mean, mean - half), np.where(same, mean, mean + half)
 
 
-def kaplan_yorke(exponents: np.ndarray) -> float:
-    """Return j + (sum of the first j) / |exponent j + 1|, j the last with a sum >= 0; NaN when k do not decide it."""
+def kaplan_yorke(exponents: np.ndarray, size: int | None = None) -> float:
+    """Return j + (sum of the first j) / |exponent j + 1|, j the last with a sum >= 0.
+
+    Where no sum is negative it is `size`, the numbers of a state, if all their exponents are given, else NaN: further
+    ones decide it.
+    """
     if not len(exponents) or np.isnan(exponents).any():
         return float("nan")
     ordered = np.sort(exponents)[::-1]
@@ -271,6 +275,6 @@ def kaplan_yorke(exponents: np.ndarray) -> float:
         return 0.0
     below = np.flatnonzero(sums < 0)
     if not len(below):
-        return float("nan")
+        return float(len(ordered)) if len(ordered) == size else float("nan")
     j = int(below[0])
     return j + float(sums[j - 1] / abs(ordered[j]))

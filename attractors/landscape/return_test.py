@@ -178,7 +178,8 @@ class _Twins:
         self.scale = state_scale(record["norm"].astype(float))
         self.answers = record["code"][:, -self.ring.shape[1] :]
         # the twin's recurrence: how near its last state comes to the states before it
-        before = np.linalg.norm(self.ring[:, :-1] - self.ring[:, -1:], axis=2)
+        with np.errstate(over="ignore", invalid="ignore"):  # of a twin that diverges
+            before = np.linalg.norm(self.ring[:, :-1] - self.ring[:, -1:], axis=2)
         self.recurrence = np.nan_to_num(before.min(1), nan=np.inf)
         dtype = torch.float64 if self.z.dtype == torch.float64 else torch.float32
         begun = Sketch(self.z[0].numel(), FEATURES, dtype, self.z.device)(self.z).numpy().astype(float)
@@ -198,7 +199,8 @@ class _Twins:
 
     def _left(self, place: np.ndarray, size: float) -> np.ndarray:
         """Return what is left (rows, m) of pushes of a relative size that ended at sketches (rows, m, F)."""
-        distance = np.linalg.norm(place[:, :, None] - self.ring[:, None], axis=3).min(2)
+        with np.errstate(over="ignore", invalid="ignore"):
+            distance = np.linalg.norm(place[:, :, None] - self.ring[:, None], axis=3).min(2)
         beyond = np.where(distance <= 2 * self.recurrence[:, None], 0.0, distance) / self.scale[:, None]
         return beyond / size
 

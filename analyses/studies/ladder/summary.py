@@ -12,6 +12,7 @@ from scipy import stats
 from eqrlab.analyses.studies.ladder.climb import Groups
 from eqrlab.analyses.studies.ladder.rungs import REFERENCE_DEPTH, Ladder
 from eqrlab.analyses.text.describe import blocks_per_step
+from eqrlab.attractors.answers.scaling import path_independence_gap as path_independence_gap
 from eqrlab.attractors.ensemble.fate import CODE
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
@@ -44,38 +45,6 @@ class Estimate:
     mean: float
     low: float
     high: float
-
-
-def path_independence_gap(correct: np.ndarray) -> np.ndarray:
-    """Return the path-independence gap of each puzzle, (P,), from which restarts are right, (P, B) bool.
-
-    Notes
-    -----
-    Delta_PI = E_x |mean accuracy over B restarts - accuracy of one|, where the one is a further restart, independent of
-    the B.  With p the chance that a restart of x is right, the mean m over B has E m = p, and the one is 1 or 0:
-    E|m - one| = p E(1 - m) + (1 - p) E m = 2 p (1 - p), whatever B: the chance that two restarts disagree.  It is
-    estimated without bias by the share of pairs of restarts that disagree, 2 k (B - k) / (B (B - 1)) with k of B right.
-    (Were the one among the B, the same times (B - 1) / B.)
-
-    References
-    ----------
-    Equilibrium Reasoners, arXiv 2605.21488: the gap between the mean accuracy over restarts and that of one.
-
-    Raises
-    ------
-    ValueError
-        With fewer than two restarts.
-
-    Examples
-    --------
-    >>> path_independence_gap(np.array([[True, True, False, False], [True, True, True, True]])).round(3).tolist()
-    [0.667, 0.0]
-    """
-    breadth = correct.shape[1]
-    if breadth < 2:
-        raise ValueError(f"the path-independence gap needs at least 2 restarts, got {breadth}")
-    right = correct.sum(1)
-    return 2 * right * (breadth - right) / (breadth * (breadth - 1))
 
 
 def estimate(

@@ -12,8 +12,8 @@ import xarray as xr
 from eqrlab import attractors as at
 from eqrlab.analyses.studies.fates import late_sentence, noop_sentence
 from eqrlab.analyses.text.format import percent_interval, plural
+from eqrlab.attractors.ensemble.contract import require_law
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.contract import require_law
 from eqrlab.core import System
 
 GROUPS = ("outcomes", "noop", "sensitivity")

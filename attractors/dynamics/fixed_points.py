@@ -10,9 +10,17 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
-from eqrlab.attractors.dynamics.certificate import LEAST_RESIDUAL, WIDEST, Merged, forward_and_return, merge
+from eqrlab.attractors.dynamics.certificate import forward_and_return, merge
+from eqrlab.attractors.dynamics.eigenvalues import eigenvalues
 from eqrlab.attractors.dynamics.gmres import KRYLOV
 from eqrlab.attractors.dynamics.jacobian import check_differentiable, random_directions, rows_within
+from eqrlab.attractors.dynamics.neutral import (
+    NEAR_ONE,
+    STABILITY,
+    jacobian_change,
+    push_and_see,
+    uncertain_moves,
+)
 from eqrlab.attractors.dynamics.solvers import (
     CODE,
     RESULTS,
@@ -25,9 +33,7 @@ from eqrlab.attractors.dynamics.solvers import (
     picard,
     projection,
 )
-from eqrlab.attractors.dynamics.spectrum import eigenvalues
 from eqrlab.attractors.ensemble.states import Points, States, state_axes, take_points
-from eqrlab.attractors.neutral import NEAR_ONE, SAFETY, STABILITY, blind_radius, jacobian_change, push_and_see
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 
@@ -36,7 +42,6 @@ STAGES = ("picard", "anderson", "newton", "projection", "none")
 FLOOR = 64.0  # epsilons: a relative residual below this that cannot be lowered is the numerical floor
 DEFAULT_TOL = {torch.float64: 1e-10, torch.float32: 1e-5}
 EIGENVALUES = 4
-VAGUE = 1e-7  # an error bound over the size of a state that asks for a closer look
 
 
 def fixed_points(
@@ -289,7 +294,7 @@ def _certified(
     for p in np.unique(period[(period > 1) | leading]):
         chosen = (leading if p == 1 else period == p) & (period == p)
         part = dataclasses.replace(points, present=torch.as_tensor(chosen, device=points.z.device))
-        moves, error = _uncertain(points, merged, np.flatnonzero(chosen), residual, size, int(p))
+        moves, error = uncertain_moves(points, merged, np.flatnonzero(chosen), residual, size, int(p))
         slack = np.zeros(n)
         slack[chosen] = jacobian_change(part, part.present.nonzero()[:, 0], moves, int(p))
         eigen = eigenvalues(part, k, tol=1e-3, steps=int(p), seed=seed, batch_size=batch, slack=slack)
@@ -361,34 +366,3 @@ def _certified(
         "answer_returns": (at, points.fold(answers), "all perturbed twins end with the unperturbed answer"),
         "ambiguous": (("puzzle",), merged.ambiguous, "pairs of points that could be merged or not"),
     }
-
-
-@torch.no_grad()
-def _uncertain(
-    points: Points, merged: Merged, rows: np.ndarray, residual: np.ndarray, size: np.ndarray, period: int
-) -> tuple[torch.Tensor, np.ndarray]:
-    """Return moves (m, d) within which the exact points of some rows lie, and bounds (m,) on their length.
-
-    Ten error bounds in the direction in which I - J is weakest; of a cycle, in that of its last turn.  Where the bound
-    is large, at a multiple root, what the residual itself tells takes its place.
-    """
-    index = torch.as_tensor(rows, device=points.z.device)
-    flat, epsilon = points.z[index].flatten(1), torch.finfo(points.z.dtype).eps
-    floor = np.maximum(residual[rows], LEAST_RESIDUAL * epsilon * flat.norm(dim=1).double().cpu().numpy())
-    if period == 1:
-        way, error = merged.weakest[index], merged.error[rows]
-    else:
-        z = points.z[index]
-        for _ in range(period):
-            z = points.system.step(z, points.context(index))
-        way = z.flatten(1) - flat
-        length = way.norm(dim=1, keepdim=True)
-        random = random_directions(len(rows), points.size, 5, flat)
-        way = torch.where(length > 0, way / length.clamp(min=1e-300), random)
-        error = np.where(floor > 0, np.inf, 0.0)
-    vague = np.flatnonzero(~(error <= VAGUE * size[rows]))
-    if len(vague):
-        error = error.copy()
-        error[vague] = blind_radius(points, index[vague], way[vague], period, floor[vague], size[rows[vague]])
-    error = np.minimum(error, WIDEST * size[rows])
-    return SAFETY * torch.as_tensor(error).to(flat)[:, None] * way, error

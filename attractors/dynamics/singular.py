@@ -9,9 +9,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from eqrlab.attractors.dynamics.eigenvalues import SMALL
 from eqrlab.attractors.dynamics.golub_kahan import leading_triples
 from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, random_directions, rows_within
-from eqrlab.attractors.dynamics.spectrum import SMALL
 from eqrlab.attractors.ensemble.states import States, spread, take_points
 from eqrlab.attractors.results import schema
 from eqrlab.core import System

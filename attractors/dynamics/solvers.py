@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eqrlab.attractors.dynamics.eigenvalues import SMALL, Products
 from eqrlab.attractors.dynamics.gmres import dense_solve, gmres
 from eqrlab.attractors.dynamics.jacobian import Jacobian, random_directions
 from eqrlab.attractors.dynamics.krylov_schur import leading_pairs
-from eqrlab.attractors.dynamics.spectrum import SMALL, Products
 from eqrlab.attractors.ensemble.cycles import SEEN, longest_period
 from eqrlab.core import System
 from eqrlab.core.models.reasoner import take_rows

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eqrlab.attractors.contract import Law as Law
-from eqrlab.attractors.contract import draw_start, require_state
+from eqrlab.attractors.ensemble.contract import Law as Law
+from eqrlab.attractors.ensemble.contract import draw_start, require_state
 from eqrlab.core import KeyedNoise, System
 from eqrlab.core.models.reasoner import cast_floating, take_rows
 from eqrlab.core.random import puzzle_key, restart_generator, restart_keys

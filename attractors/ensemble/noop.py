@@ -12,6 +12,7 @@ from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import tokens_of
 from eqrlab.attractors.contract import draw_start, require_system
+from eqrlab.attractors.ensemble.contract import draw_start, require_system
 from eqrlab.attractors.ensemble.fate import state_scale
 from eqrlab.attractors.ensemble.place import dtype_of
 from eqrlab.attractors.ensemble.recipe import Law

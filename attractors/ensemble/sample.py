@@ -9,9 +9,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.contract import as_starts, check_system, require_system
 from eqrlab.attractors.ensemble.batches import one_thread_a_batch as one_thread_a_batch
 from eqrlab.attractors.ensemble.batches import run_in_batches
+from eqrlab.attractors.ensemble.contract import as_starts, check_system, require_system
 from eqrlab.attractors.ensemble.fate import Tolerances, ring_length
 from eqrlab.attractors.ensemble.judge import Oracle
 from eqrlab.attractors.ensemble.recipe import Law, Recipe

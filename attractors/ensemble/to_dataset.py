@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from eqrlab.attractors.contract import law_name
+from eqrlab.attractors.ensemble.contract import law_name
 from eqrlab.attractors.ensemble.fate import (
     CODE,
     LongRun,

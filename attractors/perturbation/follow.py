@@ -13,6 +13,7 @@ from torch import Tensor
 from eqrlab.attractors.ensemble.arguments import tokens_of, with_noise
 from eqrlab.attractors.contract import check_rows, is_known
 from eqrlab.attractors.ensemble.batches import one_thread_a_batch
+from eqrlab.attractors.ensemble.contract import check_rows, is_known
 from eqrlab.attractors.ensemble.fate import CODE, Tolerances, classify, long_run, ring_length
 from eqrlab.attractors.ensemble.history import History
 from eqrlab.attractors.ensemble.iterate import TRACE_SEED, Sketch, norm

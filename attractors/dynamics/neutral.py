@@ -6,12 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eqrlab.attractors.dynamics.certificate import LEAST_RESIDUAL, WIDEST, Merged
+from eqrlab.attractors.dynamics.eigenvalues import SMALL
 from eqrlab.attractors.dynamics.jacobian import Jacobian, random_directions
-from eqrlab.attractors.dynamics.spectrum import SMALL
 from eqrlab.attractors.ensemble.states import Points
 from eqrlab.core.models.reasoner import take_rows
 
 STABILITY = ("stable", "unstable", "undecided")
+VAGUE = 1e-7  # an error bound over the size of a state that asks for a closer look
 SAFETY = 10.0  # error bounds within which the Jacobian counts: at a multiple root the bound is too short
 NEAR_ONE = 0.05  # a spectral radius this near to 1, and known this well, is looked at by pushes
 TURNS = 512  # iterations of a push, and the window of it whose largest distance counts
@@ -20,6 +22,37 @@ CHANGE = 1e-9  # relative change of that distance which is no rounding
 PUSHES = (1e-3, 1e-2, 3e-2)  # lengths, relative to the size of the state
 SWEEPS = 3  # power iterations for the norm of a difference of Jacobians
 ALIGNING = 300  # products that turn a vector into the leading direction
+
+
+@torch.no_grad()
+def uncertain_moves(
+    points: Points, merged: Merged, rows: np.ndarray, residual: np.ndarray, size: np.ndarray, period: int
+) -> tuple[Tensor, np.ndarray]:
+    """Return moves (m, d) within which the exact points of some rows lie, and bounds (m,) on their length.
+
+    Ten error bounds in the direction in which I - J is weakest; of a cycle, in that of its last turn.  Where the bound
+    is large, at a multiple root, what the residual itself tells takes its place.
+    """
+    index = torch.as_tensor(rows, device=points.z.device)
+    flat, epsilon = points.z[index].flatten(1), torch.finfo(points.z.dtype).eps
+    floor = np.maximum(residual[rows], LEAST_RESIDUAL * epsilon * flat.norm(dim=1).double().cpu().numpy())
+    if period == 1:
+        way, error = merged.weakest[index], merged.error[rows]
+    else:
+        z = points.z[index]
+        for _ in range(period):
+            z = points.system.step(z, points.context(index))
+        way = z.flatten(1) - flat
+        length = way.norm(dim=1, keepdim=True)
+        random = random_directions(len(rows), points.size, 5, flat)
+        way = torch.where(length > 0, way / length.clamp(min=1e-300), random)
+        error = np.where(floor > 0, np.inf, 0.0)
+    vague = np.flatnonzero(~(error <= VAGUE * size[rows]))
+    if len(vague):
+        error = error.copy()
+        error[vague] = blind_radius(points, index[vague], way[vague], period, floor[vague], size[rows[vague]])
+    error = np.minimum(error, WIDEST * size[rows])
+    return SAFETY * torch.as_tensor(error).to(flat)[:, None] * way, error
 
 
 @torch.no_grad()

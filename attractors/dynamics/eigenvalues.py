@@ -1,0 +1,293 @@
+"""Leading eigenvalues of the Jacobians at many states, dense or by Krylov spaces, and how well each is known."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.linalg
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from eqrlab.attractors.dynamics.conditioning import (
+    CLOSE,
+    SIMPLE,
+    Known,
+    is_triangular,
+    power_bounds,
+    right_vectors,
+)
+from eqrlab.attractors.dynamics.jacobian import Jacobian, random_directions, rows_within
+from eqrlab.attractors.dynamics.krylov_schur import (
+    MODULUS,
+    Order,
+    Pairs,
+    default_subspace,
+    leading_pairs,
+    relative,
+)
+from eqrlab.attractors.ensemble.states import Points, spread
+
+SMALL = 64  # states of up to this many numbers have their Jacobian formed and solved in full
+
+
+class Products:
+    """The products J^T u ("left" eigenvectors) or J v ("right" ones) of a Jacobian."""
+
+    def __init__(self, jacobian: Jacobian, side: str):
+        self.jacobian, self.side = jacobian, side
+
+    def __call__(self, v: Tensor) -> Tensor:
+        return self.jacobian.pull(v) if self.side == "left" else self.jacobian.push(v)
+
+    def select(self, rows: Tensor) -> Products:
+        return Products(self.jacobian.select(rows), self.side)
+
+
+class Eigen(NamedTuple):
+    """Eigenvalues of n states and how well they are known.
+
+    Attributes
+    ----------
+    value, residual
+        (n, k + 1) as in `Pairs`.
+    condition
+        (n, k + 1) condition numbers, infinite where no right eigenvector was found.
+    error
+        (n, k + 1) bound on |value - eigenvalue|, infinite: not known.
+    radius, low, high
+        (n,) largest modulus found, and bounds on the spectral radius.
+    scale
+        (n,) size of the Jacobian.
+    products
+        (n,) spent.
+    """
+
+    value: np.ndarray
+    residual: np.ndarray
+    condition: np.ndarray
+    error: np.ndarray
+    radius: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    scale: np.ndarray
+    products: np.ndarray
+
+    def converged(self, tol: float, epsilon: float) -> np.ndarray:
+        """Return which values (n, k + 1) are known to the tolerance, zeros to rounding."""
+        size, tiny = np.abs(self.value), epsilon ** (2 / 3) * self.scale[:, None]
+        with np.errstate(invalid="ignore"):
+            known = (self.error <= tol * size) | (size + self.error <= tiny)
+            return known & (self.residual <= tol)
+
+    def to_power(self, p: int) -> Eigen:
+        """Return the same of the p-th power of the Jacobians, to first order."""
+        slope = p * np.abs(self.value) ** (p - 1)
+        return self._replace(
+            value=self.value**p, residual=p * self.residual, error=slope * self.error, radius=self.radius**p,
+            low=self.low**p, high=self.high**p, scale=self.scale**p,
+        )  # fmt: skip
+
+
+def eigenvalues(
+    points: Points,
+    k: int,
+    *,
+    tol: float,
+    order: Order = MODULUS,
+    steps: int = 1,
+    condition: bool = False,
+    subspace: int | None = None,
+    max_products: int = 1000,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool = False,
+    slack: np.ndarray | None = None,
+) -> Eigen:
+    """Return the leading eigenvalues of all rows of `points`; see `spectrum` (which checks the step first).
+
+    Parameters
+    ----------
+    slack
+        (n,) how far each Jacobian may be from the one that is meant, in norm: the errors allow for it.
+    """
+    m = max(k + 3, default_subspace(k) if subspace is None else subspace)
+    total, parts, done = len(points.z), [], []
+    small = points.size <= max(SMALL, m)
+    vectors = points.size if small else 3 * m + 4 * k
+    size = batch_size or rows_within(points, vectors, 2 * steps)
+    off = np.zeros(total) if slack is None else slack
+    with tqdm(
+        total=int(points.present.sum()), unit="state", desc="spectrum", disable=not progress, leave=False
+    ) as bar:
+        for rows in points.batches(size):
+            jacobian = Jacobian(points.system, points.context(rows), points.z[rows], steps)
+            mine, epsilon = off[rows.cpu().numpy()], float(torch.finfo(points.z.dtype).eps)
+            if small:
+                parts.append(
+                    dense_eigenvalues(jacobian.dense().double().cpu().numpy(), k, order, epsilon, mine)
+                )
+            else:
+                start = random_directions(len(rows), points.size, seed, points.z)
+                options = {"order": order, "subspace": m}
+                parts.append(_krylov(jacobian, start, k, tol, max_products, condition, options, mine))
+            done.append(rows)
+            bar.update(len(rows))
+    rows = torch.cat(done)
+    joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return Eigen(*[spread(total, v, rows, 0 if v.dtype.kind == "i" else np.nan) for v in joined])
+
+
+def _krylov(
+    jacobian: Jacobian, start: Tensor, k: int, tol: float, max_products: int, condition: bool, options: dict,
+    slack: np.ndarray,
+) -> Eigen:  # fmt: skip
+    """Return eigenvalues from left eigenvectors, their errors with right ones; sharper where the errors ask for it."""
+    n, epsilon = len(start), float(torch.finfo(start.dtype).eps)
+    limit = np.full(n, min(tol, CLOSE / 2))
+    left = leading_pairs(
+        Products(jacobian, "left"), start, k, tol=limit, max_products=max_products, **options
+    )
+    known = _right(jacobian, left, start, k, tol, max_products, condition, options)
+    scale, size = left.scale[:, None], np.abs(left.value)
+    with np.errstate(
+        invalid="ignore", divide="ignore"
+    ):  # the residual that would make each error small enough
+        asked = np.fmin(tol * size / (2 * known.condition), SIMPLE * scale / (2 * known.condition**2))
+        asked = np.nanmin(
+            np.where(size > epsilon ** (2 / 3) * scale, asked / size, np.nan), axis=1, initial=np.inf
+        )
+    loose = np.nan_to_num(left.residual).max(1)
+    again = (asked < loose) & (asked > 30 * epsilon) & (left.products < max_products / 2)
+    products = left.products + known.products
+    if again.any():
+        rows = torch.as_tensor(np.flatnonzero(again), device=start.device)
+        part = jacobian.select(rows)
+        better = leading_pairs(Products(part, "left"), start[rows], k, tol=asked[again],
+                               max_products=max_products - left.products[again], **options)  # fmt: skip
+        sharper = _right(part, better, start[rows], k, tol, max_products, condition, options)
+        products[again] += better.products + sharper.products
+        left, known = _replaced(left, better, again), _replaced(known, sharper, again)
+    error = known.errors(left.absolute, left.scale, epsilon, slack)
+    radius, low, high = radius_of(left.value, error)
+    high = _largest(options["order"], high, np.inf)
+    return Eigen(left.value, left.residual, known.condition, error, radius, low, high, left.scale, products)
+
+
+def _replaced(old: Any, new: Any, where: np.ndarray) -> Any:
+    """Return a named tuple of row arrays with some of its rows replaced."""
+    values = []
+    for mine, other in zip(old, new, strict=True):
+        mine = mine.clone() if isinstance(mine, Tensor) else mine.copy()
+        mine[torch.as_tensor(where, device=mine.device) if isinstance(mine, Tensor) else where] = other
+        values.append(mine)
+    return type(old)(*values)
+
+
+def _right(
+    jacobian: Jacobian, left: Pairs, start: Tensor, k: int, tol: float, max_products: int, condition: bool,
+    options: dict,
+) -> Known:  # fmt: skip
+    """Find the right eigenvectors: near the left ones, and where that does not lead to them, from the start."""
+    m = options["subspace"]
+    jacobian = jacobian.select(
+        torch.arange(len(start), device=start.device)
+    )  # frees what the left products kept
+    push = Products(jacobian, "right")
+    known = right_vectors(push, left, left.vector.sum(1), m)
+    scale, found = left.scale[:, None], ~np.isnan(left.value)
+    with np.errstate(invalid="ignore", over="ignore"):
+        enough = np.fmin(CLOSE, SIMPLE / known.condition**2) * scale
+        if condition:
+            enough = np.fmin(enough, tol * np.abs(left.value))
+        poor = (found & (known.residual > enough)).any(1) & (left.scale > 0)
+    if not poor.any():
+        return known
+    rows = torch.as_tensor(np.flatnonzero(poor), device=start.device)
+    part = Products(jacobian.select(rows), "right")
+    pairs = leading_pairs(
+        part, start[rows], k, tol=tol if condition else CLOSE, max_products=max_products, **options
+    )
+    sharper = right_vectors(part, _take(left, poor), pairs.vector.sum(1), m)
+    products = known.products.copy()
+    products[poor] += pairs.products + sharper.products
+    better = np.zeros_like(found)
+    better[poor] = sharper.residual < known.residual[poor]
+    condition_, residual = known.condition.copy(), known.residual.copy()
+    condition_[poor], residual[poor] = (
+        np.where(better[poor], new, old[poor])
+        for new, old in ((sharper.condition, known.condition), (sharper.residual, known.residual))
+    )
+    return Known(condition_, residual, products)
+
+
+def _take(pairs: Pairs, rows: np.ndarray) -> Pairs:
+    """Return some of the rows."""
+    here = torch.as_tensor(rows, device=pairs.vector.device)
+    taken: Any = [v[here] if isinstance(v, Tensor) else v[rows] for v in pairs]
+    return Pairs(*taken)
+
+
+def radius_of(value: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the largest modulus (n,) of values (n, k), and bounds on it from the errors of the leading ones.
+
+    Leading are the largest value and those within its error; where the error of one of them is not known, neither is
+    the radius: bounds 0 and infinity.
+    """
+    found = ~np.isnan(value)
+    size = np.where(found, np.abs(value), -np.inf)
+    radius = np.where(found.any(1), size.max(1), np.nan)
+    reach = np.where(np.isnan(error), np.inf, error)
+    first = reach[np.arange(len(reach)), size.argmax(1)]
+    with np.errstate(invalid="ignore"):
+        leading = found & (size >= (radius - first)[:, None] * (1 - 1e-12))
+        sure = np.isfinite(first) & np.isfinite(np.where(leading, reach, 0.0)).all(1)
+        low = np.where(leading, size - reach, -np.inf).max(1)
+        high = np.where(np.isfinite(reach), size + reach, -np.inf).max(1)
+    low = np.where(sure, np.maximum(low, 0.0), 0.0)
+    high = np.where(sure, high, np.inf)
+    return radius, np.where(np.isnan(radius), np.nan, low), np.where(np.isnan(radius), np.nan, high)
+
+
+def _largest(order: Order, high: np.ndarray, otherwise: np.ndarray | float) -> np.ndarray:
+    """Return an upper bound of the spectral radius: values in another order need not be the largest."""
+    return high if order.kind == "modulus" else np.broadcast_to(otherwise, high.shape)
+
+
+def dense_eigenvalues(
+    matrices: np.ndarray, k: int, order: Order, epsilon: float = np.finfo(float).eps, slack: np.ndarray | None = None
+) -> Eigen:  # fmt: skip
+    """Return the same as the Krylov method from full matrices (n, d, d), known to `epsilon` and within `slack` (n,)."""
+    n, d, _ = matrices.shape
+    shape = (n, k + 1)
+    value, absolute = np.full(shape, np.nan + 0j), np.full(shape, np.nan)
+    condition = np.full(shape, np.nan)
+    scale = np.linalg.norm(matrices, 2, axis=(1, 2))
+    off = np.zeros(n) if slack is None else slack
+    exact = np.zeros(n, bool)
+    for row, matrix in enumerate(matrices):
+        values, left, right = scipy.linalg.eig(matrix, left=True)
+        exact[row] = is_triangular(matrix)  # then LAPACK's balancing finds the diagonal itself
+        first = order(values)
+        count = min(k, d)
+        if values[first[count - 1]].imag > 0:
+            count += 1
+        chosen = first[:count]
+        lam, w, v = values[chosen], left[:, chosen], right[:, chosen]
+        value[row, :count] = lam
+        absolute[row, :count] = np.linalg.norm(matrix @ v - v * lam, axis=0)
+        with np.errstate(divide="ignore"):
+            condition[row, :count] = 1 / np.abs((w.conj() * v).sum(0))
+    rounding = 2 * d**0.5 * epsilon * scale
+    known = Known(condition, absolute, np.full(n, d))
+    error = known.errors(absolute + rounding[:, None], scale, epsilon, off)
+    error = np.where((exact & (off == 0))[:, None], 4 * epsilon * np.abs(value), error)
+    radius, low, high = radius_of(value, error)
+    least, most = power_bounds(matrices, off + rounding)
+    low, high = (
+        np.fmin(np.fmax(low, least), radius),
+        np.fmax(_largest(order, np.fmin(high, most), most), radius),
+    )
+    return Eigen(value, relative(absolute, value, scale, epsilon), condition, error, radius, low, high, scale,
+                 np.full(n, d))  # fmt: skip

@@ -13,9 +13,9 @@ from eqrlab.attractors.dynamics.lyapunov import lyapunov
 from eqrlab.attractors.dynamics.singular import singular_values
 from eqrlab.attractors.dynamics.spectrum import spectrum
 from eqrlab.attractors.ensemble.arguments import tokens_of
+from eqrlab.attractors.ensemble.contract import require_law
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.sample import sample
-from eqrlab.attractors.ensemble.contract import require_law
 from eqrlab.attractors.landscape.return_test import RETURNS, return_test
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval

@@ -16,10 +16,10 @@ from eqrlab.attractors.dynamics.jacobian import check_differentiable, rows_withi
 from eqrlab.attractors.dynamics.lyapunov import first_frame
 from eqrlab.attractors.dynamics.tangent import advance, log_factors, one_step, triangular
 from eqrlab.attractors.ensemble.arguments import with_noise
+from eqrlab.attractors.ensemble.contract import draw_start
 from eqrlab.attractors.ensemble.iterate import norm
 from eqrlab.attractors.ensemble.judge import Oracle
 from eqrlab.attractors.ensemble.recipe import Law
-from eqrlab.attractors.ensemble.contract import draw_start
 from eqrlab.attractors.ensemble.states import Points, take_points
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval

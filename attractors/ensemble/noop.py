@@ -11,7 +11,6 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import tokens_of
-from eqrlab.attractors.contract import draw_start, require_system
 from eqrlab.attractors.ensemble.contract import draw_start, require_system
 from eqrlab.attractors.ensemble.fate import state_scale
 from eqrlab.attractors.ensemble.place import dtype_of

@@ -12,9 +12,8 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import tokens_of
-from eqrlab.attractors.ensemble.place import dtype_of
-from eqrlab.attractors.contract import check_rows, is_known, require_system
 from eqrlab.attractors.ensemble.contract import check_rows, is_known, require_system
+from eqrlab.attractors.ensemble.place import dtype_of
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 from eqrlab.core.models.reasoner import cast_floating, take_rows

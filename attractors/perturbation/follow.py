@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import tokens_of, with_noise
-from eqrlab.attractors.contract import check_rows, is_known
 from eqrlab.attractors.ensemble.batches import one_thread_a_batch
 from eqrlab.attractors.ensemble.contract import check_rows, is_known
 from eqrlab.attractors.ensemble.fate import CODE, Tolerances, classify, long_run, ring_length

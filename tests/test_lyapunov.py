@@ -236,3 +236,28 @@ def test_models_agree_with_their_dense_jacobian(dtype):
         torch.linalg.svdvals(twice)[:2].log() / 2,
         rtol=1e-3 if dtype == "float32" else 1e-7,
     )
+
+
+@pytest.mark.parametrize(
+    ("matrix", "dimension"),
+    [
+        ([[2.0, 1.0], [1.0, 1.0]], 2),
+        ([[3.0, 2.0], [1.0, 1.0]], 2),
+        ([[2.0]], 1),
+        ([[2.0, 0.0], [0.0, 3.0]], 2),
+        ([[1.0, 0.0], [0.0, 1.0]], 2),
+        ([[2.0, 0.0], [0.0, 0.25]], 1.5),
+        ([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 2.0]], 3),
+    ],
+)
+def test_all_exponents_decide_the_kaplan_yorke_dimension(matrix, dimension):
+    A = torch.tensor(matrix, dtype=torch.float64)
+    size = len(A)
+    system = MapSystem(
+        lambda z, x: (z @ A.T) % 1.0, lambda x, g: torch.rand((len(x), size), generator=g).double()
+    )
+    start = torch.full((1, 1, size), 0.3, dtype=torch.float64) + 0.11 * torch.arange(size)
+    result = at.lyapunov(system, puzzles(), start, k=size, steps=200)
+    np.testing.assert_allclose(result.kaplan_yorke, dimension, atol=1e-6)
+    if size > 1 and dimension == size:  # fewer exponents do not decide it
+        assert np.isnan(at.lyapunov(system, puzzles(), start, k=size - 1, steps=200).kaplan_yorke).all()

@@ -1,4 +1,4 @@
-"""Numbers of non-normal Jacobians are right, or said not to be known: against spectra that are exact by construction."""
+"""Numbers of non-normal Jacobians are right, or said not to be known: against exact spectra."""
 
 import numpy as np
 import pytest
@@ -50,10 +50,10 @@ KNOWN = {
     "rotation, fifty times": (turned(np.kron(np.eye(50), rotation_blocks([0.9 * np.exp(1j)]))), 0.9),
     "hidden chain within": (turned(block(chain(60, 0.2, 0.1), NORMAL)), 0.95),
     "stretched": (turned(SIMILAR), 0.9),
-    "two apart, coupled by 100": (turned(block([[0.9, 100.0], [0.0, 0.2]], 0.5 * np.eye(80))), 0.9),
+    "two apart, coupled by 100": (turned(block(np.array([[0.9, 100.0], [0.0, 0.2]]), 0.5 * np.eye(80))), 0.9),
     "small, turned": (turned(triangular(20, 1.0)), np.abs(np.diag(triangular(20, 1.0))).max()),
     "small chain, triangular": (chain(60, 0.9, 0.3), 0.9),
-    "small chain, other order": (chain(60, 0.9, 0.3)[::-1, ::-1], 0.9),
+    "small chain, other order": (chain(60, 0.9, 0.3)[::-1, ::-1].copy(), 0.9),
 }
 UNKNOWN = {
     "triangular, 128": (triangular(128, 1.5), np.abs(np.diag(triangular(128, 1.5))).max()),
@@ -93,7 +93,7 @@ def test_what_cannot_be_known_is_never_complete_and_its_bounds_hold(name, tol):
 
 
 def test_the_tolerance_is_one_on_the_error_not_on_the_residual():
-    coupled = turned(block([[0.9, 100.0], [0.0, 0.2]], 0.5 * np.eye(80)))
+    coupled = turned(block(np.array([[0.9, 100.0], [0.0, 0.2]]), 0.5 * np.eye(80)))
     for tol in (1e-3, 1e-6):
         result = found(coupled, k=1, tol=tol)
         assert result.complete.item() and abs(result.spectral_radius.item() - 0.9) <= 0.9 * tol
@@ -140,7 +140,7 @@ def test_powers_bound_the_radius_of_every_matrix_nearby():
         assert (low <= radius * (1 + 1e-9)).all() and (radius <= high * (1 + 1e-9)).all()
     low, high = power_bounds(np.array([np.diag([0.5, -0.25]), [[0.5, 1], [0, 0.5]]]), np.zeros(2))
     np.testing.assert_allclose(low, 0.5, rtol=1e-6)
-    np.testing.assert_allclose(high, 0.5, rtol=1e-6)
+    assert 0.5 <= high[0] < 0.5 + 1e-6 and 0.5 <= high[1] < 0.51  # the powers of the second grow at first
 
 
 def test_triangular_matrices_are_recognised_in_any_order():
@@ -152,9 +152,8 @@ def test_triangular_matrices_are_recognised_in_any_order():
 
 
 def test_fixed_points_do_not_call_a_chain_unstable():
-    result = at.fixed_points(
-        linear(torch.as_tensor(chain(100, 0.9, 0.3))), puzzles(), 1e-3 * torch.ones(1, 1, 100).double()
-    )
+    long = linear(torch.as_tensor(chain(100, 0.9, 0.3)))
+    result = at.fixed_points(long, puzzles(), 1e-3 * torch.ones(1, 1, 100).double())
     assert not result.stable.item()
     names = result.stability.attrs["flag_meanings"].split()
     assert names[result.stability.item()] == "undecided"

@@ -1,4 +1,4 @@
-"""Stability has three values: where the spectral radius is 1 to rounding, pushes to both sides decide, or nothing does."""
+"""Stability has three values: where the radius is 1 to rounding, pushes to both sides decide, or nothing does."""
 
 import math
 

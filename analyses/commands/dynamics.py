@@ -67,8 +67,8 @@ def _finish(out: Path, name: str, groups: dict[str, xr.Dataset], rows: list[dict
 def spectrum_command(k: int, tol: float, which: str, out: Path, **options: Any) -> None:
     """Leading eigenvalues of the Jacobian of one outer step, where runs end.
 
-    At a fixed point a spectral radius below 1 means stable; elsewhere it describes one step only.  Writes
-    OUT/spectrum.nc.
+    At a fixed point a spectral radius below 1 means stable; elsewhere it describes one step only.  Behind it stands how
+    well it is known: of a strongly non-normal Jacobian it may not be.  Writes OUT/spectrum.nc.
     """
     model, chosen, ensemble = settled_runs(file=out / "spectrum.nc", **options)
     result = at.spectrum(model, chosen.inputs, ensemble, k=k, tol=tol, which=wanted(which),
@@ -77,13 +77,21 @@ def spectrum_command(k: int, tol: float, which: str, out: Path, **options: Any) 
     for p, m in np.ndindex(ensemble.fate.shape):
         values = result.eigenvalue.values[p, m]
         worst = np.nanmax(result.eigen_residual.values[p, m])
-        row = {"spectral radius": f"{float(result.spectral_radius.values[p, m]):.4f}"}
+        row = {"spectral radius": _radius(result, p, m)}
         row["leading eigenvalues"] = "  ".join(_complex(v) for v in values[:3] if np.isfinite(v))
         row["worst residual"] = f"{worst:.0e}" + (
             "" if bool(result.complete.values[p, m]) else " not converged"
         )
         rows.append({**_run_row(ensemble, p, m), **row})
     _finish(out, "spectrum", {"ensemble": ensemble, "spectrum": result}, rows)
+
+
+def _radius(result: xr.Dataset, p: int, m: int) -> str:
+    """Return the spectral radius and how well it is known."""
+    value, low, high = (float(result[f"spectral_radius{e}"].values[p, m]) for e in ("", "_low", "_high"))
+    return f"{value:.4f} " + (
+        f"+- {max(high - value, value - low):.0e}" if np.isfinite(high) else "(not known)"
+    )
 
 
 def wanted(which: str) -> str | float:
@@ -113,7 +121,7 @@ def fixed_points_command(method: str, max_steps: int, deflate: int, out: Path, *
     model, chosen, ensemble = settled_runs(file=out / "fixed-points.nc", **options)
     result = at.fixed_points(model, chosen.inputs, ensemble, method=method, max_steps=max_steps,
                              deflate=deflate, device=options["device"], progress=not options["quiet"])  # fmt: skip
-    names = result.result.attrs["flag_meanings"].split()
+    names, kinds = (result[n].attrs["flag_meanings"].split() for n in ("result", "stability"))
     rows = []
     for p, m in np.ndindex(result.result.shape):
         solution = int(result.solution.values[p, m])
@@ -122,8 +130,8 @@ def fixed_points_command(method: str, max_steps: int, deflate: int, out: Path, *
             "solution": str(solution) if solution >= 0 else "",
         }
         if solution >= 0:
-            found["stable"] = "stable" if bool(result.stable.values[p, m]) else "unstable"
-            found["spectral radius"] = f"{float(result.spectral_radius.values[p, m]):.4f}"
+            found["stable"] = kinds[int(result.stability.values[p, m])]
+            found["spectral radius"] = _radius(result, p, m)
             found["error bound"] = f"{float(result.error_bound.values[p, m]):.1e}"
         rows.append(
             {

@@ -54,7 +54,6 @@ def local_rows(local: xr.Dataset, basins: xr.Dataset) -> list[dict[str, str]]:
     for p, m in order[:ROWS]:
         one = local.isel(puzzle=p, point=m)
         a = int(one["attractor"])
-        worst = float(one["eigen_residual"].values[0])
         mass = Interval.of(basins, "mass", p, a)
         rows.append({
             "puzzle": str(basins["puzzle"].values[p]),
@@ -62,11 +61,20 @@ def local_rows(local: xr.Dataset, basins: xr.Dataset) -> list[dict[str, str]]:
             "mass": percent_interval(*mass),
             "verdict": "chaotic" if "exponent_low" in one and float(one["exponent_low"]) > 0
             else MEANINGS[VERDICTS[int(one["verdict"])]],
-            "radius": f"{float(one['spectral_radius']):.3f} [to {worst:.0e}]",
+            "radius": _radius(one),
             "measured": _measured(one),
             "sigma_1": f"{float(one['sigma_1']):.1f}",
         })  # fmt: skip
     return rows
+
+
+def _radius(one: xr.Dataset) -> str:
+    """Return the spectral radius and how well it is known; files of before hold the residual alone."""
+    value = float(one["spectral_radius"])
+    if "spectral_radius_high" not in one:
+        return f"{value:.3f} [to {float(one['eigen_residual'].values[0]):.0e}]"
+    error = max(float(one["spectral_radius_high"]) - value, value - float(one["spectral_radius_low"]))
+    return f"{value:.3f} [to {error:.0e}]" if np.isfinite(error) else f"{value:.3f} [not known]"
 
 
 def _measured(one: xr.Dataset) -> str:

@@ -129,7 +129,8 @@ def power_bounds(matrices: np.ndarray, slack: np.ndarray) -> tuple[np.ndarray, n
     for i in range(POWERS):
         size = np.linalg.norm(P, axis=(1, 2))
         unit = np.where(size > 0, size, 1.0)
-        P, error, logs = P / unit[:, None, None], error / unit, logs + np.log(unit)
+        with np.errstate(over="ignore"):
+            P, error, logs = P / unit[:, None, None], error / unit, logs + np.log(unit)
         size = np.where(size > 0, 1.0, 0.0)
         with np.errstate(divide="ignore"):
             trace = np.abs(np.trace(P, axis1=1, axis2=2)) - d * error

@@ -21,6 +21,7 @@ from eqrlab.core import System
 from eqrlab.core.random import puzzle_key, restart_keys
 
 WINDOWS = 20
+ZERO = 1e-10  # a sum of exponents that is no larger is zero to rounding
 STRIDE = 8  # most steps between two orthonormalisations
 GRADED = 3 / 8  # share of the digits that the factors of such a stretch may differ by
 STRIDE_BYTES = 2**26  # and most memory for the activations of one
@@ -271,9 +272,9 @@ def kaplan_yorke(exponents: np.ndarray, size: int | None = None) -> float:
         return float("nan")
     ordered = np.sort(exponents)[::-1]
     sums = np.cumsum(ordered)
-    if sums[0] < 0:
+    if sums[0] < -ZERO:
         return 0.0
-    below = np.flatnonzero(sums < 0)
+    below = np.flatnonzero(sums < -ZERO)
     if not len(below):
         return float(len(ordered)) if len(ordered) == size else float("nan")
     j = int(below[0])

@@ -104,7 +104,8 @@ class Search:
         self, rows: Tensor, returned: Tensor, period: int, back: Tensor, residual: Tensor, size: Tensor
     ) -> Tensor:
         """Close returned rows that are back within the tolerance, or 1e-6 of an update, after `period` steps."""
-        exact = returned & (back <= torch.maximum(self.tol * size, 1e-6 * residual))
+        limit = torch.maximum(self.tol * size, 1e-6 * residual)
+        exact = returned & (back <= limit) & limit.isfinite()
         closed = rows[exact]
         self.code[closed], self.period[closed], self.residual[closed] = CODE["periodic"], period, back[exact]
         return exact

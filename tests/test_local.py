@@ -138,3 +138,26 @@ def test_given_starts_and_unknown_answers_are_refused():
     unknown = at.sample(system, INPUTS, restarts=2, depth=20)
     with pytest.raises(ValueError, match="what is correct"):
         local_dynamics(system, INPUTS, unknown, at.basins(unknown))
+
+
+def forgotten(x, generator):
+    """Starts on the side of the right attractor only."""
+    return 1 + torch.rand((len(x), 1), generator=generator, dtype=torch.float64)
+
+
+def test_runs_are_never_drawn_again_by_another_law_or_system():
+    system = selector(1)
+    options = {"labels": LABELS, "restarts": 4, "depth": 20, "initial": forgotten}
+    plain = at.sample(system, INPUTS, **options)
+    with pytest.raises(ValueError, match=r"forgotten.*pass"):
+        local_dynamics(system, INPUTS, plain, at.basins(plain))
+    found = local_dynamics(system, INPUTS, plain, at.basins(plain), initial=forgotten)
+    kept = at.sample(system, INPUTS, **options, keep=("summary", "final_state"))
+    again = local_dynamics(system, INPUTS, kept, at.basins(kept))  # nothing has to be drawn
+    np.testing.assert_allclose(found.spectral_radius, again.spectral_radius, rtol=1e-9)
+    other = lambda x, g: -forgotten(x, g)
+    other.__name__ = "forgotten"
+    with pytest.raises(ValueError, match="is not that of the ensemble"):
+        local_dynamics(system, INPUTS, plain, at.basins(plain), initial=other)
+    with pytest.raises(ValueError, match="puzzles of the ensemble"):
+        local_dynamics(system, INPUTS + 1, plain, at.basins(plain), initial=forgotten)

@@ -335,3 +335,14 @@ def test_command_writes_a_picture_and_an_archive(tmp_path):
     assert random.exit_code == 0, random.output
     beyond = CliRunner().invoke(plane_command, [*call, "--puzzle", "7"])
     assert isinstance(beyond.exception, ValueError) and "2 puzzles" in str(beyond.exception)
+
+
+@pytest.mark.parametrize("sampled", [0.0, None])
+def test_a_plane_beside_an_ensemble_judges_with_its_own_noise(sampled):
+    loud = lambda z, x, noise=None: torch.tanh(2 * z) + (0.0 if noise is None else noise(z))
+    system = MapSystem(loud, normal_start(2), noise_scale=0.05)
+    ensemble = at.sample(system, puzzles(), restarts=16, depth=32, noise=sampled)
+    options = {"resolution": 8, "depth": 32, "noise": None, "extent": 1.5}
+    result = at.plane(system, puzzles(), ensemble=ensemble, **options)
+    assert (result.fate == 0).all()  # at rest within the noise, as without the ensemble
+    np.testing.assert_array_equal(result.fate, at.plane(system, puzzles(), **options).fate)

@@ -306,6 +306,28 @@ def test_text_of_a_file_reaches_a_terminal_printable_and_short(copy):
     assert "\\x1b" in refusal(copy)
 
 
+def test_long_coordinates_of_text_are_sound(copy):
+    with netCDF4.Dataset(copy, "a") as file:
+        group = file.createGroup("mine")
+        group.setncatts({k: file["modes"].getncattr(k) for k in file["modes"].ncattrs()})
+        group.createDimension("word", 5000)
+        made = group.createVariable("word", str, ("word",))
+        made[:] = np.array([f"word {i}" for i in range(5000)], object)
+        made.long_name = "word"
+    assert archive.look(copy)["groups"] == 5
+
+
+def test_entries_of_text_that_share_their_bytes_are_refused(copy):
+    with h5py.File(copy, "a") as file:
+        made = file["ensemble"].create_dataset("mine", (4000,), h5py.string_dtype(), chunks=(4000,))
+        made[0] = "x" * 50_000
+        made.attrs.update({"long_name": "mine", "units": "1"})
+        _, raw = made.id.read_direct_chunk((0,))
+        made.id.write_direct_chunk((0,), raw[:16] * 4000)
+    with pytest.raises(ValueError, match="holds more text than the file has bytes"):
+        archive.read(copy)
+
+
 def test_groups_of_one_checkpoint_agree_in_size(sound, tmp_path):
     tree, path = archive.read(sound), tmp_path / "hostile.nc"
     groups = {name: node.to_dataset() for name, node in tree.children.items()}

@@ -21,6 +21,7 @@ GROUPS, VARIABLES, ATTRIBUTES = 2_000, 20_000, 256  # in a file, in a file, of o
 NAME, TEXT = 255, 2**20  # bytes of a name, of an attribute
 CHUNK = 2**28  # bytes of a chunk before compression
 UNWRITTEN, HOLES = 2**24, 4_096  # bytes, and chunks, that may be declared and not be there
+REFERENCE = 16  # bytes by which an entry of text tells where it is
 INFLATION = 1_032  # the most that deflate can make of a byte
 GROWTH = 1.01  # at most what deflate adds to bytes that it cannot shorten, 1 kB aside
 
@@ -166,6 +167,8 @@ class _Look:
         if space.get_simple_extent_type() == h5s.NULL:
             raise ValueError(f"{where} has no values and no shape")
         shape, item = space.get_simple_extent_dims(), kind.get_size()
+        if kind.get_class() == h5t.STRING and kind.is_variable_str():
+            item = REFERENCE  # in the file; get_size tells that of a pointer
         self.attributes(data, where)
         declared = math.prod(shape) * item
         self.bytes += declared

@@ -47,7 +47,7 @@ def device_named(name: str) -> str:
     if kind == "cuda" and usual == "cpu":
         raise click.BadParameter("no CUDA device here; use --device cpu", param_hint="--device")
     try:
-        torch.empty(0, device=name)
+        torch.zeros(1, device=name).item()  # a device without values, as "meta", is none to run on
     except (RuntimeError, AssertionError, NotImplementedError):
         raise click.BadParameter(f"there is no device {name!r} here", param_hint="--device") from None
     return name

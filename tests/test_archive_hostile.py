@@ -449,3 +449,31 @@ def test_the_child_answers_without_pytorch_or_xarray(copy):
     answer, modules = done.stdout.partition("}")[0] + "}", done.stdout.split()
     assert json.loads(answer + "}")["found"]["groups"] == 4
     assert "h5py" in modules and "torch" not in modules and "xarray" not in modules
+
+
+# ---- settings that --like takes from an archive
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("tolerances", '{"floor": 1e999}', "tolerance 'floor' of inf unknown"),
+        ("tolerances", '{"floor": true}', "tolerance 'floor' of True unknown"),
+        ("tolerances", '{"floor": ' + "9" * 400 + "}", "tolerance 'floor' of 9999"),
+        ("tolerances", '{"a\\u001b[2J": 1}', "tolerance 'a"),
+        ("initial_law", "a law of my own", "its starts were given"),
+        ("checkpoint_source", "/dev/zero", "is no regular file"),
+        ("dtype", "float8", "dtype 'float8' unknown"),
+        ("device", "meta", "no device 'meta' here"),
+    ],
+)
+def test_settings_that_no_run_can_have_are_refused(name, value, reason, copy, tmp_path):
+    with netCDF4.Dataset(copy, "a") as file:
+        about = {"initial_law": "restart law of the system", "checkpoint_sha256": "0" * 64, "noise": 0.0}
+        for group in (file, file["ensemble"]):
+            group.setncatts({**about, "checkpoint_source": "eqr-sudoku6", name: value})
+    line = ["--like", copy, "--out", tmp_path / "x.nc", "--estimate"]
+    checkpoint = [] if name == "checkpoint_source" else ["eqr-sudoku6"]
+    done = CliRunner().invoke(export_command, [*map(str, [*checkpoint, *line])])
+    said = done.output if isinstance(done.exception, SystemExit) else str(done.exception)
+    assert isinstance(done.exception, (ValueError, SystemExit)) and reason in said, repr(done.exception)

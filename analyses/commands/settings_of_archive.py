@@ -113,7 +113,8 @@ def same_model(about: dict[str, Any]) -> tuple[Reasoner, str]:
         name = found[0]
     model = load(name)
     if model.provenance["checkpoint_sha256"] != wanted:
-        raise ValueError(
+        found_not = (
             f"{name}: is another file than the one of SHA-256 {wanted[:16]} that was run; give it as CKPT"
         )
+        raise ValueError(one_line(found_not))
     return model, str(name)

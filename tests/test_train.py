@@ -333,6 +333,31 @@ def test_a_run_killed_at_random_moments_ends_as_the_uninterrupted_one(tmp_path, 
     assert same(*states)
 
 
+def test_a_finished_run_that_is_extended_learns_on_with_the_step_size_of_the_longer_run(tmp_path):
+    short, path = trainer(steps=6), tmp_path / "state.safetensors"
+    for _ in range(6):
+        short.step()
+    short.save_state(path)
+    with pytest.raises(CheckpointError, match=r"train\.steps 6 there, 10 here"):
+        trainer(steps=10).load_state(path)
+    longer, rates = trainer(steps=10), []
+    longer.load_state(path, extend=True)
+    assert same(weights(longer), weights(short)) and torch.equal(longer.z, short.z)
+    for _ in range(4):
+        longer.step()
+        rates.append(longer.optimizer.param_groups[0]["lr"])
+    assert rates == [learning_rate(longer.config, k) for k in (7, 8, 9, 10)]
+    assert longer.result().provenance["extended"] == [{"step": 6, "steps": 6}]
+    longer.save_state(path)
+    again = trainer(steps=10)
+    again.load_state(path)
+    assert again.extended == [{"step": 6, "steps": 6}] and again.step_count == 10
+    shorter = trainer(steps=9)
+    with pytest.raises(CheckpointError, match="at step 10 already, beyond the 9 steps asked for"):
+        shorter.load_state(path, extend=True)
+    assert shorter.step_count == 0 and "extended" not in shorter.result().provenance
+
+
 # Misuse -------------------------------------------------------------------------------------------------------------
 
 

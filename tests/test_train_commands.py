@@ -236,6 +236,19 @@ def test_a_finished_run_can_be_continued_to_no_effect(data, tmp_path):
     assert first.splitlines()[-1] == again.splitlines()[-1]
 
 
+def test_a_finished_run_goes_on_for_more_steps(data, tmp_path):
+    """The steps asked for are kept: continuing again needs no options."""
+    run(train, arguments(data, tmp_path, steps=6))
+    again = ["sudoku4", "--out", tmp_path, "--resume", "--quiet"]
+    assert "12 steps of 8 rows" in run(train, [*again, "--steps", 12])
+    provenance = load(tmp_path / "model.safetensors").provenance
+    assert provenance["steps"] == provenance["train"]["steps"] == 12
+    assert provenance["extended"] == [{"step": 6, "steps": 6}]
+    assert run(train, again).startswith(f"continuing {tmp_path} at step 12")
+    with pytest.raises(ValueError, match="at step 12 already, beyond the 9 steps asked for"):
+        run(train, [*again, "--steps", 9])
+
+
 def test_continuing_where_nothing_was_saved_starts_from_the_beginning(data, tmp_path):
     printed = run(train, arguments(data, tmp_path / "new", "--resume", steps=1))
     assert printed.startswith("nothing was saved in") and (tmp_path / "new" / "model.safetensors").exists()

@@ -12,6 +12,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from click.core import ParameterSource
 from tqdm import tqdm
 
 from eqrlab.analyses import options as opt
@@ -89,7 +90,8 @@ def train(context: click.Context, task: str, **options: Any) -> None:
     (the averaged weights), state.safetensors (to continue), log.jsonl, slots.jsonl (a line a command) and options.json;
     with --keep-every also the models on the way, model-000200.safetensors, ....  A run that was stopped or killed
     continues with --resume to the same result as an uninterrupted one on the same machine with the same number of
-    threads.
+    threads.  --resume --steps N changes the number of steps, of a finished run too: from there on the step size follows
+    the cosine of N steps.
     """
     began = time.monotonic()
     out = options["out"] = options["out"] or Path("runs") / f"{options['family']}-{task}"
@@ -100,7 +102,8 @@ def train(context: click.Context, task: str, **options: Any) -> None:
     trainer, test = _prepare(task, options)
     if options["resume"]:
         if state is not None:
-            trainer.load_state(state)
+            given = context.get_parameter_source("steps") is not ParameterSource.DEFAULT
+            trainer.load_state(state, extend=given)
             click.echo(f"continuing {out} at step {trainer.step_count}")
         else:
             click.echo(f"nothing was saved in {out} yet: starting from the beginning")

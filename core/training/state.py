@@ -21,6 +21,7 @@ _ROWS = ("z", "inputs", "labels", "taken", "halted")
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _STATISTICS = ("steps", "loss", "halted", "solved")
 _FREE = ("train.compile",)  # settings that may change on the way
+_STEPS = "train.steps"  # may change where a run is extended
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -46,13 +47,22 @@ def pack(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "step": trainer.step_count,
         "stream": stream,
         "window": dict(zip(_STATISTICS, trainer.window.tolist(), strict=True)),
+        "extended": trainer.extended,
         **_settings(trainer),
     }
     return tensors, header
 
 
-def unpack(trainer: Trainer, tensors: dict[str, Tensor], header: dict[str, Any], path: str | Path) -> None:
+def unpack(
+    trainer: Trainer,
+    tensors: dict[str, Tensor],
+    header: dict[str, Any],
+    path: str | Path,
+    extend: bool = False,
+) -> None:
     """Put a state into a run that was built with the same settings; `path` names it in errors.
+
+    With `extend` the run may have another number of steps, which is then noted in `trainer.extended`.
 
     Raises
     ------
@@ -69,9 +79,17 @@ def unpack(trainer: Trainer, tensors: dict[str, Tensor], header: dict[str, Any],
         )
     then = {**_leaves({"train": plain(TrainConfig())}), **_leaves(header)}  # older states lack newer options
     now = {k: v for k, v in _leaves(_settings(trainer)).items() if k not in _FREE}
+    planned = then.get(_STEPS, -1)
+    if extend:
+        del now[_STEPS]
     differ = [f"{k} {then.get(k)} there, {v} here" for k, v in now.items() if then.get(k) != v]
     if differ:
         raise CheckpointError(f"{path}: belongs to a run with other settings: {'; '.join(differ)}")
+    step = header.get("step")
+    if isinstance(step, int) and step > trainer.config.steps:
+        raise CheckpointError(
+            f"{path}: the run is at step {step} already, beyond the {trainer.config.steps} steps asked for"
+        )
     if header.get("compact"):
         raise CheckpointError(
             f"{path}: a rounded state of an earlier version, which is read no more: start anew"
@@ -98,6 +116,9 @@ def unpack(trainer: Trainer, tensors: dict[str, Tensor], header: dict[str, Any],
     fill(trainer.ema, part("ema."), path)
     try:
         trainer.step_count = int(header["step"])
+        trainer.extended = [{k: int(e[k]) for k in ("step", "steps")} for e in header.get("extended", [])]
+        if planned != trainer.config.steps:
+            trainer.extended.append({"step": trainer.step_count, "steps": int(planned)})
         trainer.generator.set_state(tensors["generator"])
         trainer.data.restore(part("stream."), header["stream"])
         window = [float(header["window"][k]) for k in _STATISTICS]

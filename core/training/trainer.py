@@ -85,6 +85,8 @@ class Trainer:
             self.prefix.requires_grad_()
         self.generator = torch.Generator(self.device).manual_seed(config.seed + 1)
         self.step_count = 0
+        # Where the number of steps was changed on the way: until which step it was what.
+        self.extended: list[dict[str, int]] = []
         # Sums since the last line of the log: steps, loss, rows that halted, and of these the solved.
         self.window = torch.zeros(4, dtype=torch.float64, device=self.device)
         n = config.batch_size
@@ -185,6 +187,7 @@ class Trainer:
             "torch": torch.__version__,
             "train": plain(self.config),
             "steps": self.step_count,
+            **({"extended": self.extended} if self.extended else {}),
             "puzzles": len(self.data.inputs),
             "augmented": self.data.augment is not None,
             "data_sha256": self.data.sha256,
@@ -195,15 +198,24 @@ class Trainer:
         """Write everything that continuing needs to a file, whole or not at all."""
         write_tensors(path, *pack(self))
 
-    def load_state(self, path: str | Path) -> None:
+    def load_state(self, path: str | Path, extend: bool = False) -> None:
         """Go on from a saved state.
+
+        Parameters
+        ----------
+        path
+            What `save_state` wrote.
+        extend
+            Take up a run of another number of steps, finished or not.  From there on the step size is that of a run
+            of this run's steps; `extended` (and the provenance of the model) says until which step it was another.
 
         Raises
         ------
         CheckpointError
-            For an unreadable state, or one of a run with other settings or data (naming those that differ).
+            For an unreadable state, one of a run with other settings or data (naming those that differ), or one beyond
+            the steps of this run.
         """
-        unpack(self, *read_tensors(path), path)
+        unpack(self, *read_tensors(path), path, extend)
 
 
 @torch.no_grad()

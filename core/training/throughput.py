@@ -32,7 +32,7 @@ def step_operations(model: Reasoner, config: TrainConfig) -> int:
     outer_steps, anchors = rollout(config, c.halt_max_steps)
     with FlopCounterMode(display=False) as counter:
         for step in range(1, outer_steps + 1):
-            x = ghost.encode(inputs).to(dtype)
+            x = ghost.embed_tokens(inputs).to(dtype)
             if step not in anchors:
                 with torch.no_grad():
                     z = ghost.step(z, x)

@@ -119,7 +119,8 @@ class Trainer:
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         self.taken += 1
         for step in range(1, self.outer_steps + 1):
-            x = model.encode(self.inputs).to(self.dtype)
+            # not `encode`: the tokens were checked when the run was built, and asking again makes the host wait
+            x = model.embed_tokens(self.inputs).to(self.dtype)
             if step not in self.anchors:
                 with torch.no_grad():
                     z = segment(model, z, x, noise)
@@ -162,7 +163,7 @@ class Trainer:
     @torch.no_grad()
     def _fresh(self, inputs: Tensor) -> Tensor:
         """Draw initial states for puzzles (n, S)."""
-        return self.model.initial(self.model.encode(inputs), self.generator).to(self.dtype)
+        return self.model.initial(self.model.embed_tokens(inputs), self.generator).to(self.dtype)
 
     def _descend(self) -> None:
         """Move weights, prefix and averages by the gradients, and clear these."""

@@ -127,7 +127,9 @@ def test_every_recurrent_set_is_one_attractor_and_no_two_are(name):
     found = agrees(ensemble, len(parts))
     lost = np.isin(ensemble.fate.values[0], [5, 6]).mean()
     assert abs(float(found.mass_none[0]) - lost) <= 0.03
-    assert int(found.ambiguous[0]) <= 40  # of 120: runs too short, or past a saddle at their end, join in doubt
+    assert (
+        int(found.ambiguous[0]) <= 40
+    )  # of 120: runs too short, or past a saddle at their end, join in doubt
 
 
 def test_nine_in_ten_runs_of_henon_are_on_its_strange_attractor():

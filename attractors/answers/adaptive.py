@@ -16,15 +16,15 @@ from tqdm import tqdm
 
 from eqrlab.attractors.answers.policy import ENDS, REASONS, Policy, Race
 from eqrlab.attractors.ensemble.batches import one_thread_a_batch
-from eqrlab.attractors.ensemble.iterate import judge, norm, starts
+from eqrlab.attractors.ensemble.iterate import norm, starts
 from eqrlab.attractors.ensemble.judge import Oracle, answer_codes
 from eqrlab.attractors.ensemble.recipe import Law, Recipe
-from eqrlab.attractors.ensemble.sample import prepare
+from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles
 from eqrlab.core import KeyedNoise, System
-from eqrlab.core.models.reasoner import cast_floating, take_rows
+from eqrlab.core.models.reasoner import take_rows
 from eqrlab.core.random import puzzle_key, restart_keys
 
 
@@ -102,7 +102,7 @@ def adaptive(
     [4, 4, 4, 4, 4]
     """
     policy = policy or Policy()
-    recipe, beta, _ = prepare(
+    recipe = Run.of(
         system, inputs, labels=labels, oracle=oracle, restarts=policy.restarts, depth=policy.depth, seed=seed,
         noise=noise, initial=initial, device=device, dtype=dtype,
     )  # fmt: skip
@@ -113,11 +113,11 @@ def adaptive(
     if int(slots) != slots or slots < 1:
         raise ValueError(f"slots must be an integer >= 1, got {slots}")
     puzzles = len(recipe.inputs)
-    queues = min(torch.get_num_threads(), puzzles) if recipe.device.type == "cpu" else 1
+    queues = min(torch.get_num_threads(), puzzles) if recipe.place.device.type == "cpu" else 1
     pieces = [np.arange(start, puzzles, queues) for start in range(queues)]
     with (
         tqdm(total=puzzles, unit="puzzle", disable=None if progress else True, leave=False) as bar,
-        one_thread_a_batch(recipe.device, queues) as run,
+        one_thread_a_batch(recipe.place.device, queues) as run,
     ):
         share = max(1, slots // queues)
         parts = list(run(lambda ids: _Stream(recipe, policy, ids, share).run(bar.update), pieces))
@@ -133,17 +133,17 @@ def adaptive(
         "steps": (("puzzle", "restart"), field("used"), "outer steps the restart made"),
     }
     correct = None
-    if recipe.labels is not None or recipe.oracle is not None:
-        correct, _ = judge(recipe.labels, recipe.oracle, recipe.inputs.numpy(), answer)
+    if recipe.judge.known:
+        correct, _ = recipe.judge(recipe.inputs.numpy(), answer)
     variables |= totals(correct, field("spent"), field("clock"), confidence=confidence, resamples=resamples)
     attributes = {
         **schema.provenance(recipe.system),
         "title": "eqrlab: adaptive inference",
         "seed": recipe.seed,
-        "noise": beta,
-        "dtype": str(recipe.dtype or "own").removeprefix("torch."),
-        "device": str(recipe.device),
-        "oracle": getattr(oracle, "name", "callable") if oracle else "none" if labels is None else "labels",
+        "noise": recipe.noise,
+        "dtype": str(recipe.place.dtype or "own").removeprefix("torch."),
+        "device": str(recipe.place.device),
+        "oracle": recipe.judge.name,
         **described(policy),
         "confidence": confidence,
     }
@@ -231,10 +231,10 @@ class _Stream:
         """Make one outer step of some rows and note what the policy wants to know."""
         system, (place, lane) = self.recipe.system, self.row[rows].T
         every = len(rows) == len(self.row)
-        index = slice(None) if every else torch.as_tensor(rows, device=self.recipe.device)
+        index = slice(None) if every else torch.as_tensor(rows, device=self.recipe.place.device)
         z, x, keys = (take_rows(part, index) for part in self.state)
         noise = None
-        if self.recipe.noisy:
+        if self.recipe.noise:
             noise = KeyedNoise(keys, torch.as_tensor(self.race.step[place, lane] + 1))
         following = system.step(z, x, noise)
         relative = norm(following - z) / norm(following)
@@ -271,7 +271,7 @@ class _Stream:
         if keep.all() and not len(added):
             return
         parts = self._rows(added) if len(added) else None
-        kept = torch.as_tensor(np.flatnonzero(keep), device=self.recipe.device)
+        kept = torch.as_tensor(np.flatnonzero(keep), device=self.recipe.place.device)
         old = [take_rows(part, kept) for part in self.state] if len(kept) else None
         self.state = _joined(old, parts)
         order = np.concatenate([self.row[keep], added])
@@ -283,11 +283,11 @@ class _Stream:
         recipe, (place, lane) = self.recipe, added.T
         puzzles, restarts = self.puzzles[place], self.race.restart[place, lane]
         tokens = recipe.inputs[torch.as_tensor(puzzles)]
-        x = cast_floating(recipe.system.encode(tokens.to(recipe.device)), recipe.dtype, recipe.device)
+        x = recipe.place.context(recipe.system, tokens)
         mine = {int(p): self.keys[i] for p, i in zip(puzzles, place, strict=True)}
         z = starts(recipe, x, puzzles, restarts, mine)
         keys = torch.tensor([self.keys[i] for i in place], dtype=torch.int64)
-        return [z, x, restart_keys(keys, torch.as_tensor(restarts)).to(recipe.device)]
+        return [z, x, restart_keys(keys, torch.as_tensor(restarts)).to(recipe.place.device)]
 
 
 def _joined(first: list[Any] | None, second: list[Any] | None) -> list[Any]:

@@ -27,12 +27,12 @@ def automatic_batch(recipe: Recipe, rows: int) -> int:
     if isinstance(recipe.initial, Tensor):
         size = recipe.initial[0, 0].numel()
     else:
-        x = recipe.system.encode(recipe.inputs[:1].to(recipe.device))
+        x = recipe.system.encode(recipe.inputs[:1].to(recipe.place.device))
         size = (recipe.initial or recipe.system.initial)(x, torch.Generator().manual_seed(0))[0].numel()
-    cpu = recipe.device.type == "cpu"
+    cpu = recipe.place.device.type == "cpu"
     share = -(-rows // torch.get_num_threads()) if cpu else rows  # every thread shall have a batch
     most = (2**20 if cpu else 2**25) // max(size, 1)
-    if recipe.trajectory:
+    if "trajectory" in recipe.keep:
         most = min(
             most, 2**25 // max(size * recipe.depth, 1)
         )  # all states of a batch are held until it is done
@@ -104,7 +104,7 @@ def run_in_batches(
     pieces = [rows[start : start + batch] for start in range(0, len(rows), batch)]
     with (
         RowSteps(len(rows) * recipe.depth, progress) as steps,
-        one_thread_a_batch(recipe.device, len(pieces)) as run,
+        one_thread_a_batch(recipe.place.device, len(pieces)) as run,
     ):
         batches = Batches(recipe, steps)
         try:
@@ -156,7 +156,7 @@ class Batches:
                 raise
         self.tick(-done)
         self.most = min(self.most or len(rows), (len(rows) + 1) // 2)
-        if self.recipe.device.type == "cuda":
+        if self.recipe.place.device.type == "cuda":
             torch.cuda.empty_cache()
         warnings.warn(
             f"{len(rows)} rows at once do not fit in memory: going on with {self.most}, equal to rounding",

@@ -17,6 +17,7 @@ from eqrlab.core.models.reasoner import cast_floating, take_rows
 from eqrlab.core.random import puzzle_key, restart_generator, restart_keys
 
 Law = Callable[[Any, torch.Generator], Tensor]
+OWN, GIVEN = "restart law of the system", "given starts"
 PROTOCOL = ("encode", "initial", "step", "decode")
 ROUNDINGS = 100  # two calls at one state may differ by so many epsilons: sums on a GPU have no fixed order
 _PUZZLES, _ROWS = 2, 4  # that are looked at
@@ -356,8 +357,8 @@ def _dtype(z: Tensor) -> str:
 def law_name(initial: Tensor | Law | None) -> str:
     """Return what an ensemble records of how its starts were drawn."""
     if isinstance(initial, Tensor):
-        return "given starts"
-    return "restart law of the system" if initial is None else getattr(initial, "__name__", "callable")
+        return GIVEN
+    return OWN if initial is None else getattr(initial, "__name__", "callable")
 
 
 def require_law(ensemble: xr.Dataset, initial: Law | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from eqrlab.attractors.ensemble.fate import Tolerances, answer_window
+from eqrlab.attractors.ensemble.judge import answer_codes
 from eqrlab.attractors.ensemble.orbits import RATE_CAP
 from eqrlab.attractors.statistics.trends import decay_rate
 
@@ -47,7 +48,7 @@ class History:
         if self.answer is None:
             self.answer = np.zeros((len(self.residual), answer.shape[1]), answer.dtype)
         self.answer[rows] = answer
-        self.code[rows, t - 1] = answer_codes(answer)
+        self.code[rows, t - 1] = answer_codes(answer).view(np.int64)
         self.residual[rows, t - 1], self.update[rows, t - 1], self.size[rows, t - 1] = residual, update, size
         self.ring[rows, (t - 1) % self.k], self.trace[rows, t - 1] = short, coarse
         self.steps[rows] = t
@@ -92,17 +93,7 @@ class History:
             "residual": self.residual[row, source], "update": self.update[row, source],
             "size": self.size[row, source], "code": self.code[row, source],
             "ring": self.ring[row, source[:, -self.k :] % self.k], "trace": self.trace[row, source],
-            "answer": self.answer, "steps": self.steps,
-            "lag": self.lag, "rate": np.clip(decay_rate(recent), 0.0, RATE_CAP),
-            "escaped": self.escaped, "epsilon": np.full(len(source), self.epsilon),
+            "answer": self.answer, "steps": self.steps, "lag": self.lag,
+            "rate": np.clip(decay_rate(recent), 0.0, RATE_CAP), "escaped": self.escaped,
+            "epsilon": np.full(len(source), self.epsilon),
         }  # fmt: skip
-
-
-def answer_codes(answer: np.ndarray) -> np.ndarray:
-    """Return a 64-bit number (n,) for each answer (n, L): equal for equal answers, else different but by accident."""
-    if answer.ndim != 2 or answer.dtype.kind not in "iub":
-        raise ValueError(f"decode must return integer tokens (n, L), got {answer.shape} of {answer.dtype}")
-    factors = np.random.default_rng(11).integers(1, 2**63, size=answer.shape[1], dtype=np.uint64) | np.uint64(
-        1
-    )
-    return ((answer.astype(np.uint64) + np.uint64(1)) @ factors).view(np.int64)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.contract import Law as Law
 from eqrlab.attractors.ensemble.contract import draw_start, require_state
+from eqrlab.attractors.ensemble.judge import Answers
+from eqrlab.attractors.ensemble.recipe import FEATURES, PATH_FEATURES, TRACE, Recipe
 from eqrlab.core import KeyedNoise, System
 from eqrlab.core.models.reasoner import cast_floating, take_rows
 from eqrlab.core.random import puzzle_key, restart_generator, restart_keys
 
-Oracle = Callable[[np.ndarray, np.ndarray], np.ndarray]
 TRACE_SEED = 0x7ACE  # of the projection of sketches to the few numbers that are kept of every step
 
 
@@ -109,48 +107,6 @@ class Sketch:
         return flat.to(self.dtype, copy=True) if self.matrix is None else flat.to(self.dtype) @ self.matrix
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What to run and what to record; `sample` fills it in.
-
-    Attributes
-    ----------
-    window
-        Number of last states whose sketches are kept.
-    path, final_state, trajectory
-        Also record: sketches at every step (that many features), the last state, all states.
-    first
-        Number of the first restart; randomness is keyed by it, given starts are taken from 0.
-    before
-        Outer steps that led to the given starts, 0 unless runs are continued.
-    logit_delta
-        Also record how much the logits changed.
-    trace
-        Numbers to which sketches are projected again, recorded at every step for the fates to find periods in, 0: none.
-    """
-
-    system: System
-    inputs: Tensor
-    labels: np.ndarray | None
-    oracle: Oracle | None
-    restarts: int
-    depth: int
-    seed: int
-    noisy: bool
-    initial: Tensor | Law | None
-    window: int
-    features: int
-    path: int
-    final_state: bool
-    trajectory: bool
-    device: torch.device
-    dtype: torch.dtype | None
-    first: int = 0
-    before: int = 0
-    logit_delta: bool = False
-    trace: int = 0
-
-
 def starts(
     recipe: Recipe, x: Any, puzzles: np.ndarray, restarts: np.ndarray, keys: Mapping[int, int]
 ) -> Tensor:
@@ -162,12 +118,14 @@ def starts(
         z = torch.cat(
             [
                 draw_start(
-                    law, take_rows(x, slice(i, i + 1)), restart_generator(keys[p], recipe.first + int(r))
+                    law,
+                    take_rows(x, slice(i, i + 1)),
+                    restart_generator(keys[p], recipe.first_restart + int(r)),
                 )
                 for i, (p, r) in enumerate(zip(puzzles, restarts, strict=True))
             ]
         )
-    return z.to(device=recipe.device, dtype=recipe.dtype or z.dtype)
+    return z.to(device=recipe.place.device, dtype=recipe.place.dtype or z.dtype)
 
 
 @torch.no_grad()
@@ -177,21 +135,21 @@ def run_rows(recipe: Recipe, rows: np.ndarray, tick: Callable[[int], None]) -> d
     present, place = np.unique(puzzles, return_inverse=True)
     tokens = recipe.inputs[torch.as_tensor(present)]
     keys = {int(p): puzzle_key(recipe.seed, row.numpy()) for p, row in zip(present, tokens, strict=True)}
-    x = cast_floating(recipe.system.encode(tokens.to(recipe.device)), recipe.dtype, recipe.device)
-    x = take_rows(x, torch.as_tensor(place, device=recipe.device))
+    device, keep = recipe.place.device, recipe.keep
+    x = take_rows(recipe.place.context(recipe.system, tokens), torch.as_tensor(place, device=device))
     z = starts(recipe, x, puzzles, restarts, keys)
     row_keys = None
-    if recipe.noisy:
+    if recipe.noise > 0:
         mine = torch.tensor([keys[int(p)] for p in puzzles], dtype=torch.int64)
-        row_keys = restart_keys(mine, torch.as_tensor(restarts) + recipe.first).to(recipe.device)
+        row_keys = restart_keys(mine, torch.as_tensor(restarts) + recipe.first_restart).to(device)
     halt_logit = getattr(recipe.system, "halt_logit", None)
     sketch = Sketch(
-        z[0].numel(), recipe.features, torch.float64 if z.dtype == torch.float64 else torch.float32, z.device
+        z[0].numel(), FEATURES, torch.float64 if z.dtype == torch.float64 else torch.float32, z.device
     )
     coarse = (
-        Sketch(sketch.size, recipe.trace, sketch.dtype, z.device, seed=TRACE_SEED) if recipe.trace else None
+        Sketch(sketch.size, TRACE, sketch.dtype, z.device, seed=TRACE_SEED) if "summary" in keep else None
     )
-    judge = _Judge(recipe, tokens.numpy()[place], None if recipe.labels is None else recipe.labels[puzzles])
+    answers = Answers(recipe.judge.of(puzzles), tokens.numpy()[place])
     lists: dict[str, list[Tensor]] = {
         k: []
         for k in ("residual", "update", "norm", "ring", "trace", "path", "halt", "logit_delta", "states")
@@ -201,23 +159,23 @@ def run_rows(recipe: Recipe, rows: np.ndarray, tick: Callable[[int], None]) -> d
         lists["residual"].append(moment.residual)
         lists["update"].append(moment.update)
         lists["norm"].append(moment.norm)
-        judge.see(recipe.system.decode(moment.z, x))
+        answers.see(recipe.system.decode(moment.z, x))
         if halt_logit is not None:
             lists["halt"].append(halt_logit(moment.z, x).float())
-        if recipe.logit_delta:
+        if "logit_delta" in keep:
             before, logits = logits, recipe.system.logits(moment.z, x).float()  # type: ignore[attr-defined]
             change = torch.full_like(logits, torch.nan) if before is None else logits - before
             lists["logit_delta"].append(torch.linalg.vector_norm(change, dim=-1).mean(1))
         in_window = moment.step > recipe.depth - recipe.window
-        if in_window or recipe.path or coarse is not None:
+        if in_window or "path" in keep or coarse is not None:
             short = sketch(moment.z)
             if in_window:
                 lists["ring"].append(short)
             if coarse is not None:
                 lists["trace"].append(coarse(short))
-            if recipe.path:
-                lists["path"].append(short[:, : recipe.path].float())
-        if recipe.trajectory or (recipe.final_state and moment.step == recipe.depth):
+            if "path" in keep:
+                lists["path"].append(short[:, :PATH_FEATURES].float())
+        if "trajectory" in keep or ("final_state" in keep and moment.step == recipe.depth):
             lists["states"].append(moment.z.to("cpu", copy=True))
         tick(len(rows))
     recorded = {
@@ -231,74 +189,4 @@ def run_rows(recipe: Recipe, rows: np.ndarray, tick: Callable[[int], None]) -> d
             .to(torch.float64 if z.dtype == torch.float64 else torch.float32)
             .numpy()
         )
-    return {**recorded, **judge.recorded()}
-
-
-@functools.cache
-def _hash_factors(length: int) -> np.ndarray:
-    """Return fixed odd 64-bit factors (length,): their products with the tokens, summed, tell answers apart."""
-    return np.random.default_rng(7).integers(1, 2**63, size=length, dtype=np.uint64) | np.uint64(1)
-
-
-def answer_codes(answer: np.ndarray) -> np.ndarray:
-    """Return a number (n,) for each answer (n, L) that is equal for equal answers."""
-    return (answer.astype(np.uint64) + np.uint64(1)) @ _hash_factors(answer.shape[1])
-
-
-def judge(
-    labels: np.ndarray | None, oracle: Oracle | None, inputs: np.ndarray, answer: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return whether answers (n, L) are right, and their share of right cells (NaN without labels), both (n,).
-
-    Labels say what is right unless there is an oracle; cells with label 0 do not count.
-    """
-    correct, accuracy = np.zeros(len(answer), bool), np.full(len(answer), np.nan, np.float32)
-    if labels is not None:
-        if labels.shape[1] != answer.shape[1]:
-            raise ValueError(f"labels have {labels.shape[1]} tokens, answers {answer.shape[1]}")
-        counted = labels != 0
-        same = (answer == labels) | ~counted
-        correct = same.all(1) & counted.any(1)
-        accuracy = ((same & counted).sum(1) / np.maximum(counted.sum(1), 1)).astype(np.float32)
-    if oracle is not None:
-        correct = np.asarray(oracle(inputs, answer), bool)
-    return correct, accuracy
-
-
-class _Judge:
-    """Follows the answers of rows: their hash, correctness and cell accuracy at every step, the last in full."""
-
-    def __init__(self, recipe: Recipe, inputs: np.ndarray, labels: np.ndarray | None):
-        self.oracle, self.inputs, self.labels = recipe.oracle, inputs, labels
-        self.codes: list[np.ndarray] = []
-        self.correct: list[np.ndarray] = []
-        self.accuracy: list[np.ndarray] = []
-        self.answer = np.zeros((len(inputs), 0), dtype=np.int64)
-
-    def see(self, answers: Tensor) -> None:
-        answer = answers.cpu().numpy()
-        if answer.ndim != 2 or len(answer) != len(self.inputs) or answer.dtype.kind not in "iub":
-            raise ValueError(
-                f"decode must return integer tokens (n, L), got {answer.shape} of {answer.dtype}"
-            )
-        code = answer_codes(answer)
-        changed = np.ones(len(code), bool) if not self.codes else code != self.codes[-1]
-        correct = np.zeros(len(code), bool) if not self.codes else self.correct[-1].copy()
-        accuracy = np.full(len(code), np.nan, np.float32) if not self.codes else self.accuracy[-1].copy()
-        if changed.any():
-            labels = None if self.labels is None else self.labels[changed]
-            correct[changed], accuracy[changed] = judge(
-                labels, self.oracle, self.inputs[changed], answer[changed]
-            )
-        self.codes.append(code)
-        self.correct.append(correct)
-        self.accuracy.append(accuracy)
-        self.answer = answer
-
-    def recorded(self) -> dict[str, np.ndarray]:
-        return {
-            "code": np.stack(self.codes, 1),
-            "correct": np.stack(self.correct, 1),
-            "token_accuracy": np.stack(self.accuracy, 1),
-            "answer": self.answer,
-        }
+    return {**recorded, **answers.recorded()}

@@ -1,12 +1,136 @@
-"""Names that lie in other modules of this folder until it is arranged anew."""
+"""What is right: answers judged by labels or an oracle, and followed over the steps of a run."""
 
-from importlib import import_module
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from torch import Tensor
 
-def __getattr__(name: str) -> Any:
-    for module in "iterate".split(",") if not name.startswith("__") else ():
-        found = import_module(f"eqrlab.attractors.ensemble.{module}")
-        if name in vars(found):
-            return vars(found)[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+Oracle = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Says which answers are right: by an oracle where there is one, else by labels, else nobody knows.
+
+    Attributes
+    ----------
+    labels
+        Solutions (P, L), one row a puzzle; cells with label 0 do not count.
+    oracle
+        `(inputs, answers) -> (n,) bool`, both (n, L).
+    """
+
+    labels: np.ndarray | None = None
+    oracle: Oracle | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether correctness is known at all."""
+        return self.labels is not None or self.oracle is not None
+
+    @property
+    def name(self) -> str:
+        """What a result says about how it was judged: the oracle's name, "labels" or "none"."""
+        if self.oracle is None:
+            return "none" if self.labels is None else "labels"
+        return str(getattr(self.oracle, "name", getattr(self.oracle, "__name__", "callable")))
+
+    def of(self, puzzles: Any) -> Judge:
+        """Return the judge of some puzzles, by their places (n,): its labels are theirs."""
+        return self if self.labels is None else replace(self, labels=self.labels[puzzles])
+
+    def __call__(self, inputs: np.ndarray, answer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Judge one answer of each puzzle.
+
+        Parameters
+        ----------
+        inputs, answer
+            (P, L), rows as those of the labels.
+
+        Returns
+        -------
+        correct, accuracy
+            (P,) bool, and the share of right cells, NaN without labels.
+
+        Raises
+        ------
+        ValueError
+            For answers of another length than the labels.
+        """
+        correct, accuracy = np.zeros(len(answer), bool), np.full(len(answer), np.nan, np.float32)
+        if self.labels is not None:
+            if self.labels.shape[1] != answer.shape[1]:
+                raise ValueError(f"labels have {self.labels.shape[1]} tokens, answers {answer.shape[1]}")
+            counted = self.labels != 0
+            same = (answer == self.labels) | ~counted
+            correct = same.all(1) & counted.any(1)
+            accuracy = ((same & counted).sum(1) / np.maximum(counted.sum(1), 1)).astype(np.float32)
+        if self.oracle is not None:
+            correct = np.asarray(self.oracle(inputs, answer), bool)
+        return correct, accuracy
+
+
+@functools.cache
+def _hash_factors(length: int) -> np.ndarray:
+    """Return fixed odd 64-bit factors (length,): their products with the tokens, summed, tell answers apart."""
+    return np.random.default_rng(7).integers(1, 2**63, size=length, dtype=np.uint64) | np.uint64(1)
+
+
+def answer_codes(answer: np.ndarray) -> np.ndarray:
+    """Return a number (n,) for each answer (n, L): equal for equal answers, else different but by accident.
+
+    Raises
+    ------
+    ValueError
+        For answers that are no rows of integer tokens.
+    """
+    if answer.ndim != 2 or answer.dtype.kind not in "iub":
+        raise ValueError(f"decode must return integer tokens (n, L), got {answer.shape} of {answer.dtype}")
+    return (answer.astype(np.uint64) + np.uint64(1)) @ _hash_factors(answer.shape[1])
+
+
+class Answers:
+    """Follows the answers of rows: their code, correctness and cell accuracy at every step, the last in full.
+
+    Only rows whose answer has changed are judged again.
+    """
+
+    def __init__(self, judge: Judge, inputs: np.ndarray):
+        self.judge, self.inputs = judge, inputs
+        self.codes: list[np.ndarray] = []
+        self.correct: list[np.ndarray] = []
+        self.accuracy: list[np.ndarray] = []
+        self.answer = np.zeros((len(inputs), 0), dtype=np.int64)
+
+    def see(self, answers: Tensor) -> None:
+        """Take in the answers (n, L) of the next step."""
+        answer = answers.cpu().numpy()
+        code = answer_codes(answer)
+        if len(code) != len(self.inputs):
+            raise ValueError(
+                f"decode must return a row for each of {len(self.inputs)} states, got {len(code)}"
+            )
+        changed = np.ones(len(code), bool) if not self.codes else code != self.codes[-1]
+        correct = np.zeros(len(code), bool) if not self.codes else self.correct[-1].copy()
+        accuracy = np.full(len(code), np.nan, np.float32) if not self.codes else self.accuracy[-1].copy()
+        if changed.any():
+            judged = self.judge.of(changed)(self.inputs[changed], answer[changed])
+            correct[changed], accuracy[changed] = judged
+        self.codes.append(code)
+        self.correct.append(correct)
+        self.accuracy.append(accuracy)
+        self.answer = answer
+
+    def recorded(self) -> dict[str, np.ndarray]:
+        """Return what was seen, row axis first."""
+        return {
+            "code": np.stack(self.codes, 1),
+            "correct": np.stack(self.correct, 1),
+            "token_accuracy": np.stack(self.accuracy, 1),
+            "answer": self.answer,
+        }

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TypedDict
 
+import numpy as np
 import torch
+from torch import Tensor
+
+from eqrlab.attractors.ensemble.fate import Tolerances
+from eqrlab.attractors.ensemble.judge import Oracle
+from eqrlab.attractors.ensemble.recipe import Law
+
+
+class RunOptions(TypedDict, total=False):
+    """Options of everything that runs restarts of puzzles; described at `sample`, whose defaults they have."""
+
+    labels: Tensor | np.ndarray | None
+    restarts: int
+    depth: int
+    seed: int
+    noise: float | None
+    initial: Tensor | Law | None
+    keep: Sequence[str]
+    oracle: Oracle | None
+    device: str | torch.device | None
+    dtype: torch.dtype | str | None
+    tolerances: Tolerances | None
+    first_restart: int
 
 
 class StateOptions(TypedDict, total=False):

@@ -1,12 +1,68 @@
-"""Names that lie in other modules of this folder until it is arranged anew."""
+"""Where and in which precision a system is worked on: the one place where systems and contexts are moved."""
 
-from importlib import import_module
+from __future__ import annotations
+
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import Tensor
 
-def __getattr__(name: str) -> Any:
-    for module in "sample".split(",") if not name.startswith("__") else ():
-        found = import_module(f"eqrlab.attractors.ensemble.{module}")
-        if name in vars(found):
-            return vars(found)[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+from eqrlab.core import Reasoner, System
+from eqrlab.core.models.reasoner import cast_floating
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device and a floating dtype; a dtype of None leaves the precision to the starts of a system."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype | None = None
+
+    @classmethod
+    def of(
+        cls,
+        system: System,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | str | None = None,
+    ) -> Place:
+        """Return the place asked for; a device of None is that of the system, else the processor.
+
+        Raises
+        ------
+        ValueError
+            For a name that is no floating dtype.
+        """
+        where = torch.device(device if device is not None else getattr(system, "device", "cpu"))
+        return cls(where, dtype_of(dtype))
+
+    def bring(self, system: System) -> System:
+        """Return the system on the device; weights keep their dtype, plain maps are left as they are.
+
+        Raises
+        ------
+        CheckpointError
+            For weights that are infinite in the dtype.
+        """
+        moved = system.to(self.device) if isinstance(system, torch.nn.Module) else system
+        if self.dtype is not None and isinstance(moved, Reasoner):
+            moved.require_finite_in(self.dtype)  # layers cast their weights to the dtype of the state
+        return moved
+
+    def context(self, system: System, tokens: Tensor) -> Any:
+        """Return the context of puzzles (n, L) on the device, its floating tensors in the dtype."""
+        return cast_floating(system.encode(tokens.to(self.device)), self.dtype, self.device)
+
+
+def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """Return a floating dtype from its name; None stays.
+
+    Raises
+    ------
+    ValueError
+        For a name that is no floating dtype.
+    """
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise ValueError(f"dtype {dtype!r} unknown; choose from float32, float64, bfloat16, float16")
+    return found

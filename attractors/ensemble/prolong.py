@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -12,13 +11,12 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.arguments import tokens_of, with_noise
 from eqrlab.attractors.ensemble.batches import run_in_batches
-from eqrlab.attractors.ensemble.fate import CODE, Tolerances, Verdict, classify, ring_length, solved_band
+from eqrlab.attractors.ensemble.fate import CODE, Tolerances, Verdict, classify, solved_band
 from eqrlab.attractors.ensemble.judge import Oracle
-from eqrlab.attractors.ensemble.place import dtype_of
-from eqrlab.attractors.ensemble.recipe import FEATURES, TRACE, Recipe
+from eqrlab.attractors.ensemble.recipe import Recipe
 from eqrlab.attractors.ensemble.records import digested, noise_size
+from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 
@@ -99,7 +97,10 @@ def prolong(
     >>> longer.depth.values[:3].tolist(), longer.fate.values[0, 0, [0, -1]].tolist()  # 4: unfinished, 0: settled
     ([16, 32, 64], [4, 0])
     """
-    recipe, beta, limits = _recipe(system, inputs, ensemble, oracle, device)
+    if "final_state" not in ensemble:
+        raise ValueError("the ensemble holds no states; sample with keep=('summary', 'final_state')")
+    recipe = Run.of_ensemble(system, ensemble, inputs=inputs, oracle=oracle, device=device)
+    recipe = recipe.with_(keep=("summary", "final_state"))
     start = ensemble.sizes["step"]
     if int(depth) != depth or depth < 2 * start:
         raise ValueError(f"depth must be an integer >= twice the ensemble's, {2 * start}, got {depth}")
@@ -116,12 +117,10 @@ def prolong(
         spent += len(rows) * done
         if len(rows):
             folded = torch.as_tensor(state).reshape(*ensemble.fate.shape, *state.shape[1:])
-            stage = dataclasses.replace(
-                recipe, initial=folded, depth=done, before=done, window=ring_length(2 * done)
-            )
+            stage = recipe.with_(initial=folded, depth=done, before=done)
             records = run_in_batches(stage, rows, batch_size, progress)
             now = {name: values.copy() for name, values in now.items()}
-            _judge(now, rows, records, limits, recipe, beta, done)
+            _judge(now, rows, records, recipe, done)
             state, answer = state.copy(), answer.copy()
             state[rows], answer[rows] = records["states"][:, -1], records["answer"]
         followed = np.zeros(len(state), bool)
@@ -130,35 +129,6 @@ def prolong(
         depths.append(done)
         moments.append({**now, "followed": followed})
     return _assemble(ensemble, moments, depths, answer, state, {"which": which, "row_steps": spent})
-
-
-def _recipe(
-    system: System, inputs: Any, ensemble: xr.Dataset, oracle: Oracle | None, device: Any
-) -> tuple[Recipe, float, Tolerances]:
-    """Return how the runs of an ensemble are continued, its noise, and its thresholds."""
-    tokens = tokens_of(inputs, "inputs")
-    if "final_state" not in ensemble:
-        raise ValueError("the ensemble holds no states; sample with keep=('summary', 'final_state')")
-    if tokens.shape != ensemble.inputs.shape or (tokens.numpy() != ensemble.inputs.values).any():
-        raise ValueError("inputs must be the puzzles of the ensemble")
-    if oracle is None and "correct" in ensemble and ensemble.attrs["oracle"] != "labels":
-        raise ValueError(
-            f"the ensemble was judged by the oracle {ensemble.attrs['oracle']}: pass it as oracle"
-        )
-    system, beta = with_noise(system, float(ensemble.attrs["noise"]))
-    place = torch.device(device) if device is not None else torch.device(getattr(system, "device", "cpu"))
-    if isinstance(system, torch.nn.Module):
-        system = system.to(place)
-    stored = json.loads(ensemble.attrs["tolerances"])
-    names = {f.name for f in dataclasses.fields(Tolerances)}
-    limits = Tolerances(**{k: v for k, v in stored.items() if k in names})
-    recipe = Recipe(
-        system, tokens, ensemble.labels.values.astype(np.int64) if "labels" in ensemble else None, oracle,
-        ensemble.sizes["restart"], ensemble.sizes["step"], int(ensemble.attrs["seed"]), beta > 0, None, 0, FEATURES,
-        0, True, False, place, dtype_of(ensemble.attrs["dtype"]), int(ensemble.restart.values[0]),
-        trace=TRACE,
-    )  # fmt: skip
-    return recipe, beta, limits
 
 
 def _begin(ensemble: xr.Dataset) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
@@ -176,13 +146,12 @@ def _begin(ensemble: xr.Dataset) -> tuple[dict[str, np.ndarray], np.ndarray, np.
 
 
 def _judge(
-    now: dict[str, np.ndarray], rows: np.ndarray, records: dict[str, np.ndarray], limits: Tolerances, recipe: Recipe,
-    beta: float, before: int,
+    now: dict[str, np.ndarray], rows: np.ndarray, records: dict[str, np.ndarray], recipe: Recipe, before: int,
 ) -> None:  # fmt: skip
     """Bring what is known of these rows up to date, with the solved band of all rows."""
-    residual, size = records["residual"], records["norm"]
-    noise = noise_size(residual, records["update"], size) if beta else 0.0
-    epsilon = torch.finfo(recipe.dtype or torch.float32).eps
+    residual, size, limits = records["residual"], records["norm"], recipe.tolerances
+    noise = noise_size(residual, records["update"], size) if recipe.noise else 0.0
+    epsilon = torch.finfo(recipe.place.dtype or torch.float32).eps
     judged = "correct" in now
 
     def verdict(solved: np.ndarray, tolerances: Tolerances) -> Verdict:

@@ -1,12 +1,88 @@
-"""Names that lie in other modules of this folder until it is arranged anew."""
+"""What to run and what to record of it, as plain values: the starting point of everything that iterates."""
 
-from importlib import import_module
-from typing import Any
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from torch import Tensor
+
+from eqrlab.attractors.ensemble.contract import Law, law_name
+from eqrlab.attractors.ensemble.fate import Tolerances, ring_length
+from eqrlab.attractors.ensemble.judge import Judge
+from eqrlab.attractors.ensemble.place import Place
+from eqrlab.core import System
+
+KEEP = ("summary", "path", "final_state", "trajectory", "logit_delta")
+FEATURES = 64  # numbers of a sketch of a state
+PATH_FEATURES = 16  # those of them that are kept of every step for pictures
+TRACE = 8  # numbers of a sketch that are followed through all steps, to find periods
 
 
-def __getattr__(name: str) -> Any:
-    for module in "iterate,sample".split(",") if not name.startswith("__") else ():
-        found = import_module(f"eqrlab.attractors.ensemble.{module}")
-        if name in vars(found):
-            return vars(found)[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A run of many restarts of some puzzles: what, from where, how long, judged how, what is kept.
+
+    Attributes
+    ----------
+    system
+        The map, with the noise asked for, on the device.
+    inputs
+        Puzzles (P, L), int64, on the CPU.
+    judge
+        Decides which answers are right.
+    restarts, depth, seed
+        Breadth B, depth D, and the seed that randomness is keyed by.
+    noise
+        Amplitude in every level call, 0: none.
+    initial
+        Starts (P, B, *state_shape), a callable `(x, generator) -> z`, or None for the system's own law.
+    keep
+        Of `KEEP`; without "summary" nothing is recorded that only fates need.
+    tolerances
+        Thresholds of the fates.
+    place
+        Device and dtype.
+    first_restart
+        Number of the first restart; randomness is keyed by it, given starts are taken from 0.
+    before
+        Outer steps that led to given starts, 0 unless runs are continued.
+    """
+
+    system: System
+    inputs: Tensor
+    judge: Judge = field(default_factory=Judge)
+    restarts: int = 64
+    depth: int = 64
+    seed: int = 0
+    noise: float = 0.0
+    initial: Tensor | Law | None = None
+    keep: tuple[str, ...] = ("summary",)
+    tolerances: Tolerances = field(default_factory=Tolerances)
+    place: Place = field(default_factory=Place)
+    first_restart: int = 0
+    before: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Number of runs; run r of puzzle p is row p * restarts + r."""
+        return len(self.inputs) * self.restarts
+
+    @property
+    def window(self) -> int:
+        """Number of last states whose sketches are kept."""
+        return ring_length(self.before + self.depth)
+
+    @property
+    def law(self) -> str:
+        """Name of the restart law."""
+        return law_name(self.initial)
+
+    def with_(self, **changes: Any) -> Self:
+        """Return the same run with some changes."""
+        return replace(self, **changes)
+
+    def puzzles(self, chosen: slice) -> Self:
+        """Return the run of some puzzles alone, and their labels."""
+        given = self.initial[chosen] if isinstance(self.initial, Tensor) else self.initial
+        return self.with_(inputs=self.inputs[chosen], judge=self.judge.of(chosen), initial=given)

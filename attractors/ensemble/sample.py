@@ -9,22 +9,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.batches import one_thread_a_batch as one_thread_a_batch
-from eqrlab.attractors.ensemble.batches import run_in_batches
-from eqrlab.attractors.ensemble.contract import as_starts, check_system, require_system
-from eqrlab.attractors.ensemble.fate import Tolerances, ring_length
+from eqrlab.attractors.ensemble.fate import Tolerances
 from eqrlab.attractors.ensemble.judge import Oracle
-from eqrlab.attractors.ensemble.recipe import Law, Recipe
-from eqrlab.attractors.ensemble.records import digest
-from eqrlab.attractors.ensemble.records import noise_size as noise_size
-from eqrlab.attractors.ensemble.to_dataset import assemble
+from eqrlab.attractors.ensemble.recipe import Law
+from eqrlab.attractors.ensemble.run import Run
 from eqrlab.core import System
-from eqrlab.core.models.reasoner import Reasoner
-
-KEEP = ("summary", "path", "final_state", "trajectory", "logit_delta")
-FEATURES = 64
-PATH_FEATURES = 16
-TRACE = 8  # numbers of a state that are followed through all steps, to find periods
 
 
 def sample(
@@ -115,140 +104,8 @@ def sample(
     >>> ensemble.fate.values.tolist()  # 0 is "settled"
     [[0, 0, 0, 0]]
     """
-    recipe, beta, limits = prepare(
+    run = Run.of(
         system, inputs, labels=labels, restarts=restarts, depth=depth, seed=seed, noise=noise, initial=initial,
-        batch_size=batch_size, keep=keep, oracle=oracle, device=device, dtype=dtype, tolerances=tolerances,
-        first_restart=first_restart,
+        keep=keep, oracle=oracle, device=device, dtype=dtype, tolerances=tolerances, first_restart=first_restart,
     )  # fmt: skip
-    rows = np.arange(len(recipe.inputs) * recipe.restarts)
-    shorten = lambda records: digest(records, recipe.depth, limits)
-    records = run_in_batches(recipe, rows, batch_size, progress, shorten)
-    return assemble(recipe, records, beta, limits)
-
-
-def prepare(
-    system: System,
-    inputs: Tensor | np.ndarray,
-    *,
-    labels: Tensor | np.ndarray | None = None,
-    restarts: int = 64,
-    depth: int = 64,
-    seed: int = 0,
-    noise: float | None = None,
-    initial: Tensor | Law | None = None,
-    batch_size: int | None = None,
-    keep: Sequence[str] = ("summary",),
-    oracle: Oracle | None = None,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | str | None = None,
-    tolerances: Tolerances | None = None,
-    first_restart: int = 0,
-) -> tuple[Recipe, float, Tolerances]:
-    """Check the arguments of `sample` and return what to run, the noise amplitude and the thresholds.
-
-    Raises
-    ------
-    ValueError
-        See `sample`.
-    """
-    require_system(system)
-    tokens = tokens_of(inputs, "inputs")
-    solutions = None if labels is None else tokens_of(labels, "labels").numpy()
-    initial = as_starts(initial)
-    if solutions is not None and len(solutions) != len(tokens):
-        raise ValueError(
-            f"labels must have a row for each of the {len(tokens)} puzzles, got {len(solutions)}"
-        )
-    for name, value in {
-        "restarts": restarts,
-        "depth": depth,
-        "batch_size": 1 if batch_size is None else batch_size,
-    }.items():
-        if int(value) != value or value < 1:
-            raise ValueError(f"{name} must be an integer >= 1, got {value}")
-    if int(first_restart) != first_restart or first_restart < 0:
-        raise ValueError(f"first_restart must be an integer >= 0, got {first_restart}")
-    unknown = sorted(set(keep) - set(KEEP))
-    if unknown:
-        raise ValueError(f"keep {unknown[0]!r} unknown; choose from {', '.join(KEEP)}")
-    if "logit_delta" in keep and getattr(system, "logits", None) is None:
-        raise ValueError("keep 'logit_delta' needs a system with a method logits(z, x), this one has none")
-    if isinstance(initial, Tensor) and tuple(initial.shape[:2]) != (len(tokens), restarts):
-        raise ValueError(
-            f"initial must begin with (puzzle, restart) = {len(tokens), restarts}, got {tuple(initial.shape[:2])}"
-        )
-    system, beta = with_noise(system, noise)
-    place = torch.device(device) if device is not None else torch.device(getattr(system, "device", "cpu"))
-    if isinstance(system, torch.nn.Module):
-        system = system.to(place)
-    precision = dtype_of(dtype)
-    if precision is not None and isinstance(system, Reasoner):
-        system.require_finite_in(precision)  # layers cast their weights to the dtype of the state
-    limits = tolerances or Tolerances()
-    check_system(
-        system, tokens, initial=initial, restarts=int(restarts), first_restart=int(first_restart), seed=int(seed),
-        noisy=beta > 0, device=place, dtype=precision,
-    )  # fmt: skip
-    recipe = Recipe(
-        system, tokens, solutions, oracle, int(restarts), int(depth), int(seed), beta > 0, initial,
-        ring_length(depth), FEATURES, PATH_FEATURES if "path" in keep else 0, "final_state" in keep,
-        "trajectory" in keep, place, precision, int(first_restart), logit_delta="logit_delta" in keep,
-        trace=TRACE,
-    )  # fmt: skip
-    return recipe, beta, limits
-
-
-def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    """Return a floating dtype from its name; None stays.
-
-    Raises
-    ------
-    ValueError
-        For a name that is no floating dtype.
-    """
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
-        raise ValueError(f"dtype {dtype!r} unknown; choose from float32, float64, bfloat16, float16")
-    return found
-
-
-def with_noise(system: System, noise: float | None) -> tuple[System, float]:
-    """Return the system with the noise amplitude asked for (None: its own), and that amplitude.
-
-    Raises
-    ------
-    ValueError
-        For what is no system, a negative amplitude, or a system that has no `with_noise` where another amplitude than
-        its own is wanted.
-    """
-    require_system(system)
-    own = float(getattr(system, "noise_scale", 0.0))
-    if noise is None or noise == own:
-        return system, own
-    if not noise >= 0:
-        raise ValueError(f"noise must be >= 0, got {noise}")
-    change = getattr(system, "with_noise", None)
-    if change is None and noise > 0:
-        raise ValueError("this system has no with_noise method; wrap it in MapSystem(..., noise_scale=...)")
-    return (system if change is None else change(noise)), float(noise)
-
-
-def tokens_of(values: Tensor | np.ndarray, name: str) -> Tensor:
-    """Return token rows (P, L) as int64 on the CPU.
-
-    Raises
-    ------
-    ValueError
-        For values of another kind or shape, or without rows or tokens, naming the argument.
-    """
-    if not isinstance(values, (Tensor, np.ndarray, xr.DataArray, list, tuple)):
-        remedy = f": pass its .{name}" if hasattr(values, name) else ""
-        raise ValueError(
-            f"{name} must be integer tokens (puzzle, token), got a {type(values).__name__}{remedy}"
-        )
-    tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.ascontiguousarray(values))
-    if tensor.ndim != 2 or tensor.is_floating_point() or not len(tensor) or not tensor.shape[1]:
-        raise ValueError(
-            f"{name} must be integer tokens (puzzle, token), got {tuple(tensor.shape)} of {tensor.dtype}"
-        )
-    return tensor.cpu().long()
+    return run.sample(batch_size=batch_size, progress=progress)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import xarray as xr
 
-from eqrlab.attractors.ensemble.contract import law_name
 from eqrlab.attractors.ensemble.fate import (
     CODE,
     LongRun,
@@ -29,14 +28,12 @@ JUDGED_AT_ONCE = 4096  # rows: judging needs many times the memory of their reco
 
 def state_precision(recipe: Recipe, residual: np.dtype) -> torch.dtype:
     """Return the dtype of the states whose residuals have this dtype."""
-    return recipe.dtype or (torch.float64 if residual == np.float64 else torch.float32)
+    return recipe.place.dtype or (torch.float64 if residual == np.float64 else torch.float32)
 
 
 def assemble(
     recipe: Recipe,
     records: dict[str, np.ndarray],
-    beta: float,
-    limits: Tolerances,
     noise: float | None = None,
     threshold: float | None = None,
 ) -> xr.Dataset:
@@ -44,16 +41,14 @@ def assemble(
 
     Parameters
     ----------
-    beta
-        Noise amplitude.
     noise, threshold
         Relative size of the noise in one outer step, and the solved band; None finds them from these records.  They
         are given, with the record `answer_id`, where the records are only a part of the ensemble.
     """
     if noise is None:
-        noise = noise_size(records["residual"], records["update"], records["norm"]) if beta else 0.0
+        noise = noise_size(records["residual"], records["update"], records["norm"]) if recipe.noise else 0.0
     puzzles, restarts, depth = len(recipe.inputs), recipe.restarts, recipe.depth
-    judged = recipe.labels is not None or recipe.oracle is not None
+    judged, labels, limits = recipe.judge.known, recipe.judge.labels, recipe.tolerances
     residual, size = records["residual"], records["norm"]
     state_dtype = state_precision(recipe, residual.dtype)
     verdict = _verdict(records, judged, torch.finfo(state_dtype).eps, noise, limits, threshold)
@@ -116,10 +111,10 @@ def assemble(
     }
     if judged:
         variables["correct"] = (each, fold(records["correct"]), "answer after this step is right")
-    if recipe.labels is not None:
+    if labels is not None:
         accuracy = fold(records["token_accuracy"])
         variables["token_accuracy"] = (each, accuracy, "share of counted cells that agree with the label")
-        variables["labels"] = (("puzzle", "token"), recipe.labels.astype(np.int32), "solution")
+        variables["labels"] = (("puzzle", "token"), labels.astype(np.int32), "solution")
     if "halt" in records:
         variables["halt_logit"] = (each, fold(records["halt"]), "logit of the halting head")
     if "logit_delta" in records:
@@ -131,35 +126,30 @@ def assemble(
     if "states" in records:
         states = fold(records["states"])
         axes = tuple(f"state_{i}" for i in range(states.ndim - 3))
-        if recipe.trajectory:
+        if "trajectory" in recipe.keep:
             variables["trajectory"] = ((*each, *axes), states, "state after each step")
-        if recipe.final_state:
+        if "final_state" in recipe.keep:
             variables["final_state"] = ((*run, *axes), states[:, :, -1], "state after the last step")
     config = getattr(recipe.system, "config", None)
     stds = [getattr(config, k) for k in ("H_init_std", "L_init_std") if hasattr(config, k)]
-    judge = (
-        getattr(recipe.oracle, "name", getattr(recipe.oracle, "__name__", "callable"))
-        if recipe.oracle
-        else None
-    )
     attributes = {
         **schema.provenance(recipe.system),
         "seed": recipe.seed,
         "restarts": restarts,
         "depth": depth,
-        "noise": beta,
-        "initial_law": law_name(recipe.initial),
+        "noise": recipe.noise,
+        "initial_law": recipe.law,
         "init_std": stds if recipe.initial is None and stds else "none",
         "dtype": str(state_dtype).removeprefix("torch."),
-        "device": str(recipe.device),
+        "device": str(recipe.place.device),
         "tolerances": {
             **dataclasses.asdict(limits),
             "answer_window": answer_window(depth),
             "settled_below": verdict.threshold,
         },
-        "oracle": judge or ("labels" if recipe.labels is not None else "none"),
+        "oracle": recipe.judge.name,
     }
-    coordinates = {"step": np.arange(1, depth + 1), "restart": recipe.first + np.arange(restarts)}
+    coordinates = {"step": np.arange(1, depth + 1), "restart": recipe.first_restart + np.arange(restarts)}
     codes = {"fate": schema.FATES, "state_fate": schema.FATES, "answer_fate": schema.ANSWER_FATES}
     return schema.dataset(variables, attributes, coordinates, codes)
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import with_noise
 from eqrlab.attractors.ensemble.batches import run_in_batches
-from eqrlab.attractors.ensemble.fate import ring_length, state_scale
+from eqrlab.attractors.ensemble.fate import state_scale
 from eqrlab.attractors.ensemble.iterate import Sketch
 from eqrlab.attractors.ensemble.options import StateOptions, computing
+from eqrlab.attractors.ensemble.place import Place
 from eqrlab.attractors.ensemble.recipe import FEATURES, Recipe
 from eqrlab.attractors.ensemble.states import Points, States, take_points
 from eqrlab.attractors.results import schema
@@ -192,8 +193,8 @@ class _Twins:
         points, count = self.points, starts.shape[1]
         puzzle = torch.as_tensor(self.rows // points.shape[1])
         recipe = Recipe(
-            points.system, points.tokens[puzzle], None, None, count, self.depth, 0, False, starts,
-            ring_length(self.depth), FEATURES, 0, True, False, points.z.device, points.z.dtype,
+            system=points.system, inputs=points.tokens[puzzle], restarts=count, depth=self.depth, initial=starts,
+            keep=("final_state",), place=Place(points.z.device, points.z.dtype),
         )  # fmt: skip
         return run_in_batches(recipe, np.arange(len(starts) * count), self.batch, self.progress)
 

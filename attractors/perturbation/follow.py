@@ -228,8 +228,8 @@ class Follower:
     def _ends(self, o: dict[str, np.ndarray], solved: np.ndarray | None = None) -> tuple[Ends, float]:
         verdict = classify(
             o["residual"], o["size"], o["code"], np.zeros(len(o["code"]), bool) if solved is None else solved,
-            long_run(o["ring"], self.depth, self.tolerances, trace=o["trace"]),
-            epsilon=float(o["epsilon"][0]), noise=self.noise_size, tolerances=self.tolerances,
+            long_run(o["ring"], self.depth, self.tolerances, trace=o["trace"]), epsilon=float(o["epsilon"][0]),
+            noise=self.noise_size, tolerances=self.tolerances,
         )  # fmt: skip
         fate = np.where(o["escaped"], CODE["diverged"], verdict.fate).astype(np.int8)
         with np.errstate(invalid="ignore"):

@@ -8,20 +8,18 @@ import hashlib
 import json
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.batches import Batches, RowSteps, automatic_batch, one_thread_a_batch
-from eqrlab.attractors.ensemble.fate import Tolerances
-from eqrlab.attractors.ensemble.judge import Oracle
-from eqrlab.attractors.ensemble.recipe import Law, Recipe
+from eqrlab.attractors.ensemble.options import RunOptions
+from eqrlab.attractors.ensemble.recipe import Recipe
 from eqrlab.attractors.ensemble.records import digest
-from eqrlab.attractors.ensemble.sample import prepare
+from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.results import archive, schema
 from eqrlab.attractors.streaming import batch_store as parts
 from eqrlab.attractors.streaming.batch_store import Parts, Shard, folder_of
@@ -48,33 +46,20 @@ def export(
     inputs: Tensor | np.ndarray,
     path: str | Path,
     *,
-    labels: Tensor | np.ndarray | None = None,
-    restarts: int = 64,
-    depth: int = 64,
-    seed: int = 0,
-    noise: float | None = None,
-    initial: Tensor | Law | None = None,
-    batch_size: int | None = None,
-    keep: Sequence[str] = ("summary",),
-    oracle: Oracle | None = None,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | str | None = None,
-    tolerances: Tolerances | None = None,
-    first_restart: int = 0,
     resume: bool = False,
     shard: tuple[int, int] = (0, 1),
     attributes: Mapping[str, Any] | None = None,
+    batch_size: int | None = None,
     progress: bool | Callable[[int, int], None] = False,
     flush_seconds: float = FLUSH_SECONDS,
     snapshot_seconds: float = SNAPSHOT_SECONDS,
+    **options: Unpack[RunOptions],
 ) -> Progress:
     """Sample an ensemble into the archive `path`, so that whatever ends it, nothing completed is lost.
 
     Parameters
     ----------
-    system, inputs, labels, restarts, depth, seed, noise, initial, batch_size, keep, oracle, device, dtype, tolerances
-        As in `sample`.
-    first_restart, progress
+    system, inputs, batch_size, progress
         As in `sample`.
     path
         The archive, FILE.nc; completed batches are kept in FILE.nc.parts until it is whole.
@@ -89,6 +74,8 @@ def export(
         Longest time that a completed batch waits to be written.
     snapshot_seconds
         Shortest time between two archives of what is completed so far.
+    **options
+        The others of `sample`, see `RunOptions`.
 
     Returns
     -------
@@ -131,15 +118,11 @@ def export(
     path, share = Path(path), Shard(*shard)
     if not 0 <= share.number < share.of:
         raise ValueError(f"shard must be (i, n) with 0 <= i < n, got {tuple(shard)}")
-    recipe, beta, limits = prepare(
-        system, inputs, labels=labels, restarts=restarts, depth=depth, seed=seed, noise=noise, initial=initial,
-        batch_size=batch_size, keep=keep, oracle=oracle, device=device, dtype=dtype, tolerances=tolerances,
-        first_restart=first_restart,
-    )  # fmt: skip
+    recipe = Run.of(system, inputs, **options)
     joining, folder = resume or share.of > 1, folder_of(path)
     if _completed(path) and not joining:
         raise ValueError(f"{path}: exists and is complete; remove it or choose another name")
-    plan = plan_of(recipe, beta, limits, batch_size)
+    plan = plan_of(recipe, batch_size)
     done = _completed(path)
     if done is not None:
         _require_same(path, plan)
@@ -155,7 +138,7 @@ def export(
         _clean(path, share)
         batch = _agree(path, plan | {"attributes": dict(attributes or {})}, recipe, joining)
         about = {"batch_size": batch, **dict(attributes or {}), "plan": json.dumps(plan)}
-        job = Job(recipe, beta, limits, batch, Parts(folder), about)
+        job = Job(recipe, batch, Parts(folder), about)
         job.parts.clean(share)
         job.parts.refresh()
         try:
@@ -197,33 +180,32 @@ def _completed(path: Path) -> Progress | None:
     return Progress(batches, batches, True) if complete else None
 
 
-def plan_of(recipe: Recipe, beta: float, limits: Tolerances, batch_size: int | None) -> dict[str, Any]:
+def plan_of(recipe: Recipe, batch_size: int | None) -> dict[str, Any]:
     """Return everything that the values of an ensemble depend on, as plain values that can be compared."""
     origin = schema.provenance(recipe.system)
     given = recipe.initial if isinstance(recipe.initial, Tensor) else None
     law = "own" if recipe.initial is None else getattr(recipe.initial, "__name__", "callable")
-    judge = getattr(recipe.oracle, "name", getattr(recipe.oracle, "__name__", "callable"))
-    keep = [k for k in ("final_state", "trajectory", "logit_delta") if getattr(recipe, k)]
-    rows = len(recipe.inputs) * recipe.restarts
+    labels, judge = recipe.judge.labels, recipe.judge
+    keep = [k for k in ("final_state", "trajectory", "logit_delta", "path") if k in recipe.keep]
     return {
         "checkpoint_sha256": origin["checkpoint_sha256"],
         "family": origin["family"],
         "config": json.loads(json.dumps(origin["config"], default=str)),
         "inputs": _sha256(recipe.inputs.numpy()),
-        "labels": "none" if recipe.labels is None else _sha256(recipe.labels),
+        "labels": "none" if labels is None else _sha256(labels),
         "puzzles": len(recipe.inputs),
         "restarts": recipe.restarts,
-        "first_restart": recipe.first,
+        "first_restart": recipe.first_restart,
         "depth": recipe.depth,
         "seed": recipe.seed,
-        "noise": beta,
+        "noise": recipe.noise,
         "starts": law if given is None else _sha256(given.cpu().float().numpy()),
-        "keep": keep + (["path"] if recipe.path else []),
-        "oracle": "none" if recipe.oracle is None else judge,
-        "dtype": str(recipe.dtype or "own").removeprefix("torch."),
-        "device": str(recipe.device),
-        "tolerances": dataclasses.asdict(limits),
-        "batch_size": batch_size or automatic_batch(recipe, rows),
+        "keep": keep,
+        "oracle": "none" if judge.oracle is None else judge.name,
+        "dtype": str(recipe.place.dtype or "own").removeprefix("torch."),
+        "device": str(recipe.place.device),
+        "tolerances": dataclasses.asdict(recipe.tolerances),
+        "batch_size": batch_size or automatic_batch(recipe, recipe.rows),
         "automatic": batch_size is None,
     }
 
@@ -238,8 +220,8 @@ def _agree(path: Path, plan: dict[str, Any], recipe: Recipe, joining: bool) -> i
     found = parts.read_plan(folder)
     if found is None:
         tokens = {"inputs": recipe.inputs.numpy()}
-        if recipe.labels is not None:
-            tokens["labels"] = recipe.labels
+        if recipe.judge.labels is not None:
+            tokens["labels"] = recipe.judge.labels
         parts.write_plan(folder, {**plan, "source": sources}, tokens)
         return plan["batch_size"]
     begun = found[0]
@@ -307,7 +289,7 @@ def _run(
 
     def compute(number: int) -> tuple[int, dict[str, np.ndarray]]:
         records = batches(np.arange(*job.span(number)))
-        return number, digest(records, depth, job.limits)
+        return number, digest(records, depth, job.recipe.tolerances)
 
     waiting: dict[int, dict[str, np.ndarray]] = {}
     flushed, shown, cost = time.monotonic(), -np.inf, 0.0
@@ -319,7 +301,7 @@ def _run(
             waiting.clear()
         flushed = time.monotonic()
 
-    with steps, one_thread_a_batch(job.recipe.device, job.batches) as run:
+    with steps, one_thread_a_batch(job.recipe.place.device, job.batches) as run:
         try:
             for number, records in run(compute, missing):
                 waiting[number] = records

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.fate import Tolerances
 from eqrlab.attractors.ensemble.iterate import run_rows
+from eqrlab.attractors.ensemble.options import RunOptions
 from eqrlab.attractors.ensemble.orbits import outline_length
 from eqrlab.attractors.ensemble.records import digest
-from eqrlab.attractors.ensemble.sample import prepare
+from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.ensemble.to_dataset import assemble
 from eqrlab.core import System
 
@@ -31,7 +30,7 @@ class Size(NamedTuple):
     evaluations: int
 
 
-def export_size(system: System, inputs: Tensor | np.ndarray, **options: Any) -> Size:
+def export_size(system: System, inputs: Tensor | np.ndarray, **options: Unpack[RunOptions]) -> Size:
     """Return how much `export` with these arguments will write and compute; runs two steps of one run.
 
     Parameters
@@ -60,15 +59,13 @@ def export_size(system: System, inputs: Tensor | np.ndarray, **options: Any) -> 
     >>> size.archive > 1000 * 64 * 4, size.evaluations
     (True, 65000)
     """
-    recipe, beta, limits = prepare(system, inputs, **options)
+    recipe = Run.of(system, inputs, **options)
     puzzles, restarts, depth = len(recipe.inputs), recipe.restarts, recipe.depth
-    first = recipe.initial[:1, :1] if isinstance(recipe.initial, Tensor) else recipe.initial
-    trial = dataclasses.replace(
-        recipe, inputs=recipe.inputs[:1], restarts=1, depth=TRIAL, window=1, initial=first,
-        labels=None if recipe.labels is None else recipe.labels[:1],
-    )  # fmt: skip
-    records = digest(run_rows(trial, np.zeros(1, int), lambda count: None), TRIAL, limits or Tolerances())
-    ensemble = assemble(trial, records, beta, limits)
+    trial = recipe.puzzles(slice(1)).with_(restarts=1, depth=TRIAL)
+    if isinstance(trial.initial, Tensor):
+        trial = trial.with_(initial=trial.initial[:, :1])
+    records = digest(run_rows(trial, np.zeros(1, int), lambda count: None), TRIAL, trial.tolerances)
+    ensemble = assemble(trial, records)
     sizes = {**ensemble.sizes, "puzzle": puzzles, "restart": restarts, "step": depth}
     shorter, sizes["phase"] = sizes["phase"], outline_length(sizes["coordinate"], depth)
     archive = sum(
@@ -79,10 +76,10 @@ def export_size(system: System, inputs: Tensor | np.ndarray, **options: Any) -> 
         values.nbytes * sizes["phase"] // shorter
         if name == "orbit"
         else values.nbytes
-        * (depth if name in EACH_STEP or (name == "states" and recipe.trajectory) else TRIAL)
+        * (depth if name in EACH_STEP or (name == "states" and "trajectory" in recipe.keep) else TRIAL)
         // TRIAL
         for name, values in records.items()
     )
-    half = recipe.dtype in (torch.float16, torch.bfloat16)
-    steps = 2 * depth if recipe.noisy or half else depth + 1
+    half = recipe.place.dtype in (torch.float16, torch.bfloat16)
+    steps = 2 * depth if recipe.noise or half else depth + 1
     return Size(archive, row * puzzles * restarts, steps * puzzles * restarts)

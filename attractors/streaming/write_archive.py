@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from eqrlab.attractors.ensemble.fate import Tolerances, band_limit, solved_residuals
+from eqrlab.attractors.ensemble.fate import band_limit, solved_residuals
 from eqrlab.attractors.ensemble.recipe import Recipe
 from eqrlab.attractors.ensemble.records import noise_ratios
 from eqrlab.attractors.ensemble.to_dataset import assemble, state_precision
@@ -38,8 +38,6 @@ class Job:
     """
 
     recipe: Recipe
-    beta: float
-    limits: Tolerances
     batch: int
     parts: Parts
     attributes: Mapping[str, Any]
@@ -47,7 +45,7 @@ class Job:
     @property
     def rows(self) -> int:
         """Number of all rows."""
-        return len(self.recipe.inputs) * self.recipe.restarts
+        return self.recipe.rows
 
     @property
     def batches(self) -> int:
@@ -142,7 +140,7 @@ def quantile(values: Callable[[], Iterable[np.ndarray]], q: float, least: int = 
 
 def whole_quantities(job: Job) -> tuple[float, float]:
     """Return what the fates of one run need of all: relative size of the noise, and the solved band."""
-    recipe, judged = job.recipe, job.recipe.labels is not None or job.recipe.oracle is not None
+    recipe, judged = job.recipe, job.recipe.judge.known
 
     def noises() -> Iterator[np.ndarray]:
         for number in job.completed():
@@ -157,13 +155,13 @@ def whole_quantities(job: Job) -> tuple[float, float]:
             yield solved_residuals(residual, size, r["code"], right, r["run_finite"])
 
     noise = 0.0
-    if job.beta:
+    if recipe.noise:
         count, middle = order_statistics(noises, lambda n: [(n - 1) // 2, n // 2] if n else [])
         noise = float(np.median(middle)) if count else 0.0
     kind = job.read(job.completed()[0], ("residual",))["residual"].dtype
-    floor = job.limits.numerical_floor(torch.finfo(state_precision(recipe, kind)).eps)
-    band = quantile(solved, job.limits.band_quantile, job.limits.band_runs)
-    return noise, band_limit(band, job.limits, floor, noise)
+    floor = job.recipe.tolerances.numerical_floor(torch.finfo(state_precision(recipe, kind)).eps)
+    band = quantile(solved, job.recipe.tolerances.band_quantile, job.recipe.tolerances.band_runs)
+    return noise, band_limit(band, job.recipe.tolerances, floor, noise)
 
 
 class AnswerNumbers:
@@ -231,11 +229,11 @@ def merge(job: Job, path: Path) -> None:
     attributes = {k: schema.plain(v) for k, v in attributes.items()}
     fixed = {
         "puzzle": np.arange(sizes["puzzle"]),
-        "restart": job.recipe.first + np.arange(sizes["restart"]),
+        "restart": job.recipe.first_restart + np.arange(sizes["restart"]),
         "inputs": job.recipe.inputs.numpy().astype(np.int32),
     }
-    if job.recipe.labels is not None:
-        fixed["labels"] = job.recipe.labels.astype(np.int32)
+    if job.recipe.judge.labels is not None:
+        fixed["labels"] = job.recipe.judge.labels.astype(np.int32)
     with replaced_whole(path) as temporary, netcdf_errors(path), netCDF4.Dataset(temporary, "w") as file:
         file.set_fill_off()
         file.setncatts(attributes)
@@ -280,12 +278,9 @@ def _rows(
             span = job.recipe.restarts if puzzles.stop - puzzles.start > 1 else rows.stop - rows.start
             mine = slice(rows.start + i * span, rows.start + (i + 1) * span)
             ids[mine] = numbers(puzzle, records["code"][mine])
-    recipe = dataclasses.replace(
-        job.recipe, inputs=job.recipe.inputs[:1], restarts=end - first,
-        labels=None if job.recipe.labels is None else job.recipe.labels[:1],
-    )  # fmt: skip
+    recipe = job.recipe.puzzles(slice(1)).with_(restarts=end - first)
     noise, threshold = quantities
-    part = assemble(recipe, {**records, "answer_id": ids}, job.beta, job.limits, noise, threshold)
+    part = assemble(recipe, {**records, "answer_id": ids}, noise, threshold)
     if not complete:
         text = {"long_name": "this run is computed", "units": "1"}
         part["sampled"] = (("puzzle", "restart"), np.ones((1, end - first), bool), text)

@@ -1,0 +1,195 @@
+"""Run: many restarts of some puzzles, described once; what is asked of the ensemble afterwards starts from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Self, Unpack, get_type_hints
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from eqrlab.attractors.ensemble.arguments import tokens_of, with_noise
+from eqrlab.attractors.ensemble.batches import run_in_batches
+from eqrlab.attractors.ensemble.contract import (
+    GIVEN,
+    OWN,
+    Law,
+    as_starts,
+    check_system,
+    require_law,
+    require_system,
+)
+from eqrlab.attractors.ensemble.fate import Tolerances
+from eqrlab.attractors.ensemble.judge import Judge, Oracle
+from eqrlab.attractors.ensemble.options import RunOptions, refuse_unknown
+from eqrlab.attractors.ensemble.place import Place
+from eqrlab.attractors.ensemble.recipe import KEEP, Recipe
+from eqrlab.attractors.ensemble.records import digest
+from eqrlab.attractors.ensemble.to_dataset import assemble
+from eqrlab.attractors.results import schema
+from eqrlab.core import System
+
+
+class Run(Recipe):
+    """Many restarts of some puzzles: a system, its inputs, and everything the result depends on.
+
+    `Run.of` checks the arguments of `sample`; `Run.of_ensemble` finds those an ensemble was sampled with, so that a
+    later analysis need not be told again, and cannot be told otherwise.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from eqrlab.core import MapSystem
+    >>> system = MapSystem(lambda z, x: z / 2, lambda x, g: torch.randn((len(x), 3), generator=g, dtype=torch.float64))
+    >>> run = Run.of(system, torch.zeros(1, 1, dtype=torch.long), restarts=4, depth=60)
+    >>> run.sample().fate.values.tolist(), run.with_(depth=8).sample().sizes["step"]
+    ([[0, 0, 0, 0]], 8)
+    """
+
+    @classmethod
+    def of(cls, system: System, inputs: Tensor | np.ndarray, **options: Unpack[RunOptions]) -> Self:
+        """Return the run that `sample` makes of these arguments.
+
+        Raises
+        ------
+        ValueError
+            For arguments of the wrong shape, type or range, naming the argument.
+        TypeError
+            For an unknown option.
+        """
+        refuse_unknown(options, list(get_type_hints(RunOptions)), "Run.of")
+        require_system(system)
+        tokens = tokens_of(inputs, "inputs")
+        labels, initial = options.get("labels"), as_starts(options.get("initial"))
+        solutions = None if labels is None else tokens_of(labels, "labels").numpy()
+        if solutions is not None and len(solutions) != len(tokens):
+            raise ValueError(
+                f"labels must have a row for each of the {len(tokens)} puzzles, got {len(solutions)}"
+            )
+        numbers = {"restarts": options.get("restarts", 64), "depth": options.get("depth", 64)}
+        numbers["first_restart"] = options.get("first_restart", 0)
+        for name, value in numbers.items():
+            least = 0 if name == "first_restart" else 1
+            if int(value) != value or value < least:
+                raise ValueError(f"{name} must be an integer >= {least}, got {value}")
+        keep = tuple(options.get("keep", ()))
+        unknown = sorted(set(keep) - set(KEEP))
+        if unknown:
+            raise ValueError(f"keep {unknown[0]!r} unknown; choose from {', '.join(KEEP)}")
+        if "logit_delta" in keep and getattr(system, "logits", None) is None:
+            raise ValueError(
+                "keep 'logit_delta' needs a system with a method logits(z, x), this one has none"
+            )
+        expected = len(tokens), numbers["restarts"]
+        if isinstance(initial, Tensor) and tuple(initial.shape[:2]) != expected:
+            raise ValueError(
+                f"initial must begin with (puzzle, restart) = {expected}, got {tuple(initial.shape[:2])}"
+            )
+        system, noise = with_noise(system, options.get("noise"))
+        place = Place.of(system, options.get("device"), options.get("dtype"))
+        run = cls(
+            system=place.bring(system), inputs=tokens, judge=Judge(solutions, options.get("oracle")),
+            seed=int(options.get("seed", 0)), noise=noise, initial=initial, place=place,
+            keep=tuple(dict.fromkeys(("summary", *keep))), tolerances=options.get("tolerances") or Tolerances(),
+            **{k: int(v) for k, v in numbers.items()},
+        )  # fmt: skip
+        check_system(
+            run.system, tokens, initial=initial, restarts=run.restarts, first_restart=run.first_restart, seed=run.seed,
+            noisy=noise > 0, device=place.device, dtype=place.dtype,
+        )  # fmt: skip
+        return run
+
+    @classmethod
+    def of_ensemble(
+        cls,
+        system: System,
+        ensemble: xr.Dataset,
+        *,
+        inputs: Tensor | np.ndarray | None = None,
+        oracle: Oracle | None = None,
+        initial: Law | None = None,
+        device: str | torch.device | None = None,
+    ) -> Self:
+        """Return the run that an ensemble was sampled by.
+
+        Parameters
+        ----------
+        system
+            The one that was sampled.
+        ensemble
+            From `sample`, or read from an archive.
+        inputs
+            Its puzzles, to be compared with those of the ensemble; None takes these.
+        oracle, initial
+            Needed where the ensemble was judged by an oracle, or drawn by a law that is neither the system's own nor
+            a method of it; a name recorded with the ensemble must be theirs.
+        device
+            Where to go on.
+
+        Raises
+        ------
+        ValueError
+            For another system, other puzzles, another law or another oracle than the ensemble records.
+        """
+        tokens = tokens_of(ensemble.inputs.values, "inputs")
+        if inputs is not None and not torch.equal(tokens_of(inputs, "inputs"), tokens):
+            raise ValueError("inputs must be the puzzles of the ensemble")
+        recorded = ensemble.attrs
+        for name in ("checkpoint_sha256", "family"):
+            ours = schema.provenance(system)[name]
+            if recorded.get(name, ours) != ours:
+                raise ValueError(
+                    f"the ensemble was sampled from another system: its {name} is {recorded[name]}, this one's {ours}"
+                )
+        system, noise = with_noise(system, float(recorded["noise"]))
+        place = Place.of(system, device, str(recorded["dtype"]))
+        stored, names = json.loads(recorded["tolerances"]), {f.name for f in fields(Tolerances)}
+        labels = ensemble.labels.values.astype(np.int64) if "labels" in ensemble else None
+        return cls(
+            system=place.bring(system), inputs=tokens, judge=_same_judge(ensemble, labels, oracle),
+            restarts=ensemble.sizes["restart"], depth=ensemble.sizes["step"], seed=int(recorded["seed"]),
+            noise=noise, initial=_same_law(system, ensemble, initial),
+            tolerances=Tolerances(**{k: v for k, v in stored.items() if k in names}), place=place,
+            first_restart=int(ensemble.restart.values[0]),
+        )  # fmt: skip
+
+    def sample(
+        self, *, batch_size: int | None = None, progress: bool | Callable[[int, int], None] = False
+    ) -> xr.Dataset:
+        """Return the ensemble, see `sample`; results do not depend on the batch size, to rounding.
+
+        Raises
+        ------
+        ValueError
+            For a batch size below 1, or starts and answers of the wrong kind.
+        """
+        if batch_size is not None and (int(batch_size) != batch_size or batch_size < 1):
+            raise ValueError(f"batch_size must be an integer >= 1, got {batch_size}")
+        shorten = lambda records: digest(records, self.depth, self.tolerances)
+        records = run_in_batches(self, np.arange(self.rows), batch_size, progress, shorten)
+        return assemble(self, records)
+
+
+def _same_judge(ensemble: xr.Dataset, labels: np.ndarray | None, oracle: Oracle | None) -> Judge:
+    """Return the judge an ensemble was judged by."""
+    recorded = str(ensemble.attrs.get("oracle", "none"))
+    judge = Judge(labels, oracle)
+    if oracle is None and recorded not in ("labels", "none") and "correct" in ensemble:
+        raise ValueError(f"the ensemble was judged by the oracle {recorded}: pass it as oracle")
+    if oracle is not None and judge.name != recorded:
+        raise ValueError(f"the ensemble was judged by {recorded}, not by the oracle {judge.name}")
+    return judge
+
+
+def _same_law(system: System, ensemble: xr.Dataset, initial: Law | None) -> Law | None:
+    """Return the restart law of an ensemble; None is the system's own, or that of starts that were given."""
+    recorded = str(ensemble.attrs.get("initial_law", OWN))
+    if initial is None and recorded not in (OWN, GIVEN):
+        initial = getattr(system, recorded, None)  # such as Reasoner.random_initial
+    if recorded != GIVEN or initial is not None:
+        require_law(ensemble, initial)
+    return initial

@@ -15,7 +15,9 @@ from eqrlab.attractors.dynamics.singular import singular_values
 from eqrlab.attractors.dynamics.spectrum import spectrum
 from eqrlab.attractors.ensemble.fate import Tolerances
 from eqrlab.attractors.ensemble.noop import noop_test
+from eqrlab.attractors.ensemble.options import RunOptions, StateOptions
 from eqrlab.attractors.ensemble.prolong import prolong
+from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.ensemble.sample import sample
 from eqrlab.attractors.landscape.basins import basins
 from eqrlab.attractors.landscape.continuation import continuation
@@ -35,6 +37,9 @@ from eqrlab.attractors.streaming.export import export
 __all__ = [
     "ModeRule",
     "Policy",
+    "Run",
+    "RunOptions",
+    "StateOptions",
     "Tolerances",
     "adaptive",
     "alignment",

@@ -22,6 +22,21 @@ from eqrlab.attractors.ensemble.recipe import Recipe
 Records = dict[str, np.ndarray]
 
 
+def batch_of(recipe: Recipe, rows: int, asked: int | None) -> int:
+    """Return the rows to run at once: as many as were asked for, or as suits the size of a state.
+
+    Raises
+    ------
+    ValueError
+        For a batch size below 1.
+    """
+    if asked is None:
+        return automatic_batch(recipe, rows)
+    if int(asked) != asked or asked < 1:
+        raise ValueError(f"batch_size must be an integer >= 1, got {asked}")
+    return int(asked)
+
+
 def automatic_batch(recipe: Recipe, rows: int) -> int:
     """Return a batch size whose working set stays moderate: a million state numbers on a CPU thread, 32 on a GPU."""
     if isinstance(recipe.initial, Tensor):
@@ -100,7 +115,7 @@ def run_in_batches(
     shorten
         What is kept of the records of a batch.
     """
-    batch = batch or automatic_batch(recipe, len(rows))
+    batch = batch_of(recipe, len(rows), batch)
     pieces = [rows[start : start + batch] for start in range(0, len(rows), batch)]
     with (
         RowSteps(len(rows) * recipe.depth, progress) as steps,

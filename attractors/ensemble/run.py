@@ -167,8 +167,6 @@ class Run(Recipe):
         ValueError
             For a batch size below 1, or starts and answers of the wrong kind.
         """
-        if batch_size is not None and (int(batch_size) != batch_size or batch_size < 1):
-            raise ValueError(f"batch_size must be an integer >= 1, got {batch_size}")
         shorten = lambda records: digest(records, self.depth, self.tolerances)
         records = run_in_batches(self, np.arange(self.rows), batch_size, progress, shorten)
         return assemble(self, records)

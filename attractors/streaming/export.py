@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.batches import Batches, RowSteps, automatic_batch, one_thread_a_batch
+from eqrlab.attractors.ensemble.batches import Batches, RowSteps, batch_of, one_thread_a_batch
 from eqrlab.attractors.ensemble.options import RunOptions
 from eqrlab.attractors.ensemble.recipe import Recipe
 from eqrlab.attractors.ensemble.records import digest
@@ -205,7 +205,7 @@ def plan_of(recipe: Recipe, batch_size: int | None) -> dict[str, Any]:
         "dtype": str(recipe.place.dtype or "own").removeprefix("torch."),
         "device": str(recipe.place.device),
         "tolerances": dataclasses.asdict(recipe.tolerances),
-        "batch_size": batch_size or automatic_batch(recipe, recipe.rows),
+        "batch_size": batch_of(recipe, recipe.rows, batch_size),
         "automatic": batch_size is None,
     }
 

@@ -158,9 +158,10 @@ def test_attractors_know_no_family(path):
 
 @needs_checkout
 @each_source
-def test_module_is_short(path):
-    lines = path.read_text().count("\n")
-    assert lines <= 400
+def test_a_module_is_short_or_says_why(path):
+    text = path.read_text()
+    reason = ast.get_docstring(ast.parse(text)) or ""
+    assert text.count("\n") <= 400 or "One subject:" in reason
 
 
 @needs_checkout

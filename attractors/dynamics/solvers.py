@@ -1,6 +1,8 @@
 """Searches for fixed points of many rows at once: Picard, Anderson, Newton-Krylov and recursive projection.
 
 Each search takes the rows that are still open, works on them only, and leaves as soon as they are done or hopeless.
+
+One subject: four searches over the same rows, with one way to retire those that are done.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 State and answer are two axes.  `state_fate` is judged from residuals and states alone, `answer_fate` from answers
 alone; `fate` joins them: a run is settled or recurrent only with a constant answer.
+
+One subject: the rules by which a fate is decided are read in their order.
 """
 
 from __future__ import annotations

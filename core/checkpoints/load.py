@@ -1,4 +1,7 @@
-"""Loading and saving: eqrlab's own .safetensors files, bundled models by name, official files through `official`."""
+"""Loading and saving: eqrlab's own .safetensors files, bundled models by name, official files through `official`.
+
+One subject: what is written is what is read, so the two stand together.
+"""
 
 from __future__ import annotations
 

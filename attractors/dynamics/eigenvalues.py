@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,7 +103,7 @@ def eigenvalues(
     max_products: int = 1000,
     seed: int = 0,
     batch_size: int | None = None,
-    progress: bool = False,
+    progress: bool | Callable[[int, int], None] = False,
     slack: np.ndarray | None = None,
 ) -> Eigen:
     """Return the leading eigenvalues of all rows of `points`; see `spectrum` (which checks the step first).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from eqrlab.attractors.dynamics.fixed_points import fixed_points
 from eqrlab.attractors.dynamics.lyapunov import lyapunov
 from eqrlab.attractors.dynamics.solvers import CODE
 from eqrlab.attractors.dynamics.spectrum import spectrum
+from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
@@ -37,10 +38,7 @@ def endings(
     k: int = 4,
     tol: float = 1e-3,
     confidence: float = 0.95,
-    seed: int = 0,
-    dtype: torch.dtype | str | None = None,
-    device: torch.device | str | None = None,
-    progress: bool = False,
+    **options: Unpack[StateOptions],
 ) -> xr.Dataset:
     """Continue runs without noise and say what each ends as.
 
@@ -59,8 +57,10 @@ def endings(
         for a fixed point nearby.
     k, tol
         Leading eigenvalues at rest and on cycles, and their residual.
-    confidence, seed, dtype, device, progress
+    confidence
         As for `lyapunov`.
+    **options
+        `seed`, `batch_size`, `dtype`, `device`, `progress`, see `StateOptions`.
 
     Returns
     -------
@@ -107,28 +107,29 @@ def endings(
     >>> endings(system, inputs, runs).kind.values.tolist()  # 3 is "chaotic"
     [[3, 3]]
     """
+    own = computing(options, "endings")
     if "correct" not in ensemble:
         raise ValueError("endings needs to know what is correct: sample with labels or an oracle")
-    where: dict[str, Any] = {"dtype": dtype, "device": device}
+    where: dict[str, Any] = {"dtype": own.dtype, "device": own.device}
     rest = fixed_points(system, inputs, ensemble, method="picard", max_steps=max_steps, certify=False,
-                        seed=seed, progress=progress, **where)  # fmt: skip
+                        seed=own.seed, progress=own.progress, **where)  # fmt: skip
     code, period, state = rest.result.values, rest.period.values, rest.fixed_point.values
     settled = np.isin(code, (CODE["converged"], CODE["at_floor"]))
     cyclic = code == CODE["periodic"]
     lost = np.isin(code, (CODE["diverged"], CODE["nonfinite"]))
     moving = ~(settled | cyclic | lost)
     eigen = _eigen(
-        system, inputs, state, np.where(settled, 1, np.where(cyclic, period, 0)), k, tol, seed, where
+        system, inputs, state, np.where(settled, 1, np.where(cyclic, period, 0)), k, tol, own.seed, where
     )
     radius, low, high = (eigen[f"spectral_radius{end}"] for end in ("", "_low", "_high"))
     exponent = np.full((3, *code.shape), np.nan)
     if moving.any():
         found = lyapunov(system, inputs, _gaps(state, moving), k=1, steps=steps, noise=0, confidence=confidence,
-                         seed=seed, progress=progress, **where)  # fmt: skip
+                         seed=own.seed, progress=own.progress, batch_size=own.batch_size, **where)  # fmt: skip
         exponent = np.stack(Interval.of(found, "lyapunov_exponent", ..., 0))
     residual, right = rest.relative_residual.values, ensemble.correct.values[:, :, -1]
     near_distance, near_radius, near_low = _near(
-        system, inputs, state, _spread(moving, right, searches), tol, seed, where
+        system, inputs, state, _spread(moving, right, searches), tol, own.seed, where
     )
     passing = (residual <= SLOW) & (near_distance <= NEAR) & (near_low > 1)
     name = np.select(

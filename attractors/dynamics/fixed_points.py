@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -33,6 +35,7 @@ from eqrlab.attractors.dynamics.solvers import (
     picard,
     projection,
 )
+from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.states import Points, States, state_axes, take_points
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
@@ -54,11 +57,7 @@ def fixed_points(
     max_steps: int = 1000,
     deflate: int = 0,
     certify: bool = True,
-    seed: int = 0,
-    batch_size: int | None = None,
-    dtype: torch.dtype | str | None = None,
-    device: torch.device | str | None = None,
-    progress: bool = False,
+    **options: Unpack[StateOptions],
 ) -> xr.Dataset:
     """Search a solution of f(z; x) = z from every start, and say what it is.
 
@@ -78,8 +77,8 @@ def fixed_points(
         Further rounds of Newton from every start, each repelled by what the start led to before.
     certify
         Merge, and compute everything that needs derivatives; False leaves results, states and residuals only.
-    seed, batch_size, dtype, device
-        As for `spectrum`.
+    **options
+        `seed`, `batch_size`, `dtype`, `device`, `progress`, see `StateOptions`.
 
     Returns
     -------
@@ -126,7 +125,8 @@ def fixed_points(
             [-0.9575],
             [ 0.    ]]])
     """
-    points = take_points(system, inputs, starts, dtype=dtype, device=device, finite=False)
+    own = computing(options, "fixed_points")
+    points = take_points(system, inputs, starts, dtype=own.dtype, device=own.device, finite=False)
     if method not in METHODS:
         raise ValueError(f"method {method!r} unknown; choose from {', '.join(METHODS)}")
     if (tol is not None and not tol > 0) or max_steps < 1 or deflate < 0:
@@ -137,10 +137,10 @@ def fixed_points(
     usable = dataclasses.replace(points, present=finite)
     derivatives = certify or deflate or method not in ("picard", "anderson")
     if derivatives and finite.any():
-        check_differentiable(usable, seed)
+        check_differentiable(usable, own.seed)
     limit = DEFAULT_TOL[points.z.dtype] if tol is None else float(tol)
-    size = batch_size or rows_within(usable, KRYLOV + 20, graphs=2 if derivatives else 1)
-    records = _search(usable, method, limit, max_steps, deflate, size, progress)
+    size = own.batch_size or rows_within(usable, KRYLOV + 20, graphs=2 if derivatives else 1)
+    records = _search(usable, method, limit, max_steps, deflate, size, own.progress)
     wide = _widened(points, torch.stack([r["z"] for r in records]))
 
     def gather(name: str) -> np.ndarray:
@@ -150,10 +150,10 @@ def fixed_points(
     variables = _searched(wide, gather)
     if certify:
         found = {name: gather(name) for name in ("code", "period", "residual", "scale")}
-        variables.update(_certified(wide, found, seed, size))
+        variables.update(_certified(wide, found, own.seed, size))
     variables["start"] = (("point",), np.tile(np.arange(points.shape[1]), deflate + 1), "number of the start")
     attributes = points.attributes(
-        seed=seed,
+        seed=own.seed,
         method=method,
         tolerances={"relative_residual": limit, "max_steps": max_steps, "floor": FLOOR},
     )
@@ -173,7 +173,13 @@ Record = dict[str, Tensor]  # row values of one round of searches, by name
 
 
 def _search(
-    points: Points, method: str, tol: float, max_steps: int, deflate: int, size: int, progress: bool
+    points: Points,
+    method: str,
+    tol: float,
+    max_steps: int,
+    deflate: int,
+    size: int,
+    progress: bool | Callable[[int, int], None],
 ) -> list[Record]:
     """Search from every start; return one record for the first round and each deflated one."""
     rounds: list[Record] = []

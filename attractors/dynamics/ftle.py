@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
+from tqdm import tqdm
 
 from eqrlab.attractors.dynamics.eigenvalues import SMALL
 from eqrlab.attractors.dynamics.golub_kahan import leading_triples
@@ -104,7 +105,7 @@ def ftle(
     vectors = steps * (points.size + 1) if small else steps + 2 * max(20, 2 * k + 10)
     size = own.batch_size or rows_within(points, vectors, graphs=2)
     logs, good, done = [], [], []
-    for rows in points.batches(size):
+    for rows in tqdm(points.batches(size), unit="batch", disable=not own.progress, leave=False):
         orbit, finite = _orbit(points, rows, steps)
         values, converged = (
             _dense(orbit, k) if small else _krylov(orbit, points, k, tol, max_products, subspace, own.seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, row_bytes, rows_within
 from eqrlab.attractors.dynamics.tangent import advance, in_one_pass, log_factors, one_step, triangular
 from eqrlab.attractors.ensemble.arguments import with_noise
+from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.states import Points, States, spread, state_axes, take_points
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
@@ -39,11 +40,7 @@ def lyapunov(
     confidence: float = 0.95,
     keep_frame: bool = False,
     resume: xr.Dataset | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    dtype: torch.dtype | str | None = None,
-    device: torch.device | str | None = None,
-    progress: bool = False,
+    **options: Unpack[StateOptions],
 ) -> xr.Dataset:
     """Compute the k leading Lyapunov exponents of the trajectory that begins at every start.
 
@@ -66,10 +63,9 @@ def lyapunov(
     resume
         An earlier result with keep_frame=True: goes on from there with windows of the same length; `starts` are not
         read, k and seed must be the same, and nothing is discarded.
-    seed
-        Of the first tangent vectors and of the noise.
-    batch_size, dtype, device
-        As for `spectrum`.
+    **options
+        `seed` (of the first tangent vectors and of the noise), `batch_size`, `dtype`, `device`, `progress`, see
+        `StateOptions`.
 
     Returns
     -------
@@ -108,12 +104,13 @@ def lyapunov(
     >>> bool(abs(result.lyapunov_exponent.item() - 0.6931) < 0.01)
     True
     """
+    own = computing(options, "lyapunov")
     system, beta = with_noise(system, noise)
     if resume is not None:
         if "frame" not in resume:
             raise ValueError("resume needs a result made with keep_frame=True")
         starts, transient = resume["last_state"], 0
-    points = take_points(system, inputs, starts, dtype=dtype, device=device, finite=resume is None)
+    points = take_points(system, inputs, starts, dtype=own.dtype, device=own.device, finite=resume is None)
     if not 1 <= k <= points.size:
         raise ValueError(f"k must be between 1 and the {points.size} numbers of a state, got {k}")
     if steps < WINDOWS or (transient is not None and transient < 0) or not 0 < confidence < 1:
@@ -121,22 +118,35 @@ def lyapunov(
             f"steps must be >= {WINDOWS}, transient >= 0 and confidence in (0, 1), "
             f"got {steps}, {transient} and {confidence}"
         )
-    if resume is not None and (resume.sizes["eig"], resume.attrs["seed"]) != (k, seed):
+    if resume is not None and (resume.sizes["eig"], resume.attrs["seed"]) != (k, own.seed):
         raise ValueError(
-            f"resume has k = {resume.sizes['eig']} and seed {resume.attrs['seed']}; use the same"
+            f"resume has k = {resume.sizes['eig']} and own.seed {resume.attrs['seed']}; use the same"
         )
-    check_differentiable(points, seed)
+    check_differentiable(points, own.seed)
     discard = steps // 10 if transient is None else int(transient)
     window = steps // WINDOWS if resume is None else int(resume.attrs["window"])
     before = 0 if resume is None else int(resume.attrs["steps"]) + int(resume.attrs["transient"])
     frames = None if resume is None else torch.as_tensor(resume["frame"].values).flatten(0, 1).flatten(2)
-    size = batch_size or rows_within(points, 3 * k + 4, graphs=2)
+    size = own.batch_size or rows_within(points, 3 * k + 4, graphs=2)
     means, states, tangents, done = [], [], [], []
-    with tqdm(total=steps + discard, unit="step", desc="lyapunov", disable=not progress, leave=False) as bar:
+    with tqdm(
+        total=steps + discard, unit="step", desc="lyapunov", disable=not own.progress, leave=False
+    ) as bar:
         for rows in points.batches(size):
-            frame = first_frame(points, rows, k, seed) if frames is None else frames[rows.cpu()].to(points.z)
+            frame = (
+                first_frame(points, rows, k, own.seed) if frames is None else frames[rows.cpu()].to(points.z)
+            )
             z, frame, logs = _run(
-                points, rows, frame, beta > 0, seed, before, discard, steps // window * window, window, bar
+                points,
+                rows,
+                frame,
+                beta > 0,
+                own.seed,
+                before,
+                discard,
+                steps // window * window,
+                window,
+                bar,
             )
             means.append(logs)
             states.append(z.cpu())
@@ -148,7 +158,7 @@ def lyapunov(
         old = resume["window_exponent"].values
         windows = np.concatenate((old.reshape(len(windows), *old.shape[2:]), windows), axis=1)
     attributes = points.attributes(
-        seed=seed, steps=int(windows.shape[1] * window), window=window, noise=beta, confidence=confidence,
+        seed=own.seed, steps=int(windows.shape[1] * window), window=window, noise=beta, confidence=confidence,
         transient=discard if resume is None else int(resume.attrs["transient"]),
     )  # fmt: skip
     variables = _summaries(points, windows, confidence)

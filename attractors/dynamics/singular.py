@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
+from tqdm import tqdm
 
 from eqrlab.attractors.dynamics.eigenvalues import SMALL
 from eqrlab.attractors.dynamics.golub_kahan import leading_triples
 from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, random_directions, rows_within
+from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.states import States, spread, take_points
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
@@ -50,10 +52,7 @@ def singular_values(
     tol: float = 1e-4,
     horizon: int = 16,
     max_products: int = 1000,
-    seed: int = 0,
-    batch_size: int | None = None,
-    dtype: torch.dtype | str | None = None,
-    device: torch.device | str | None = None,
+    **options: Unpack[StateOptions],
 ) -> xr.Dataset:
     """Compute the k leading singular values of df/dz at every state, and what they imply for perturbations.
 
@@ -67,8 +66,10 @@ def singular_values(
         Residual ||J^T u - value v|| over the largest value asked for; values are then right to about tol squared.
     horizon
         Most steps n over which growth ||J^n|| is followed.
-    max_products, seed, batch_size, dtype, device
+    max_products
         As for `spectrum`.
+    **options
+        `seed`, `batch_size`, `dtype`, `device`, `progress`, see `StateOptions`.
 
     Returns
     -------
@@ -106,24 +107,25 @@ def singular_values(
     >>> result.reactivity.values.round(4)
     array([[4.0407]])
     """
-    points = take_points(system, inputs, states, dtype=dtype, device=device)
+    own = computing(options, "singular_values")
+    points = take_points(system, inputs, states, dtype=own.dtype, device=own.device)
     if not 1 <= k <= points.size:
         raise ValueError(f"k must be between 1 and the {points.size} numbers of a state, got {k}")
     if not tol > 0 or horizon < 1:
         raise ValueError(f"tol must be > 0 and horizon >= 1, got {tol} and {horizon}")
-    check_differentiable(points, seed)
+    check_differentiable(points, own.seed)
     small = points.size <= max(SMALL, 2 * k)
-    size = batch_size or rows_within(
+    size = own.batch_size or rows_within(
         points, points.size if small else 2 * max(20, 2 * k + 10) + 2 * k, graphs=2
     )
     parts, done = [], []
-    for rows in points.batches(size):
+    for rows in tqdm(points.batches(size), unit="batch", disable=not own.progress, leave=False):
         jacobian = Jacobian(points.system, points.context(rows), points.z[rows])
         if small:
             parts.append(_dense(jacobian.dense().double().cpu().numpy(), k, horizon))
         else:
-            start = random_directions(len(rows), points.size, seed, points.z)
-            parts.append(_krylov(jacobian, start, k, tol, horizon, max_products, seed))
+            start = random_directions(len(rows), points.size, own.seed, points.z)
+            parts.append(_krylov(jacobian, start, k, tol, horizon, max_products, own.seed))
         done.append(rows)
     rows = torch.cat(done)
     value, residual, growth, when, departure = (
@@ -154,7 +156,7 @@ def singular_values(
         ),
     }
     tolerances = {"singular_residual": tol, "max_products": max_products}
-    return schema.dataset(variables, points.attributes(seed=seed, horizon=horizon, tolerances=tolerances))
+    return schema.dataset(variables, points.attributes(seed=own.seed, horizon=horizon, tolerances=tolerances))
 
 
 def _dense(matrices: np.ndarray, k: int, horizon: int) -> Growth:

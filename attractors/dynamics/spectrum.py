@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import numpy as np
 import torch
 import xarray as xr
@@ -11,6 +13,7 @@ from eqrlab.attractors.dynamics.eigenvalues import SMALL as SMALL
 from eqrlab.attractors.dynamics.eigenvalues import eigenvalues
 from eqrlab.attractors.dynamics.jacobian import check_differentiable
 from eqrlab.attractors.dynamics.krylov_schur import Order
+from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.states import Points, States, take_points
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
@@ -31,11 +34,7 @@ def spectrum(
     condition: bool = False,
     subspace: int | None = None,
     max_products: int = 1000,
-    seed: int = 0,
-    batch_size: int | None = None,
-    dtype: torch.dtype | str | None = None,
-    device: torch.device | str | None = None,
-    progress: bool = False,
+    **options: Unpack[StateOptions],
 ) -> xr.Dataset:
     """Compute the k leading eigenvalues of df/dz at every state.
 
@@ -66,12 +65,9 @@ def spectrum(
         Krylov vectors kept for a state; None is max(32, 2 k + 16).
     max_products
         Products spent on a state, with J^T and again with J, before its row is given up as not converged.
-    seed
-        Of the start vector, which all states share.
-    batch_size
-        States treated at once; None is what 1 GiB (a quarter of a GPU's free memory) holds.
-    dtype, device
-        Precision (float32, float64; None: that of the states) and place.
+    **options
+        `seed` (of the start vector, which all states share), `batch_size` (None is what 1 GiB, or a quarter of a GPU's
+        free memory, holds), `dtype`, `device`, `progress`, see `StateOptions`.
 
     Returns
     -------
@@ -115,7 +111,8 @@ def spectrum(
     >>> spectrum(system, torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, 2), k=2).spectral_radius.values
     array([[0.9]], dtype=float32)
     """
-    points = take_points(system, inputs, states, dtype=dtype, device=device)
+    own = computing(options, "spectrum")
+    points = take_points(system, inputs, states, dtype=own.dtype, device=own.device)
     order = _order(which)
     if not 1 <= k <= points.size:
         raise ValueError(f"k must be between 1 and the {points.size} numbers of a state, got {k}")
@@ -123,12 +120,12 @@ def spectrum(
         raise ValueError(f"tol must be > 0, got {tol}")
     if steps < 1 or power < 1:
         raise ValueError(f"steps and power must be >= 1, got {steps} and {power}")
-    check_differentiable(points, seed)
+    check_differentiable(points, own.seed)
     if power > 1:
         _check_fixed(points)
     eigen = eigenvalues(
         points, k, tol=tol, order=order, steps=steps, condition=condition, subspace=subspace,
-        max_products=max_products, seed=seed, batch_size=batch_size, progress=progress,
+        max_products=max_products, seed=own.seed, batch_size=own.batch_size, progress=own.progress,
     )  # fmt: skip
     eigen = eigen.to_power(power)
     wide = k + bool(np.isfinite(eigen.value[:, k:]).any())
@@ -182,7 +179,7 @@ def spectrum(
         "products": (at, points.fold(eigen.products), "Jacobian products spent"),
     }
     attributes = points.attributes(
-        seed=seed,
+        seed=own.seed,
         which=str(which),
         steps=steps,
         tolerances={"eigen_residual": tol, "max_products": max_products},

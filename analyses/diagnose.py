@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -12,7 +12,6 @@ import xarray as xr
 from eqrlab import attractors as at
 from eqrlab.analyses.studies.checks import run_checks, states_fit
 from eqrlab.analyses.text.names import group_names
-from eqrlab.attractors.dynamics.at_attractors import local_dynamics
 from eqrlab.attractors.results.validate import schema_tables
 from eqrlab.core import System
 
@@ -21,19 +20,11 @@ def diagnose(
     system: System,
     inputs: np.ndarray,
     *,
-    labels: np.ndarray | None = None,
-    oracle: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
-    restarts: int = 64,
-    depth: int = 64,
-    seed: int = 0,
-    noise: float | None = None,
-    initial: Callable[[Any, torch.Generator], torch.Tensor] | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    batch_size: int | None = None,
     local: bool = False,
     checks: bool = False,
+    batch_size: int | None = None,
     progress: bool | Callable[[int, int], None] = False,
+    **options: Unpack[at.RunOptions],
 ) -> dict[str, xr.Dataset]:
     """Diagnose the landscape of a system on some puzzles.
 
@@ -41,19 +32,16 @@ def diagnose(
     ----------
     system
         What to diagnose, usually a loaded `Reasoner`.
-    inputs, labels
-        Puzzles and solutions (P, L), integer tokens.
-    oracle
-        Decides correctness, see `attractors.sample`.
-    restarts, depth, seed, noise, initial, device, dtype, batch_size, progress
-        See `attractors.sample`.
-
+    inputs
+        Puzzles (P, L), integer tokens.
     local
-        Also examine the map at the largest right and wrong attractor of each puzzle, see
-        `attractors.local.local_dynamics`; the map must be differentiable.
+        Also examine the map at the largest right and wrong attractor of each puzzle, see `attractors.local_dynamics`;
+        the map must be differentiable.
     checks
         Also follow some runs to twice the depth, test whether the map acts, and move the thresholds of the modes, see
-        `analyses.checks`.
+        `analyses.studies.checks`.
+    batch_size, progress, **options
+        As for `attractors.sample`.
 
     Returns
     -------
@@ -61,38 +49,20 @@ def diagnose(
         The groups of the archive: `ensemble`, `basins`, `alignment`, `modes`; `spectrum` with `local`;
         `outcomes`, `noop` and `sensitivity` with `checks`.
     """
-    kept = (checks or local) and states_fit(system, len(inputs) * restarts)
-    ensemble = at.sample(
-        system,
-        torch.as_tensor(inputs),
-        labels=labels,
-        oracle=oracle,
-        restarts=restarts,
-        depth=depth,
-        seed=seed,
-        noise=noise,
-        initial=initial,
-        device=device,
-        dtype=dtype,
-        batch_size=batch_size,
-        keep=("summary", "path", *(["final_state"] if kept else [])),
-        progress=progress,
-    )
+    run = at.Run.of(system, torch.as_tensor(inputs), **options)
+    kept = ("final_state",) if (checks or local) and states_fit(system, run.rows) else ()
+    ensemble = run.with_(keep=("summary", "path", *kept)).sample(batch_size=batch_size, progress=progress)
+    basins = at.basins(ensemble)
     groups = {
         "ensemble": ensemble.drop_vars("final_state", errors="ignore"),
-        "basins": at.basins(ensemble),
+        "basins": basins,
         "alignment": at.alignment(ensemble),
         "modes": at.modes(ensemble),
     }
     if local:
-        tokens = torch.as_tensor(inputs)
-        groups["spectrum"] = local_dynamics(
-            system, tokens, ensemble, groups["basins"], initial=initial, device=device
-        )
+        groups["spectrum"] = at.local_dynamics(run, ensemble, basins)
     if checks:
-        groups |= run_checks(
-            system, inputs, ensemble, oracle=oracle, initial=initial, device=device, batch_size=batch_size
-        )
+        groups |= run_checks(run, ensemble, batch_size=batch_size)
     return groups
 
 

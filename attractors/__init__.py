@@ -6,6 +6,7 @@ from eqrlab.attractors.answers.outcomes import outcomes
 from eqrlab.attractors.answers.policy import Policy, halving
 from eqrlab.attractors.answers.replay import best_policy, matched_cost, replay
 from eqrlab.attractors.answers.scaling import scaling
+from eqrlab.attractors.dynamics.at_attractors import local_dynamics
 from eqrlab.attractors.dynamics.endings import endings
 from eqrlab.attractors.dynamics.fixed_points import fixed_points
 from eqrlab.attractors.dynamics.ftle import ftle
@@ -57,6 +58,7 @@ __all__ = [
     "ftle",
     "ftle_field",
     "halving",
+    "local_dynamics",
     "lyapunov",
     "matched_cost",
     "mode_sensitivity",

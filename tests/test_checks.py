@@ -85,7 +85,7 @@ def test_a_map_that_does_nothing_is_exposed():
 
 def test_without_states_the_deeper_look_is_left_out():
     ensemble = at.sample(contraction(0.5), puzzles(2), labels=torch.full((2, 1), 2), restarts=4, depth=16)
-    assert set(run_checks(contraction(0.5), puzzles(2).numpy(), ensemble)) == {"noop", "sensitivity"}
+    assert set(run_checks(at.Run.of(contraction(0.5), puzzles(2)), ensemble)) == {"noop", "sensitivity"}
 
     class Large:
         state_shape = (2, 100, 512)

@@ -31,7 +31,7 @@ INPUTS, LABELS = torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=tor
 def test_rates_and_spectra_at_attractors_are_exact():
     system = selector()
     ensemble = at.sample(system, INPUTS, labels=LABELS, restarts=24, depth=40)
-    found = local_dynamics(system, INPUTS, ensemble, at.basins(ensemble), depth=20)
+    found = local_dynamics(at.Run.of(system, INPUTS), ensemble, at.basins(ensemble), depth=20)
     assert (found.attractor.values >= 0).all()
     assert np.allclose(found.spectral_radius, RATE, atol=1e-9)
     assert np.allclose(found.sigma_1, RATE, atol=1e-6)
@@ -46,7 +46,9 @@ def test_kept_ends_need_not_be_run_again():
     runs = {"labels": LABELS, "restarts": 12, "depth": 40}
     kept = at.sample(system, INPUTS, keep=("summary", "final_state"), **runs)
     plain = at.sample(system, INPUTS, **runs)
-    found, again = (local_dynamics(system, INPUTS, e, at.basins(e), depth=12) for e in (kept, plain))
+    found, again = (
+        local_dynamics(at.Run.of(system, INPUTS), e, at.basins(e), depth=12) for e in (kept, plain)
+    )
     for name in found.data_vars:
         np.testing.assert_array_equal(found[name], again[name], err_msg=str(name))
 
@@ -56,7 +58,7 @@ def test_a_puzzle_without_an_attractor_of_a_kind_has_a_gap():
         lambda z, x: 0.5 * z, lambda x, g: torch.randn((len(x), 4), generator=g, dtype=torch.float64)
     )
     ensemble = at.sample(system, INPUTS, labels=INPUTS + 1, restarts=4, depth=60)
-    found = local_dynamics(system, INPUTS, ensemble, at.basins(ensemble), depth=12)
+    found = local_dynamics(at.Run.of(system, INPUTS), ensemble, at.basins(ensemble), depth=12)
     assert found.attractor.values.tolist() == [[-1, 0]]
     assert VERDICTS[int(found.verdict[0, 0])] == "none" and np.isnan(found.spectral_radius[0, 0])
     assert np.isclose(found.spectral_radius[0, 1], 0.5)
@@ -73,7 +75,7 @@ def test_without_any_attractor_all_points_are_gaps():
         decode=lambda z, x: (z[:, :1] > 0).long(),
     )
     ensemble = at.sample(system, INPUTS, labels=LABELS, restarts=3, depth=24)
-    found = local_dynamics(system, INPUTS, ensemble, at.basins(ensemble))
+    found = local_dynamics(at.Run.of(system, INPUTS), ensemble, at.basins(ensemble))
     assert (found.attractor.values == -1).all() and (found.verdict.values == VERDICTS.index("none")).all()
 
 
@@ -90,7 +92,7 @@ def test_what_keeps_moving_has_its_exponent():
 
     system = MapSystem(step, start, lambda z, x: (z[:, :1] > 0).long())
     ensemble = at.sample(system, INPUTS, labels=LABELS, restarts=16, depth=64)
-    found = local_dynamics(system, INPUTS, ensemble, at.basins(ensemble), depth=40)
+    found = local_dynamics(at.Run.of(system, INPUTS), ensemble, at.basins(ensemble), depth=40)
     assert [VERDICTS[v] for v in found.verdict.values[0]] == ["stable", "no_fixed_point"]
     assert np.isnan(found.exponent[0, 0]) and abs(found.exponent[0, 1] - np.log(2)) < 0.1
     assert 0 < found.exponent_low[0, 1] < np.log(2) < found.exponent_high[0, 1]
@@ -134,10 +136,10 @@ def test_given_starts_and_unknown_answers_are_refused():
     starts = torch.ones(1, 2, 1, dtype=torch.float64)
     given = at.sample(system, INPUTS, labels=LABELS, restarts=2, depth=20, initial=starts)
     with pytest.raises(ValueError, match="not given starts"):
-        local_dynamics(system, INPUTS, given, at.basins(given))
+        local_dynamics(at.Run.of(system, INPUTS), given, at.basins(given))
     unknown = at.sample(system, INPUTS, restarts=2, depth=20)
     with pytest.raises(ValueError, match="what is correct"):
-        local_dynamics(system, INPUTS, unknown, at.basins(unknown))
+        local_dynamics(at.Run.of(system, INPUTS), unknown, at.basins(unknown))
 
 
 def forgotten(x, generator):
@@ -150,14 +152,14 @@ def test_runs_are_never_drawn_again_by_another_law_or_system():
     options = {"labels": LABELS, "restarts": 4, "depth": 20, "initial": forgotten}
     plain = at.sample(system, INPUTS, **options)
     with pytest.raises(ValueError, match=r"forgotten.*pass"):
-        local_dynamics(system, INPUTS, plain, at.basins(plain))
-    found = local_dynamics(system, INPUTS, plain, at.basins(plain), initial=forgotten)
+        local_dynamics(at.Run.of(system, INPUTS), plain, at.basins(plain))
+    found = local_dynamics(at.Run.of(system, INPUTS, initial=forgotten), plain, at.basins(plain))
     kept = at.sample(system, INPUTS, **options, keep=("summary", "final_state"))
-    again = local_dynamics(system, INPUTS, kept, at.basins(kept))  # nothing has to be drawn
+    again = local_dynamics(at.Run.of(system, INPUTS), kept, at.basins(kept))  # nothing has to be drawn
     np.testing.assert_allclose(found.spectral_radius, again.spectral_radius, rtol=1e-9)
     other = lambda x, g: -forgotten(x, g)
     other.__name__ = "forgotten"
     with pytest.raises(ValueError, match="is not that of the ensemble"):
-        local_dynamics(system, INPUTS, plain, at.basins(plain), initial=other)
+        local_dynamics(at.Run.of(system, INPUTS, initial=other), plain, at.basins(plain))
     with pytest.raises(ValueError, match="puzzles of the ensemble"):
-        local_dynamics(system, INPUTS + 1, plain, at.basins(plain), initial=forgotten)
+        local_dynamics(at.Run.of(system, INPUTS + 1, initial=forgotten), plain, at.basins(plain))

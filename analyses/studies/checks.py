@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -21,49 +20,35 @@ FOLLOWED = 4  # restarts of each puzzle that go on to twice the depth
 MOST_NUMBERS = 2**27  # of states that are kept for it
 
 
-def run_checks(
-    system: System,
-    inputs: np.ndarray,
-    ensemble: xr.Dataset,
-    *,
-    oracle: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
-    initial: Callable[[Any, torch.Generator], torch.Tensor] | None = None,
-    device: str | None = None,
-    batch_size: int | None = None,
-) -> dict[str, xr.Dataset]:
+def run_checks(run: at.Run, ensemble: xr.Dataset, *, batch_size: int | None = None) -> dict[str, xr.Dataset]:
     """Follow some runs to twice the depth, test whether the map acts, and move the thresholds of the verdicts.
 
     Parameters
     ----------
-    system, inputs, oracle, initial, device, batch_size
-        As the ensemble was sampled.
+    run
+        The run the ensemble was sampled by.
     ensemble
         With correctness known; where it has `final_state`, its first 4 restarts of each puzzle are followed.
+    batch_size
+        As for `attractors.sample`.
 
     Returns
     -------
     dict
         Groups `noop`, `sensitivity` and, where runs were followed, `outcomes`.
     """
-    require_law(ensemble, initial)
-    tokens, depth = torch.as_tensor(inputs), ensemble.sizes["step"]
+    require_law(ensemble, run.initial)
+    depth, device = ensemble.sizes["step"], run.place.device
+    law = None if isinstance(run.initial, torch.Tensor) else run.initial
     groups = {
-        "noop": at.noop_test(system, tokens, restarts=4, depth=min(depth, 32), seed=int(ensemble.attrs["seed"]),
-                             initial=initial, device=device),
+        "noop": at.noop_test(run.system, run.inputs, restarts=4, depth=min(depth, 32), seed=run.seed,
+                             initial=law, device=device),
         "sensitivity": at.mode_sensitivity(ensemble),
     }  # fmt: skip
     if "final_state" in ensemble:
         few = ensemble.isel(restart=slice(0, FOLLOWED))
-        longer = at.prolong(
-            system,
-            tokens,
-            few,
-            depth=2 * depth,
-            which="all",
-            oracle=oracle,
-            device=device,
-            batch_size=batch_size,
-        )
+        longer = at.prolong(run.system, run.inputs, few, depth=2 * depth, which="all", oracle=run.judge.oracle,
+                            device=device, batch_size=batch_size)  # fmt: skip
         groups["outcomes"] = at.outcomes(longer).assign_attrs(followed=few.sizes["restart"])
     return groups
 

@@ -12,9 +12,8 @@ from torch import Tensor
 from eqrlab.attractors.dynamics.lyapunov import lyapunov
 from eqrlab.attractors.dynamics.singular import singular_values
 from eqrlab.attractors.dynamics.spectrum import spectrum
-from eqrlab.attractors.ensemble.arguments import tokens_of
 from eqrlab.attractors.ensemble.contract import require_law
-from eqrlab.attractors.ensemble.recipe import Law
+from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.ensemble.sample import sample
 from eqrlab.attractors.landscape.return_test import RETURNS, return_test
 from eqrlab.attractors.results import schema
@@ -31,36 +30,31 @@ EXPONENT_STEPS = 160  # over which the exponent of a state that keeps moving is 
 
 
 def local_dynamics(
-    system: System,
-    inputs: Tensor | np.ndarray,
+    run: Run,
     ensemble: xr.Dataset,
     basins: xr.Dataset,
     *,
-    initial: Law | None = None,
     k: int = 4,
     tol: float = 1e-3,
     depth: int = 64,
     max_products: int = 300,
     seed: int = 0,
-    device: str | torch.device | None = None,
 ) -> xr.Dataset:
     """Examine the largest right and the largest wrong attractor of every puzzle.
 
     Parameters
     ----------
-    system, inputs
-        What the ensemble was sampled from.
+    run
+        The run the ensemble was sampled by, or `Run.of_ensemble(system, ensemble)`.
     ensemble, basins
-        From `sample` (own or drawn starts, not given ones) and `basins`, with correctness known.  With `final_state`
-        kept, the runs examined need not be run again.
-    initial
-        The restart law the ensemble was sampled with, where it was not the system's own.
+        From `run.sample()` (own or drawn starts, not given ones) and `basins`, with correctness known.  With
+        `final_state` kept, the runs examined need not be run again.
     k, tol, max_products
         Of the spectrum.
     depth
         Outer steps, noise off, that a representative run goes on for before it is examined.
-    seed, device
-        Of the pushes; where to compute.
+    seed
+        Of the pushes.
 
     Returns
     -------
@@ -95,12 +89,12 @@ def local_dynamics(
         raise ValueError("local_dynamics needs to know what is correct: sample with labels or an oracle")
     if ensemble.attrs.get("initial_law") == "given starts":
         raise ValueError("local_dynamics needs restarts it can draw again, not given starts")
-    tokens = tokens_of(inputs, "inputs")
+    system, tokens, device = run.system, run.inputs, run.place.device
     if tokens.shape != ensemble.inputs.shape or (tokens.numpy() != ensemble.inputs.values).any():
         raise ValueError("inputs must be the puzzles of the ensemble")
     attractor, restart = representatives(ensemble, basins)
     present = attractor >= 0
-    options: dict[str, Any] = {"seed": int(ensemble.attrs["seed"]), "device": device, "initial": initial,
+    options: dict[str, Any] = {"seed": int(ensemble.attrs["seed"]), "device": device, "initial": run.initial,
                                "dtype": ensemble.attrs["dtype"]}  # fmt: skip
     states = _ends(system, tokens, restart, present, ensemble, options)
     smooth = getattr(system, "smooth", lambda: system)()

@@ -361,7 +361,7 @@ def law_name(initial: Tensor | Law | None) -> str:
     return OWN if initial is None else getattr(initial, "__name__", "callable")
 
 
-def require_law(ensemble: xr.Dataset, initial: Law | None) -> None:
+def require_law(ensemble: xr.Dataset, initial: Tensor | Law | None) -> None:
     """Refuse to draw runs of an ensemble again by another law than its own.
 
     Raises

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,10 +107,13 @@ def replaced_whole(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # less the umask
+    created = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask
+    mode = stat.S_IMODE(os.fstat(created).st_mode)
+    os.close(created)
     try:
         yield temporary
         with open(temporary, "rb+") as file:
+            os.fchmod(file.fileno(), mode)  # a library may have put a private file of its own in its place
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:

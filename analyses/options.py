@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,15 @@ class Numbers(click.ParamType):
         if found[0] < 1:
             self.fail(f"{found[0]} is less than 1", param, ctx)
         return found
+
+
+class Limit(click.ParamType):
+    """A number of puzzles of at least 1, or "all", which is more than there can be."""
+
+    name = "N|all"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        return sys.maxsize if value == "all" else click.IntRange(1).convert(value, param, ctx)
 
 
 def device_named(name: str) -> str:
@@ -87,10 +97,10 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
 
 
 def limit(default: int | None = None, *, bundled: int | None = None) -> Callable:
-    """Return --limit; without a default it is all puzzles, or `bundled` ones of a bundled set."""
-    usual = f"all of a file, {bundled} of a bundled set" if bundled else "all"
-    text = "The first so many puzzles" + ("." if default else f" (default: {usual}).")
-    return click.option("--limit", type=click.IntRange(1), default=default, show_default=True, help=text)
+    """Return --limit; without a default it is all puzzles, or some of a file and `bundled` ones of a bundled set."""
+    usual = f"64 of a file, drawn at random by --seed; {bundled} of a bundled set" if bundled else "all"
+    text = "The first so many puzzles, or all" + ("." if default else f" (default: {usual}).")
+    return click.option("--limit", type=Limit(), default=default, show_default=True, help=text)
 
 
 def restarts(default: int | None, text: str = "Restarts B of each puzzle.") -> Callable:

@@ -11,10 +11,16 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
-from eqrlab.analyses.commands.diagnose import SAMPLE, puzzles_for, short_source, table
+from eqrlab.analyses.commands.diagnose import table
 from eqrlab.analyses.commands.outputs import require_writable
+from eqrlab.analyses.commands.puzzle_choice import (
+    SAMPLE,
+    how_chosen,
+    puzzle_attributes,
+    puzzles_for,
+    short_source,
+)
 from eqrlab.analyses.text.format import percent, percent_interval, plural
-from eqrlab.analyses.text.names import typed
 from eqrlab.attractors.landscape.estimate import DECISIONS, STOPS
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval
@@ -71,10 +77,12 @@ def basins_command(
     """
     began = time.monotonic()
     model = load(checkpoint)
-    chosen = puzzles_for(model, puzzles, split, limit, allow_several)
+    chosen = puzzles_for(model, puzzles, split, limit, allow_several, seed=seed, quiet=quiet)
     require_writable(out, "basins.nc")
     outside = "" if model.random_starts else ", from random states outside its training law"
-    click.echo(f"{checkpoint}: {len(chosen)} puzzles of {short_source(chosen)}, depth {depth}{outside}\n")
+    click.echo(
+        f"{checkpoint}: {len(chosen)} puzzles of {short_source(chosen)}{how_chosen(chosen)}, depth {depth}{outside}\n"
+    )
     found = at.estimate_basins(
         model,
         chosen.inputs,
@@ -92,7 +100,7 @@ def basins_command(
         dtype=dtype,
         progress=not quiet,
     )
-    found.attrs["puzzles"] = typed(short_source(chosen))
+    found.attrs |= puzzle_attributes(chosen)
     archive.write(out / "basins.nc", {"basins": found})
     for lines in (table(puzzle_rows(found)), table(basin_rows(found)), cost_lines(found)):
         click.echo("\n".join(lines) + "\n")

@@ -13,6 +13,13 @@ import xarray as xr
 
 from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands.outputs import require_writable
+from eqrlab.analyses.commands.puzzle_choice import (
+    SAMPLE,
+    how_chosen,
+    puzzle_attributes,
+    puzzles_for,
+    short_source,
+)
 from eqrlab.analyses.commands.unfinished import Kept, request
 from eqrlab.analyses.compare import compare, comparison_rows
 from eqrlab.analyses.diagnose import archive_groups, diagnose
@@ -23,39 +30,12 @@ from eqrlab.analyses.text.names import shown_name, typed
 from eqrlab.analyses.text.verdicts import drift_sentence, landscape_sentence, verdict_rows
 from eqrlab.attractors.results import archive
 from eqrlab.core import Reasoner, load
-from eqrlab.datasets import PuzzleSet, read_puzzles
-from eqrlab.datasets import bundled as bundled_puzzles
+from eqrlab.datasets import PuzzleSet
 
 DEFAULT = ("eqr-sudoku6", "eqr-attention-sudoku6")  # two bundled models with contrasting landscapes
-SAMPLE = 12  # puzzles of a bundled set that are diagnosed unless --limit says otherwise; their difficulties alternate
 ROWS = 32  # puzzles in a printed table
 REPORT = "report.html"
 LOCAL = 64  # puzzles up to which the local dynamics, some thousand evaluations each, are examined unasked
-
-
-def puzzles_for(
-    reasoner: Reasoner, path: str | None, split: str, limit: int | None, several: bool
-) -> PuzzleSet:
-    """Return the puzzles to diagnose: a file's, or the bundled set of the model's task; the first `limit` of them.
-
-    Raises
-    ------
-    ValueError
-        When the model's task has no bundled set, the puzzles are of another task than the model, or one has
-        more than one solution and `several` does not allow that.
-    """
-    if path is None:
-        puzzles = bundled_puzzles(reasoner.task, split)
-        limit = SAMPLE if limit is None else limit
-    else:
-        puzzles = read_puzzles(path, split=split, limit=limit, unique=not several)
-    shape = (reasoner.config.seq_len, reasoner.config.vocab_size)
-    if puzzles.inputs.shape[1] != shape[0] or puzzles.inputs.max() >= shape[1]:
-        raise ValueError(
-            f"{puzzles.source}: {puzzles.task} puzzles of {puzzles.inputs.shape[1]} cells, "
-            f"the model reads {reasoner.task} of {shape[0]} cells and {shape[1]} tokens"
-        )
-    return puzzles if limit is None else puzzles.take(slice(limit))
 
 
 def named(checkpoints: Sequence[str], compiled: bool = False) -> dict[str, Reasoner]:
@@ -67,12 +47,6 @@ def named(checkpoints: Sequence[str], compiled: bool = False) -> dict[str, Reaso
         for model in models.values():
             model.compile()
     return models
-
-
-def short_source(puzzles: PuzzleSet) -> str:
-    """Return the file name of a puzzle set, or the last two names of a split's folder."""
-    path = Path(puzzles.source)
-    return "/".join(path.parts[-2:]) if path.is_dir() else path.name
 
 
 def table(rows: list[dict[str, str]]) -> list[str]:
@@ -149,7 +123,7 @@ def run_one(
     if not (random or model.random_starts or beta):
         restarts = 1  # one stored start and no noise: every restart would be the same run
     outside = ", from random states outside its training law" if random and not model.random_starts else ""
-    source = short_source(chosen)
+    source = short_source(chosen) + how_chosen(chosen)
     click.echo(
         f"{name}: {len(chosen)} puzzles of {source}, {restarts} restarts, depth {options['depth']}{outside}"
     )
@@ -168,7 +142,7 @@ def run_one(
             **options,
         )
         for dataset in groups.values():
-            dataset.attrs |= {"name": typed(name), "puzzles": typed(source)}
+            dataset.attrs |= {"name": typed(name), **puzzle_attributes(chosen)}
         kept.keep(name, groups)
     click.echo("\n".join(verdict_lines(groups)) + "\n")
     if unasked:
@@ -193,7 +167,11 @@ def run_all(
     The results of each are kept beside `target` as soon as it is done, until that is written.
     """
     models = named(checkpoints, compiled)
-    sets = {name: puzzles_for(model, puzzles, split, limit, allow_several) for name, model in models.items()}
+    choice = {"seed": options["seed"], "quiet": options["quiet"]}
+    sets = {
+        name: puzzles_for(model, puzzles, split, limit, allow_several, **choice)
+        for name, model in models.items()
+    }
     require_writable(target.parent, target.name, REPORT)
     wanted = {name: request(model, sets[name], options, compiled) for name, model in models.items()}
     kept = Kept(target, wanted, resume)

@@ -17,8 +17,14 @@ import click
 
 from eqrlab import datasets
 from eqrlab.analyses import options as opt
-from eqrlab.analyses.commands.diagnose import SAMPLE, puzzles_for, short_source
 from eqrlab.analyses.commands.outputs import require_writable
+from eqrlab.analyses.commands.puzzle_choice import (
+    SAMPLE,
+    how_chosen,
+    puzzle_attributes,
+    puzzles_for,
+    short_source,
+)
 from eqrlab.analyses.commands.settings_of_archive import like_archive, like_plan, same_model
 from eqrlab.analyses.commands.stopping import exit_code
 from eqrlab.analyses.text.format import plural
@@ -74,10 +80,15 @@ def _job(
     job = {**DEFAULTS, **old, **{k: v for k, v in given.items() if v is not None}}
     if "inputs" not in job or chosen["puzzles"]:
         puzzles = puzzles_for(
-            model, chosen["puzzles"], *[chosen[k] for k in ("split", "limit", "allow_several")]
+            model,
+            chosen["puzzles"],
+            *[chosen[k] for k in ("split", "limit", "allow_several")],
+            seed=job["seed"],
         )
+        if puzzles.draw is not None:
+            click.echo(f"{len(puzzles)} puzzles of {short_source(puzzles)}{how_chosen(puzzles)}", err=True)
         job |= {"inputs": puzzles.inputs, "labels": puzzles.labels, "oracle": puzzles.oracle}
-        origin["puzzles"] = short_source(puzzles)
+        origin |= puzzle_attributes(puzzles)
     else:
         origin["puzzles"] = source.get("puzzles", "unknown")
         if chosen["limit"]:

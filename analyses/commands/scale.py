@@ -13,8 +13,9 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
-from eqrlab.analyses.commands.diagnose import named, puzzles_for, short_source, table
+from eqrlab.analyses.commands.diagnose import named, table
 from eqrlab.analyses.commands.outputs import require_writable
+from eqrlab.analyses.commands.puzzle_choice import how_chosen, puzzle_attributes, puzzles_for, short_source
 from eqrlab.analyses.figures.scaling import USABLE, scaling_figure
 from eqrlab.analyses.studies.adaptive import trial, trial_lines
 from eqrlab.analyses.studies.ladder.plot import write_svg
@@ -111,20 +112,20 @@ def scale_command(
         models = named([checkpoint] if against is None else [checkpoint, against], compiled)
         (name, model), *others = models.items()
         few = limit or (SAMPLE if puzzles is None else None)
-        chosen = puzzles_for(model, puzzles, split, few, allow_several)
+        chosen = puzzles_for(model, puzzles, split, few, allow_several, seed=options["seed"], quiet=quiet)
         require_writable(out, "scaling.nc", "scaling.svg")
         layers = blocks_per_step(model)
         outside = "" if model.random_starts else ", from random states outside its training law"
         click.echo(
-            f"{name}: {len(chosen)} puzzles of {short_source(chosen)}, up to {breadths[-1]} restarts of {depths[-1]} "
-            f"steps{outside}\n"
+            f"{name}: {len(chosen)} puzzles of {short_source(chosen)}{how_chosen(chosen)}, "
+            f"up to {breadths[-1]} restarts of {depths[-1]} steps{outside}\n"
         )
         common: dict[str, Any] = {
             "labels": chosen.labels, "oracle": chosen.oracle, "depth": depths[-1], "progress": not quiet, **options,
         }  # fmt: skip
         groups = sampled(model, chosen.inputs, breadths[-1], common)
         for found in groups.values():
-            found.attrs["name"] = name
+            found.attrs |= {"name": name, **puzzle_attributes(chosen)}
         if others:
             groups["baseline"] = own_run(others[0][1], chosen.inputs, common)
             groups["baseline"].attrs["name"] = others[0][0]

@@ -100,7 +100,9 @@ def limit(default: int | None = None, *, bundled: int | None = None) -> Callable
     """Return --limit; without a default it is all puzzles, or some of a file and `bundled` ones of a bundled set."""
     usual = f"64 of a file, drawn at random by --seed; {bundled} of a bundled set" if bundled else "all"
     text = "The first so many puzzles, or all" + ("." if default else f" (default: {usual}).")
-    return click.option("--limit", type=Limit(), default=default, show_default=True, help=text)
+    return click.option(
+        "--limit", type=Limit(), metavar="N|all", default=default, show_default=True, help=text
+    )
 
 
 def restarts(default: int | None, text: str = "Restarts B of each puzzle.") -> Callable:

@@ -5,6 +5,7 @@ from typing import Any
 
 from docutils import nodes
 from latex2mathml.converter import convert
+from sphinx.util import logging
 
 import eqrlab
 
@@ -36,6 +37,8 @@ html_math_renderer = "mathml"  # drawn by the browser itself, so that the guide 
 html_show_sourcelink = False
 default_role = "code"  # single backticks in docstrings are code
 
+logger = logging.getLogger(__name__)
+_UNREAD = re.compile(r"(?m)^\s*\.\. [\w:-]+::|(?<!\w):[a-z]+:`|^\s*(```|:::)\{")
 _CODE = re.compile(r"(`[^`]*`)")
 _MARKUP = re.compile(r"(?<!\\)(\*(?=\w)|(?<=\w)\*|\|)")
 
@@ -58,6 +61,18 @@ def displayed_math(writer: Any, node: nodes.Element) -> None:
     raise nodes.SkipNode
 
 
+def refuse_raw_directives(app: Any, document: nodes.document, name: str) -> None:
+    """Warn, which ends `make docs`, where text of a page is a directive or a role that nothing has read.
+
+    MyST passes what a directive generates on as Markdown: one that writes reStructuredText belongs in `eval-rst`.
+    """
+    for text in document.findall(nodes.Text):
+        raw = _UNREAD.search(text.astext())
+        if raw and not isinstance(text.parent, (nodes.literal, nodes.literal_block, nodes.raw)):
+            logger.warning("raw markup %r in the page", raw[0], location=text.parent)
+
+
 def setup(app: Any) -> None:
+    app.connect("doctree-resolved", refuse_raw_directives)
     app.add_html_math_renderer("mathml", (inline_math, None), (displayed_math, None))
     app.connect("autodoc-process-docstring", escape_markup, priority=100)  # before numpydoc

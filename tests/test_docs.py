@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,38 @@ def test_every_page_is_in_a_table_of_contents():
     assert listed == {p.resolve() for p in PAGES if p.name != "index.md"} | {
         (DOCS / "methods/index.md").resolve()
     }
+
+
+def test_what_writes_restructured_text_stands_in_eval_rst():
+    for page in PAGES:
+        assert not re.findall(r"^```\{(click|auto\w+)\}", page.read_text(encoding="utf-8"), re.MULTILINE), (
+            page
+        )
+
+
+def test_a_page_with_a_raw_directive_fails_the_build(tmp_path):
+    pytest.importorskip("sphinx", reason="the tools of the guide are not installed")
+    pytest.importorskip("sphinx_click")
+    (tmp_path / "conf.py").write_text((DOCS / "conf.py").read_text())
+    right = "# Title\n\n```{eval-rst}\n.. click:: eqrlab.analyses.cli:cli\n   :prog: eqrlab\n```\n"
+    wrong = "# Title\n\n```{click} eqrlab.analyses.cli:cli\n:prog: eqrlab\n```\n"
+    for text, code in ((right, 0), (wrong, 1)):
+        (tmp_path / "index.md").write_text(text)
+        command = [
+            sys.executable,
+            "-m",
+            "sphinx",
+            "-q",
+            "-W",
+            "-E",
+            "-b",
+            "html",
+            str(tmp_path),
+            str(tmp_path / "out"),
+        ]
+        built = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert built.returncode == code, built.stderr
+    assert "raw markup '.. program::'" in built.stderr
 
 
 def test_every_public_analysis_is_in_the_api_page():

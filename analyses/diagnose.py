@@ -14,6 +14,7 @@ from eqrlab.analyses.studies.checks import run_checks, states_fit
 from eqrlab.analyses.text.names import group_names
 from eqrlab.attractors.results.validate import schema_tables
 from eqrlab.core import System
+from eqrlab.core.progress import shown, tqdm
 
 
 def diagnose(
@@ -40,8 +41,10 @@ def diagnose(
     checks
         Also follow some runs to twice the depth, test whether the map acts, and move the thresholds of the modes, see
         `analyses.studies.checks`.
-    batch_size, progress, **options
+    batch_size, **options
         As for `attractors.sample`.
+    progress
+        True shows a bar for every part of the work; a callable gets (row-steps done, all) of the sampling.
 
     Returns
     -------
@@ -52,17 +55,18 @@ def diagnose(
     run = at.Run.of(system, torch.as_tensor(inputs), **options)
     kept = ("final_state",) if (checks or local) and states_fit(system, run.rows) else ()
     ensemble = run.with_(keep=("summary", "path", *kept)).sample(batch_size=batch_size, progress=progress)
-    basins = at.basins(ensemble)
-    groups = {
-        "ensemble": ensemble.drop_vars("final_state", errors="ignore"),
-        "basins": basins,
-        "alignment": at.alignment(ensemble),
-        "modes": at.modes(ensemble),
+    groups = {"ensemble": ensemble.drop_vars("final_state", errors="ignore")}
+    parts: dict[str, Callable[..., xr.Dataset]] = {
+        "basins": at.basins,
+        "alignment": at.alignment,
+        "modes": at.modes,
     }
+    with tqdm(parts.items(), desc="verdict", unit="part", **shown(progress)) as bar:
+        groups |= {name: part(ensemble) for name, part in bar}
     if local:
-        groups["spectrum"] = at.local_dynamics(run, ensemble, basins)
+        groups["spectrum"] = at.local_dynamics(run, ensemble, groups["basins"], progress=progress is True)
     if checks:
-        groups |= run_checks(run, ensemble, batch_size=batch_size)
+        groups |= run_checks(run, ensemble, batch_size=batch_size, progress=progress is True)
     return groups
 
 

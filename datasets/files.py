@@ -65,7 +65,7 @@ def read_puzzles(
     *,
     unique: bool = False,
     draw: Draw | None = None,
-    tick: Callable[[int], object] | None = None,
+    tick: Callable[[int, int], object] | None = None,
 ) -> PuzzleSet:
     """Read puzzles from a CSV file, a plain text file or an official `.npy` folder.
 
@@ -92,7 +92,7 @@ def read_puzzles(
         Where the file has more puzzles than that, take so many of them at random, by a seed, in the order of the file.
         Every line must be well formed; whether givens, solution and uniqueness are right is asked of those taken.
     tick
-        Called while the solver runs, with the number of puzzles that are done.
+        Called while the solver runs, with the numbers of puzzles that are done and in all.
 
     Returns
     -------
@@ -118,7 +118,9 @@ def read_puzzles(
         more = f" (and {len(wrong) - 1} more faults)" if len(wrong) > 1 else ""
         raise PuzzleFileError(f"{wrong[0]}{more}")
     if unique:
-        for row, reason in checks.solution_faults(puzzles.task, puzzles.inputs, tick).items():
+        count = len(puzzles)
+        told = None if tick is None else lambda done: tick(done, count)
+        for row, reason in checks.solution_faults(puzzles.task, puzzles.inputs, told).items():
             raise PuzzleFileError(f"{Path(puzzles.source).parent / puzzles.names[row]}: {reason}")
     return puzzles
 

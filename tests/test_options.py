@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import click
 import pytest
 import torch
@@ -57,3 +60,13 @@ def test_options_together_are_listed_in_their_order():
         pass
 
     assert [p.name for p in command.params] == ["quiet", "seed", "out"]
+
+
+@pytest.mark.parametrize("asked", ["--help", "--version"])
+def test_help_and_version_load_neither_torch_nor_arrays(asked):
+    code = (
+        "import sys; from eqrlab.analyses.cli import cli; cli([sys.argv[1]], standalone_mode=False); "
+        "print(sorted({'torch', 'numpy', 'xarray', 'scipy', 'matplotlib', 'tqdm'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code, asked], capture_output=True, text=True, timeout=60)
+    assert run.stdout.splitlines()[-1] == "[]", run.stderr

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import click
 import numpy as np
-from tqdm.auto import tqdm
 
 from eqrlab import datasets
 from eqrlab.analyses.commands.outputs import require_writable
 from eqrlab.core.messages import one_line
+from eqrlab.core.progress import shown, tqdm
 from eqrlab.datasets import files, tasks
 from eqrlab.datasets.batch_solver import count_solutions
 from eqrlab.datasets.checks import solution_faults
@@ -196,7 +196,7 @@ def info(source: str, measure: int, task: str | None, limit: int | None, split: 
 @contextlib.contextmanager
 def _proving(puzzles: PuzzleSet) -> Iterator[Callable[[int], object]]:
     """Show how many puzzles are solved, where that takes more than a second."""
-    with tqdm(total=len(puzzles), unit="puzzle", desc="solving", disable=None, leave=False, delay=1) as bar:
+    with tqdm(total=len(puzzles), unit="puzzle", desc="solving", **shown(True)) as bar:
         yield lambda done: bar.update(done - bar.n)
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import click
 import xarray as xr
 
+from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.cost import cost_line
 from eqrlab.analyses.commands.outputs import require_writable
 from eqrlab.analyses.commands.puzzle_choice import (
     SAMPLE,
@@ -129,18 +131,17 @@ def run_one(
     )
     groups = kept.found(name)
     if groups is None:
-        groups = diagnose(
-            model,
-            chosen.inputs,
-            labels=chosen.labels,
-            oracle=chosen.oracle,
-            restarts=restarts,
-            noise=noise,
-            initial=model.random_initial if random else None,
-            progress=not quiet,
-            local=not unasked if local is None else local,
-            **options,
-        )
+        batch, checks = options.pop("batch_size"), options.pop("checks")
+        job: dict[str, Any] = {
+            "labels": chosen.labels, "oracle": chosen.oracle, "restarts": restarts, "noise": noise,
+            "initial": model.random_initial if random else None, **options,
+        }  # fmt: skip
+        parts: dict[str, Any] = {
+            "local": not unasked if local is None else local, "checks": checks, "batch_size": batch,
+        }  # fmt: skip
+        if not quiet:
+            click.echo(cost_line(at.Run.of(model, chosen.inputs, **job), **parts), err=True)
+        groups = diagnose(model, chosen.inputs, progress=not quiet, **parts, **job)
         for dataset in groups.values():
             dataset.attrs |= {"name": typed(name), **puzzle_attributes(chosen)}
         kept.keep(name, groups)

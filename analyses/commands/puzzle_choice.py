@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from eqrlab.analyses.text.names import typed
 from eqrlab.core import Reasoner
+from eqrlab.core.progress import shown, tqdm
 from eqrlab.datasets import Draw, PuzzleSet, read_puzzles
 from eqrlab.datasets import bundled as bundled_puzzles
 
@@ -53,9 +52,9 @@ def puzzles_for(
         puzzles = bundled_puzzles(reasoner.task, split).take(slice(SAMPLE if limit is None else limit))
     else:
         draw = Draw(DRAWN, seed) if limit is None else None
-        with tqdm(unit="puzzle", desc="solving", disable=quiet or None, leave=False, delay=1) as bar:
+        with tqdm(unit="puzzle", desc="solving", **shown(not quiet)) as bar:
             puzzles = read_puzzles(path, split=split, limit=limit, unique=not several, draw=draw,
-                                   tick=lambda done: bar.update(done - bar.n))  # fmt: skip
+                                   tick=lambda done, all_: _advance(bar, done, all_))  # fmt: skip
     shape = (reasoner.config.seq_len, reasoner.config.vocab_size)
     if puzzles.inputs.shape[1] != shape[0] or puzzles.inputs.max() >= shape[1]:
         raise ValueError(
@@ -63,6 +62,11 @@ def puzzles_for(
             f"the model reads {reasoner.task} of {shape[0]} cells and {shape[1]} tokens"
         )
     return puzzles
+
+
+def _advance(bar: tqdm, done: int, total: int) -> None:
+    bar.total = total
+    bar.update(done - bar.n)
 
 
 def short_source(puzzles: PuzzleSet) -> str:

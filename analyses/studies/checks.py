@@ -20,7 +20,9 @@ FOLLOWED = 4  # restarts of each puzzle that go on to twice the depth
 MOST_NUMBERS = 2**27  # of states that are kept for it
 
 
-def run_checks(run: at.Run, ensemble: xr.Dataset, *, batch_size: int | None = None) -> dict[str, xr.Dataset]:
+def run_checks(
+    run: at.Run, ensemble: xr.Dataset, *, batch_size: int | None = None, progress: bool = False
+) -> dict[str, xr.Dataset]:
     """Follow some runs to twice the depth, test whether the map acts, and move the thresholds of the verdicts.
 
     Parameters
@@ -29,7 +31,7 @@ def run_checks(run: at.Run, ensemble: xr.Dataset, *, batch_size: int | None = No
         The run the ensemble was sampled by.
     ensemble
         With correctness known; where it has `final_state`, its first 4 restarts of each puzzle are followed.
-    batch_size
+    batch_size, progress
         As for `attractors.sample`.
 
     Returns
@@ -42,13 +44,13 @@ def run_checks(run: at.Run, ensemble: xr.Dataset, *, batch_size: int | None = No
     law = None if isinstance(run.initial, torch.Tensor) else run.initial
     groups = {
         "noop": at.noop_test(run.system, run.inputs, restarts=4, depth=min(depth, 32), seed=run.seed,
-                             initial=law, device=device),
+                             initial=law, device=device, progress=progress),
         "sensitivity": at.mode_sensitivity(ensemble),
     }  # fmt: skip
     if "final_state" in ensemble:
         few = ensemble.isel(restart=slice(0, FOLLOWED))
         longer = at.prolong(run.system, run.inputs, few, depth=2 * depth, which="all", oracle=run.judge.oracle,
-                            device=device, batch_size=batch_size)  # fmt: skip
+                            device=device, batch_size=batch_size, progress=progress)  # fmt: skip
         groups["outcomes"] = at.outcomes(longer).assign_attrs(followed=few.sizes["restart"])
     return groups
 

@@ -12,7 +12,6 @@ import torch
 import xarray as xr
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from tqdm import tqdm
 
 from eqrlab.attractors.answers.policy import ENDS, REASONS, Policy, Race
 from eqrlab.attractors.ensemble.batches import one_thread_a_batch
@@ -25,6 +24,7 @@ from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles
 from eqrlab.core import KeyedNoise, System
 from eqrlab.core.models.reasoner import take_rows
+from eqrlab.core.progress import shown, tqdm
 from eqrlab.core.random import puzzle_key, restart_keys
 
 
@@ -116,7 +116,7 @@ def adaptive(
     queues = min(torch.get_num_threads(), puzzles) if recipe.place.device.type == "cpu" else 1
     pieces = [np.arange(start, puzzles, queues) for start in range(queues)]
     with (
-        tqdm(total=puzzles, unit="puzzle", disable=None if progress else True, leave=False) as bar,
+        tqdm(total=puzzles, unit="puzzle", **shown(progress)) as bar,
         one_thread_a_batch(recipe.place.device, queues) as run,
     ):
         share = max(1, slots // queues)

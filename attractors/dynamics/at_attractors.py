@@ -39,6 +39,7 @@ def local_dynamics(
     depth: int = 64,
     max_products: int = 300,
     seed: int = 0,
+    progress: bool = False,
 ) -> xr.Dataset:
     """Examine the largest right and the largest wrong attractor of every puzzle.
 
@@ -55,6 +56,8 @@ def local_dynamics(
         Outer steps, noise off, that a representative run goes on for before it is examined.
     seed
         Of the pushes.
+    progress
+        Whether bars are shown, one for each part of the work.
 
     Returns
     -------
@@ -100,25 +103,38 @@ def local_dynamics(
     smooth = getattr(system, "smooth", lambda: system)()
     if states is None:
         return _table(ensemble, attractor, restart, None)
-    quiet = _quiet(smooth, tokens, states, depth, device)
+    quiet = _quiet(smooth, tokens, states, depth, device, progress)
     end = torch.as_tensor(quiet.final_state.values)
     moved = PUSH * end.flatten(2).norm(dim=2).view(*end.shape[:2], *(1,) * (end.ndim - 2))
     noise = torch.randn(end.shape, generator=torch.Generator().manual_seed(seed), dtype=end.dtype)
     unit = noise / noise.flatten(2).norm(dim=2).view(*moved.shape)
-    pushed = _quiet(smooth, tokens, end + moved * unit, depth, device)
+    pushed = _quiet(smooth, tokens, end + moved * unit, depth, device, progress)
     gap = torch.as_tensor(~present).view(*present.shape, *(1,) * (end.ndim - 2))
     points = torch.where(gap, torch.nan, end)
     k = min(k, end[0, 0].numel())
-    common: dict[str, Any] = {"device": device, "max_products": max_products, "seed": seed}
+    common: dict[str, Any] = {
+        "device": device,
+        "max_products": max_products,
+        "seed": seed,
+        "progress": progress,
+    }
     residual = np.where(present, quiet.relative_residual.values[:, :, -1], np.nan)
     found = {
         "residual": residual,
-        "exponent": _exponents(smooth, tokens, points, residual > AT_REST, seed, device),
+        "exponent": _exponents(smooth, tokens, points, residual > AT_REST, seed, device, progress),
         "measured_rate": np.where(present, rates(pushed, quiet), np.nan),
         "spectrum": spectrum(smooth, tokens, points, k=k, tol=tol, **common),
-        "sigma": singular_values(smooth, tokens, points, k=1, device=device),
+        "sigma": singular_values(smooth, tokens, points, k=1, device=device, progress=progress),
         "returns": return_test(
-            smooth, tokens, points, sizes=(PUSH,), directions=2, depth=depth, seed=seed, device=device
+            smooth,
+            tokens,
+            points,
+            sizes=(PUSH,),
+            directions=2,
+            depth=depth,
+            seed=seed,
+            device=device,
+            progress=progress,
         ),
     }
     return _table(ensemble, attractor, restart, found)
@@ -178,13 +194,14 @@ def _exponents(
     moving: np.ndarray,
     seed: int,
     device: str | torch.device | None,
+    progress: bool,
 ) -> np.ndarray:
     """Return the leading exponent of the moving states and its bounds, (3, P, M), NaN elsewhere."""
     result = np.full((3, *moving.shape), np.nan)
     if moving.any():
         gap = torch.as_tensor(~moving).view(*moving.shape, *(1,) * (points.ndim - 2))
         found = lyapunov(system, tokens, torch.where(gap, torch.nan, points), k=1, steps=EXPONENT_STEPS, noise=0,
-                         seed=seed, device=device)  # fmt: skip
+                         seed=seed, device=device, progress=progress)  # fmt: skip
         result[:] = Interval.of(found, "lyapunov_exponent", ..., 0)
     return result
 
@@ -257,12 +274,17 @@ def _same_run(mine: xr.Dataset, other: xr.Dataset) -> bool:
 
 
 def _quiet(
-    system: System, tokens: Tensor, states: Tensor, depth: int, device: str | torch.device | None
+    system: System,
+    tokens: Tensor,
+    states: Tensor,
+    depth: int,
+    device: str | torch.device | None,
+    progress: bool,
 ) -> xr.Dataset:
     """Go on from states (P, M, *state_shape) with noise off."""
     return sample(
         system, tokens, restarts=states.shape[1], depth=depth, noise=0, initial=states, device=device,
-        keep=("summary", "final_state"),
+        keep=("summary", "final_state"), progress=progress,
     )  # fmt: skip
 
 

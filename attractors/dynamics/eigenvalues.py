@@ -9,7 +9,6 @@ import numpy as np
 import scipy.linalg
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from eqrlab.attractors.dynamics.conditioning import (
     CLOSE,
@@ -29,6 +28,7 @@ from eqrlab.attractors.dynamics.krylov_schur import (
     relative,
 )
 from eqrlab.attractors.ensemble.states import Points, spread
+from eqrlab.core.progress import shown, tqdm
 
 SMALL = 64  # states of up to this many numbers have their Jacobian formed and solved in full
 
@@ -119,9 +119,7 @@ def eigenvalues(
     vectors = points.size if small else 3 * m + 4 * k
     size = batch_size or rows_within(points, vectors, 2 * steps)
     off = np.zeros(total) if slack is None else slack
-    with tqdm(
-        total=int(points.present.sum()), unit="state", desc="spectrum", disable=not progress, leave=False
-    ) as bar:
+    with tqdm(total=int(points.present.sum()), unit="state", desc="spectrum", **shown(progress)) as bar:
         for rows in points.batches(size):
             jacobian = Jacobian(points.system, points.context(rows), points.z[rows], steps)
             mine, epsilon = off[rows.cpu().numpy()], float(torch.finfo(points.z.dtype).eps)

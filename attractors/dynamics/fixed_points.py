@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm import tqdm
 
 from eqrlab.attractors.dynamics.certificate import forward_and_return, merge
 from eqrlab.attractors.dynamics.eigenvalues import eigenvalues
@@ -39,6 +38,7 @@ from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.states import Points, States, state_axes, take_points
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
+from eqrlab.core.progress import shown, tqdm
 
 METHODS = ("staged", "picard", "anderson", "newton", "projection")
 STAGES = ("picard", "anderson", "newton", "projection", "none")
@@ -184,9 +184,7 @@ def _search(
     """Search from every start; return one record for the first round and each deflated one."""
     rounds: list[Record] = []
     known: Tensor | None = None
-    bar = tqdm(
-        total=len(points.z) * (deflate + 1), unit="start", desc="searching", disable=not progress, leave=False
-    )
+    bar = tqdm(total=len(points.z) * (deflate + 1), unit="start", desc="searching", **shown(progress))
     with bar:
         for number in range(deflate + 1):
             parts = []

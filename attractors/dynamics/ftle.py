@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm import tqdm
 
 from eqrlab.attractors.dynamics.eigenvalues import SMALL
 from eqrlab.attractors.dynamics.golub_kahan import leading_triples
@@ -23,6 +22,7 @@ from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.states import Points, States, spread, take_points
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
+from eqrlab.core.progress import shown, tqdm
 
 KEPT_BYTES = 2**29  # linearisations are kept along an orbit up to this much memory, else computed anew
 SWEEPS = 12
@@ -105,7 +105,7 @@ def ftle(
     vectors = steps * (points.size + 1) if small else steps + 2 * max(20, 2 * k + 10)
     size = own.batch_size or rows_within(points, vectors, graphs=2)
     logs, good, done = [], [], []
-    for rows in tqdm(points.batches(size), unit="batch", disable=not own.progress, leave=False):
+    for rows in tqdm(points.batches(size), unit="batch", **shown(own.progress)):
         orbit, finite = _orbit(points, rows, steps)
         values, converged = (
             _dense(orbit, k) if small else _krylov(orbit, points, k, tol, max_products, subspace, own.seed)

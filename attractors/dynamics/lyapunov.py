@@ -9,7 +9,6 @@ import torch
 import xarray as xr
 from scipy import stats
 from torch import Tensor
-from tqdm import tqdm
 
 from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, row_bytes, rows_within
 from eqrlab.attractors.dynamics.tangent import advance, in_one_pass, log_factors, one_step, triangular
@@ -19,6 +18,7 @@ from eqrlab.attractors.ensemble.states import Points, States, spread, state_axes
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.core import System
+from eqrlab.core.progress import shown, tqdm
 from eqrlab.core.random import puzzle_key, restart_keys
 
 WINDOWS = 20
@@ -129,9 +129,7 @@ def lyapunov(
     frames = None if resume is None else torch.as_tensor(resume["frame"].values).flatten(0, 1).flatten(2)
     size = own.batch_size or rows_within(points, 3 * k + 4, graphs=2)
     means, states, tangents, done = [], [], [], []
-    with tqdm(
-        total=steps + discard, unit="step", desc="lyapunov", disable=not own.progress, leave=False
-    ) as bar:
+    with tqdm(total=steps + discard, unit="step", desc="lyapunov", **shown(own.progress)) as bar:
         for rows in points.batches(size):
             frame = (
                 first_frame(points, rows, k, own.seed) if frames is None else frames[rows.cpu()].to(points.z)

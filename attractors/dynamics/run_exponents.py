@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm import tqdm
 
 from eqrlab.attractors.dynamics.jacobian import check_differentiable, rows_within
 from eqrlab.attractors.dynamics.lyapunov import first_frame
@@ -28,6 +27,7 @@ from eqrlab.attractors.statistics.intervals import check_confidence
 from eqrlab.attractors.statistics.ranks import PooledAuc
 from eqrlab.core import System
 from eqrlab.core.models.reasoner import take_rows
+from eqrlab.core.progress import shown, tqdm
 from eqrlab.core.random import puzzle_key, restart_generator, restart_keys
 
 OUTCOMES = ("right", "wrong")
@@ -128,9 +128,7 @@ def trajectory_exponents(
     check_differentiable(points, seed)
     size = batch_size or rows_within(points, 2 * k + 4)
     parts = []
-    with tqdm(
-        total=len(points.z) * depth, unit="step", desc="exponents", disable=not progress, leave=False
-    ) as bar:
+    with tqdm(total=len(points.z) * depth, unit="step", desc="exponents", **shown(progress)) as bar:
         for rows in points.batches(size):
             parts.append(_follow(points, rows, int(depth), k, beta > 0, int(seed), bar))
     run = _Run(*(np.concatenate(column) for column in zip(*parts, strict=True)))

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm import tqdm
 
 from eqrlab.attractors.dynamics.eigenvalues import SMALL
 from eqrlab.attractors.dynamics.golub_kahan import leading_triples
@@ -17,6 +16,7 @@ from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.states import States, spread, take_points
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
+from eqrlab.core.progress import shown, tqdm
 
 PROBES = 4  # random vectors of the departure from normality
 SWEEPS = 4  # refinements of the transient growth at its peak
@@ -119,7 +119,7 @@ def singular_values(
         points, points.size if small else 2 * max(20, 2 * k + 10) + 2 * k, graphs=2
     )
     parts, done = [], []
-    for rows in tqdm(points.batches(size), unit="batch", disable=not own.progress, leave=False):
+    for rows in tqdm(points.batches(size), unit="batch", **shown(own.progress)):
         jacobian = Jacobian(points.system, points.context(rows), points.z[rows])
         if small:
             parts.append(_dense(jacobian.dense().double().cpu().numpy(), k, horizon))

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from eqrlab.attractors.ensemble.iterate import run_rows
 from eqrlab.attractors.ensemble.recipe import Recipe
+from eqrlab.core.progress import shown, tqdm
 
 Records = dict[str, np.ndarray]
 
@@ -73,8 +73,7 @@ class RowSteps:
         self.total, self.seen, self.progress = total, seen, progress
         self._lock, self._stopped = threading.Lock(), threading.Event()
         self._bar = tqdm(
-            total=total, initial=seen, unit="step", unit_scale=True, desc=doing, leave=False,
-            disable=None if progress is True else True,
+            total=total, initial=seen, unit="step", unit_scale=True, desc=doing, **shown(progress),
         )  # fmt: skip
 
     def __call__(self, count: int) -> None:

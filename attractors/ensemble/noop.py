@@ -36,6 +36,7 @@ def noop_test(
     initial: Law | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
+    progress: bool = False,
 ) -> xr.Dataset:
     """Check that the map moves the state, forgets its start, and reads its input, puzzle by puzzle.
 
@@ -45,7 +46,7 @@ def noop_test(
         The system and its puzzles (P, L).
     restarts, depth
         Starts of every puzzle, at least 2, run so many outer steps with noise off.
-    seed, initial, device, dtype
+    seed, initial, device, dtype, progress
         As in `sample`.
 
     Returns
@@ -88,7 +89,7 @@ def noop_test(
     shape = (len(tokens), restarts)
     options: dict[str, Any] = {
         "restarts": restarts, "depth": depth, "seed": seed, "noise": 0.0, "keep": ("summary", "final_state"),
-        "initial": z.reshape(*shape, *z.shape[1:]), "device": device, "dtype": dtype,
+        "initial": z.reshape(*shape, *z.shape[1:]), "device": device, "dtype": dtype, "progress": progress,
     }  # fmt: skip
     ensemble = sample(system, tokens, **options)
     swapped = sample(system, tokens.roll(-1, 0), **options)

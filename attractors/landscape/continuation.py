@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm import tqdm
 
 from eqrlab.attractors.ensemble.arguments import tokens_of
 from eqrlab.attractors.ensemble.fate import Tolerances
@@ -32,6 +31,7 @@ from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
 from eqrlab.attractors.statistics.intervals import DEFAULT_INTERVAL, proportion_interval
 from eqrlab.core import System
+from eqrlab.core.progress import shown, tqdm
 
 MATCHES = ("state", "answer")
 EVENTS = ("absent", "first", "continues", "born")
@@ -147,7 +147,7 @@ def continuation(
         "batch_size": batch_size, "device": device, "dtype": dtype, "tolerances": tolerances,
     }  # fmt: skip
     stages = []
-    with tqdm(values, desc=parameter, disable=None if progress is True else True, leave=False) as bar:
+    with tqdm(values, desc=parameter, **shown(progress)) as bar:
         for done, value in enumerate(bar):
             law = initial[value] if isinstance(initial, Mapping) else initial
             stages.append(Stage(systems[value], tokens, law, options))

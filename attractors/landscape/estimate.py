@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm import tqdm
 
 from eqrlab.attractors.ensemble.arguments import tokens_of
 from eqrlab.attractors.ensemble.fate import Tolerances
@@ -32,6 +31,7 @@ from eqrlab.attractors.statistics.intervals import (
     proportion_interval,
 )
 from eqrlab.core import System
+from eqrlab.core.progress import shown, tqdm
 
 STOPS = ("precise", "decided", "max_restarts", "ambiguous")
 DECISIONS = ("undecided", "below", "above")
@@ -261,8 +261,7 @@ def collect(
         total=puzzles,
         unit="puzzle",
         desc="basins",
-        disable=None if progress is True else True,
-        leave=False,
+        **shown(progress),
     ) as bar:
         while True:
             waiting = [p for p in range(puzzles) if reviews[p].stop is None]

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm import tqdm
 
 from eqrlab.attractors.dynamics.ftle import ftle
 from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, rows_within
@@ -21,6 +20,7 @@ from eqrlab.attractors.perturbation.follow import Follower
 from eqrlab.attractors.perturbation.plane_geometry import Frame, make_frames, make_sides
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
+from eqrlab.core.progress import shown, tqdm
 
 ALONG = ("plane", "all")
 NUMBERS = 2**26  # of the states of one call
@@ -105,7 +105,7 @@ def ftle_field(
     converged = np.zeros(values.shape, bool)
     common: dict[str, Any] = {"dtype": own.dtype, "device": follower.device}
     most = max(1, NUMBERS // frames[0].centre.numel())
-    with tqdm(total=values.size, unit="cell", disable=not own.progress, leave=False) as bar:
+    with tqdm(total=values.size, unit="cell", **shown(own.progress)) as bar:
         for p, frame in enumerate(frames):
             for cells in torch.split(torch.arange(len(grid)), most):
                 z = _on(frame, grid[cells]).view(1, -1, *shape)

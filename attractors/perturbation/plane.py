@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm import tqdm
 
 from eqrlab.attractors.ensemble.arguments import tokens_of
 from eqrlab.attractors.ensemble.fate import Tolerances
@@ -24,6 +23,7 @@ from eqrlab.attractors.perturbation.plane_geometry import Frame, make_frames, ma
 from eqrlab.attractors.perturbation.plane_maps import LABELS, borders, field_of, fractions, maps
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
+from eqrlab.core.progress import shown, tqdm
 
 PILOT = 1024  # cells that set the thresholds of a puzzle where no ensemble gives them
 
@@ -168,7 +168,7 @@ def plane(
     ):
         follower.hold(float(limits["settled_below"]))
     given, dtype = follower.tolerances, str(frames[0].centre.dtype).removeprefix("torch.")
-    with tqdm(total=len(tokens) * resolution**2, unit="cell", disable=not progress, leave=False) as bar:
+    with tqdm(total=len(tokens) * resolution**2, unit="cell", **shown(progress)) as bar:
         for p, frame in enumerate(frames):
             at, order = _cells(resolution, sides, jitter, follower.keys[p])
             pilot = _states(frame, at[order[:PILOT]], p, shape)

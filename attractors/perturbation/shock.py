@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm import tqdm
 
 from eqrlab.attractors.ensemble.fate import Tolerances
 from eqrlab.attractors.ensemble.options import StateOptions, computing
@@ -21,6 +20,7 @@ from eqrlab.attractors.perturbation.follow import Follower
 from eqrlab.attractors.perturbation.returns import LEFT, RETURNED, UNDECIDED, Homes
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
+from eqrlab.core.progress import shown, tqdm
 
 RESULTS = ("found", "none_within_range", "not_settled", "undecided", "no_direction")
 CODE = {name: i for i, name in enumerate(RESULTS)}
@@ -190,7 +190,7 @@ class _Search:
         if not len(row):
             return
         steps = self.lengths.shape[2] + int(np.ceil(np.log2(1 / tol)))
-        with tqdm(total=steps, unit="round", desc="shocks", disable=not progress, leave=False) as bar:
+        with tqdm(total=steps, unit="round", desc="shocks", **shown(progress)) as bar:
             unsure = np.zeros(self.code.shape, bool)
             for i in range(self.lengths.shape[2]):
                 open_ = (self.code < 0) & np.isnan(self.high)

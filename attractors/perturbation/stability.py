@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm import tqdm
 
 from eqrlab.attractors.ensemble.fate import Tolerances
 from eqrlab.attractors.ensemble.options import StateOptions, computing
@@ -22,6 +21,7 @@ from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.intervals import proportion_interval
 from eqrlab.core import System
+from eqrlab.core.progress import shown, tqdm
 
 SIZES = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
 
@@ -101,7 +101,7 @@ def basin_stability(
     homes = Homes(follower, points)
     rows = np.flatnonzero(homes.settled)
     back, unsure, same = (np.zeros((len(flat), len(lengths)), np.int32) for _ in range(3))
-    with tqdm(total=len(rows) * len(lengths), unit="size", disable=not own.progress, leave=False) as bar:
+    with tqdm(total=len(rows) * len(lengths), unit="size", **shown(own.progress)) as bar:
         for i, length in enumerate(lengths):
             way = random_unit_vectors(points, trials, own.seed, first=2**21 + i * points.shape[1])
             for row in rows:  # one state at a time: memory stays at `trials` states

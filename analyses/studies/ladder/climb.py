@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from tqdm import tqdm
 
 from eqrlab import attractors as at
 from eqrlab.analyses.diagnose import diagnose
@@ -18,6 +17,7 @@ from eqrlab.analyses.studies.ladder.rungs import REFERENCE_DEPTH, Ladder, Sampli
 from eqrlab.attractors.results import archive, schema
 from eqrlab.core import Reasoner, load
 from eqrlab.core.checkpoints.load import sha256
+from eqrlab.core.progress import shown, tqdm
 from eqrlab.core.training.objective import TrainConfig
 from eqrlab.core.training.trainer import Trainer, train
 from eqrlab.datasets import PuzzleSet
@@ -81,8 +81,7 @@ def finish_training(
     assert held.labels is not None
     records = train(trainer, folder, test=(held.inputs, held.labels), evaluate_every=total, stop=stop)
     bar = tqdm(
-        records, folder.name, total, initial=trainer.step_count, unit="step", disable=not progress or None,
-        leave=False, mininterval=0.5,
+        records, folder.name, total, initial=trainer.step_count, unit="step", **shown(progress)
     )  # fmt: skip
     with bar:
         for _ in bar:
@@ -167,9 +166,7 @@ def measured(
         bar.total = total
         bar.update(done - bar.n)
 
-    with tqdm(
-        desc=folder.name, unit="step", unit_scale=True, disable=not progress or None, leave=False
-    ) as bar:
+    with tqdm(desc=folder.name, unit="step", unit_scale=True, **shown(progress)) as bar:
         groups = measure_run(load(model_path), test, ladder.sampling, device=ladder.device, tick=tick)
     for group in groups.values():
         group.attrs |= {"ladder_request": asked, "name": folder.name, "rung": rung, "training_seed": seed}

@@ -1,0 +1,21 @@
+"""How progress bars look: on a terminal and in Jupyter, after a second, with the time that is left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tqdm.auto import tqdm
+
+__all__ = ["shown", "tqdm"]
+
+DELAY = 1.0  # seconds after which a bar appears: what is done by then needs none
+
+
+def shown(progress: object) -> dict[str, Any]:
+    """Return the options of `tqdm` for an argument `progress`: only True shows a bar.
+
+    Notes
+    -----
+    `disable=None` leaves the bar out where the output is a file; in Jupyter it is shown.
+    """
+    return {"disable": None if progress is True else True, "leave": False, "delay": DELAY}

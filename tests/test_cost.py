@@ -1,0 +1,105 @@
+"""What a diagnosis will cost, told before it starts; bars only where they are asked for."""
+
+import re
+import time
+
+import pytest
+import torch
+from click.testing import CliRunner
+from tqdm.auto import tqdm
+
+from eqrlab import attractors as at
+from eqrlab.analyses.commands import cost
+from eqrlab.analyses.commands.diagnose import diagnose_command
+from eqrlab.analyses.diagnose import diagnose
+from eqrlab.core import EqR, EqRConfig, MapSystem, save
+from eqrlab.core.progress import shown
+from eqrlab.datasets import bundled
+
+
+def counted(noise=0.0, seconds=0.0):
+    """Return a map that takes a fixed time for each row, and the list of the numbers of rows it was asked for."""
+    asked = []
+
+    def halved(z, x, draw=None):
+        asked.append(len(z))
+        time.sleep(seconds * len(z))
+        return z / 2
+
+    law = lambda x, g: torch.randn((len(x), 3), generator=g, dtype=torch.float64)
+    return MapSystem(halved, law, noise_scale=noise), asked
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_the_evaluations_of_sampling_are_those_that_happen(noise):
+    system, asked = counted(noise)
+    run = at.Run.of(system, torch.zeros(3, 1, dtype=torch.long), restarts=5, depth=7)
+    asked.clear()
+    run.sample()
+    assert sum(asked) == cost.evaluations(run, local=False, checks=False)["sampling"]
+
+
+def test_the_time_of_sampling_is_measured_on_the_map_itself():
+    run = at.Run.of(counted(seconds=2e-4)[0], torch.zeros(8, 1, dtype=torch.long), restarts=10, depth=40)
+    told = cost.estimate(run, local=False, checks=False)["sampling"]
+    began = time.perf_counter()
+    run.sample()
+    truth = time.perf_counter() - began
+    assert 0.6 < 2e-4 * 80 * 41 / told < 1.1 and told < 1.5 * truth
+
+
+def test_phases_left_out_cost_nothing():
+    run = at.Run.of(counted()[0], torch.zeros(2, 1, dtype=torch.long), restarts=2, depth=4)
+    assert list(cost.evaluations(run, local=False, checks=False)) == ["sampling"]
+    assert list(cost.evaluations(run, local=True, checks=True)) == ["sampling", "local dynamics", "checks"]
+    assert list(cost.estimate(run, local=True, checks=False))[-1] == "verdict and report"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "1 s"), (89, "89 s"), (95, "2 min"), (3000, "50 min"), (40000, "11 h"), (1.4e6, "16 days")],
+)
+def test_times_are_told_as_precisely_as_they_are_known(seconds, text):
+    assert cost.duration(seconds) == text
+
+
+def test_the_cost_is_the_first_thing_on_the_error_stream_and_quiet_leaves_it_out(tmp_path):
+    torch.manual_seed(0)
+    config = EqRConfig(vocab_size=8, seq_len=36, hidden_size=16, num_heads=2, H_cycles=1, L_cycles=1)
+    save(EqR(config, "sudoku6"), tmp_path / "tiny.safetensors")
+    arguments = [str(tmp_path / "tiny.safetensors"), "--limit", "2", "--restarts", "2", "--depth", "3",
+                 "--no-local", "--out", str(tmp_path / "out")]  # fmt: skip
+    run = CliRunner().invoke(diagnose_command, arguments, catch_exceptions=False)
+    line = r"about \d+ \w+ for [\d,]+ evaluations of the map: sampling .+, checks .+, verdict and report .+\n"
+    assert re.match(line, run.stderr), run.stderr
+    quiet = CliRunner().invoke(diagnose_command, [*arguments, "--quiet"], catch_exceptions=False)
+    assert quiet.exit_code == 0 and quiet.stderr == ""
+
+
+def test_a_bar_is_shown_only_where_progress_is_true(monkeypatch):
+    made = []
+    monkeypatch.setattr(tqdm, "__init__", _recorded(tqdm.__init__, made))
+    puzzles = bundled("sudoku6").take(slice(2))
+    config = EqRConfig(vocab_size=8, seq_len=36, hidden_size=16, num_heads=2, H_cycles=1, L_cycles=1)
+    options = {"labels": puzzles.labels, "oracle": puzzles.oracle, "restarts": 2, "depth": 4}
+    for progress, disabled in ((False, True), (True, None)):
+        made.clear()
+        torch.manual_seed(0)
+        diagnose(
+            EqR(config, "sudoku6"), puzzles.inputs, local=True, checks=True, progress=progress, **options
+        )
+        assert {options["disable"] for options in made} == {disabled}
+        assert {"sampling", "verdict"} <= {options["desc"] for options in made if "desc" in options}
+
+
+def _recorded(begin, made):
+    def __init__(self, *args, **options):
+        made.append(options)
+        begin(self, *args, **options)
+
+    return __init__
+
+
+def test_a_bar_waits_a_second_and_is_taken_away():
+    assert shown(True) == {"disable": None, "leave": False, "delay": 1.0}
+    assert shown(False)["disable"] is True and shown(lambda done, every: None)["disable"] is True

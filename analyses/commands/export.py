@@ -93,6 +93,13 @@ def _job(
         origin["puzzles"] = source.get("puzzles", "unknown")
         if chosen["limit"]:
             job |= {k: job[k] if job[k] is None else job[k][: chosen["limit"]] for k in ("inputs", "labels")}
+        cells, tokens = model.config.seq_len, model.config.vocab_size
+        given_inputs = job["inputs"]
+        if given_inputs.shape[1:] != (cells,) or given_inputs.min() < 0 or given_inputs.max() >= tokens:
+            raise ValueError(
+                f"{like or folder_of(out)}: puzzles of {given_inputs[0].size} cells and tokens up to "
+                f"{given_inputs.max()}, the model reads {cells} cells and {tokens} tokens"
+            )
         job["oracle"] = datasets.oracle(model.task) if job.pop("judged", False) else None
     law = starts or job.pop("starts", None) or ("own" if model.random_starts else "random")
     job.pop("starts", None)

@@ -97,13 +97,21 @@ class Kept:
                 raise ValueError(f"{file}: {self._difference(found)}")
             there[text] = groups
         if not there:
-            for file in sorted(self.folder.glob("*.nc")):
-                require_regular(file)
-                for text, _ in stored(file):
-                    raise ValueError(
-                        f"{file}: {self._difference(text)}; choose another --out, or go without --resume"
-                    )
+            self._require_no_other()
         return there
+
+    def _require_no_other(self) -> None:
+        """Refuse to resume where only another run has left something, naming what differs."""
+        own = {self._file(text) for text in self.wanted.values()}
+        for file in sorted({*self.folder.glob("*.nc")} - own):
+            require_regular(file)
+            try:
+                ((text, _),) = stored(file)
+            except ValueError:  # damaged, or of no run
+                continue
+            raise ValueError(
+                f"{file}: {self._difference(text)}; choose another --out, or go without --resume"
+            )
 
     def _difference(self, text: str | None) -> str:
         """Say in what a run that is there differs from the one wanted that is most like it."""

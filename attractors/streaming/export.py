@@ -242,11 +242,14 @@ def _agree(path: Path, plan: dict[str, Any], recipe: Recipe, joining: bool) -> i
 
 def _difference(begun: Mapping[str, Any], plan: Mapping[str, Any]) -> str | None:
     """Say in what a plan differs from the one begun with; None where they lead to the same values."""
-    for name, value in plan.items():
-        if name in ("automatic", "attributes") or (name == "batch_size" and plan["automatic"]):
-            continue
-        if begun.get(name) != value:
-            return f"{name} {str(begun.get(name))[:200]}, got {str(value)[:200]}"
+    free = {"automatic", "attributes"} | ({"batch_size"} if plan["automatic"] else set())
+    for name in sorted(plan, key=lambda n: n == "config"):  # which the model's own options are part of, too
+        old, new = begun.get(name), plan[name]
+        if name not in free and old != new:
+            if isinstance(old, dict) and isinstance(new, dict):
+                key = min(k for k in {*old, *new} if old.get(k) != new.get(k))
+                name, old, new = f"{name} {key}", old.get(key), new.get(key)
+            return f"{name} {str(old)[:200]}, got {str(new)[:200]}"
     return None
 
 

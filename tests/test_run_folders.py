@@ -190,9 +190,10 @@ def test_a_plan_that_is_none_is_refused_naming_the_key(kind, stopped):
     file = parts(stopped) / "plan.safetensors"
     tensors, header = read_tensors(file)
     plan, tensors = PLANS[kind](header["plan"], tensors)
-    write_tensors(file, tensors, {"format": 1} | ({} if plan is None else {"plan": plan}))
+    write_tensors(file, tensors, {"format": header["format"]} | ({} if plan is None else {"plan": plan}))
     run = inside("export", "--out", stopped, "--resume", "--quiet")
     text = refused(run)
+    assert "goes on with" not in text, "refused for its version"
     assert "plan.safetensors" in text or "was begun with" in text or "puzzles of" in text, text
 
 
@@ -202,7 +203,7 @@ def test_puzzles_that_the_model_cannot_read_are_refused(stopped):
     tensors, header = read_tensors(file)
     tensors["inputs"] = tensors["inputs"] + 1000
     digest = hashlib.sha256(tensors["inputs"].numpy().tobytes()).hexdigest()[:16]
-    write_tensors(file, tensors, {"format": 1, "plan": {**header["plan"], "inputs": digest}})
+    write_tensors(file, tensors, {"format": header["format"], "plan": {**header["plan"], "inputs": digest}})
     refused(inside("export", "--out", stopped, "--resume", "--quiet"), "the model reads 36 cells")
     whole = stopped.with_name("whole.nc")
     refused(

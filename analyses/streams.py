@@ -35,15 +35,15 @@ def tolerate_broken_streams() -> Lossy | None:
     """Put streams that drop what they cannot write in place of standard output and error; return that of the output.
 
     Characters that the terminal's encoding lacks are escaped.  Streams that are closed are opened onto nothing, so that
-    no file of the run gets their numbers; None where standard output is closed.
+    no file of the run gets their numbers; None where standard output is no file.
     """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
-    sys.stdout, output = _lossy(sys.stdout)
-    sys.stderr, _ = _lossy(sys.stderr)
+    sys.stdout, output = _lossy(sys.stdout or open(os.devnull, "w"))
+    sys.stderr, _ = _lossy(sys.stderr or open(os.devnull, "w"))
     return output
 
 

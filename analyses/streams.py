@@ -42,8 +42,8 @@ def tolerate_broken_streams() -> Lossy | None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
-    sys.stdout, output = _lossy(sys.stdout or open(os.devnull, "w"))
-    sys.stderr, _ = _lossy(sys.stderr or open(os.devnull, "w"))
+    sys.stdout, output = _lossy(sys.stdout or open(1, "w", closefd=False))
+    sys.stderr, _ = _lossy(sys.stderr or open(2, "w", closefd=False))
     return output
 
 

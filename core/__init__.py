@@ -7,9 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eqrlab.core.checkpoints.build import FAMILIES, build
-    from eqrlab.core.checkpoints.load import bundled, load, save
-    from eqrlab.core.errors import CheckpointError
+    from eqrlab.core.checkpoints.load import FAMILIES, CheckpointError, build, bundled, load, save
     from eqrlab.core.models.eqr import EqR, EqRConfig
     from eqrlab.core.models.feedforward import Feedforward, FeedforwardConfig
     from eqrlab.core.models.hrm import HRM, HRMConfig

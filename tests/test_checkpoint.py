@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from eqrlab.core import CheckpointError, build, load, save
 from eqrlab.core.checkpoints import load as checkpoint
-from eqrlab.core.files import sha256
+from eqrlab.core.checkpoints.load import sha256
 from tests.core_models import assert_same_outputs, small_eqr
 
 CONFIGS = {

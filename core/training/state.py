@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from eqrlab.core.checkpoints.build import fill
-from eqrlab.core.errors import CheckpointError
+from eqrlab.core.checkpoints.load import CheckpointError, fill
 from eqrlab.core.training.objective import TrainConfig
 
 if TYPE_CHECKING:

@@ -70,3 +70,9 @@ def test_help_and_version_load_neither_torch_nor_arrays(asked):
     )
     run = subprocess.run([sys.executable, "-c", code, asked], capture_output=True, text=True, timeout=60)
     assert run.stdout.splitlines()[-1] == "[]", run.stderr
+
+
+def test_the_analyses_load_no_distributions_until_they_are_needed():
+    code = "import sys, eqrlab.attractors; print({'scipy.stats', 'matplotlib'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert run.stdout.strip() == "set()", run.stderr

@@ -8,7 +8,6 @@ from functools import lru_cache
 import numpy as np
 import xarray as xr
 from scipy.special import gammaln
-from scipy.stats import binom, hypergeom
 
 WINDOW = 3  # steps over which the convergence scores are averaged (EqR, eq. 20)
 HALT = 0.0  # a restart halts where its halting logit exceeds this
@@ -148,6 +147,8 @@ def rank_weights(restarts: int, breadth: int) -> np.ndarray:
 
 def any_correct(correct: np.ndarray, breadth: int) -> np.ndarray:
     """Return the chance (puzzle,) that a subset holds a right restart."""
+    from scipy.stats import hypergeom  # here: half a second to load
+
     restarts = correct.shape[1]
     return 1 - hypergeom.pmf(0, restarts, correct.sum(1), breadth)
 
@@ -191,6 +192,8 @@ def vote_chance(votes: tuple[tuple[int, bool], ...], breadth: int) -> float:
     exactly by Gauss-Legendre nodes.  Answers of a single restart enter together.  Above 64 restarts, where this takes
     seconds, 4,000 subsets are drawn instead, with a fixed seed: the standard error is at most 0.008 a puzzle.
     """
+    from scipy.stats import binom  # here: half a second to load
+
     right = [n for n, good in votes if good]
     total = sum(n for n, _ in votes)
     if not right or len(right) == len(votes):
@@ -225,6 +228,8 @@ def _drawn_vote_chance(votes: tuple[tuple[int, bool], ...], breadth: int) -> flo
 
 def _others_below(sizes: list[int], breadth: int, p: float, nodes: np.ndarray) -> np.ndarray:
     """Return the coefficients (j, node, heads) of the product over answers that have at most j heads each."""
+    from scipy.stats import binom  # here: half a second to load
+
     j = np.arange(breadth + 1)
     product = np.zeros((breadth + 1, len(nodes), breadth + 1))
     product[:, :, 0] = 1.0

@@ -7,7 +7,6 @@ from typing import Any, Unpack
 import numpy as np
 import torch
 import xarray as xr
-from scipy import stats
 from torch import Tensor
 
 from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, row_bytes, rows_within
@@ -254,6 +253,8 @@ def mean_interval(
     values: np.ndarray, axis: int, confidence: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return mean, low and high of Student's interval along an axis, NaN left out; without spread they coincide."""
+    from scipy import stats  # here: half a second to load
+
     finite = np.isfinite(values)
     count = (~np.isnan(values)).sum(axis)
     with np.errstate(invalid="ignore", divide="ignore"):

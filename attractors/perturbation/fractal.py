@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap
 
@@ -138,6 +137,8 @@ def uncertainty_exponent(labels: np.ndarray, confidence: float = 0.95, seed: int
 
 def _regression(lags: np.ndarray, share: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
     """Return the slope of log share against log lag and half the width of its t interval."""
+    from scipy import stats  # here: half a second to load
+
     used = share > 0
     n = int(used.sum())
     if n < LEAST_LAGS:

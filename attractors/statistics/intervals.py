@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy import stats
 from scipy.special import betainc, betaln, xlogy
 
 INTERVALS = ("mid-p", "wilson", "clopper-pearson", "jeffreys", "simultaneous", "sequence")
@@ -72,6 +71,8 @@ def proportion_interval(
 
 def _bounds(k: np.ndarray, n: np.ndarray, alpha: float, method: str) -> tuple[np.ndarray, np.ndarray]:
     """Bounds of a method for counts k of n, both (m,); those at k = 0 and k = n are set by the caller."""
+    from scipy import stats  # here: half a second to load
+
     few, many = np.maximum(k, 1e-300), np.maximum(n - k, 1e-300)
     estimate = k / n
     if method == "wilson":
@@ -201,6 +202,8 @@ def unseen_mass(
     Good 1953, "The population frequencies of species and the estimation of population parameters"; Esty 1983, "A
     normal limit law for a nonparametric estimator of the coverage of a random sample".
     """
+    from scipy import stats  # here: half a second to load
+
     f1, f2, n = np.broadcast_arrays(*(np.asarray(v, float) for v in (singletons, doubletons, total)))
     trials = np.maximum(n, 1)
     binomial = stats.beta.ppf(confidence, f1 + 1, np.maximum(n - f1, 1e-300))

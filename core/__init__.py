@@ -7,7 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eqrlab.core.checkpoints.load import FAMILIES, CheckpointError, build, bundled, load, save
+    from eqrlab.core.checkpoints.build import FAMILIES, build
+    from eqrlab.core.checkpoints.load import bundled, load, save
+    from eqrlab.core.errors import CheckpointError
     from eqrlab.core.models.eqr import EqR, EqRConfig
     from eqrlab.core.models.feedforward import Feedforward, FeedforwardConfig
     from eqrlab.core.models.hrm import HRM, HRMConfig
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
     from eqrlab.core.random import KeyedNoise, StoredNoise
 
 _MODULES = {
-    "checkpoints.load": "FAMILIES CheckpointError build bundled load save",
+    "checkpoints.build": "FAMILIES build",
+    "checkpoints.load": "bundled load save",
+    "errors": "CheckpointError",
     "models.eqr": "EqR EqRConfig",
     "models.feedforward": "Feedforward FeedforwardConfig",
     "models.hrm": "HRM HRMConfig",

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from eqrlab.core import CheckpointError, build, load, save
 from eqrlab.core.checkpoints import load as checkpoint
-from eqrlab.core.checkpoints.load import sha256
+from eqrlab.core.checkpoints import tensors as tensor_files
+from eqrlab.core.files import sha256
 from tests.core_models import assert_same_outputs, small_eqr
 
 CONFIGS = {
@@ -107,7 +108,7 @@ def test_a_failed_write_leaves_the_old_file(saved, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", half)
+    monkeypatch.setattr(tensor_files, "save_file", half)
     with pytest.raises(OSError, match="No space left"):
         save(small_eqr(seed=1), saved)
     assert saved.read_bytes() == before
@@ -314,7 +315,7 @@ def test_a_full_disk_is_an_error_of_the_system_and_leaves_the_old_file(saved, mo
     def full(*_, **__):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(tensor_files, "save_file", full)
     with pytest.raises(OSError, match=r"model\.safetensors: cannot be written \(.*No space left"):
         save(small_eqr(seed=1), saved)
     assert saved.read_bytes() == before and list(saved.parent.glob(".*")) == []

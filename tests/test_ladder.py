@@ -33,7 +33,7 @@ from eqrlab.analyses.studies.ladder.summary import (
 from eqrlab.analyses.studies.training_recipes import configurations
 from eqrlab.analyses.text.describe import blocks_per_step
 from eqrlab.attractors.results import archive
-from eqrlab.core.checkpoints.load import build
+from eqrlab.core.checkpoints.build import build
 from eqrlab.datasets import build as build_puzzles
 from eqrlab.datasets import fingerprint, write_csv
 

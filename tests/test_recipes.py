@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from eqrlab.core.checkpoints.load import read_tensors, write_tensors
+from eqrlab.core.checkpoints.tensors import read_tensors, write_tensors
 from eqrlab.core.training.losses import exact, stablemax_cross_entropy
 from eqrlab.core.training.objective import (
     SegmentLoss,

@@ -21,7 +21,7 @@ from eqrlab.attractors.results.validate import validate
 from eqrlab.attractors.streaming.batch_store import Parts, read_plan
 from eqrlab.attractors.streaming.export import status
 from eqrlab.core import load
-from eqrlab.core.checkpoints.load import read_tensors, write_tensors
+from eqrlab.core.checkpoints.tensors import read_tensors, write_tensors
 
 SMALL = ["--limit", 2, "--restarts", 6, "--depth", 5, "--batch-size", 4, "--quiet"]
 

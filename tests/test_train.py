@@ -403,7 +403,7 @@ def test_a_damaged_state_is_refused(state):
 
 
 def test_a_state_without_one_of_its_parts_is_refused(state):
-    from eqrlab.core.checkpoints.load import read_tensors, write_tensors
+    from eqrlab.core.checkpoints.tensors import read_tensors, write_tensors
 
     tensors, header = read_tensors(state)
     for part in (

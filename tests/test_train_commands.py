@@ -20,7 +20,7 @@ from eqrlab.analyses.studies.accuracy import clustered, measure
 from eqrlab.analyses.studies.training_recipes import OPTIONS, configurations
 from eqrlab.analyses.text.describe import blocks_per_step, describe
 from eqrlab.core import load, save
-from eqrlab.core.checkpoints.load import build, configure
+from eqrlab.core.checkpoints.build import build, configure
 from eqrlab.core.training.trainer import Trainer
 from eqrlab.datasets import bundled, write_csv
 from tests.core_models import small_eqr

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from eqrlab.core.checkpoints.load import CheckpointError, write_tensors
+from eqrlab.core.checkpoints.tensors import write_tensors
+from eqrlab.core.errors import CheckpointError
 from eqrlab.core.training.state import pack
 from tests.test_train import same, trainer, weights
 

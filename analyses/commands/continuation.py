@@ -28,7 +28,7 @@ from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import MODES
 from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
 from eqrlab.core import Reasoner, load
-from eqrlab.core.checkpoints.load import replaced_whole
+from eqrlab.core.files import replaced_whole
 
 PARAMETERS = {"noise": "noise beta", "damping": "damping lambda", "sigma": "size of the starts sigma_0"}
 LISTED = 12  # branches that are born or die that get a line of their own

@@ -17,7 +17,7 @@ from eqrlab.analyses.studies.ladder.climb import Interrupted, climb
 from eqrlab.analyses.studies.ladder.rungs import RUNGS, Ladder, Sampling
 from eqrlab.analyses.studies.training_recipes import OPTIONS
 from eqrlab.attractors.results import archive
-from eqrlab.core.checkpoints.load import replaced_whole
+from eqrlab.core.files import replaced_whole
 
 
 @click.command(

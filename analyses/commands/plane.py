@@ -18,7 +18,7 @@ from eqrlab.analyses.figures.planes import ftle_picture, plane_picture, stabilit
 from eqrlab.analyses.text.names import safe
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.core.checkpoints.load import replaced_whole
+from eqrlab.core.files import replaced_whole
 
 STARTS = 24  # runs that find the attractors
 SIZES = (0.1, 0.2, 0.4, 0.7, 1.0, 1.5)

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from eqrlab.analyses.studies.training_recipes import configurations
-from eqrlab.core.checkpoints.load import brief
+from eqrlab.core.messages import brief
 from eqrlab.core.regular import read_json, read_log, require_regular
 
 FILES = ("options.json", "log.jsonl", "slots.jsonl", "state.safetensors", "model.safetensors")

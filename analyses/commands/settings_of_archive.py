@@ -12,7 +12,8 @@ import xarray as xr
 
 from eqrlab.attractors import Tolerances
 from eqrlab.core import Reasoner, load
-from eqrlab.core.checkpoints.load import bundled, sha256
+from eqrlab.core.checkpoints.load import bundled
+from eqrlab.core.files import sha256
 from eqrlab.core.messages import one_line
 
 Job = tuple[dict[str, Any], dict[str, Any]]

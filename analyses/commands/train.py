@@ -24,7 +24,8 @@ from eqrlab.analyses.commands.stopping import Stopped, exit_code, stop_signals
 from eqrlab.analyses.studies.training_recipes import PRESETS, configurations
 from eqrlab.analyses.text.describe import aligned, describe, flat, plain
 from eqrlab.core import load
-from eqrlab.core.checkpoints.load import FAMILIES, replaced_whole
+from eqrlab.core.checkpoints.build import FAMILIES
+from eqrlab.core.files import replaced_whole
 from eqrlab.core.messages import one_line
 from eqrlab.core.training.trainer import Trainer
 from eqrlab.core.training.trainer import train as run_training

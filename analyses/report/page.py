@@ -27,7 +27,7 @@ from eqrlab.analyses.text.vocabulary import MODE_NAMES, SELECTOR_NAMES
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import FATES, MODES
-from eqrlab.core.checkpoints.load import replaced_whole
+from eqrlab.core.files import replaced_whole
 
 Groups = dict[str, xr.Dataset]
 KNOWN = ("ensemble", "basins", "alignment", "modes", "spectrum", "scaling", *checks.GROUPS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from eqrlab.core.checkpoints.load import configure
+from eqrlab.core.checkpoints.build import configure
 from eqrlab.core.training.objective import RECIPES as FAMILY_RECIPES
 from eqrlab.core.training.objective import TrainConfig
 from eqrlab.datasets import seq_len, vocab_size

@@ -250,6 +250,10 @@ def _in_precision(system: System, z: Tensor, x: Any, noise: Any) -> Any:
     try:
         return system.step(z, x) if noise is None else system.step(z, x, noise)
     except (RuntimeError, TypeError) as error:
+        if noise is not None and isinstance(error, TypeError) and "positional argument" in str(error):
+            raise ValueError(
+                "step() takes no noise: define it as step(z, x, noise=None), or leave noise out"
+            ) from error
         other = torch.float64 if z.dtype == torch.float32 else torch.float32
         try:
             system.step(z.detach().to(other), cast_floating(x, other, None))

@@ -23,7 +23,7 @@ import numpy as np
 import xarray as xr
 
 from eqrlab.attractors.results import schema
-from eqrlab.core.checkpoints.load import replaced_whole
+from eqrlab.core.files import replaced_whole
 from eqrlab.core.messages import one_line
 
 TRIES = 5  # at a file that others replace

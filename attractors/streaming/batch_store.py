@@ -22,7 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from eqrlab.attractors.ensemble.fate import Tolerances
-from eqrlab.core.checkpoints.load import brief, read_tensors, replaced_whole, write_tensors
+from eqrlab.core.checkpoints.tensors import read_tensors, write_tensors
+from eqrlab.core.files import replaced_whole
+from eqrlab.core.messages import brief
 from eqrlab.core.regular import parse_json, require_regular
 
 FORMAT = 2

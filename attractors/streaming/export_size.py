@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eqrlab.attractors.ensemble.batches import batch_of
 from eqrlab.attractors.ensemble.iterate import run_rows
 from eqrlab.attractors.ensemble.options import RunOptions
 from eqrlab.attractors.ensemble.orbits import outline_length
@@ -30,15 +31,23 @@ class Size(NamedTuple):
     evaluations: int
 
 
-def export_size(system: System, inputs: Tensor | np.ndarray, **options: Unpack[RunOptions]) -> Size:
+def export_size(
+    system: System,
+    inputs: Tensor | np.ndarray,
+    *,
+    batch_size: int | None = None,
+    **options: Unpack[RunOptions],
+) -> Size:
     """Return how much `export` with these arguments will write and compute; runs two steps of one run.
 
     Parameters
     ----------
     system, inputs
         As in `sample`.
-    options
-        The others of `sample` but `progress`.
+    batch_size
+        Checked only: the size does not depend on it.
+    **options
+        The others of `sample`, see `RunOptions`.
 
     Returns
     -------
@@ -60,6 +69,7 @@ def export_size(system: System, inputs: Tensor | np.ndarray, **options: Unpack[R
     (True, 65000)
     """
     recipe = Run.of(system, inputs, **options)
+    batch_of(recipe, recipe.rows, batch_size)
     puzzles, restarts, depth = len(recipe.inputs), recipe.restarts, recipe.depth
     trial = recipe.puzzles(slice(1)).with_(restarts=1, depth=TRIAL)
     if isinstance(trial.initial, Tensor):

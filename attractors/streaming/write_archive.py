@@ -21,7 +21,7 @@ from eqrlab.attractors.ensemble.to_dataset import assemble, state_precision
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.archive import netcdf_errors, stored
 from eqrlab.attractors.streaming.batch_store import Parts
-from eqrlab.core.checkpoints.load import replaced_whole
+from eqrlab.core.files import replaced_whole
 
 CHUNK = 2**18  # bytes of a chunk before compression
 FEW = 2**20  # numbers that are sorted in memory

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 from pathlib import Path
 
-from eqrlab.core.checkpoints.load import CheckpointError
+from eqrlab.core.errors import CheckpointError
 from eqrlab.core.messages import one_line
 
 SCHEME = "hf://"

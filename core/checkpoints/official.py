@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from eqrlab.core.checkpoints.load import CheckpointError, assemble, plain_values
+from eqrlab.core.checkpoints.build import assemble, plain_values
 from eqrlab.core.checkpoints.official_configs import (
     NAMES,
     TRANSLATIONS,
@@ -21,6 +21,7 @@ from eqrlab.core.checkpoints.official_configs import (
 )
 from eqrlab.core.checkpoints.torchfile import Opaque, read_stored, read_torch_file
 from eqrlab.core.checkpoints.weights import CONTAINERS, ROOTS, find_weights
+from eqrlab.core.errors import CheckpointError
 from eqrlab.core.messages import brief, one_line
 from eqrlab.core.models.reasoner import Reasoner
 

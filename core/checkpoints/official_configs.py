@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from eqrlab.core.checkpoints.load import CheckpointError
 from eqrlab.core.checkpoints.torchfile import Opaque, StoredTensor
+from eqrlab.core.errors import CheckpointError
 from eqrlab.core.messages import brief, one_line
 
 NAMES = {"eqr": "EqR", "trm": "TRM", "hrm": "HRM", "urm": "URM"}

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eqrlab.core.checkpoints.load import CheckpointError
 from eqrlab.core.checkpoints.zipfile import open_records, record_bytes
+from eqrlab.core.errors import CheckpointError
 from eqrlab.core.kinds import LOOKED_AT, kind_of
 from eqrlab.core.messages import brief
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from eqrlab.core.checkpoints.load import CheckpointError
 from eqrlab.core.checkpoints.torchfile import StoredTensor
+from eqrlab.core.errors import CheckpointError
 from eqrlab.core.messages import brief
 
 CONTAINERS = ("model", "model_state_dict", "state_dict", "model_state", "net", "network", "module", "weights")

@@ -7,7 +7,7 @@ import struct
 import zipfile
 from pathlib import Path
 
-from eqrlab.core.checkpoints.load import CheckpointError
+from eqrlab.core.errors import CheckpointError
 
 _END, _END64 = b"PK\x05\x06", b"PK\x06\x06"
 _MOST_DIRECTORY = 1 << 24  # bytes: some 200,000 records, of which an official file has a few hundred

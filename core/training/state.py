@@ -5,16 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from eqrlab.core.checkpoints.load import CheckpointError, fill
+from eqrlab.core.checkpoints.build import fill
+from eqrlab.core.errors import CheckpointError
 from eqrlab.core.training.objective import TrainConfig
-
-if TYPE_CHECKING:
-    from eqrlab.core.training.trainer import Trainer
 
 _VERSION = 2  # 1 drew its training rows on the host
 _ROWS = ("z", "inputs", "labels", "taken", "halted")
@@ -24,12 +22,27 @@ _FREE = ("train.compile",)  # settings that may change on the way
 _STEPS = "train.steps"  # may change where a run is extended
 
 
+class TrainingRun(Protocol):
+    """What a training run must have to be written down and taken up again; `Trainer` is one."""
+
+    config: TrainConfig
+    device: torch.device
+    model: Any
+    ema: Any
+    optimizer: Any
+    data: Any
+    generator: torch.Generator
+    step_count: int
+    window: Tensor
+    extended: Any
+
+
 def plain(config: Any) -> dict[str, Any]:
     """Return a configuration as JSON gives it back."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def pack(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def pack(trainer: TrainingRun) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the state of a run as tensors and plain values: a run that takes it up continues bit for bit."""
     tensors = {f"model.{k}": v for k, v in trainer.model.state_dict().items()}
     tensors |= {f"ema.{k}": v for k, v in trainer.ema.state_dict().items()}
@@ -54,7 +67,7 @@ def pack(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def unpack(
-    trainer: Trainer,
+    trainer: TrainingRun,
     tensors: dict[str, Tensor],
     header: dict[str, Any],
     path: str | Path,
@@ -132,7 +145,7 @@ def unpack(
         setattr(trainer, name, tensors[f"rows.{name}"].to(like.device))
 
 
-def _settings(trainer: Trainer) -> dict[str, Any]:
+def _settings(trainer: TrainingRun) -> dict[str, Any]:
     return {
         "family": trainer.model.family,
         "task": trainer.model.task,

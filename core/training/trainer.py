@@ -13,7 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eqrlab.core.checkpoints.load import build, read_tensors, replaced_whole, save, write_tensors
+from eqrlab.core.checkpoints.build import build
+from eqrlab.core.checkpoints.load import save
+from eqrlab.core.checkpoints.tensors import read_tensors, write_tensors
+from eqrlab.core.files import replaced_whole
 from eqrlab.core.models.reasoner import Reasoner
 from eqrlab.core.random import GeneratorNoise
 from eqrlab.core.regular import read_log

@@ -24,7 +24,7 @@ from eqrlab.analyses import cli as command_line
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.validate import validate
 from eqrlab.core import EqR, EqRConfig, save
-from eqrlab.core.checkpoints.load import read_tensors
+from eqrlab.core.checkpoints.tensors import read_tensors
 from tests.benchmarks.bench_train_faults import ended, equal, row
 from tests.benchmarks.ledger import record
 

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from eqrlab.analyses.cli import cli
 from eqrlab.core import CheckpointError
-from eqrlab.core.checkpoints.load import read_tensors
+from eqrlab.core.checkpoints.tensors import read_tensors
 from eqrlab.datasets import bundled, write_csv
 
 pytestmark = pytest.mark.benchmark

@@ -21,7 +21,7 @@ import xarray as xr
 
 from eqrlab.attractors.results import archive
 from eqrlab.core import CheckpointError, load, save
-from eqrlab.core.checkpoints.load import read_tensors
+from eqrlab.core.checkpoints.tensors import read_tensors
 from eqrlab.datasets import bundled, read_puzzles, write_csv, write_npy_folder
 from tests.core_models import official_config, official_tensors, small_eqr
 

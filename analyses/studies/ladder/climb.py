@@ -16,7 +16,7 @@ from eqrlab.analyses.diagnose import diagnose
 from eqrlab.analyses.studies.ladder.rungs import REFERENCE_DEPTH, Ladder, Sampling
 from eqrlab.attractors.results import archive, schema
 from eqrlab.core import Reasoner, load
-from eqrlab.core.checkpoints.load import sha256
+from eqrlab.core.files import sha256
 from eqrlab.core.progress import shown, tqdm
 from eqrlab.core.training.objective import TrainConfig
 from eqrlab.core.training.trainer import Trainer, train

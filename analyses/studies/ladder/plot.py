@@ -17,7 +17,7 @@ from eqrlab.analyses.studies.ladder.text import PAPER_ACCURACY, START_NOTES
 from eqrlab.analyses.text.format import plural
 from eqrlab.analyses.text.vocabulary import MODE_NAMES
 from eqrlab.attractors.results.schema import MODES
-from eqrlab.core.checkpoints.load import replaced_whole
+from eqrlab.core.files import replaced_whole
 
 
 @styled

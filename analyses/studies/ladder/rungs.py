@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from eqrlab.analyses.studies.training_recipes import OPTIONS, configurations
-from eqrlab.core.checkpoints.load import configure, replaced_whole
+from eqrlab.core.checkpoints.build import configure
+from eqrlab.core.files import replaced_whole
 from eqrlab.core.training.trainer import Trainer
 from eqrlab.datasets import bundled, fingerprint, read_puzzles
 from eqrlab.datasets.device_symmetry import device_augmentation

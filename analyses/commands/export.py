@@ -29,6 +29,7 @@ from eqrlab.analyses.commands.settings_of_archive import like_archive, like_plan
 from eqrlab.analyses.commands.stopping import exit_code
 from eqrlab.analyses.text.format import plural
 from eqrlab.attractors import export
+from eqrlab.attractors.ensemble.place import dtype_of
 from eqrlab.attractors.ensemble.recipe import KEEP
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.validate import validate
@@ -78,6 +79,10 @@ def _job(
     chosen = {k: given.pop(k) for k in ("puzzles", "split", "limit", "allow_several")}
     starts = given.pop("starts")
     job = {**DEFAULTS, **old, **{k: v for k, v in given.items() if v is not None}}
+    job["device"] = opt.device_named(
+        job["device"]
+    )  # settings of an archive are looked at like those that are typed
+    dtype_of(job.get("dtype"))
     if "inputs" not in job or chosen["puzzles"]:
         puzzles = puzzles_for(
             model,
@@ -107,7 +112,6 @@ def _job(
     noise = model.noise_scale if job.get("noise") is None else job["noise"]
     if not (law == "random" or model.random_starts or noise):
         job["restarts"] = 1  # one stored start and no noise: every restart would be the same run
-    job["device"] = opt.device_named(job["device"])
     return model, job, origin
 
 

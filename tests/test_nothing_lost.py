@@ -13,16 +13,19 @@ import time
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from click.testing import CliRunner
 
 from eqrlab.analyses.cli import cli
 from eqrlab.analyses.commands import diagnose as verbs
 from eqrlab.analyses.commands.diagnose import named
+from eqrlab.analyses.commands.stopping import raise_on_signals
 from eqrlab.analyses.diagnose import archive_groups
 from eqrlab.analyses.text.names import group_names, safe, typed
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.validate import validate
 from eqrlab.core import EqR, EqRConfig, save
+from eqrlab.core.interrupts import ASKING, interrupts_held
 
 PUZZLES = "puzzle,solution\n1234341223414.23,1234341223414123\n12343412.3414123,1234341223414123\n"
 
@@ -470,3 +473,37 @@ def test_groups_of_an_archive_never_take_a_reserved_name():
     assert len(groups) == 7 and groups["ensemble"] == 1
     assert json.dumps(sorted(groups)).count("basins/") == 0
     assert np.unique([g.split("/")[0] for g in groups if "/" in g]).size == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_an_archive_is_written_waits_until_it_is_whole(number, data, tmp_path, monkeypatch):
+    """Raised within, it would leave locks of the library taken, for which closing the file then waits for ever."""
+    before = {n: signal.getsignal(n) for n in ASKING}
+    written = xr.DataTree.to_netcdf
+
+    def interrupted(tree, *args, **kwargs):
+        signal.raise_signal(number)
+        return written(tree, *args, **kwargs)
+
+    monkeypatch.setattr(xr.DataTree, "to_netcdf", interrupted)
+    raise_on_signals()
+    try:
+        run = inside("diagnose", data / "one.safetensors", *options(data, tmp_path))
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)
+    assert run.exit_code == 128 + number and "\neqrlab: stopped" in run.output
+    (part,) = (tmp_path / "diagnosis.nc.parts").iterdir()
+    assert validate(part).groups == 4
+
+
+def test_signals_are_held_only_as_long_as_the_block(monkeypatch):
+    handler = signal.getsignal(signal.SIGINT)
+    steps = []
+    with pytest.raises(KeyboardInterrupt), interrupts_held():
+        signal.raise_signal(signal.SIGINT)
+        steps.append("went on")
+    assert steps == ["went on"] and signal.getsignal(signal.SIGINT) is handler
+    with pytest.raises(KeyboardInterrupt), interrupts_held():
+        signal.raise_signal(signal.SIGINT)
+        raise ValueError("an error in the block does not swallow it")

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-ENDING = (signal.SIGTERM, signal.SIGHUP)
-ASKING = (signal.SIGINT, *ENDING)
+from eqrlab.core.interrupts import ASKING
+
+ENDING = tuple(number for number in ASKING if number != signal.SIGINT)
 
 
 class Stopped(KeyboardInterrupt):

@@ -24,6 +24,7 @@ import xarray as xr
 
 from eqrlab.attractors.results import schema
 from eqrlab.core.files import replaced_whole
+from eqrlab.core.interrupts import interrupts_held
 from eqrlab.core.messages import one_line
 
 TRIES = 5  # at a file that others replace
@@ -55,7 +56,7 @@ def write(path: str | Path, groups: Mapping[str, xr.Dataset]) -> None:
         }
         for name, dataset in groups.items()
     }
-    with replaced_whole(path) as temporary, netcdf_errors(path):
+    with interrupts_held(), replaced_whole(path) as temporary, netcdf_errors(path):
         tree.to_netcdf(temporary, engine="netcdf4", encoding=encoding)
 
 
@@ -180,15 +181,20 @@ def open(
     ------
     ValueError
         See `look`; also when the file is changed meanwhile.
+
+    Notes
+    -----
+    Ctrl-C and its like wait until it is closed.
     """
 
     def opener() -> xr.DataTree:
         with refused(path):
             return xr.open_datatree(os.path.abspath(path), engine="netcdf4", decode_times=False)
 
-    tree, before = _as_looked_at(path, opener, values=values, complete=complete, in_memory=in_memory)
-    with tree:
-        yield tree
+    with interrupts_held():
+        tree, before = _as_looked_at(path, opener, values=values, complete=complete, in_memory=in_memory)
+        with tree:
+            yield tree
     now = signature(path)
     if (
         now != before and now[:2] == before[:2]
@@ -298,7 +304,8 @@ def open_ensemble(
             )
 
     small = signature(path)[2] <= SMALL
-    opened, _ = _as_looked_at(path, opener, values=small)
+    with interrupts_held():
+        opened, _ = _as_looked_at(path, opener, values=small)
     with _named(path):
         return schema.migrated(opened)
 

@@ -167,7 +167,7 @@ def test_sigint_stops_cleanly_and_continues(whole, tmp_path):
         code = ended(number)
         said = log.read_text().splitlines()[-1]
         if code and step_on_disk(out) < STEPS:
-            assert code == 1 and "with all saved; continue with: eqrlab train sudoku6" in said
+            assert code == 130 and "with all saved; continue with: eqrlab train sudoku6" in said
         assert ended(start([*options(data, out), "--resume"], log)) == 0
         row(
             f"SIGINT {i + 1}",

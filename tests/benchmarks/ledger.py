@@ -88,6 +88,13 @@ SECTIONS = {
         "uninterrupted one, all variables byte by byte. 600 runs of 40 steps in 75 batches, each batch a part.",
         "bench_export.py",
     ),
+    "kills": (
+        "Kills of the long verbs",
+        "`eqrlab` runs with tiny work, killed at random moments by SIGKILL, SIGTERM, SIGHUP and SIGINT in turn, each "
+        "going on with `--resume` (basins: anew). What is there after each kill is validated, what was completed "
+        "before must still be there; at the end all values equal those of a run that nothing happened to.",
+        "bench_kills.py",
+    ),
     "export": (
         "Memory of an export",
         "Peak resident memory of a process that exports or samples so many restarts of a map of 32 numbers, depth 64, "

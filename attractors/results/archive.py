@@ -170,7 +170,7 @@ def _free_memory() -> int:
 def open(
     path: str | Path, *, values: bool | Sequence[str] = True, complete: bool = True, in_memory: bool = False
 ) -> Iterator[xr.DataTree]:
-    """Open an archive that `look` finds sound; its values are read where they are used.
+    """Open an archive that `look` finds sound; its values are read where they are used, and Ctrl-C waits.
 
     Parameters
     ----------
@@ -181,10 +181,6 @@ def open(
     ------
     ValueError
         See `look`; also when the file is changed meanwhile.
-
-    Notes
-    -----
-    Ctrl-C and its like wait until it is closed.
     """
 
     def opener() -> xr.DataTree:

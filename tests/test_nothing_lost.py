@@ -23,7 +23,7 @@ from eqrlab.analyses.commands.stopping import raise_on_signals
 from eqrlab.analyses.diagnose import archive_groups
 from eqrlab.analyses.text.names import group_names, safe, typed
 from eqrlab.attractors.results import archive
-from eqrlab.attractors.results.validate import validate
+from eqrlab.attractors.results.validate import schema_tables, validate
 from eqrlab.core import EqR, EqRConfig, save
 from eqrlab.core.interrupts import ASKING, interrupts_held
 
@@ -152,21 +152,20 @@ NAMES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_any_name_of_a_file_keeps_its_results_and_is_shown(name, data, tmp_path):
-    odd = model(tmp_path / "m" / f"{name}.safetensors")
-    run = inside("compare", data / "one.safetensors", odd, *options(data, tmp_path / "out"))
+def test_any_name_of_a_file_keeps_its_results_and_is_shown(data, tmp_path):
+    odd = [model(tmp_path / "m" / f"{name}.safetensors") for name in NAMES]
+    run = inside("compare", data / "one.safetensors", *odd, *options(data, tmp_path / "out"))
     assert run.exit_code == 0, run.output
-    assert validate(tmp_path / "out" / "compare.nc").groups == 9
+    assert all(c.isprintable() or c == "\n" for c in run.output)
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "checkpoint-2" in page and "checkpoint-3" not in page
-    assert f"\n{typed(name)}: 2 puzzles" in run.output and all(
-        c.isprintable() or c == "\n" for c in run.output
-    )
+    assert f"checkpoint-{len(NAMES) + 1}" in page and f"checkpoint-{len(NAMES) + 2}" not in page
+    assert validate(tmp_path / "out" / "compare.nc").groups == 4 * (len(NAMES) + 1) + 1
     tree = archive.read(tmp_path / "out" / "compare.nc")
-    (group,) = {str(n) for n, c in tree.children.items() if c.children}
-    assert tree[group]["ensemble"].attrs["name"] == typed(name)
-    assert list(tree["compare"].checkpoint.values) == ["one", typed(name)]
+    groups = {c["ensemble"].attrs["name"]: str(n) for n, c in tree.children.items() if c.children}
+    assert list(tree["compare"].checkpoint.values) == ["one", *map(typed, NAMES)]
+    for name in NAMES:
+        assert f"\n{typed(name)}: 2 puzzles" in run.output
+        assert groups[typed(name)] not in schema_tables()[1]
 
 
 def test_names_that_agree_are_all_kept_apart(data, tmp_path):
@@ -350,6 +349,18 @@ def test_an_error_in_the_second_checkpoint_keeps_the_first_and_says_so(data, tmp
     assert validate(tmp_path / "diagnosis.nc").groups == 4
 
 
+@pytest.fixture(scope="module")
+def halted(data, tmp_path_factory):
+    """Runs of one and two: stopped in the second, and whole."""
+    folder = tmp_path_factory.mktemp("halted")
+    two = [data / "one.safetensors", data / "two.safetensors"]
+    assert inside("diagnose", *two, *options(data, folder / "whole")).exit_code == 0
+    with pytest.MonkeyPatch.context() as patch:
+        stopped_in_the_second(patch)
+        assert inside("diagnose", *two, *options(data, folder / "stopped")).exit_code == 130
+    return folder
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -362,11 +373,9 @@ def test_an_error_in_the_second_checkpoint_keeps_the_first_and_says_so(data, tmp
         (["--checks"], "checks False there, True here"),
     ],
 )
-def test_another_run_is_not_resumed_and_nothing_of_it_is_removed(change, reason, data, tmp_path, monkeypatch):
+def test_another_run_is_not_resumed_and_nothing_of_it_is_removed(change, reason, data, halted, tmp_path):
     two = [data / "one.safetensors", data / "two.safetensors"]
-    with monkeypatch.context() as patch:
-        stopped_in_the_second(patch)
-        inside("diagnose", *two, *options(data, tmp_path))
+    shutil.copytree(halted / "stopped", tmp_path, dirs_exist_ok=True)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     for archive_there in (True, False):
         if not archive_there:
@@ -385,13 +394,10 @@ def test_a_finished_diagnosis_of_another_checkpoint_is_not_replaced_by_resume(da
     assert (tmp_path / "diagnosis.nc").read_bytes() == diagnosed.read_bytes()
 
 
-def test_what_others_keep_in_the_folder_of_parts_stays(data, tmp_path, monkeypatch):
+def test_what_others_keep_in_the_folder_of_parts_stays(data, halted, tmp_path):
     two, folder = [data / "one.safetensors", data / "two.safetensors"], tmp_path / "diagnosis.nc.parts"
-    folder.mkdir()
+    shutil.copytree(halted / "stopped", tmp_path, dirs_exist_ok=True)
     (folder / "mine.txt").write_text("keep")
-    with monkeypatch.context() as patch:
-        stopped_in_the_second(patch)
-        inside("diagnose", *two, *options(data, tmp_path))
     (others,) = [p for p in folder.iterdir() if p.suffix == ".nc"]
     kept = others.read_bytes()
     assert inside("diagnose", *two, *options(data, tmp_path, "--depth", 6)).exit_code == 0
@@ -400,11 +406,9 @@ def test_what_others_keep_in_the_folder_of_parts_stays(data, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("kind", ["fifo", "socket", "folder", "junk", "cut", "bits"])
-def test_parts_that_are_none_end_in_one_line_or_are_run_again(kind, data, tmp_path, monkeypatch):
+def test_parts_that_are_none_end_in_one_line_or_are_run_again(kind, data, halted, tmp_path, monkeypatch):
     two = [data / "one.safetensors", data / "two.safetensors"]
-    with monkeypatch.context() as patch:
-        stopped_in_the_second(patch)
-        inside("diagnose", *two, *options(data, tmp_path))
+    shutil.copytree(halted / "stopped", tmp_path, dirs_exist_ok=True)
     (tmp_path / "diagnosis.nc").unlink()
     (part,) = (tmp_path / "diagnosis.nc.parts").iterdir()
     whole = part.read_bytes()
@@ -426,8 +430,7 @@ def test_parts_that_are_none_end_in_one_line_or_are_run_again(kind, data, tmp_pa
         assert isinstance(run.exception, ValueError) and part.name in str(run.exception)
         return
     assert run.exit_code == 0, run.output
-    assert inside("diagnose", *two, *options(data, tmp_path / "whole")).exit_code == 0
-    assert variables(tmp_path / "diagnosis.nc") == variables(tmp_path / "whole" / "diagnosis.nc")
+    assert variables(tmp_path / "diagnosis.nc") == variables(halted / "whole" / "diagnosis.nc")
 
 
 def start(*arguments, **more):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
@@ -76,10 +78,8 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb; stopped by a signal, it says what is kept in one line."""
         try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt as stop:
-            click.echo(f"eqrlab: {_with_notes('stopped', stop)}", err=True)
-            ctx.exit(exit_code(stop))
+            with _stopped_in_a_line():  # before click catches it, which says "Aborted!"
+                return super().invoke(ctx)
         except click.ClickException as error:
             error.message = one_line(error.message)  # type: ignore[misc]
             raise
@@ -101,7 +101,21 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; misuse, unusable files and a lack of memory end with one line and exit code 1."""
-    raise_on_signals()
+    with _stopped_in_a_line():
+        raise_on_signals()
+        _run()
+
+
+@contextmanager
+def _stopped_in_a_line() -> Iterator[None]:
+    """End the process with one line, what is kept, and the exit code of the signal, where one stops it."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        _fail(_with_notes("stopped", stop), exit_code(stop))
+
+
+def _run() -> None:
     output = tolerate_broken_streams()
     guard_streams()
     try:

@@ -22,6 +22,7 @@ from eqrlab.attractors.streaming.batch_store import Parts, read_plan
 from eqrlab.attractors.streaming.export import status
 from eqrlab.core import load
 from eqrlab.core.checkpoints.tensors import read_tensors, write_tensors
+from eqrlab.datasets import bundled, write_csv
 
 SMALL = ["--limit", 2, "--restarts", 6, "--depth", 5, "--batch-size", 4, "--quiet"]
 
@@ -78,6 +79,15 @@ def content(path):
 def test_an_export_that_was_stopped_ends_as_the_whole_one(stopped):
     assert 0 < status(stopped).done < status(stopped).total
     assert inside("export", "--out", stopped, "--resume", "--quiet").exit_code == 0
+    assert content(stopped) == content(stopped.with_name("whole.nc")) and not parts(stopped).exists()
+
+
+def test_the_very_command_that_was_stopped_goes_on_with_resume(stopped):
+    """Its checkpoint and its puzzles are named again, as a file."""
+    some = stopped.with_name("some.csv")
+    write_csv(some, bundled("sudoku6").take(slice(2)))
+    run = inside("export", "eqr-sudoku6", "--out", stopped, *SMALL, "--puzzles", some, "--resume")
+    assert run.exit_code == 0, (run.output, run.exception)
     assert content(stopped) == content(stopped.with_name("whole.nc")) and not parts(stopped).exists()
 
 

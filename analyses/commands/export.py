@@ -83,6 +83,7 @@ def _job(
         job["device"]
     )  # settings of an archive are looked at like those that are typed
     dtype_of(job.get("dtype"))
+    judged = job.pop("judged", False)
     if "inputs" not in job or chosen["puzzles"]:
         puzzles = puzzles_for(
             model,
@@ -105,7 +106,7 @@ def _job(
                 f"{like or folder_of(out)}: puzzles of {given_inputs[0].size} cells and tokens up to "
                 f"{given_inputs.max()}, the model reads {cells} cells and {tokens} tokens"
             )
-        job["oracle"] = datasets.oracle(model.task) if job.pop("judged", False) else None
+        job["oracle"] = datasets.oracle(model.task) if judged else None
     law = starts or job.pop("starts", None) or ("own" if model.random_starts else "random")
     job.pop("starts", None)
     job["initial"] = model.random_initial if law == "random" else None

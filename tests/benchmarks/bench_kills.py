@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -64,6 +65,10 @@ def start(arguments: list[str], log: Path) -> int:
             command_line.main()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 0
+        except KeyboardInterrupt:  # it came before the first line of main
+            code = 128 + signal.SIGINT
+        except BaseException:  # noqa: BLE001, of a process that would end without a word
+            traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
     finally:

@@ -15,9 +15,10 @@ from eqrlab.attractors.dynamics.jacobian import check_differentiable, rows_withi
 from eqrlab.attractors.dynamics.lyapunov import first_frame
 from eqrlab.attractors.dynamics.tangent import advance, log_factors, one_step, triangular
 from eqrlab.attractors.ensemble.arguments import with_noise
-from eqrlab.attractors.ensemble.contract import draw_start
+from eqrlab.attractors.ensemble.contract import draw_start, law_name
 from eqrlab.attractors.ensemble.iterate import norm
-from eqrlab.attractors.ensemble.judge import Oracle
+from eqrlab.attractors.ensemble.judge import Judge, Oracle
+from eqrlab.attractors.ensemble.place import Place
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.states import Points, take_points
 from eqrlab.attractors.results import schema
@@ -144,14 +145,15 @@ def trajectory_exponents(
         "window_exponent": ((*each, "eig"), means, f"{text}: mean over the window"),
         "window_drift": (each, drifts, "mean logarithm of ||z_t - z_(t-1)|| / ||z_t|| over the window"),
     }
-    if labels is not None or oracle is not None:
-        right = _correct(points.tokens.numpy(), answer, labels, oracle)
+    judge = Judge(None if labels is None else np.asarray(torch.as_tensor(labels).cpu()), oracle)
+    if judge.known:
+        right = _correct(judge, points.tokens.numpy(), answer)
         variables["correct"] = (("puzzle", "restart"), right, "answer at the end is right")
         variables |= _conditioned(means[..., 0], drifts, right, confidence, resamples, int(seed))
     attributes = points.attributes(
         seed=seed, restarts=restarts, depth=depth, noise=beta, confidence=confidence, window=window,
         bootstrap=f"{resamples} resamples of puzzles, seed {seed}",
-        initial_law="restart law of the system" if initial is None else getattr(initial, "__name__", "callable"),
+        initial_law=law_name(initial),
     )  # fmt: skip
     coordinates = {
         "step": np.arange(1, depth + 1), "window": first + window * np.arange(1, windows + 1),
@@ -174,10 +176,9 @@ def _starts(
     """Return the starts that `sample` draws, as points."""
     tokens = torch.as_tensor(inputs)
     law = system.initial if initial is None else initial
-    place = torch.device(device if device is not None else getattr(system, "device", "cpu"))
-    if isinstance(system, torch.nn.Module):
-        system = system.to(place)
-    x = system.encode(tokens.to(place))
+    place = Place.of(system, device)
+    system = place.bring(system)
+    x = place.context(system, tokens)
     drawn = [
         torch.cat(
             [
@@ -216,20 +217,16 @@ def _means(values: np.ndarray, windows: int) -> np.ndarray:
     return values.reshape(*values.shape[:2], windows, -1, *values.shape[3:]).mean(3)
 
 
-def _correct(
-    inputs: np.ndarray, answer: np.ndarray, labels: Tensor | np.ndarray | None, oracle: Oracle | None
-) -> np.ndarray:
-    """Return which answers (P, B, L) are right; cells with label 0 do not count."""
+def _correct(judge: Judge, inputs: np.ndarray, answer: np.ndarray) -> np.ndarray:
+    """Return which answers (P, B, L) are right."""
     puzzles, restarts, length = answer.shape
-    if oracle is not None:
-        return np.asarray(oracle(np.repeat(inputs, restarts, 0), answer.reshape(-1, length)), bool).reshape(
-            puzzles, restarts
-        )
-    truth = np.asarray(torch.as_tensor(labels).cpu())
-    if truth.shape != (puzzles, length):
-        raise ValueError(f"labels must be (puzzle, token) = {(puzzles, length)}, got {truth.shape}")
-    counted = (truth != 0)[:, None]
-    return ((answer == truth[:, None]) | ~counted).all(2) & counted.any(2)
+    labels = judge.labels
+    if judge.oracle is None and labels is not None and labels.shape != (puzzles, length):
+        raise ValueError(f"labels must be (puzzle, token) = {(puzzles, length)}, got {labels.shape}")
+    each = np.repeat(np.arange(puzzles), restarts)
+    judge = judge.of(each) if judge.oracle is None else Judge(oracle=judge.oracle)
+    right, _ = judge(inputs[each], answer.reshape(-1, length))
+    return right.reshape(puzzles, restarts)
 
 
 def _conditioned(

@@ -13,12 +13,12 @@ from torch import Tensor
 from eqrlab.attractors.ensemble.arguments import tokens_of
 from eqrlab.attractors.ensemble.contract import draw_start, require_system
 from eqrlab.attractors.ensemble.fate import state_scale
-from eqrlab.attractors.ensemble.place import dtype_of
+from eqrlab.attractors.ensemble.place import Place
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.sample import sample
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
-from eqrlab.core.models.reasoner import cast_floating, take_rows
+from eqrlab.core.models.reasoner import take_rows
 from eqrlab.core.random import puzzle_key, restart_generator
 
 STILL = 1e-6  # a first step shorter than this, relative to the state, is none
@@ -124,16 +124,14 @@ def _starts(
     system: System, tokens: Tensor, restarts: int, seed: int, initial: Law | None, device: Any, dtype: Any
 ) -> tuple[Tensor, Any]:
     """Return starts and contexts of all rows, the same starts for every puzzle."""
-    place = torch.device(device if device is not None else getattr(system, "device", "cpu"))
-    if isinstance(system, torch.nn.Module):
-        system.to(place)
-    x = cast_floating(system.encode(tokens.to(place)), dtype_of(dtype), place)
+    place = Place.of(system, device, dtype)
+    system = place.bring(system)
+    x = place.context(system, tokens)
     law: Callable[[Any, torch.Generator], Tensor] = initial or system.initial
     key = puzzle_key(seed, tokens[0].numpy())
     one = [draw_start(law, take_rows(x, slice(0, 1)), restart_generator(key, r)) for r in range(restarts)]
-    z = torch.cat(one).to(place)
-    z = z if dtype is None else z.to(dtype_of(dtype))
-    every = torch.arange(len(tokens), device=place).repeat_interleave(restarts)
+    z = torch.cat(one).to(device=place.device, dtype=place.dtype)
+    every = torch.arange(len(tokens), device=place.device).repeat_interleave(restarts)
     return z.repeat(len(tokens), *[1] * (z.ndim - 1)), take_rows(x, every)
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import tokens_of
 from eqrlab.attractors.ensemble.contract import check_rows, is_known, require_system
-from eqrlab.attractors.ensemble.place import dtype_of
+from eqrlab.attractors.ensemble.place import Place, dtype_of
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
-from eqrlab.core.models.reasoner import cast_floating, take_rows
+from eqrlab.core.models.reasoner import take_rows
 
 States = Tensor | np.ndarray | xr.Dataset | xr.DataArray
 
@@ -120,20 +120,18 @@ def take_points(
         raise ValueError(
             f"states have {len(z)} puzzles, inputs {len(tokens)}; give one row of states a puzzle"
         )
-    place = torch.device(device if device is not None else getattr(system, "device", z.device))
-    if isinstance(system, torch.nn.Module):
-        system = system.to(place)
     precision = dtype_of(dtype) or (z.dtype if z.dtype == torch.float64 else torch.float32)
     if precision not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be float32 or float64 for derivatives, got {precision}")
-    shape = (z.shape[0], z.shape[1])
-    z = z.reshape(-1, *z.shape[2:]).to(device=place, dtype=precision)
+    place = Place.of(system, device if device is not None else getattr(system, "device", z.device), precision)
+    system, shape = place.bring(system), (z.shape[0], z.shape[1])
+    z = z.reshape(-1, *z.shape[2:]).to(device=place.device, dtype=precision)
     flat = z.flatten(1)
     gap = flat.isnan().all(1)
     points = Points(
         system,
         z,
-        cast_floating(system.encode(tokens.to(place)), precision, place),
+        place.context(system, tokens),
         tokens,
         shape,
         ~gap,

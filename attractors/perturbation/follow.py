@@ -17,7 +17,7 @@ from eqrlab.attractors.ensemble.fate import CODE, Tolerances, classify, long_run
 from eqrlab.attractors.ensemble.history import History
 from eqrlab.attractors.ensemble.iterate import TRACE_SEED, Sketch, norm
 from eqrlab.attractors.ensemble.orbits import outlines
-from eqrlab.attractors.ensemble.place import dtype_of
+from eqrlab.attractors.ensemble.place import Place
 from eqrlab.attractors.ensemble.recipe import FEATURES, TRACE
 from eqrlab.attractors.ensemble.records import noise_size
 from eqrlab.attractors.ensemble.runs import Runs, join, runs_of, widened
@@ -25,7 +25,7 @@ from eqrlab.attractors.ensemble.states import few_rows
 from eqrlab.attractors.landscape.identify import identify
 from eqrlab.attractors.results import schema
 from eqrlab.core import KeyedNoise, System
-from eqrlab.core.models.reasoner import cast_floating, take_rows
+from eqrlab.core.models.reasoner import take_rows
 from eqrlab.core.random import puzzle_key, restart_keys
 
 
@@ -149,16 +149,15 @@ class Follower:
             raise ValueError(f"batch_size must be an integer >= 1, got {batch_size}")
         self.tokens = tokens_of(inputs, "inputs")
         self.system, self.noise = with_noise(system, noise)
-        self.device = torch.device(device if device is not None else getattr(system, "device", "cpu"))
-        if isinstance(self.system, torch.nn.Module):
-            self.system = self.system.to(self.device)
-        self.dtype = dtype_of(dtype)
+        place = Place.of(system, device, dtype)
+        self.device, self.dtype = place.device, place.dtype
         if self.dtype not in (None, torch.float32, torch.float64):
             raise ValueError(f"dtype must be float32 or float64 to follow basins, got {self.dtype}")
         self.depth, self.seed, self.bound, self.batch_size = int(depth), int(seed), float(bound), batch_size
         self.tolerances = tolerances or Tolerances()
         self.noise_size = 0.0
-        self.x = cast_floating(self.system.encode(self.tokens.to(self.device)), self.dtype, self.device)
+        self.system = place.bring(self.system)
+        self.x = place.context(self.system, self.tokens)
         self.keys = [puzzle_key(self.seed, row.numpy()) for row in self.tokens]
         self.evaluations = 0
         self.checked = is_known(self.system)

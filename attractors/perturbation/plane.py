@@ -13,7 +13,7 @@ from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import tokens_of
 from eqrlab.attractors.ensemble.fate import Tolerances
-from eqrlab.attractors.ensemble.judge import Oracle
+from eqrlab.attractors.ensemble.judge import Judge, Oracle
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.runs import Runs, join, runs_of
 from eqrlab.attractors.ensemble.states import States
@@ -160,7 +160,8 @@ def plane(
     sides = make_sides(extent, frames)
     corner = max(f.unit * max(map(abs, sides)) * 2**0.5 + float(f.centre.norm()) for f in frames)
     follower.bound = escape * corner
-    judge = Judge(tokens.numpy(), truth, oracle)
+    judge = Judge(truth, oracle)
+    right = lambda ends, puzzle: _right(judge, tokens.numpy(), ends, puzzle)
     fields = []
     seen = None if ensemble is None else runs_of(ensemble)
     if ensemble is not None and "settled_below" in (
@@ -174,12 +175,12 @@ def plane(
             pilot = _states(frame, at[order[:PILOT]], p, shape)
             if ensemble is None:
                 follower.tolerances = given
-                follower.fix_band(*pilot, judge)
+                follower.fix_band(*pilot, right)
             elif follower.noise:  # the ensemble knows the threshold, not the noise of this amplitude
                 follower.measure_noise(*pilot)
             ends = _follow(follower, frame, at[order], p, shape, bar).take(np.argsort(order))
             number = _numbers(ends, None if seen is None else seen[p])
-            fields.append(field_of(ends, number, judge(ends, np.full(len(order), p)), resolution))
+            fields.append(field_of(ends, number, right(ends, np.full(len(order), p)), resolution))
     cell = (sides[1] - sides[0]) / resolution
     variables = maps(fields, judge.known) | fractions(fields, judge.known, jitter, confidence)
     variables |= borders(fields, box, jitter, confidence, seed, cell)
@@ -215,31 +216,15 @@ INTERVAL = {
 }
 
 
-class Judge:
-    """Decides correctness of answers, each different one once."""
-
-    def __init__(self, inputs: np.ndarray, labels: np.ndarray | None, oracle: Oracle | None):
-        self.inputs, self.labels, self.oracle = inputs, labels, oracle
-        self.known = labels is not None or oracle is not None
-        named = getattr(oracle, "name", getattr(oracle, "__name__", "callable")) if oracle else None
-        self.name = named or ("labels" if labels is not None else "none")
-
-    def __call__(self, ends: Ends, puzzle: np.ndarray) -> np.ndarray:
-        right = np.zeros(len(ends.code), bool)
-        if not self.known:
-            return right
-        keys = np.stack((puzzle, ends.code), 1)
-        _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-        answer, which = ends.answer[first], puzzle[first]
-        if self.oracle is not None:
-            found = np.asarray(self.oracle(self.inputs[which], answer), bool)
-        else:
-            assert self.labels is not None
-            truth = self.labels[which]
-            if truth.shape != answer.shape:
-                raise ValueError(f"labels have {truth.shape[1]} tokens, answers {answer.shape[1]}")
-            found = ((answer == truth) | (truth == 0)).all(1) & (truth != 0).any(1)
-        return found[inverse.reshape(-1)]
+def _right(judge: Judge, inputs: np.ndarray, ends: Ends, puzzle: np.ndarray) -> np.ndarray:
+    """Return which ends (n,) are right; each different answer of a puzzle is judged once."""
+    if not judge.known:
+        return np.zeros(len(ends.code), bool)
+    keys = np.stack((puzzle, ends.code), 1)
+    _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    which = puzzle[first]
+    found, _ = judge.of(which)(inputs[which], ends.answer[first])
+    return found[inverse.reshape(-1)]
 
 
 def _cells(n: int, sides: tuple[float, ...], jitter: bool, key: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,19 @@
-"""Errors that users see."""
+"""Errors that users see, and those that libraries raise over files that are not what they should be."""
 
 from __future__ import annotations
 
 from eqrlab.core.messages import one_line
+
+DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)  # what comes of reading a damaged or hostile file, by whatever library
 
 
 class CheckpointError(ValueError):

@@ -7,11 +7,10 @@ import time
 import numpy as np
 
 from eqrlab import attractors as at
-from eqrlab.analyses.studies.checks import FOLLOWED
+from eqrlab.analyses.studies.checks import FOLLOWED, NOOP_DEPTH, NOOP_RESTARTS
 
 MEASURED = 1.0  # seconds that the measurement may take, about
 LOCAL = 800  # evaluations of a puzzle for local dynamics: pushes, returns, products with the Jacobian
-NOOP_RESTARTS, NOOP_DEPTH = 4, 32  # see `checks.run_checks`
 VERDICT = 0.05  # seconds a puzzle for attractors, modes and the report, which hardly depend on the model
 FIXED = 2.0  # seconds for the archive and the pictures
 

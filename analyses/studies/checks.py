@@ -16,6 +16,7 @@ from eqrlab.attractors.results.interval import Interval
 from eqrlab.core import System
 
 GROUPS = ("outcomes", "noop", "sensitivity")
+NOOP_RESTARTS, NOOP_DEPTH = 4, 32  # at most, of the no-op test
 FOLLOWED = 4  # restarts of each puzzle that go on to twice the depth
 MOST_NUMBERS = 2**27  # of states that are kept for it
 
@@ -43,8 +44,8 @@ def run_checks(
     depth, device = ensemble.sizes["step"], run.place.device
     law = None if isinstance(run.initial, torch.Tensor) else run.initial
     groups = {
-        "noop": at.noop_test(run.system, run.inputs, restarts=4, depth=min(depth, 32), seed=run.seed,
-                             initial=law, device=device, progress=progress),
+        "noop": at.noop_test(run.system, run.inputs, restarts=NOOP_RESTARTS, depth=min(depth, NOOP_DEPTH),
+                             seed=run.seed, initial=law, device=device, progress=progress),
         "sensitivity": at.mode_sensitivity(ensemble),
     }  # fmt: skip
     if "final_state" in ensemble:

@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from eqrlab.core.messages import printable
+
 SHOWN = 120  # characters of a name where it is read
 BYTES = 120  # of a name in a file or an archive, which take 255 and more is added to it
 
@@ -18,7 +20,7 @@ def typed(text: str) -> str:
     >>> typed("model "), typed("a\nb"), typed("a\u202eb")
     ('model ', 'a\\nb', 'a\\u202eb')
     """
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    shown = printable(text)
     return shown if len(shown) <= SHOWN else f"{shown[: SHOWN - 3]}..."
 
 

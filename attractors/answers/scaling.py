@@ -15,8 +15,6 @@ from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles, widened
 from eqrlab.attractors.statistics.intervals import check_confidence
 
-CEILINGS = ("mean", "any_correct")  # no choice among several answers is made
-
 
 def scaling(
     ensemble: xr.Dataset,

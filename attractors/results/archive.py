@@ -23,6 +23,7 @@ import numpy as np
 import xarray as xr
 
 from eqrlab.attractors.results import schema
+from eqrlab.core.errors import DAMAGE
 from eqrlab.core.files import replaced_whole
 from eqrlab.core.interrupts import interrupts_held
 from eqrlab.core.messages import one_line
@@ -215,21 +216,9 @@ def refused(path: str | Path, what: str = "not a readable NetCDF-4 archive") -> 
     """Turn what comes of contents that no archive has into one printable line."""
     try:
         yield
-    except _DAMAGE as error:
+    except DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(one_line(f"{path}: {what} ({reason})", 1000)) from None
-
-
-_DAMAGE = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 
 def read(path: str | Path, *, complete: bool = False) -> xr.DataTree:

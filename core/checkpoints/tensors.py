@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from eqrlab.core.errors import CheckpointError
+from eqrlab.core.errors import DAMAGE, CheckpointError
 from eqrlab.core.files import replaced_whole, what_is_wrong
 
 FORMAT = 1
@@ -25,17 +25,7 @@ _MOST_HEADER = 1 << 22  # bytes of a safetensors header: some 50,000 tensors
 WEIGHTS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-_UNREADABLE = (
-    SafetensorError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+_UNREADABLE = (SafetensorError, *DAMAGE)
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from eqrlab.core.checkpoints.zipfile import open_records, record_bytes
-from eqrlab.core.errors import CheckpointError
+from eqrlab.core.errors import DAMAGE, CheckpointError
 from eqrlab.core.kinds import LOOKED_AT, kind_of
 from eqrlab.core.messages import brief
 
@@ -327,19 +327,7 @@ def read_stored(tensors: Mapping[str, StoredTensor | Tensor], path: Path) -> dic
         raise CheckpointError(f"{path}: {_reason(error)}") from None
 
 
-_DAMAGE = (
-    zipfile.BadZipFile,
-    struct.error,
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+_DAMAGE = (zipfile.BadZipFile, struct.error, EOFError, *DAMAGE)
 
 
 def _reason(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from pathlib import Path
 
 # Before torch is imported; commands that tests start inherit them.
@@ -14,6 +15,12 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
+# A shell that starts the suite in the background lets it, and every process it starts, ignore these signals: the tests
+# that send them would wait for ever.
+for _name in ("SIGINT", "SIGTERM", "SIGHUP"):
+    if (_number := getattr(signal, _name, None)) and signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _name == "SIGINT" else signal.SIG_DFL)
+
 settings.register_profile("eqrlab", deadline=None, derandomize=True, database=None)
 settings.load_profile("eqrlab")
 

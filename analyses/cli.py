@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from eqrlab import __version__
-from eqrlab.analyses.commands.stopping import exit_code, raise_on_signals
+from eqrlab.analyses.commands.common.stopping import exit_code, raise_on_signals
 from eqrlab.analyses.streams import lost_output, tolerate_broken_streams
 from eqrlab.analyses.terminal import guard_streams
 from eqrlab.core.messages import one_line

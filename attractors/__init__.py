@@ -14,12 +14,12 @@ from eqrlab.attractors.dynamics.lyapunov import lyapunov
 from eqrlab.attractors.dynamics.run_exponents import trajectory_exponents
 from eqrlab.attractors.dynamics.singular import singular_values
 from eqrlab.attractors.dynamics.spectrum import spectrum
-from eqrlab.attractors.ensemble.fate import Tolerances
 from eqrlab.attractors.ensemble.noop import noop_test
 from eqrlab.attractors.ensemble.options import RunOptions, StateOptions
 from eqrlab.attractors.ensemble.prolong import prolong
 from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.ensemble.sample import sample
+from eqrlab.attractors.fates.fate import Tolerances
 from eqrlab.attractors.landscape.basins import basins
 from eqrlab.attractors.landscape.continuation import continuation
 from eqrlab.attractors.landscape.estimate import estimate_basins

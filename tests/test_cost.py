@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from tqdm.auto import tqdm
 
 from eqrlab import attractors as at
-from eqrlab.analyses.commands import cost
+from eqrlab.analyses.commands.common import cost
 from eqrlab.analyses.commands.diagnose import diagnose_command
 from eqrlab.analyses.diagnose import diagnose
 from eqrlab.core import EqR, EqRConfig, MapSystem, save

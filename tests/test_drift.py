@@ -6,7 +6,7 @@ import torch
 
 from eqrlab import attractors as at
 from eqrlab.analyses.text.verdicts import drift_sentence
-from eqrlab.attractors.ensemble.drift import grows_for_ever, turn_left
+from eqrlab.attractors.fates.drift import grows_for_ever, turn_left
 from eqrlab.attractors.results.schema import ADVICE, FATES
 from eqrlab.core import MapSystem
 from tests.zoo import contraction, linear, logistic, normal_start, puzzles

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from eqrlab import attractors as at
-from eqrlab.attractors.ensemble.cycles import find_period
-from eqrlab.attractors.ensemble.fate import (
+from eqrlab.attractors.fates.cycles import find_period
+from eqrlab.attractors.fates.fate import (
     ANSWER,
     answer_settled,
     classify,

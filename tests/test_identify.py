@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from eqrlab import attractors as at
-from eqrlab.attractors.ensemble.fate import CODE
 from eqrlab.attractors.ensemble.runs import Runs, join, runs_of
+from eqrlab.attractors.fates.fate import CODE
 from eqrlab.attractors.landscape.basins import tabulate
 from eqrlab.attractors.landscape.identify import identify
 from eqrlab.attractors.statistics.intervals import proportion_interval

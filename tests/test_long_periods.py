@@ -8,8 +8,8 @@ import torch
 
 from eqrlab import attractors as at
 from eqrlab.attractors.dynamics.solvers import RESULTS
-from eqrlab.attractors.ensemble.cycles import find_period, longest_period
-from eqrlab.attractors.ensemble.fate import ANSWER, find_answer_fate
+from eqrlab.attractors.fates.cycles import find_period, longest_period
+from eqrlab.attractors.fates.fate import ANSWER, find_answer_fate
 from eqrlab.attractors.results.schema import FATES
 from eqrlab.core import MapSystem
 from tests.zoo import normal_start, puzzles, rotor

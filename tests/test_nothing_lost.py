@@ -18,8 +18,8 @@ from click.testing import CliRunner
 
 from eqrlab.analyses.cli import cli
 from eqrlab.analyses.commands import diagnose as verbs
+from eqrlab.analyses.commands.common.stopping import raise_on_signals
 from eqrlab.analyses.commands.diagnose import named
-from eqrlab.analyses.commands.stopping import raise_on_signals
 from eqrlab.analyses.diagnose import archive_groups
 from eqrlab.analyses.text.names import group_names, safe, typed
 from eqrlab.attractors.results import archive

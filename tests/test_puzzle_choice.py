@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from eqrlab.analyses.commands import puzzle_choice
 from eqrlab.analyses.commands.basins import basins_command
+from eqrlab.analyses.commands.common import puzzle_choice
+from eqrlab.analyses.commands.common.puzzle_choice import DRAWN, how_chosen, puzzle_attributes, puzzles_for
 from eqrlab.analyses.commands.diagnose import diagnose_command
-from eqrlab.analyses.commands.puzzle_choice import DRAWN, how_chosen, puzzle_attributes, puzzles_for
 from eqrlab.attractors.results import archive
 from eqrlab.core import EqR, EqRConfig, save
 from eqrlab.datasets import Draw, build, bundled, read_puzzles, write_csv, write_npy_folder

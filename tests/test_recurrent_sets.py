@@ -6,9 +6,9 @@ import torch
 from scipy.stats import binomtest
 
 from eqrlab import attractors as at
-from eqrlab.attractors.ensemble.clouds import recurs
-from eqrlab.attractors.ensemble.orbits import outlines
 from eqrlab.attractors.ensemble.runs import runs_of
+from eqrlab.attractors.fates.clouds import recurs
+from eqrlab.attractors.fates.orbits import outlines
 from eqrlab.core import MapSystem
 from tests.mixtures import henon, ikeda, leaking, logistic, mixture, rotation, still, turning
 from tests.zoo import puzzles, rotor

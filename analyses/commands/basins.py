@@ -11,15 +11,15 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
-from eqrlab.analyses.commands.diagnose import table
-from eqrlab.analyses.commands.outputs import require_writable
-from eqrlab.analyses.commands.puzzle_choice import (
+from eqrlab.analyses.commands.common.outputs import require_writable
+from eqrlab.analyses.commands.common.puzzle_choice import (
     SAMPLE,
     how_chosen,
     puzzle_attributes,
     puzzles_for,
     short_source,
 )
+from eqrlab.analyses.commands.diagnose import table
 from eqrlab.analyses.text.format import percent, percent_interval, plural
 from eqrlab.attractors.landscape.estimate import DECISIONS, STOPS
 from eqrlab.attractors.results import archive

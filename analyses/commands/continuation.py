@@ -16,9 +16,9 @@ from torch import Tensor
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.common.outputs import require_writable
+from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for, short_source
 from eqrlab.analyses.commands.diagnose import table
-from eqrlab.analyses.commands.outputs import require_writable
-from eqrlab.analyses.commands.puzzle_choice import puzzles_for, short_source
 from eqrlab.analyses.text.format import percent_interval
 from eqrlab.analyses.text.names import typed
 from eqrlab.analyses.text.vocabulary import MODE_NAMES

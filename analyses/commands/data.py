@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 from eqrlab import datasets
-from eqrlab.analyses.commands.outputs import require_writable
+from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.core.messages import one_line
 from eqrlab.core.progress import shown, tqdm
 from eqrlab.datasets import files, tasks

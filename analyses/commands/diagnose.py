@@ -13,16 +13,16 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
-from eqrlab.analyses.commands.cost import cost_line
-from eqrlab.analyses.commands.outputs import require_writable
-from eqrlab.analyses.commands.puzzle_choice import (
+from eqrlab.analyses.commands.common.cost import cost_line
+from eqrlab.analyses.commands.common.outputs import require_writable
+from eqrlab.analyses.commands.common.puzzle_choice import (
     SAMPLE,
     how_chosen,
     puzzle_attributes,
     puzzles_for,
     short_source,
 )
-from eqrlab.analyses.commands.unfinished import Kept, request
+from eqrlab.analyses.commands.common.unfinished import Kept, request
 from eqrlab.analyses.compare import compare, comparison_rows
 from eqrlab.analyses.diagnose import archive_groups, diagnose
 from eqrlab.analyses.report.local import local_sentence

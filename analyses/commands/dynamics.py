@@ -11,9 +11,9 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.common.outputs import require_writable
+from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for
 from eqrlab.analyses.commands.diagnose import table
-from eqrlab.analyses.commands.outputs import require_writable
-from eqrlab.analyses.commands.puzzle_choice import puzzles_for
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import FATES

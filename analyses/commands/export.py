@@ -17,16 +17,16 @@ import click
 
 from eqrlab import datasets
 from eqrlab.analyses import options as opt
-from eqrlab.analyses.commands.outputs import require_writable
-from eqrlab.analyses.commands.puzzle_choice import (
+from eqrlab.analyses.commands.common.outputs import require_writable
+from eqrlab.analyses.commands.common.puzzle_choice import (
     SAMPLE,
     how_chosen,
     puzzle_attributes,
     puzzles_for,
     short_source,
 )
-from eqrlab.analyses.commands.settings_of_archive import like_archive, like_plan, same_model
-from eqrlab.analyses.commands.stopping import exit_code
+from eqrlab.analyses.commands.common.settings_of_archive import like_archive, like_plan, same_model
+from eqrlab.analyses.commands.common.stopping import exit_code
 from eqrlab.analyses.text.format import plural
 from eqrlab.attractors import export
 from eqrlab.attractors.ensemble.place import dtype_of

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.common.outputs import require_writable
+from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for, short_source
 from eqrlab.analyses.commands.diagnose import table
-from eqrlab.analyses.commands.outputs import require_writable
-from eqrlab.analyses.commands.puzzle_choice import puzzles_for, short_source
 from eqrlab.analyses.studies import fates
 from eqrlab.attractors.results import archive
 from eqrlab.core import load

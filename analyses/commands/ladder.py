@@ -10,9 +10,9 @@ import click
 import torch
 
 from eqrlab.analyses import options as opt
-from eqrlab.analyses.commands import train_options
-from eqrlab.analyses.commands.outputs import require_writable
-from eqrlab.analyses.commands.stopping import Stopped, exit_code, stop_signals
+from eqrlab.analyses.commands.common import train_options
+from eqrlab.analyses.commands.common.outputs import require_writable
+from eqrlab.analyses.commands.common.stopping import Stopped, exit_code, stop_signals
 from eqrlab.analyses.studies.ladder.climb import Interrupted, climb
 from eqrlab.analyses.studies.ladder.rungs import RUNGS, Ladder, Sampling
 from eqrlab.analyses.studies.training_recipes import OPTIONS

@@ -11,9 +11,9 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.common.outputs import require_writable
+from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for
 from eqrlab.analyses.commands.diagnose import named, table
-from eqrlab.analyses.commands.outputs import require_writable
-from eqrlab.analyses.commands.puzzle_choice import puzzles_for
 from eqrlab.analyses.figures.planes import ftle_picture, plane_picture, stability_curve
 from eqrlab.analyses.text.names import safe
 from eqrlab.attractors.results import archive

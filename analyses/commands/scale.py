@@ -13,9 +13,14 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.common.outputs import require_writable
+from eqrlab.analyses.commands.common.puzzle_choice import (
+    how_chosen,
+    puzzle_attributes,
+    puzzles_for,
+    short_source,
+)
 from eqrlab.analyses.commands.diagnose import named, table
-from eqrlab.analyses.commands.outputs import require_writable
-from eqrlab.analyses.commands.puzzle_choice import how_chosen, puzzle_attributes, puzzles_for, short_source
 from eqrlab.analyses.figures.scaling import USABLE, scaling_figure
 from eqrlab.analyses.studies.adaptive import trial, trial_lines
 from eqrlab.analyses.studies.ladder.plot import write_svg

@@ -16,11 +16,11 @@ from click.core import ParameterSource
 from tqdm import tqdm
 
 from eqrlab.analyses import options as opt
-from eqrlab.analyses.commands import train_options
-from eqrlab.analyses.commands.outputs import require_writable
-from eqrlab.analyses.commands.run_folder import FILES, NOT_KEPT, recall, state_of
-from eqrlab.analyses.commands.slots import end_slot, last_accuracy
-from eqrlab.analyses.commands.stopping import Stopped, exit_code, stop_signals
+from eqrlab.analyses.commands.common import train_options
+from eqrlab.analyses.commands.common.outputs import require_writable
+from eqrlab.analyses.commands.common.run_folder import FILES, NOT_KEPT, recall, state_of
+from eqrlab.analyses.commands.common.slots import end_slot, last_accuracy
+from eqrlab.analyses.commands.common.stopping import Stopped, exit_code, stop_signals
 from eqrlab.analyses.studies.training_recipes import PRESETS, configurations
 from eqrlab.analyses.text.describe import aligned, describe, flat, plain
 from eqrlab.core import load

@@ -12,7 +12,7 @@ import xarray as xr
 from eqrlab import attractors as at
 from eqrlab.analyses.text.format import number_interval, percent_interval, plural
 from eqrlab.attractors.answers.outcomes import share_of_runs
-from eqrlab.attractors.ensemble.fate import CODE
+from eqrlab.attractors.fates.fate import CODE
 from eqrlab.attractors.landscape.return_test import RETURNS
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.core import System

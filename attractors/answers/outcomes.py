@@ -7,7 +7,7 @@ import functools
 import numpy as np
 import xarray as xr
 
-from eqrlab.attractors.ensemble.fate import CODE
+from eqrlab.attractors.fates.fate import CODE
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, widened

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from eqrlab.attractors.ensemble.fate import Tolerances, answer_window
 from eqrlab.attractors.ensemble.judge import answer_codes
-from eqrlab.attractors.ensemble.orbits import RATE_CAP
+from eqrlab.attractors.fates.fate import Tolerances, answer_window
+from eqrlab.attractors.fates.orbits import RATE_CAP
 from eqrlab.attractors.statistics.trends import decay_rate
 
 LOOKS = 4  # steps between two looks for a return

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import tokens_of
 from eqrlab.attractors.ensemble.contract import draw_start, require_system
-from eqrlab.attractors.ensemble.fate import state_scale
 from eqrlab.attractors.ensemble.place import Place
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.sample import sample
+from eqrlab.attractors.fates.fate import state_scale
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 from eqrlab.core.models.reasoner import take_rows

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.fate import Tolerances
 from eqrlab.attractors.ensemble.judge import Oracle
 from eqrlab.attractors.ensemble.recipe import Law
+from eqrlab.attractors.fates.fate import Tolerances
 
 
 class RunOptions(TypedDict, total=False):

@@ -12,11 +12,11 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.batches import run_in_batches
-from eqrlab.attractors.ensemble.fate import CODE, Tolerances, Verdict, classify, solved_band
 from eqrlab.attractors.ensemble.judge import Oracle
 from eqrlab.attractors.ensemble.recipe import Recipe
 from eqrlab.attractors.ensemble.records import digested, noise_size
 from eqrlab.attractors.ensemble.run import Run
+from eqrlab.attractors.fates.fate import CODE, Tolerances, Verdict, classify, solved_band
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 

@@ -8,9 +8,9 @@ from typing import Any, Self
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.contract import Law, law_name
-from eqrlab.attractors.ensemble.fate import Tolerances, ring_length
 from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.place import Place
+from eqrlab.attractors.fates.fate import Tolerances, ring_length
 from eqrlab.core import System
 
 KEEP = ("summary", "path", "final_state", "trajectory", "logit_delta")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from eqrlab.attractors.ensemble.fate import LongRun, Tolerances, long_run
-from eqrlab.attractors.ensemble.orbits import outlines
+from eqrlab.attractors.fates.fate import LongRun, Tolerances, long_run
+from eqrlab.attractors.fates.orbits import outlines
 
 
 def digested(records: dict[str, np.ndarray], depth: int, limits: Tolerances, before: int = 0) -> LongRun:

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 import xarray as xr
 
-from eqrlab.attractors.ensemble.clouds import recurs
-from eqrlab.attractors.ensemble.fate import CODE, Tolerances
-from eqrlab.attractors.ensemble.orbits import RATE_CAP
+from eqrlab.attractors.fates.clouds import recurs
+from eqrlab.attractors.fates.fate import CODE, Tolerances
+from eqrlab.attractors.fates.orbits import RATE_CAP
 from eqrlab.attractors.statistics.trends import decay_rate
 
 RESOLUTION = {"float64": 1e-6}  # relative distance up to which two exact states are one attractor

@@ -9,10 +9,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.fate import Tolerances
 from eqrlab.attractors.ensemble.judge import Oracle
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.run import Run
+from eqrlab.attractors.fates.fate import Tolerances
 from eqrlab.core import System
 
 

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 import xarray as xr
 
-from eqrlab.attractors.ensemble.fate import (
+from eqrlab.attractors.ensemble.recipe import Recipe
+from eqrlab.attractors.ensemble.records import answer_ids, digested, noise_size
+from eqrlab.attractors.fates.fate import (
     CODE,
     LongRun,
     Tolerances,
@@ -19,8 +21,6 @@ from eqrlab.attractors.ensemble.fate import (
     solved_band,
     solved_residuals,
 )
-from eqrlab.attractors.ensemble.recipe import Recipe
-from eqrlab.attractors.ensemble.records import answer_ids, digested, noise_size
 from eqrlab.attractors.results import schema
 
 JUDGED_AT_ONCE = 4096  # rows: judging needs many times the memory of their records

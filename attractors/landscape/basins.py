@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from eqrlab.attractors.ensemble.fate import CODE
 from eqrlab.attractors.ensemble.runs import Runs, runs_of
+from eqrlab.attractors.fates.fate import CODE
 from eqrlab.attractors.landscape.identify import Clusters, identify, in_order
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval

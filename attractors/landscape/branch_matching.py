@@ -12,10 +12,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.fate import Tolerances
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.runs import Runs, join, runs_of
 from eqrlab.attractors.ensemble.sample import sample
+from eqrlab.attractors.fates.fate import Tolerances
 from eqrlab.attractors.landscape.estimate import settled_below
 from eqrlab.attractors.landscape.identify import ERROR_FACTOR, Clusters, identify
 from eqrlab.core import System

@@ -12,9 +12,9 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import tokens_of
-from eqrlab.attractors.ensemble.fate import Tolerances
 from eqrlab.attractors.ensemble.judge import Oracle
 from eqrlab.attractors.ensemble.recipe import Law
+from eqrlab.attractors.fates.fate import Tolerances
 from eqrlab.attractors.landscape.basins import basins
 from eqrlab.attractors.landscape.branch_matching import (
     NOWHERE,

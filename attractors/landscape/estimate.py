@@ -16,11 +16,11 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import tokens_of
-from eqrlab.attractors.ensemble.fate import Tolerances
 from eqrlab.attractors.ensemble.judge import Oracle
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.runs import Runs, join, runs_of
 from eqrlab.attractors.ensemble.sample import sample
+from eqrlab.attractors.fates.fate import Tolerances
 from eqrlab.attractors.landscape.basins import tabulate
 from eqrlab.attractors.landscape.identify import Clusters, identify
 from eqrlab.attractors.results import schema

@@ -9,9 +9,9 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
-from eqrlab.attractors.ensemble.clouds import APART, LEAST, apart
-from eqrlab.attractors.ensemble.fate import CODE
 from eqrlab.attractors.ensemble.runs import Runs
+from eqrlab.attractors.fates.clouds import APART, LEAST, apart
+from eqrlab.attractors.fates.fate import CODE
 from eqrlab.attractors.landscape.leaders import CYCLE, SET, Leaders, states_of
 from eqrlab.attractors.landscape.leaders import ERROR_FACTOR as ERROR_FACTOR
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from eqrlab.attractors.ensemble.clouds import APART, SAME, apart
 from eqrlab.attractors.ensemble.recipe import FEATURES
 from eqrlab.attractors.ensemble.runs import Runs
+from eqrlab.attractors.fates.clouds import APART, SAME, apart
 
 ERROR_FACTOR = 3.0  # radii grow by this many times the estimated error of a state
 BORDER = 3.0  # a pair up to this many radii apart may belong together

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import xarray as xr
 
-from eqrlab.attractors.ensemble.fate import CODE, Tolerances
+from eqrlab.attractors.fates.fate import CODE, Tolerances
 from eqrlab.attractors.landscape.basins import basins
 from eqrlab.attractors.landscape.mode_rule import ModeRule as ModeRule
 from eqrlab.attractors.landscape.mode_rule import mode_posterior, population

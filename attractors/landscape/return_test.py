@@ -12,12 +12,12 @@ from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import with_noise
 from eqrlab.attractors.ensemble.batches import run_in_batches
-from eqrlab.attractors.ensemble.fate import state_scale
 from eqrlab.attractors.ensemble.iterate import Sketch
 from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.place import Place
 from eqrlab.attractors.ensemble.recipe import FEATURES, Recipe
 from eqrlab.attractors.ensemble.states import Points, States, take_points
+from eqrlab.attractors.fates.fate import state_scale
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 from eqrlab.core.random import puzzle_key, restart_generator

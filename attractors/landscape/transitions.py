@@ -12,9 +12,9 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import tokens_of
-from eqrlab.attractors.ensemble.fate import Tolerances
 from eqrlab.attractors.ensemble.runs import Runs, join, runs_of
 from eqrlab.attractors.ensemble.sample import sample
+from eqrlab.attractors.fates.fate import Tolerances
 from eqrlab.attractors.landscape.estimate import settled_below
 from eqrlab.attractors.landscape.identify import identify
 from eqrlab.attractors.results import schema

@@ -12,11 +12,11 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import tokens_of
-from eqrlab.attractors.ensemble.fate import Tolerances
 from eqrlab.attractors.ensemble.judge import Judge, Oracle
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.runs import Runs, join, runs_of
 from eqrlab.attractors.ensemble.states import States
+from eqrlab.attractors.fates.fate import Tolerances
 from eqrlab.attractors.landscape.identify import identify
 from eqrlab.attractors.perturbation.follow import Ends, Follower
 from eqrlab.attractors.perturbation.plane_geometry import Frame, make_frames, make_sides

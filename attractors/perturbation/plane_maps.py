@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from eqrlab.attractors.ensemble.fate import CODE
+from eqrlab.attractors.fates.fate import CODE
 from eqrlab.attractors.perturbation.follow import Ends
 from eqrlab.attractors.perturbation.fractal import basin_entropy, uncertainty_exponent
 from eqrlab.attractors.results import schema

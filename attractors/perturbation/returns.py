@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.fate import CODE
 from eqrlab.attractors.ensemble.states import Points
+from eqrlab.attractors.fates.fate import CODE
 from eqrlab.attractors.landscape.identify import identify
 from eqrlab.attractors.perturbation.follow import Ends, Follower, came_home
 

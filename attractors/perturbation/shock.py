@@ -11,9 +11,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.fate import Tolerances
 from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.states import Points, States, take_points
+from eqrlab.attractors.fates.fate import Tolerances
 from eqrlab.attractors.perturbation.directions import KINDS, Directions, shock_directions
 from eqrlab.attractors.perturbation.edge import EDGE_RESULTS, edge_states
 from eqrlab.attractors.perturbation.follow import Follower

@@ -11,9 +11,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.fate import Tolerances
 from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.states import States, take_points
+from eqrlab.attractors.fates.fate import Tolerances
 from eqrlab.attractors.perturbation.directions import random_unit_vectors
 from eqrlab.attractors.perturbation.follow import Follower
 from eqrlab.attractors.perturbation.returns import RETURNED, UNDECIDED, Homes

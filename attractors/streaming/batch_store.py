@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from eqrlab.attractors.ensemble.fate import Tolerances
+from eqrlab.attractors.fates.fate import Tolerances
 from eqrlab.core.checkpoints.tensors import read_tensors, write_tensors
 from eqrlab.core.files import replaced_whole
 from eqrlab.core.messages import brief

@@ -23,7 +23,7 @@ import pytest
 from click.testing import CliRunner
 
 from eqrlab.analyses.cli import cli
-from eqrlab.analyses.commands.settings_of_archive import like_archive
+from eqrlab.analyses.commands.common.settings_of_archive import like_archive
 from eqrlab.analyses.report.page import render
 from eqrlab.attractors.results import archive, archive_child, archive_rules, archive_structure
 from eqrlab.attractors.results.validate import validate

@@ -13,7 +13,7 @@ from eqrlab.analyses.studies.ladder.climb import Groups
 from eqrlab.analyses.studies.ladder.rungs import REFERENCE_DEPTH, Ladder
 from eqrlab.analyses.text.describe import blocks_per_step
 from eqrlab.attractors.answers.scaling import path_independence_gap as path_independence_gap
-from eqrlab.attractors.ensemble.fate import CODE
+from eqrlab.attractors.fates.fate import CODE
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.intervals import check_confidence

@@ -13,7 +13,7 @@ import click
 import numpy as np
 import xarray as xr
 
-from eqrlab.analyses.commands.outputs import require_writable
+from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.attractors.results import archive, schema
 from eqrlab.core import Reasoner
 from eqrlab.core.regular import parse_json, require_regular

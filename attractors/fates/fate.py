@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eqrlab.attractors.ensemble.cycles import find_period, longest_period
-from eqrlab.attractors.ensemble.drift import answer_stands, grows_for_ever, turn_left
+from eqrlab.attractors.fates.cycles import find_period, longest_period
+from eqrlab.attractors.fates.drift import answer_stands, grows_for_ever, turn_left
 from eqrlab.attractors.results.schema import ANSWER_FATES, FATES
 from eqrlab.attractors.statistics.trends import block_medians, kendall, way_left
 
@@ -362,7 +362,7 @@ def classify(
 
     The joint fate is that of the state, but a settled or recurrent state whose answer is not constant over W steps is
     wandering, or unfinished if its residual still falls; and a state whose norm grows like a power of time while its
-    direction settles is recurrent by its answer, see `attractors.ensemble.drift`.
+    direction settles is recurrent by its answer, see `attractors.fates.drift`.
     """
     depth = residual.shape[1]
     t = tolerances

@@ -5,7 +5,6 @@ Exit codes: 0 success, 2 wrong usage, 1 failure with a one-line reason, 128 + N 
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,66 +13,21 @@ from typing import Any, NoReturn
 import click
 
 from eqrlab import __version__
+from eqrlab.analyses import verbs
 from eqrlab.analyses.commands.common.stopping import exit_code, raise_on_signals
 from eqrlab.analyses.streams import lost_output, tolerate_broken_streams
 from eqrlab.analyses.terminal import guard_streams
 from eqrlab.core.messages import one_line
-
-VERBS = {
-    "diagnose": "eqrlab.analyses.commands.diagnose:diagnose_command",
-    "compare": "eqrlab.analyses.commands.diagnose:compare_command",
-    "export": "eqrlab.analyses.commands.export:export_command",
-    "verify": "eqrlab.analyses.commands.export:verify_command",
-    "report": "eqrlab.analyses.commands.diagnose:report_command",
-    "spectrum": "eqrlab.analyses.commands.dynamics:spectrum_command",
-    "fixed-points": "eqrlab.analyses.commands.dynamics:fixed_points_command",
-    "basins": "eqrlab.analyses.commands.basins:basins_command",
-    "continuation": "eqrlab.analyses.commands.continuation:continuation_command",
-    "scale": "eqrlab.analyses.commands.scale:scale_command",
-    "plane": "eqrlab.analyses.commands.plane:plane_command",
-    "lyapunov": "eqrlab.analyses.commands.dynamics:lyapunov_command",
-    "dynamics": "eqrlab.analyses.commands.endings:dynamics_command",
-    "fates": "eqrlab.analyses.commands.fates:fates_command",
-    "train": "eqrlab.analyses.commands.train:train",
-    "ladder": "eqrlab.analyses.commands.ladder:ladder_command",
-    "evaluate": "eqrlab.analyses.commands.train:evaluate",
-    "info": "eqrlab.analyses.commands.train:info",
-    "data": "eqrlab.analyses.commands.data:data",
-}
-SUMMARIES = {
-    "diagnose": "The main job: verdict, archive and report for checkpoints.",
-    "compare": "Landscapes side by side, with paired intervals on the differences.",
-    "export": "A trajectory archive, streamed and resumable.",
-    "verify": "Whether an archive keeps the schema and its checksums.",
-    "report": "Write the HTML report again, from an archive alone.",
-    "spectrum": "Leading eigenvalues of the Jacobian where runs end.",
-    "fixed-points": "Fixed points next to where runs end, certified.",
-    "basins": "Basin sizes of each puzzle to a requested precision.",
-    "continuation": "Attractors, masses and modes followed over training, noise, damping or starts.",
-    "scale": "What depth and breadth buy: accuracy of every selector, and cost.",
-    "plane": "A picture of the basins on a plane through state space.",
-    "lyapunov": "Lyapunov exponents of the trajectories that go on from there.",
-    "dynamics": "What runs end as: fixed points, saddles, cycles, chaos; right and wrong.",
-    "fates": "Settled or not against right or wrong, at growing depth.",
-    "train": "Train a model on a task.",
-    "ladder": "The construction path: what each ingredient does to accuracy and landscape.",
-    "evaluate": "Exact accuracy of a checkpoint.",
-    "info": "Family, configuration, size and provenance of a checkpoint.",
-    "data": "Puzzles: generate, describe, verify.",
-}
 
 
 class LazyGroup(click.Group):
     """A command group that imports a verb only when it is used, so that help stays instant."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
+        return [*verbs.verbs(), *verbs.installed()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
-            return None
-        module, name = VERBS[cmd_name].split(":")
-        return getattr(importlib.import_module(module), name)
+        return verbs.command_of(cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb; stopped by a signal, it says what is kept in one line."""
@@ -86,7 +40,10 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):
-            formatter.write_dl(list(SUMMARIES.items()))
+            formatter.write_dl([(name, verb.summary) for name, verb in verbs.verbs().items()])
+        if others := verbs.installed():
+            with formatter.section("Verbs of other packages"):
+                formatter.write_dl([(name, f"From {package}.") for name, package in others.items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -7,10 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eqrlab.core.checkpoints.build import FAMILIES, build
+    from eqrlab.core.checkpoints.build import build
     from eqrlab.core.checkpoints.load import bundled, load, save
     from eqrlab.core.errors import CheckpointError
     from eqrlab.core.models.eqr import EqR, EqRConfig
+    from eqrlab.core.models.families import families
     from eqrlab.core.models.feedforward import Feedforward, FeedforwardConfig
     from eqrlab.core.models.hrm import HRM, HRMConfig
     from eqrlab.core.models.reasoner import MapSystem, Reasoner, System
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
     from eqrlab.core.random import KeyedNoise, StoredNoise
 
 _MODULES = {
-    "checkpoints.build": "FAMILIES build",
+    "checkpoints.build": "build",
     "checkpoints.load": "bundled load save",
     "errors": "CheckpointError",
     "models.eqr": "EqR EqRConfig",
+    "models.families": "families",
     "models.feedforward": "Feedforward FeedforwardConfig",
     "models.hrm": "HRM HRMConfig",
     "random": "KeyedNoise StoredNoise",
@@ -35,7 +37,6 @@ _MODULES = {
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 __all__ = [
-    "FAMILIES",
     "HRM",
     "TRM",
     "URM",
@@ -56,6 +57,7 @@ __all__ = [
     "URMConfig",
     "build",
     "bundled",
+    "families",
     "load",
     "save",
 ]

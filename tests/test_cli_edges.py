@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eqrlab.analyses import cli as command_line
-from eqrlab.analyses.cli import VERBS, cli
+from eqrlab.analyses.cli import cli
+from eqrlab.analyses.verbs import verbs
 
 NOWHERE = "/nowhere/gone.pth"  # so that no verb starts real work, whatever its options
 EDGES = st.sampled_from(
@@ -48,7 +49,7 @@ def ended_properly(arguments):
     return result.exit_code
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", verbs())
 def test_a_missing_file_and_unknown_options_are_reasons(verb):
     assert ended_properly([verb, "--no-such-option"]) == 2
     assert ended_properly([verb, NOWHERE]) in (1, 2)
@@ -56,7 +57,7 @@ def test_a_missing_file_and_unknown_options_are_reasons(verb):
 
 def commands():
     """Yield (words, command) of every verb and sub-verb."""
-    for verb in VERBS:
+    for verb in verbs():
         command = cli.get_command(click.Context(cli), verb)
         if isinstance(command, click.Group):
             yield from (((verb, name), sub) for name, sub in command.commands.items())

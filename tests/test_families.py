@@ -9,7 +9,8 @@ import torch
 from torch.func import jvp, vjp
 
 from eqrlab import attractors as at
-from eqrlab.core import FAMILIES, KeyedNoise, build, load, save
+from eqrlab.core import KeyedNoise, build, load, save
+from eqrlab.core.models.families import built_in
 from eqrlab.core.models.layers import SwiGLU
 from eqrlab.core.models.reasoner import cast_floating, take_rows
 from tests.core_models import assert_same_outputs, tokens
@@ -287,7 +288,7 @@ def test_rough_derivatives_are_those_of_the_smooth_map_up_to_rounding():
 @pytest.mark.parametrize(
     ("family", "values", "reason"),
     [
-        ("foo", {}, "family 'foo' unknown; choose from eqr, trm, hrm, urm, feedforward, tied"),
+        ("foo", {}, "family 'foo' unknown; choose from eqr, feedforward, hrm, tied, trm, urm"),
         ("trm", {"damping": 0.1}, "unknown configuration keys damping"),
         ("hrm", {"H_layers": 0}, "H_layers must be >= 1, got 0"),
         ("hrm", {"H_layers": 1.0}, "H_layers must be of type int, got 1.0"),
@@ -302,7 +303,7 @@ def test_wrong_configurations_are_refused(family, values, reason):
     assert reason in str(caught.value)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", built_in())
 def test_defaults_build_and_weights_are_at_least_what_the_configuration_promises(family):
     torch.manual_seed(0)
     model = build(family, {"vocab_size": 8, "seq_len": 36})

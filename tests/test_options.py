@@ -11,7 +11,8 @@ import torch
 from click.testing import CliRunner
 
 from eqrlab.analyses import options as opt
-from eqrlab.analyses.cli import VERBS, cli
+from eqrlab.analyses.cli import cli
+from eqrlab.analyses.verbs import verbs
 
 
 @pytest.fixture(params=[False, True], ids=["processor", "cuda"])
@@ -42,7 +43,7 @@ def test_an_unknown_device_is_wrong_usage(verb, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "verb", [v for v in VERBS if v != "export"]
+    "verb", [v for v in verbs() if v != "export"]
 )  # an export may take the device of another one
 def test_every_verb_chooses_its_device_alike(verb):
     command = cli.get_command(click.Context(cli), verb)

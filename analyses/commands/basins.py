@@ -70,10 +70,11 @@ def basins_command(
     split: str, limit: int | None, allow_several: bool, depth: int, seed: int, noise: float | None, device: str,
     dtype: str | None, out: Path, quiet: bool,
 ) -> None:  # fmt: skip
-    """Basin sizes per puzzle to a requested precision, with just enough restarts.
+    """Measure the basins of each puzzle to a requested precision.
 
-    A mass is the probability of ending at an attractor under the restart law.  Families with one stored start (TRM,
-    HRM, URM) are started from random states, outside their training law.  Writes OUT/basins.nc.
+    Draws as many restarts as that takes, and no more.  A mass is the probability of ending at an attractor under the
+    restart law.  Families with one stored start (TRM, HRM, URM) are started from random states, outside their training
+    law.  Writes OUT/basins.nc.
     """
     began = time.monotonic()
     model = load(checkpoint)

@@ -79,11 +79,11 @@ def continuation_command(
     split: str, limit: int, restarts: int, depth: int, seed: int, noise: float, device: str, dtype: str | None,
     out: Path, quiet: bool,
 ) -> None:  # fmt: skip
-    """Follow attractors, their masses and the modes over training, noise, damping or the size of the starts.
+    """Follow attractors over training, noise, damping or starts.
 
-    CKPT is the folder of a run trained with --keep-every, or several checkpoints of one task in the order of training;
-    with --over it is one checkpoint.  The same restarts begin at every value.  Writes OUT/continuation.nc and
-    OUT/continuation.png.
+    Prints the attractors' masses and the modes at each value.  CKPT is the folder of a run trained with --keep-every,
+    or several checkpoints of one task in the order of training; with --over it is one checkpoint.  The same restarts
+    begin at every value.  Writes OUT/continuation.nc and OUT/continuation.png.
     """
     began = time.monotonic()
     name, systems, laws = family_of_systems(checkpoints, over)

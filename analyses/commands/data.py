@@ -37,9 +37,9 @@ _format = click.option(
 )
 
 
-@click.group()
+@click.group("data")
 def data() -> None:
-    """Puzzles: build, convert, describe, verify.
+    """Build, convert, describe and verify puzzle files.
 
     PATH is a CSV or text file, an official .npy folder, or the name of a bundled set such as sudoku6-test.
     """

@@ -203,7 +203,7 @@ def finish(target: Path, groups: dict[str, xr.Dataset], kept: Kept, began: float
 @click.argument("checkpoints", nargs=-1, metavar="[CKPT]...")
 @sampling_options
 def diagnose_command(checkpoints: tuple[str, ...], out: Path, **options: Any) -> None:
-    """Diagnose the landscape of checkpoints: verdict, archive and report.
+    """Diagnose the landscape of checkpoints: verdict and report.
 
     CKPT is a file (official or eqrlab's own) or the name of a bundled model; without any, two bundled models with
     contrasting landscapes are diagnosed.  Writes OUT/diagnosis.nc and OUT/report.html.
@@ -222,10 +222,10 @@ def diagnose_command(checkpoints: tuple[str, ...], out: Path, **options: Any) ->
 @click.argument("checkpoints", nargs=-1, metavar="CKPT CKPT...")
 @sampling_options
 def compare_command(checkpoints: tuple[str, ...], out: Path, **options: Any) -> None:
-    """Compare landscapes on the same puzzles and seeds, with intervals on the differences paired by puzzle.
+    """Compare checkpoints on the same puzzles and seeds.
 
-    Differences are to the first CKPT.  Writes OUT/compare.nc and OUT/report.html, the landscapes side by side.  For
-    families with one stored start see `eqrlab diagnose --help`.
+    Differences are to the first CKPT; their intervals pair the puzzles.  Writes OUT/compare.nc and OUT/report.html, the
+    landscapes side by side.  For families with one stored start see `eqrlab diagnose --help`.
     """
     began, target = time.monotonic(), out / "compare.nc"
     if len(checkpoints) < 2:
@@ -246,7 +246,10 @@ def compare_command(checkpoints: tuple[str, ...], out: Path, **options: Any) -> 
     "--out", type=click.Path(path_type=Path), help="Where to write (default: report.html beside FILE)."
 )
 def report_command(file: Path, out: Path | None) -> None:
-    """Write the HTML report again, from an archive alone."""
+    """Write the HTML report of an archive again.
+
+    Needs nothing but the archive.
+    """
     target = out or file.with_name(REPORT)
     require_writable(target.parent, target.name)
     write_report(file, target)

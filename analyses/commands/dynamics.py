@@ -66,10 +66,11 @@ def _finish(out: Path, name: str, groups: dict[str, xr.Dataset], rows: list[dict
 @click.option("--which", default="modulus", show_default=True, metavar="modulus|real|NUMBER",
               help="The largest modulus, the largest real part, or nearest to a number.")  # fmt: skip
 def spectrum_command(k: int, tol: float, which: str, out: Path, **options: Any) -> None:
-    """Leading eigenvalues of the Jacobian of one outer step, where runs end.
+    """Compute the Jacobian's leading eigenvalues where runs end.
 
-    At a fixed point a spectral radius below 1 means stable; elsewhere it describes one step only.  Behind it stands how
-    well it is known: of a strongly non-normal Jacobian it may not be.  Writes OUT/spectrum.nc.
+    The Jacobian is that of one outer step.  At a fixed point a spectral radius below 1 means stable; elsewhere it
+    describes one step only.  Behind it stands how well it is known: of a strongly non-normal Jacobian it may not be.
+    Writes OUT/spectrum.nc.
     """
     model, chosen, ensemble = settled_runs(file=out / "spectrum.nc", **options)
     result = at.spectrum(model, chosen.inputs, ensemble, k=k, tol=tol, which=wanted(which),
@@ -115,9 +116,9 @@ def _complex(value: complex) -> str:
 @click.option("--deflate", type=click.IntRange(0), default=0, show_default=True,
               help="Further searches from every run, each kept away from what it found before.")  # fmt: skip
 def fixed_points_command(method: str, max_steps: int, deflate: int, out: Path, **options: Any) -> None:
-    """Fixed points next to where runs end: found, merged, certified, stable or not.
+    """Find and certify the fixed points next to where runs end.
 
-    Writes OUT/fixed-points.nc.
+    Equal ones are merged, and each is told stable or not.  Writes OUT/fixed-points.nc.
     """
     model, chosen, ensemble = settled_runs(file=out / "fixed-points.nc", **options)
     result = at.fixed_points(model, chosen.inputs, ensemble, method=method, max_steps=max_steps,
@@ -168,9 +169,10 @@ def fixed_points_command(method: str, max_steps: int, deflate: int, out: Path, *
     "--steps", type=click.IntRange(20), default=200, show_default=True, help="Outer steps averaged over."
 )
 def lyapunov_command(k: int, steps: int, out: Path, **options: Any) -> None:
-    """Leading Lyapunov exponents of the trajectories that go on from where runs end, noise off.
+    """Compute the leading Lyapunov exponents of runs that go on.
 
-    Natural logarithm per outer step; a positive one with its interval above 0 means chaos.  Writes OUT/lyapunov.nc.
+    Each goes on, noise off, from where it ended.  Natural logarithm per outer step; a positive one with its interval
+    above 0 means chaos.  Writes OUT/lyapunov.nc.
     """
     model, chosen, ensemble = settled_runs(file=out / "lyapunov.nc", **options)
     result = at.lyapunov(model, chosen.inputs, ensemble, k=k, steps=steps, noise=0, seed=options["seed"],

@@ -32,11 +32,12 @@ def dynamics_command(
     checkpoints: tuple[str, ...], puzzles: str | None, split: str, limit: int, restarts: int, depth: int, steps: int,
     dtype: str, device: str, seed: int, out: Path, quiet: bool,
 ) -> None:  # fmt: skip
-    """What runs end as: stable fixed points, saddles, cycles or chaos, right and wrong apart.
+    """Classify where runs end: fixed points, saddles, cycles, chaos.
 
-    Noise off; families with one stored start are started from random states, outside their training law, and roundings
-    inside the step (URM) are left out.  Also follows the runs from their starts with a tangent vector, and tells how
-    well its growth, and the drift, tell wrong runs from right ones.  Writes OUT/dynamics.nc and OUT/dynamics.svg.
+    Right and wrong runs are counted apart.  Noise off; families with one stored start are started from random states,
+    outside their training law, and roundings inside the step (URM) are left out.  Also follows the runs from their
+    starts with a tangent vector, and tells how well its growth, and the drift, tell wrong runs from right ones.  Writes
+    OUT/dynamics.nc and OUT/dynamics.svg.
     """
     from eqrlab.analyses.studies.ladder.plot import write_svg
 

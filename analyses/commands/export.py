@@ -190,11 +190,12 @@ def export_command(
     checkpoint: str | None, out: Path, resume: bool, like: Path | None, estimate: bool, shard: str | None,
     keep: tuple[str, ...], compiled: bool, quiet: bool, **given: Any,
 ) -> None:  # fmt: skip
-    """Write a trajectory archive while it is sampled: in bounded memory, and resumable after any end.
+    """Write trajectories to an archive: streamed and resumable.
 
-    FILE.nc is whole at any time: missing, of what is completed so far, or complete.  What was completed since is in
-    FILE.nc.parts until then.  Ctrl-C, SIGKILL, a full disk or a power cut lose nothing completed: the same command
-    with --resume goes on, and ends with the same variables, bit for bit (with --compile: to rounding).
+    Memory stays bounded, however long the archive.  FILE.nc is whole at any time: missing, of what is completed so far,
+    or complete.  What was completed since is in FILE.nc.parts until then.  Ctrl-C, SIGKILL, a full disk or a power cut
+    lose nothing completed: the same command with --resume goes on, and ends with the same variables, bit for bit (with
+    --compile: to rounding).
 
     Several processes share the work under torchrun, or with --shard I/N; the last one writes the archive.
     """
@@ -235,9 +236,10 @@ def _say(done: Progress, out: Path, job: dict[str, Any], seconds: float) -> None
     "--checksums/--no-checksums", default=True, show_default=True, help="Also read and compare all values."
 )
 def verify_command(archives: tuple[Path, ...], checksums: bool) -> None:
-    """Check archives against the schema: names, dimensions, units, flags, attributes, checksums.
+    """Check archives against the schema and their checksums.
 
-    The first violation ends it with exit code 1.  The schema is described in SCHEMA.md of eqrlab.attractors.
+    Names, dimensions, units, flags and attributes are checked, and unless told otherwise all values.  The first
+    violation ends it with exit code 1.  The schema is described in SCHEMA.md of eqrlab.attractors.
     """
     for file in archives:
         found = validate(file, checksums=checksums)

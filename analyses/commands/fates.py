@@ -37,11 +37,11 @@ def fates_command(
     checkpoint: str, puzzles: str | None, split: str, limit: int, restarts: int, depths: list[int], noise: float,
     pushed: int, dtype: str, device: str, seed: int, out: Path, quiet: bool,
 ) -> None:  # fmt: skip
-    """Settled or not against right or wrong, at growing depth, halting off.
+    """Tell wrong runs that settled from unfinished ones, by depth.
 
-    Tells runs that failed from runs that were merely unfinished; pushes runs that settled and sees whether they come
-    back; checks that the map does anything at all.  Families with one stored start are started from random states,
-    outside their training law.  Writes OUT/fates.nc.
+    Halting is off.  Also pushes runs that settled and sees whether they come back; checks that the map does anything at
+    all.  Families with one stored start are started from random states, outside their training law.  Writes
+    OUT/fates.nc.
     """
     model = load(checkpoint)
     chosen = puzzles_for(model, puzzles, split, limit, several=True)

@@ -48,7 +48,9 @@ from eqrlab.core.files import replaced_whole
 @opt.out("runs/ladder")
 @opt.quiet
 def ladder_command(task: str, **options: Any) -> None:
-    """Climb the construction path on TASK: what each ingredient does to accuracy and landscape.
+    """Train a ladder of models, one ingredient more at each rung.
+
+    Tells what each does to accuracy and landscape on TASK.
 
     The rungs, at as many layers an outer step: feedforward, tied (weights tied, one segment), sot (segmented online
     training), hierarchy (two levels), act (learned halting), ri (random initial states), ni (noise and damping).

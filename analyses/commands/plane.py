@@ -53,7 +53,7 @@ def plane_command(
     extent: float | None, depth: int, field: str | None, field_steps: int, stability: bool, seed: int, noise: float,
     device: str, dtype: str | None, out: Path, quiet: bool,
 ) -> None:  # fmt: skip
-    """Follow the states of a plane and draw where they lead.
+    """Draw the basins on a plane through state space.
 
     Each cell of the picture is a state of the model; its colour is the attractor it leads to (blue for right answers,
     orange for wrong ones, pale without an attractor), and it is the brighter the sooner it settles.  Attractors have

@@ -82,7 +82,7 @@ def scale_command(
     split: str, limit: int | None, allow_several: bool, adaptive: bool, accuracy: float | None, against: str | None,
     compiled: bool, out: Path, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Tell what D outer steps of B restarts buy, for every way to choose an answer, from one ensemble.
+    """Measure accuracy over depth and breadth, and what it costs.
 
     Prints the depth x breadth table of every selector, where breadth starts to pay, the cheapest points, and a warning
     where the least residual chooses worse than the majority.  Values for fewer restarts than were sampled are averages

@@ -23,8 +23,7 @@ from eqrlab.analyses.commands.common.slots import end_slot, last_accuracy
 from eqrlab.analyses.commands.common.stopping import Stopped, exit_code, stop_signals
 from eqrlab.analyses.studies.training_recipes import PRESETS, configurations
 from eqrlab.analyses.text.describe import aligned, describe, flat, plain
-from eqrlab.core import load
-from eqrlab.core.checkpoints.build import FAMILIES
+from eqrlab.core import families, load
 from eqrlab.core.files import replaced_whole
 from eqrlab.core.messages import one_line
 from eqrlab.core.training.trainer import Trainer
@@ -39,7 +38,7 @@ from eqrlab.datasets.device_symmetry import device_augmentation
     epilog="Example:  eqrlab train sudoku6 --family eqr --steps 2000 --out runs/mine",
 )
 @click.argument("task")
-@click.option("--family", type=click.Choice(list(FAMILIES)), default="eqr", show_default=True)
+@click.option("--family", type=click.Choice(families()), default="eqr", show_default=True)
 @click.option(
     "--puzzles",
     metavar="FILE|DIR",
@@ -85,14 +84,14 @@ from eqrlab.datasets.device_symmetry import device_augmentation
 @opt.quiet
 @click.pass_context
 def train(context: click.Context, task: str, **options: Any) -> None:
-    """Train a model on TASK: sudoku4, sudoku6, sudoku9, or maze5 to maze99.
+    """Train a model on a task.
 
-    Options not given come from the recipe of the task, or from a preset.  The folder of the run holds model.safetensors
-    (the averaged weights), state.safetensors (to continue), log.jsonl, slots.jsonl (a line a command) and options.json;
-    with --keep-every also the models on the way, model-000200.safetensors, ....  A run that was stopped or killed
-    continues with --resume to the same result as an uninterrupted one on the same machine with the same number of
-    threads.  --resume --steps N changes the number of steps, of a finished run too: from there on the step size follows
-    the cosine of N steps.
+    TASK is sudoku4, sudoku6, sudoku9, or maze5 to maze99.  Options not given come from the recipe of the task, or from
+    a preset.  The folder of the run holds model.safetensors (the averaged weights), state.safetensors (to continue),
+    log.jsonl, slots.jsonl (a line a command) and options.json; with --keep-every also the models on the way,
+    model-000200.safetensors, ....  A run that was stopped or killed continues with --resume to the same result as an
+    uninterrupted one on the same machine with the same number of threads.  --resume --steps N changes the number of
+    steps, of a finished run too: from there on the step size follows the cosine of N steps.
     """
     began = time.monotonic()
     out = options["out"] = options["out"] or Path("runs") / f"{options['family']}-{task}"
@@ -263,7 +262,7 @@ def evaluate(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Exact and cell accuracy of a checkpoint.
+    """Measure the exact and the cell accuracy of a checkpoint.
 
     CKPT is a file (official or eqrlab's own) or the name of a bundled model.  An answer is exact when it is valid (a
     Sudoku rule for every row, column and box; a shortest path), whatever the stored solution.  Accuracies are means
@@ -333,7 +332,7 @@ def _share(result: dict[str, float]) -> str:
 @click.argument("checkpoint", metavar="CKPT")
 @opt.as_json
 def info(checkpoint: str, as_json: bool) -> None:
-    """Family, configuration, size and provenance of a checkpoint.
+    """Show what a checkpoint is: family, configuration, provenance.
 
     CKPT is a file (official or eqrlab's own) or the name of a bundled model.
     """

@@ -12,7 +12,8 @@ import xarray as xr
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from eqrlab.core import FAMILIES, KeyedNoise, System
+from eqrlab.core import KeyedNoise, System
+from eqrlab.core.models.families import built_in
 from eqrlab.core.models.reasoner import cast_floating, take_rows
 from eqrlab.core.random import puzzle_key, restart_generator, restart_keys
 
@@ -150,7 +151,7 @@ def check_system(
 
 def is_known(system: System) -> bool:
     """Say whether a system is of a family of this package, whose promises its own tests hold."""
-    return type(system) in {family for family, _ in FAMILIES.values()}
+    return type(system) in built_in().values()
 
 
 @torch.no_grad()

@@ -12,22 +12,8 @@ from eqrlab.core.checkpoints.tensors import WEIGHTS
 from eqrlab.core.errors import CheckpointError
 from eqrlab.core.messages import brief, one_line
 from eqrlab.core.models.config import ReasonerConfig
-from eqrlab.core.models.eqr import EqR, EqRConfig
-from eqrlab.core.models.feedforward import Feedforward, FeedforwardConfig
-from eqrlab.core.models.hrm import HRM, HRMConfig
+from eqrlab.core.models.families import family_named
 from eqrlab.core.models.reasoner import Reasoner
-from eqrlab.core.models.tied import Tied, TiedConfig
-from eqrlab.core.models.trm import TRM, TRMConfig
-from eqrlab.core.models.urm import URM, URMConfig
-
-FAMILIES: dict[str, tuple[type[Reasoner], type[ReasonerConfig]]] = {
-    "eqr": (EqR, EqRConfig),
-    "trm": (TRM, TRMConfig),
-    "hrm": (HRM, HRMConfig),
-    "urm": (URM, URMConfig),
-    "feedforward": (Feedforward, FeedforwardConfig),
-    "tied": (Tied, TiedConfig),
-}
 
 
 def plain_values(value: Any, what: str, depth: int = 8) -> Any:
@@ -59,9 +45,7 @@ def configure(family: str, values: dict[str, Any]) -> ReasonerConfig:
     ValueError
         For an unknown family or configuration key, naming the known ones, and for values that no model can have.
     """
-    if family not in FAMILIES:
-        raise ValueError(f"family {family!r} unknown; choose from {', '.join(FAMILIES)}")
-    return FAMILIES[family][1].from_dict(values)
+    return family_named(family).config_class.from_dict(values)
 
 
 def build(
@@ -75,7 +59,7 @@ def build(
         See `configure`.
     """
     configuration = configure(family, config)
-    return FAMILIES[family][0](configuration, task, provenance)
+    return family_named(family)(configuration, task, provenance)
 
 
 def fill(reasoner: Reasoner, tensors: dict[str, Tensor], path: str | Path) -> None:

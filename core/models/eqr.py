@@ -51,6 +51,7 @@ class EqR(Reasoner):
 
     family = "eqr"
     random_starts = True
+    config_class = EqRConfig
     config: EqRConfig
 
     def __init__(self, config: EqRConfig, task: str = "unknown", provenance: dict[str, Any] | None = None):

@@ -37,6 +37,7 @@ class Feedforward(Reasoner):
 
     family = "feedforward"
     streams = 1
+    config_class = FeedforwardConfig
     config: FeedforwardConfig
 
     def __init__(

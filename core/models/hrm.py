@@ -46,6 +46,7 @@ class HRM(Reasoner):
 
     family = "hrm"
     continue_head = True
+    config_class = HRMConfig
     config: HRMConfig
 
     def __init__(self, config: HRMConfig, task: str = "unknown", provenance: dict[str, Any] | None = None):

@@ -113,8 +113,8 @@ class Reasoner(nn.Module):
     ----------
     family, task
         Name of the family ("eqr", ...) and of the task ("sudoku6", ...).
-    config
-        The family's frozen configuration.
+    config, config_class
+        The family's frozen configuration, and its class.
     provenance
         Where the weights come from: plain values, stored with every result.
     streams
@@ -131,6 +131,7 @@ class Reasoner(nn.Module):
     streams: ClassVar[int] = 2
     random_starts: ClassVar[bool] = False
     continue_head: ClassVar[bool] = False
+    config_class: ClassVar[type[ReasonerConfig]] = ReasonerConfig
     config: Any
 
     def __init__(
@@ -287,7 +288,7 @@ class Reasoner(nn.Module):
     @property
     def compiled(self) -> str:
         """When the blocks run compiled: "never", for "iteration", or in "training" too; see `compile`."""
-        return next(module.fused for module in self.modules() if isinstance(module, Blocks))
+        return next((module.fused for module in self.modules() if isinstance(module, Blocks)), "never")
 
     def compile(self, when: str = "iteration") -> None:
         """Let torch.compile fuse the blocks, in place; copies that share the weights share it.

@@ -31,6 +31,7 @@ class Tied(Reasoner):
 
     family = "tied"
     streams = 1
+    config_class = TiedConfig
     config: TiedConfig
 
     def __init__(self, config: TiedConfig, task: str = "unknown", provenance: dict[str, Any] | None = None):

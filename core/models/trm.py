@@ -26,6 +26,7 @@ class TRM(Reasoner):
     """
 
     family = "trm"
+    config_class = TRMConfig
     config: TRMConfig
 
     def __init__(self, config: TRMConfig, task: str = "unknown", provenance: dict[str, Any] | None = None):

@@ -48,6 +48,7 @@ class URM(Reasoner):
 
     family = "urm"
     streams = 1
+    config_class = URMConfig
     config: URMConfig
 
     def __init__(self, config: URMConfig, task: str = "unknown", provenance: dict[str, Any] | None = None):

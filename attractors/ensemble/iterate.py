@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eqrlab.attractors.ensemble.certainty import certainty
 from eqrlab.attractors.ensemble.contract import draw_start, require_state
 from eqrlab.attractors.ensemble.judge import Answers
 from eqrlab.attractors.ensemble.recipe import FEATURES, PATH_FEATURES, TRACE, Recipe
@@ -128,6 +129,12 @@ def starts(
     return z.to(device=recipe.place.device, dtype=recipe.place.dtype or z.dtype)
 
 
+def _counted(recipe: Recipe, puzzles: np.ndarray) -> Tensor | None:
+    """Return which cells of the answers of rows count, (n, S) bool; None: all, where there are no labels."""
+    labels = recipe.judge.labels
+    return None if labels is None else torch.as_tensor(labels[puzzles] != 0, device=recipe.place.device)
+
+
 @torch.no_grad()
 def run_rows(recipe: Recipe, rows: np.ndarray, tick: Callable[[int], None]) -> dict[str, np.ndarray]:
     """Run rows (flat index puzzle * restarts + restart) and return what was recorded, row axis first."""
@@ -150,10 +157,14 @@ def run_rows(recipe: Recipe, rows: np.ndarray, tick: Callable[[int], None]) -> d
         Sketch(sketch.size, TRACE, sketch.dtype, z.device, seed=TRACE_SEED) if "summary" in keep else None
     )
     answers = Answers(recipe.judge.of(puzzles), tokens.numpy()[place])
+    read_logits, counted = getattr(recipe.system, "logits", None), _counted(recipe, puzzles)
     lists: dict[str, list[Tensor]] = {
         k: []
-        for k in ("residual", "update", "norm", "ring", "trace", "path", "halt", "logit_delta", "states")
-    }
+        for k in (
+            "residual", "update", "norm", "ring", "trace", "path", "halt", "entropy", "margin", "logit_delta",
+            "states",
+        )
+    }  # fmt: skip
     logits = None
     for moment in iterate(recipe.system, x, z, recipe.depth, row_keys, recipe.before):
         lists["residual"].append(moment.residual)
@@ -162,10 +173,14 @@ def run_rows(recipe: Recipe, rows: np.ndarray, tick: Callable[[int], None]) -> d
         answers.see(recipe.system.decode(moment.z, x))
         if halt_logit is not None:
             lists["halt"].append(halt_logit(moment.z, x).float())
-        if "logit_delta" in keep:
-            before, logits = logits, recipe.system.logits(moment.z, x).float()  # type: ignore[attr-defined]
-            change = torch.full_like(logits, torch.nan) if before is None else logits - before
-            lists["logit_delta"].append(torch.linalg.vector_norm(change, dim=-1).mean(1))
+        if read_logits is not None:
+            before, logits = logits, read_logits(moment.z, x)
+            for name, values in zip(("entropy", "margin"), certainty(logits, counted), strict=True):
+                lists[name].append(values)
+            if "logit_delta" in keep:
+                logits = logits.float()
+                change = torch.full_like(logits, torch.nan) if before is None else logits - before
+                lists["logit_delta"].append(torch.linalg.vector_norm(change, dim=-1).mean(1))
         in_window = moment.step > recipe.depth - recipe.window
         if in_window or "path" in keep or coarse is not None:
             short = sketch(moment.z)

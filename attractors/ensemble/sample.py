@@ -74,7 +74,9 @@ def sample(
     xarray.Dataset
         Over (puzzle, restart, step): `residual` = ||f(z; x) - z||, noise off, over the whole state after `step` steps,
         `relative_residual`, `update`, `correct`, `token_accuracy`, `answer_id` (equal for equal answers of a puzzle),
-        `halt_logit` where the system has one.  Over (puzzle, restart): `fate` and its two axes
+        `halt_logit` where the system has one; where it has `logits`, `answer_entropy` = mean over the cells that count
+        of the entropy of the cell's distribution (softmax, in nats), and `answer_margin` = least over them of the
+        largest logit minus the second largest.  Over (puzzle, restart): `fate` and its two axes
         `state_fate`, `answer_fate` (see `attractors.fate`); `period`, `answer_settled`, `settling_step`, `spread`,
         `answer` (token), `sketch` (feature).  What was asked to be kept: `sketch_path`, `final_state`, `trajectory`.
         `inputs`, `labels`.

@@ -117,6 +117,11 @@ def assemble(
         variables["labels"] = (("puzzle", "token"), labels.astype(np.int32), "solution")
     if "halt" in records:
         variables["halt_logit"] = (each, fold(records["halt"]), "logit of the halting head")
+    if "entropy" in records:
+        text = "mean over the cells that count of the entropy of the answer's distribution, in nats"
+        variables["answer_entropy"] = (each, fold(records["entropy"]), text)
+        text = "least over the cells that count of the largest logit minus the second largest"
+        variables["answer_margin"] = (each, fold(records["margin"]), text)
     if "logit_delta" in records:
         text = "2-norm of the change of the logits in the last step, mean over cells"
         variables["logit_delta"] = (each, fold(records["logit_delta"]), text)

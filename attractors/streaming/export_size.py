@@ -19,7 +19,8 @@ from eqrlab.core import System
 
 TRIAL = 2  # steps of the one run that is tried
 EACH_STEP = (
-    "residual", "update", "norm", "code", "correct", "token_accuracy", "halt", "path", "logit_delta",
+    "residual", "update", "norm", "code", "correct", "token_accuracy", "halt", "entropy", "margin", "path",
+    "logit_delta",
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from eqrlab.analyses import verbs
 from eqrlab.analyses.commands.common.stopping import exit_code, raise_on_signals
 from eqrlab.analyses.streams import lost_output, tolerate_broken_streams
 from eqrlab.analyses.terminal import guard_streams
-from eqrlab.core.messages import one_line
+from eqrlab.core.messages import did_you_mean, one_line
 
 
 class LazyGroup(click.Group):
@@ -28,6 +28,11 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return verbs.command_of(cmd_name)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            ctx.fail(f"no verb {args[0]!r}{did_you_mean(args[0], self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb; stopped by a signal, it says what is kept in one line."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 _GAP = " ... "
@@ -51,3 +53,15 @@ def brief(value: Any) -> str:
     if isinstance(value, int):
         return "an integer of more than 64 bits"
     return f"a {type(value).__name__}" if isinstance(value, dict | list | tuple) else "an object"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the question to end a message with where a name that is not known is like one that is, else nothing.
+
+    Examples
+    --------
+    >>> "no verb 'diagnos'" + did_you_mean("diagnos", ["compare", "diagnose"])
+    "no verb 'diagnos'; did you mean diagnose?"
+    """
+    near = difflib.get_close_matches(word, list(known), n=2)
+    return f"; did you mean {' or '.join(near)}?" if near else ""

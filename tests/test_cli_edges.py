@@ -55,6 +55,22 @@ def test_a_missing_file_and_unknown_options_are_reasons(verb):
     assert ended_properly([verb, NOWHERE]) in (1, 2)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["diagnos", "x.pth"], "no verb 'diagnos'; did you mean diagnose?"),
+        (["fixedpoints"], "no verb 'fixedpoints'; did you mean fixed-points?"),
+        (["zzz"], "no verb 'zzz'\n"),
+        (["info", "eqr-sudoku"], "did you mean eqr-sudoku9 or eqr-sudoku6?"),
+        (["info", "trm-suduko6"], "did you mean trm-sudoku6 or "),
+        (["diagnose", "--restart", "3"], "--restarts"),
+    ],
+)
+def test_a_name_with_a_slip_is_answered_by_the_nearest(arguments, told):
+    result = CliRunner().invoke(cli, arguments)
+    assert told in (str(result.exception) if isinstance(result.exception, ValueError) else result.output)
+
+
 def commands():
     """Yield (words, command) of every verb and sub-verb."""
     for verb in verbs():

@@ -16,7 +16,7 @@ from eqrlab.core.checkpoints.tensors import FORMAT, own_header, read_safetensors
 from eqrlab.core.errors import CheckpointError
 from eqrlab.core.files import sha256, what_is_wrong
 from eqrlab.core.kinds import LOOKED_AT, is_safetensors
-from eqrlab.core.messages import brief, one_line
+from eqrlab.core.messages import brief, did_you_mean, one_line
 from eqrlab.core.models.reasoner import Reasoner
 
 
@@ -91,6 +91,7 @@ def load(source: str | Path, *, weights: str = "auto", seq_len: int | None = Non
     if problem:
         raise CheckpointError(
             f"{source}: {problem}, and no bundled model of that name; bundled are {', '.join(names) or 'none'}"
+            f"{did_you_mean(name, names)}"
         )
     reasoner = _read(path, weights, seq_len)
     origin = name if name.startswith(hub.SCHEME) else path.name

@@ -7,6 +7,7 @@ import pkgutil
 from importlib import import_module
 
 from eqrlab.core import models, plugins
+from eqrlab.core.messages import did_you_mean
 from eqrlab.core.models.reasoner import Reasoner
 
 GROUP = "eqrlab.families"
@@ -49,7 +50,10 @@ def family_named(name: str) -> type[Reasoner]:
         return built_in()[name]
     entry = plugins.installed(GROUP).get(name)
     if entry is None:
-        raise ValueError(f"family {name!r} unknown; choose from {', '.join(families())}")
+        known = families()
+        raise ValueError(
+            f"family {name!r} unknown; choose from {', '.join(known)}{did_you_mean(name, known)}"
+        )
     found = plugins.imported(entry, "family")
     if not (isinstance(found, type) and issubclass(found, Reasoner) and vars(found).get("family") == name):
         raise ValueError(

@@ -92,6 +92,7 @@ def test_selectors_use_all_restarts_and_ties_share():
     assert {name: value[:, 0].tolist() for name, value in result.items()} == {
         "top1_converged": [pytest.approx(2 / 3), 0.0],
         "majority": [0.5, 0.0],
+        "settle_time": [0.5, 0.25],
         "mean": [0.5, 0.25],
         "any_correct": [1.0, 1.0],
     }

@@ -36,6 +36,10 @@ def synthetic(seed=0, puzzles=6, restarts=7, steps=5):
             "residual": (EACH, residual),
             "logit_delta": (EACH, delta),
             "halt_logit": (EACH, logit),
+            "answer_entropy": (
+                EACH,
+                np.where(rng.random(answer.shape) < 0.1, np.nan, rng.integers(0, 5, answer.shape)),
+            ),
         },
         {"puzzle": np.arange(puzzles), "step": np.arange(1, steps + 1)},
     )
@@ -63,6 +67,11 @@ def chosen(one, name, depth, subset):
                 score[r], right[r] = halts[0] + 1, part["correct"][r, halts[0]]
     elif name == "halting":
         score = -part["halt_logit"][:, depth - 1]
+    elif name == "answer_entropy":
+        score = part["answer_entropy"][:, depth - 1]
+    elif name == "settle_time":
+        runs = part["answer_id"][:, :depth].tolist()
+        score = np.array([min(t for t in range(depth) if len(set(run[t:])) == 1) for run in runs], float)
     else:
         first = max(0, depth - 3) + (name == "top1_logit_delta" and depth <= 3)
         values = part["residual" if name == "top1_converged" else "logit_delta"][:, first:depth]

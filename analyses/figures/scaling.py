@@ -18,10 +18,12 @@ LINES = {  # selector: colour, style
     "majority": (COLOURS["mode-c"], "-"),
     "halting": (COLOURS["mode-b"], "-"),
     "first_to_halt": (COLOURS["mode-a"], "-"),
+    "answer_entropy": (COLOURS["mode-d"], "--"),
+    "settle_time": (COLOURS["muted"], "--"),
     "mean": (COLOURS["muted"], "-"),
     "any_correct": (COLOURS["mode-d"], ":"),
 }
-USABLE = ("top1_converged", "majority", "halting", "mean")
+USABLE = ("top1_converged", "majority", "halting", "answer_entropy", "settle_time", "mean")
 
 
 @styled

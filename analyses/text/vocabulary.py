@@ -53,6 +53,8 @@ SELECTOR_NAMES = {
     "majority": "majority",
     "halting": "halting head",
     "first_to_halt": "first to halt",
+    "answer_entropy": "answer entropy",
+    "settle_time": "settle time",
     "mean": "one restart",
     "any_correct": "any correct",
 }
@@ -62,11 +64,13 @@ SELECTOR_MEANINGS = {
     "majority": "the most frequent whole answer",
     "halting": "the restart the halting head is surest of",
     "first_to_halt": "the answer of the restart that halts first, at that step",
+    "answer_entropy": "the restart surest of its answer: least mean entropy of its cells' distributions",
+    "settle_time": "the restart whose answer has been unchanged for longest",
     "mean": "a single restart, on average: no selection",
     "any_correct": "some restart is right: the ceiling of all selection, not itself usable",
 }
 # Among equally accurate selectors the first is the best buy: a single restart costs least.
-USABLE = ("mean", "halting", "majority", "top1_converged")
+USABLE = ("mean", "halting", "answer_entropy", "majority", "top1_converged", "settle_time")
 
 
 UNDEFINED = {

@@ -14,7 +14,7 @@ from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles, widened
 from eqrlab.attractors.statistics.ranks import PooledAuc, PooledSpearman
 
-SHOWN = ("top1_converged", "majority", "halting", "mean", "any_correct")
+SHOWN = ("top1_converged", "majority", "halting", "answer_entropy", "settle_time", "mean", "any_correct")
 
 
 def alignment(
@@ -38,6 +38,7 @@ def alignment(
         `_high`; `status` says why a value is NaN.  `auc_puzzle(puzzle, depth)`.  `accuracy(selector, depth)` with
         `_low`, `_high`, and `accuracy_puzzle(puzzle, selector, depth)`: `top1_converged` (least mean residual over the
         last 3 steps), `majority` (whole answers; ties share), `halting` (highest halting logit, where there is one),
+        `answer_entropy` (least, where the system has logits), `settle_time` (answer unchanged for longest; ties share),
         `mean` (one restart, on average), `any_correct` (the ceiling).
 
     Raises

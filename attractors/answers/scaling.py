@@ -56,7 +56,8 @@ def scaling(
         they do not at the last.
         The attribute `warning` is a sentence.  Selectors: `top1_converged` (least residual, mean of the last 3 steps),
         `top1_logit_delta` (least change of logits, where kept), `majority` (whole answers), `halting` (highest halting
-        logit), `first_to_halt` (answer of the first restart whose halting logit exceeds 0), `mean`, `any_correct`.
+        logit), `first_to_halt` (answer of the first restart whose halting logit exceeds 0), `answer_entropy` (least,
+        where recorded), `settle_time` (answer unchanged for longest), `mean`, `any_correct`.
 
     Raises
     ------

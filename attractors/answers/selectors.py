@@ -20,6 +20,8 @@ SELECTORS = {
     "majority": "most frequent whole answer",
     "halting": "highest halting logit",
     "first_to_halt": "answer of the restart that halts first, at that step",
+    "answer_entropy": "least mean entropy of the cells' distributions",
+    "settle_time": "answer unchanged for longest",
     "mean": "one restart, on average",
     "any_correct": "ceiling: some restart is right",
 }
@@ -37,7 +39,10 @@ def available(ensemble: xr.Dataset) -> list[str]:
     """
     if "correct" not in ensemble:
         raise ValueError("selectors need to know what is correct: sample with labels or an oracle")
-    needs = {"top1_logit_delta": "logit_delta", "halting": "halt_logit", "first_to_halt": "halt_logit"}
+    needs = {
+        "top1_logit_delta": "logit_delta", "halting": "halt_logit", "first_to_halt": "halt_logit",
+        "answer_entropy": "answer_entropy",
+    }  # fmt: skip
     return [name for name in SELECTORS if needs.get(name, "correct") in ensemble]
 
 
@@ -85,6 +90,13 @@ def selector_score(ensemble: xr.Dataset, name: str, depth: int) -> np.ndarray:
     """Return the score (puzzle, restart), lower is better, by which a selector ranks restarts; NaN becomes infinite."""
     if name == "halting":
         score = -ensemble.halt_logit.values[:, :, depth - 1].astype(float)
+    elif name == "answer_entropy":
+        score = ensemble.answer_entropy.values[:, :, depth - 1].astype(float)
+    elif name == "settle_time":
+        score = unchanged_since(ensemble.answer_id.values[:, :, :depth]).astype(float)
+    elif name == "majority":
+        answer = ensemble.answer_id.values[:, :, depth - 1]
+        score = -(answer[:, :, None] == answer[:, None, :]).mean(2)
     else:
         name = {"top1_converged": "residual", "top1_logit_delta": "logit_delta"}[name]
         window = ensemble[name].values[:, :, max(0, depth - WINDOW) : depth].astype(float)
@@ -93,6 +105,18 @@ def selector_score(ensemble: xr.Dataset, name: str, depth: int) -> np.ndarray:
             window = window if window.shape[2] else np.full((*window.shape[:2], 1), np.nan)
         score = window.mean(-1)
     return np.where(np.isnan(score), np.inf, score)
+
+
+def unchanged_since(answer: np.ndarray) -> np.ndarray:
+    """Return the first step since which the answer is that of the last, (puzzle, restart), of (puzzle, restart, step).
+
+    Examples
+    --------
+    >>> unchanged_since(np.array([[[7, 7, 7], [7, 8, 8], [8, 8, 7]]])).tolist()
+    [[1, 2, 3]]
+    """
+    other = (answer != answer[:, :, -1:])[:, :, ::-1]
+    return np.where(other.any(2), answer.shape[2] - other.argmax(2), 0) + 1
 
 
 def halting(ensemble: xr.Dataset, depth: int) -> tuple[np.ndarray, np.ndarray]:

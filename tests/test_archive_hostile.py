@@ -269,6 +269,9 @@ ATTRIBUTES = [
     ("noise", np.inf, "a number from 0"),
     ("seed", 0.5, "int is required"),
     ("family", "", "text is required"),
+    ("dtype", "complex64", "one of float16 bfloat16 float32 float64 is required"),
+    ("dtype", "abacus", "one of float16 bfloat16 float32 float64 is required"),
+    ("dtype", 32, "one of float16 bfloat16 float32 float64 is required"),
     ("task", np.array([1.0, 2.0]), "text is required"),
     ("complete", np.array([1, 2]), "int is required"),
     ("initial_law", 1, "text is required"),
@@ -463,7 +466,7 @@ def test_the_child_answers_without_pytorch_or_xarray(copy):
         ("tolerances", '{"a\\u001b[2J": 1}', "tolerance 'a"),
         ("initial_law", "a law of my own", "its starts were given"),
         ("checkpoint_source", "/dev/zero", "is no regular file"),
-        ("dtype", "float8", "dtype 'float8' unknown"),
+        ("dtype", "float8", "attribute 'dtype' is 'float8'"),
         ("device", "meta", "no device 'meta' here"),
     ],
 )

@@ -301,6 +301,8 @@ def _attribute_faults(name: str, kind: str, about: dict[str, Any]) -> Iterator[s
     types: dict[str, tuple[type, ...]] = {"int": (int, np.integer), "float": (int, float, np.number)}
     if not isinstance(value, types.get(kind, (str,))) or (kind == "text" and not value):
         yield f"attribute {name!r} is {value!r}, {kind} is required"
+    elif kind.startswith("one of ") and value not in kind.split()[2:]:
+        yield f"attribute {name!r} is {value!r}, {kind} is required"
     elif kind == "json":
         try:
             sound = isinstance(found := json.loads(str(value)), dict) and _nesting(found) <= NESTED

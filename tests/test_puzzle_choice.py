@@ -8,6 +8,7 @@ from eqrlab.analyses.commands.basins import basins_command
 from eqrlab.analyses.commands.common import puzzle_choice
 from eqrlab.analyses.commands.common.puzzle_choice import DRAWN, how_chosen, puzzle_attributes, puzzles_for
 from eqrlab.analyses.commands.diagnose import diagnose_command
+from eqrlab.analyses.commands.dynamics import spectrum_command
 from eqrlab.attractors.results import archive
 from eqrlab.core import EqR, EqRConfig, save
 from eqrlab.datasets import Draw, build, bundled, read_puzzles, write_csv, write_npy_folder
@@ -108,6 +109,21 @@ def test_only_puzzles_drawn_are_checked_but_every_malformed_line_is_named(many, 
         with pytest.raises(ValueError, match=rf"wrong\.csv:{number}: .*{reason}"):
             with_line(number, text)
     assert len(scan(wrong, draw=Draw(8, 0))[1]) == 1
+
+
+@pytest.mark.parametrize("command", [diagnose_command, basins_command, spectrum_command])
+def test_a_puzzle_without_solution_is_refused_even_where_several_are_allowed(command, tmp_path, model):
+    save(model, tmp_path / "tiny.safetensors")
+    no_digit_left = "12345." + "......" + ".....6" + "......" * 3  # in the last cell of the first row
+    (tmp_path / "p.txt").write_text("." * 36 + "\n" + no_digit_left + "\n")
+    several = [] if command is spectrum_command else ["--allow-several"]
+    arguments = [str(tmp_path / "tiny.safetensors"), "--puzzles", str(tmp_path / "p.txt"), *several, "--quiet",
+                 "--out", str(tmp_path / "out")]  # fmt: skip
+    with pytest.raises(
+        ValueError, match=r"p\.txt:2: the puzzle has no solution, no answer to it can be right"
+    ):
+        CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

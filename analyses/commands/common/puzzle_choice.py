@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from eqrlab.core import Reasoner
 from eqrlab.core.progress import shown, tqdm
 from eqrlab.datasets import Draw, PuzzleSet, read_puzzles
 from eqrlab.datasets import bundled as bundled_puzzles
+from eqrlab.datasets.checks import unsolvable
 
 SAMPLE = 12  # puzzles of a bundled set that are diagnosed unless --limit says otherwise; their difficulties alternate
 DRAWN = 64  # puzzles of a file, drawn at random unless --limit says otherwise
@@ -36,7 +38,8 @@ def puzzles_for(
     limit
         The first so many; None is some of a file drawn at random, the first few of a bundled set.
     several
-        Whether puzzles of a file may have several solutions; if not, the solver runs on each that is taken.
+        Whether puzzles of a file may have several solutions; one they must have.  The solver runs on each that is
+        taken, with `several` only on those that come without a solution.
     seed
         Of the draw.
     quiet
@@ -46,7 +49,7 @@ def puzzles_for(
     ------
     ValueError
         When the model's task has no bundled set, the puzzles are of another task than the model, or one has
-        more than one solution and `several` does not allow that.
+        no solution, or more than one and `several` does not allow that.
     """
     if path is None:
         puzzles = bundled_puzzles(reasoner.task, split).take(slice(SAMPLE if limit is None else limit))
@@ -55,6 +58,8 @@ def puzzles_for(
         with tqdm(unit="puzzle", desc="solving", **shown(not quiet)) as bar:
             puzzles = read_puzzles(path, split=split, limit=limit, unique=not several, draw=draw,
                                    tick=lambda done, all_: _advance(bar, done, all_))  # fmt: skip
+            if several:  # else that is known already
+                _require_solvable(puzzles, lambda done: _advance(bar, done, len(puzzles)))
     shape = (reasoner.config.seq_len, reasoner.config.vocab_size)
     if puzzles.inputs.shape[1] != shape[0] or puzzles.inputs.max() >= shape[1]:
         raise ValueError(
@@ -62,6 +67,15 @@ def puzzles_for(
             f"the model reads {reasoner.task} of {shape[0]} cells and {shape[1]} tokens"
         )
     return puzzles
+
+
+def _require_solvable(puzzles: PuzzleSet, tick: Callable[[int], object]) -> None:
+    """Refuse puzzles without any solution: every answer to them is wrong, whatever the model does."""
+    for row in unsolvable(puzzles.task, puzzles.inputs, puzzles.labels, tick)[:1]:
+        folder = Path(puzzles.source).parent
+        raise ValueError(
+            f"{folder / puzzles.names[row]}: the puzzle has no solution, no answer to it can be right"
+        )
 
 
 def _advance(bar: tqdm, done: int, total: int) -> None:

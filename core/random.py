@@ -29,11 +29,16 @@ def _mix_(x: Tensor) -> Tensor:
     return x
 
 
-def puzzle_key(seed: int, tokens: np.ndarray | Tensor) -> int:
-    """Return the 64-bit key of one puzzle under a seed: a hash of its input tokens, independent of its place."""
+def puzzle_key(seed: int, tokens: np.ndarray | Tensor, identifier: int | None = None) -> int:
+    """Return the 64-bit key of one puzzle under a seed, independent of its place.
+
+    It is a hash of the input tokens, and of the puzzle's identifier where it has one.
+    """
     digest = hashlib.blake2b(digest_size=8)
     digest.update(str(int(seed)).encode() + b"|")
     digest.update(np.ascontiguousarray(np.asarray(tokens).reshape(-1), dtype="<i8").tobytes())
+    if identifier is not None:
+        digest.update(b"|" + int(identifier).to_bytes(8, "little", signed=True))
     return int.from_bytes(digest.digest(), "little", signed=True)
 
 

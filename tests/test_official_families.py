@@ -425,10 +425,20 @@ REFUSED = {
         arch(puzzle_emb_ndim=512),
         "puzzle_emb.weights has width 16, the configuration says puzzle_emb_ndim=512",
     ),
-    "hrm: many puzzles": (
+    "hrm: a table of another width": (
         "hrm prefix",
-        tensor("puzzle_emb.weights", lambda t: torch.zeros(400, 16)),
-        "puzzle_emb.weights has 400 rows; one puzzle identifier is supported",
+        tensor("puzzle_emb.weights", lambda t: torch.zeros(400, 8)),
+        "puzzle_emb.weights has width 8, the configuration says puzzle_emb_ndim=16",
+    ),
+    "hrm: puzzle embeddings with NaN": (
+        "hrm prefix",
+        tensor("puzzle_emb.weights", lambda t: torch.full((9, 16), torch.nan)),
+        "row 0 of puzzle_emb.weights has NaN or infinite values",
+    ),
+    "hrm: puzzle embeddings of whole numbers": (
+        "hrm prefix",
+        tensor("puzzle_emb.weights", lambda t: torch.zeros(9, 16, dtype=torch.int64)),
+        "puzzle_emb.weights holds torch.int64, floating values are required",
     ),
     "trm: prefix length": (
         "trm mlp prefix",

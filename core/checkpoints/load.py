@@ -12,6 +12,7 @@ from torch import Tensor
 from eqrlab.core.checkpoints import hub
 from eqrlab.core.checkpoints.build import assemble, plain_values
 from eqrlab.core.checkpoints.official import load_official
+from eqrlab.core.checkpoints.puzzle_rows import kept_table, kept_tensors
 from eqrlab.core.checkpoints.tensors import FORMAT, own_header, read_safetensors, write_tensors
 from eqrlab.core.errors import CheckpointError
 from eqrlab.core.files import sha256, what_is_wrong
@@ -29,6 +30,11 @@ def save(reasoner: Reasoner, path: str | Path) -> None:
         When the path does not end in .safetensors.
     OSError
         When it cannot be written; an older file of that name is then left as it was.
+
+    Notes
+    -----
+    Puzzle embeddings are kept whole up to 64 MiB; of larger tables the rows of the blank identifier and of those that
+    the model was given since it was loaded.
     """
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"{path}: the name of a saved model must end in .safetensors")
@@ -39,7 +45,9 @@ def save(reasoner: Reasoner, path: str | Path) -> None:
         "config": dataclasses.asdict(reasoner.config),
         "provenance": reasoner.provenance,
     }
-    write_tensors(path, reasoner.state_dict(), header)
+    if reasoner.table is not None:
+        header["puzzle_identifiers"] = reasoner.table.count
+    write_tensors(path, reasoner.state_dict() | kept_tensors(reasoner.table), header)
 
 
 def bundled() -> dict[str, Path]:
@@ -136,4 +144,11 @@ def _load_own(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) ->
             f"{path}: format {brief(header['format'])} is newer than this eqrlab, which reads up to {FORMAT}"
         )
     task = one_line(header["task"], 40)
-    return assemble(path, header["family"], header["config"], task, provenance, tensors)
+    try:
+        width = header["config"].get("prefix_dim")
+        table = kept_table(tensors, header.get("puzzle_identifiers"), width)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    reasoner = assemble(path, header["family"], header["config"], task, provenance, tensors)
+    reasoner.table = table
+    return reasoner

@@ -19,19 +19,21 @@ from eqrlab.core.checkpoints.official_configs import (
     detect_family,
     listed,
 )
+from eqrlab.core.checkpoints.puzzle_rows import TABLE, table_of
 from eqrlab.core.checkpoints.torchfile import Opaque, read_stored, read_torch_file
 from eqrlab.core.checkpoints.weights import CONTAINERS, ROOTS, find_weights
 from eqrlab.core.errors import CheckpointError
 from eqrlab.core.messages import brief, one_line
+from eqrlab.core.models.puzzle_table import BLANK
 from eqrlab.core.models.reasoner import Reasoner
 
 _RENAMED = {
-    "puzzle_emb.weights": "embed_tokens.prefix",
+    TABLE: "embed_tokens.prefix",
     "embed_pos.embedding_weight": "embed_tokens.position_weight",
     "absolute_pos_embedding": "embed_tokens.position_weight",
 }
 _STARTS = ("H_init", "L_init")  # buffers that the official EqR registers and never reads
-_BUFFERS = {"puzzle_emb.weights", "absolute_pos_embedding", *_STARTS}  # never part of averaged weights
+_BUFFERS = {TABLE, "absolute_pos_embedding", *_STARTS}  # never part of averaged weights
 _MOST_YAML = 1 << 17  # bytes; official configurations have some 3,000
 _YAML_FAULTS = (
     yaml.YAMLError,
@@ -140,11 +142,15 @@ def load_official(
             "ignored_config": file.ignored(),
         }
         provenance = plain_values(provenance, "the file")
+        table = table_of(file.tensors, path)
+        blank = {} if table is None else {_RENAMED[TABLE]: table([BLANK])[0]}
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    named = _renamed(read_stored(file.tensors, path))
+    named = blank | _renamed(read_stored(file.tensors, path))
     task = task_name(values["vocab_size"], values["seq_len"])
-    return assemble(path, family, values, task, provenance, named)
+    reasoner = assemble(path, family, values, task, provenance, named)
+    reasoner.table = table
+    return reasoner
 
 
 def _open(path: Path, content: Any, weights: str) -> tuple[OfficialFile, str]:
@@ -251,7 +257,7 @@ def _renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Give tensors this package's names, and floating ones the float32 in which the official code keeps weights."""
     plain = {}
     for name, tensor in tensors.items():
-        if name == "puzzle_emb.weights":
+        if name == TABLE:  # of one puzzle
             tensor = tensor[0]
         if name.startswith("layers."):  # URM's only stack stands outside of any level
             name = f"level.{name}"

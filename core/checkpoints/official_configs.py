@@ -209,10 +209,6 @@ def _prefix(file: OfficialFile, hidden: int, missing: str, left: int | None) -> 
     identifiers, width = file.shape("puzzle_emb.weights")
     if not identifiers:
         raise CheckpointError("puzzle_emb.weights has no row")
-    if identifiers > 1:
-        raise CheckpointError(
-            f"puzzle_emb.weights has {identifiers} rows; one puzzle identifier is supported"
-        )
     file.inferred.append("prefix positions from puzzle_emb")
     file.asked.add("puzzle_emb_ndim")
     least = -(-width // hidden)

@@ -74,6 +74,27 @@ def _directory_bytes(path: Path) -> int:
     return directory
 
 
+def record_offset(archive: zipfile.ZipFile, name: str) -> int:
+    """Return where the bytes of a stored record begin in the file.
+
+    Raises
+    ------
+    CheckpointError
+        When what stands in front of it is not the header of this record, or it ends behind the file.
+    """
+    info, path = archive.NameToInfo[name], Path(str(archive.filename))
+    with open(path, "rb") as file:
+        file.seek(info.header_offset)
+        head = file.read(_LOCAL)
+        size = file.seek(0, 2)
+    if len(head) < _LOCAL or not head.startswith(b"PK\x03\x04"):
+        raise CheckpointError(f"record {name} has no header: the file is damaged")
+    offset = info.header_offset + _LOCAL + sum(struct.unpack_from("<HH", head, 26))  # name and extra field
+    if offset + info.file_size > size:
+        raise CheckpointError(f"record {name} is said to end behind the file: truncated")
+    return offset
+
+
 def record_bytes(archive: zipfile.ZipFile, name: str) -> int:
     """Return the size of a record that is there and stored as it is.
 

@@ -302,7 +302,8 @@ class TokenEmbedding(nn.Module):
     Parameters
     ----------
     prefix_len
-        Prefix positions P in front of the grid; their content is one stored vector, zero-padded to P * hidden.
+        Prefix positions P in front of the grid; their content is one vector, stored or given for each puzzle,
+        zero-padded to P * hidden.
     learned_positions
         Add a learned vector a position (all P + seq_len of them), both scaled by 1/sqrt(2).
     """
@@ -321,14 +322,14 @@ class TokenEmbedding(nn.Module):
         )
         self.register_buffer("prefix", torch.zeros(prefix_dim) if prefix_len else None)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map tokens (n, L) to the context x (n, P + L, hidden)."""
+    def forward(self, inputs: Tensor, vectors: Tensor | None = None) -> Tensor:
+        """Map tokens (n, L) to the context x (n, P + L, hidden), with vectors (n, prefix_dim) or the stored one."""
         x = F.embedding(inputs.long(), self.embedding_weight)
         if self.prefix is not None:
-            prefix = F.pad(self.prefix, (0, self.prefix_len * self.hidden - self.prefix.numel()))
-            x = torch.cat(
-                (prefix.view(1, self.prefix_len, self.hidden).expand(len(x), -1, -1).to(x), x), dim=1
-            )
+            rows = self.prefix[None] if vectors is None else vectors
+            prefix = F.pad(rows, (0, self.prefix_len * self.hidden - rows.shape[1]))
+            prefix = prefix.view(len(rows), self.prefix_len, self.hidden).expand(len(x), -1, -1)
+            x = torch.cat((prefix.to(x), x), dim=1)
         if self.position_weight is not None:
             x = 0.707106781 * (x + self.position_weight)
         return math.sqrt(self.hidden) * x

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
@@ -14,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from eqrlab.core.models.config import ReasonerConfig
 from eqrlab.core.models.layers import Block, Blocks, Linear, Rotary, TokenEmbedding, truncated_normal
+from eqrlab.core.models.puzzle_table import PuzzleTable, require_identifiers
 from eqrlab.core.random import Noise
 
 Streams = tuple[Tensor, ...]
@@ -24,7 +26,8 @@ class System(Protocol):
 
     Two optional attributes are honoured where a system has them: `noise_scale` (the amplitude its `step` multiplies
     the unit noise by) and `with_noise(noise_scale)` (the same system with another amplitude), as `MapSystem` and
-    every `Reasoner` have.
+    every `Reasoner` have.  Where puzzles have identifiers, an `encode(inputs, identifiers=None)` is given them (n,);
+    one without that argument is not.
     """
 
     def encode(self, inputs: Tensor) -> Any:
@@ -57,7 +60,8 @@ class MapSystem:
     decode
         `decode(z, x)`: integer answers (n, L).  Default: every state decodes to the single token 0.
     encode
-        `encode(inputs)`: context of tokens (n, L).  Default: the tokens themselves, as float64.
+        `encode(inputs)`: context of tokens (n, L), or `encode(inputs, identifiers=None)` where it depends on the
+        identifiers (n,) of puzzles.  Default: the tokens themselves, as float64.
     noise_scale
         Amplitude of the noise handed to `step`; 0 means that the map has none.
 
@@ -75,14 +79,18 @@ class MapSystem:
         step: Callable[..., Tensor],
         initial: Callable[[Any, torch.Generator | None], Tensor],
         decode: Callable[[Tensor, Any], Tensor] | None = None,
-        encode: Callable[[Tensor], Any] | None = None,
+        encode: Callable[..., Any] | None = None,
         noise_scale: float = 0.0,
     ):
         self._step, self._initial, self._decode, self._encode = step, initial, decode, encode
         self.noise_scale = float(noise_scale)
 
-    def encode(self, inputs: Tensor) -> Any:
-        return inputs.double() if self._encode is None else self._encode(inputs)
+    def encode(self, inputs: Tensor, identifiers: Tensor | None = None) -> Any:
+        if self._encode is None:
+            return inputs.double()
+        if identifiers is None or not takes_identifiers(self._encode):
+            return self._encode(inputs)
+        return self._encode(inputs, identifiers)
 
     def initial(self, x: Any, generator: torch.Generator | None) -> Tensor:
         return self._initial(x, generator)
@@ -125,6 +133,8 @@ class Reasoner(nn.Module):
     continue_head
         Whether training lets a row halt when its halting logit exceeds its continuation logit, instead of 0, and trains
         the continuation logit towards the value of one more step.
+    table
+        Puzzle embeddings by identifier, of a model trained with more than one; None: the stored prefix is all there is.
     """
 
     family: ClassVar[str]
@@ -139,6 +149,7 @@ class Reasoner(nn.Module):
     ):
         super().__init__()
         self.config, self.task, self.provenance = config, task, dict(provenance or {})
+        self.table: PuzzleTable | None = None
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
         self.q_head = Linear(config.hidden_size, 2, bias=-5.0)  # halting starts out unlikely
         nn.init.zeros_(self.q_head.weight)
@@ -190,13 +201,25 @@ class Reasoner(nn.Module):
     def apply_level(self, level: str, z: Tensor, injection: Tensor) -> Tensor:
         """Map one stream z (n, T, D), driven by an injection of that shape, by the blocks of a level; noise-free."""
 
-    def encode(self, inputs: Tensor) -> Tensor:
+    @property
+    def identifiers(self) -> int:
+        """Number of puzzle identifiers that the model knows: 0 without prefix positions, 1 with one stored prefix."""
+        return self.table.count if self.table is not None else int(self.config.prefix_len > 0)
+
+    def encode(self, inputs: Tensor, identifiers: Tensor | None = None) -> Tensor:
         """Map tokens (n, L) to the context x (n, T, D).
+
+        Parameters
+        ----------
+        identifiers
+            (n,) integers: whose puzzle embedding stands in front of the tokens.  None: the blank identifier, 0.  A
+            model without prefix positions does not look at them.
 
         Raises
         ------
         ValueError
-            For another number of tokens than the model's, or tokens outside of its vocabulary.
+            For another number of tokens than the model's, tokens outside of its vocabulary, or identifiers that it does
+            not have.
         """
         length, size = self.config.seq_len, self.config.vocab_size
         if inputs.ndim != 2 or inputs.shape[1] != length:
@@ -209,7 +232,16 @@ class Reasoner(nn.Module):
             raise ValueError(
                 f"this model ({self.task}) knows the tokens 0 to {size - 1}, got token {int(inputs[outside][0])}"
             )
-        return self.embed_tokens(inputs)
+        if identifiers is None or not self.identifiers:
+            return self.embed_tokens(inputs)
+        if identifiers.shape != inputs.shape[:1]:
+            raise ValueError(
+                f"{len(inputs)} puzzles need as many identifiers, got {tuple(identifiers.shape)}"
+            )
+        if self.table is None:
+            require_identifiers(identifiers, 1)
+            return self.embed_tokens(inputs)
+        return self.embed_tokens(inputs, self.table(identifiers).to(self.device))
 
     def random_initial(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw starts (n, *state_shape) of truncated standard normals, whatever the family's restart law.
@@ -354,6 +386,18 @@ class Reasoner(nn.Module):
     def device(self) -> torch.device:
         """Device of the weights."""
         return self.lm_head.weight.device
+
+
+def takes_identifiers(encode: Callable[..., Any]) -> bool:
+    """Say whether a function that encodes puzzles has the argument `identifiers`."""
+    return "identifiers" in inspect.signature(encode).parameters
+
+
+def context_of(system: System, inputs: Tensor, identifiers: Tensor | None = None) -> Any:
+    """Return the context of puzzles (n, L) with identifiers (n,), which a system whose `encode` takes none ignores."""
+    if identifiers is None or not takes_identifiers(system.encode):
+        return system.encode(inputs)
+    return system.encode(inputs, identifiers)  # type: ignore[call-arg]
 
 
 def cast_floating(x: Any, dtype: torch.dtype | None, device: torch.device | str | None) -> Any:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import math
 import operator
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 
 import numpy as np
 
-from eqrlab.datasets.sudoku import BLANK, FIRST_DIGIT, Geometry, geometry_of
+from eqrlab.datasets.registry.task import Solutions, Tick
+from eqrlab.datasets.sudoku import BLANK, FIRST_DIGIT, Geometry, board_of
 
 _CELLS_AT_ONCE = (
     1 << 19
@@ -19,25 +21,14 @@ _TICK = 16  # sweeps between reports of progress
 Two = tuple[np.ndarray, np.ndarray]  # digits seen once or more, digits seen twice or more
 
 
-@dataclasses.dataclass(frozen=True)
-class Counts:
-    """How many solutions puzzles have.
-
-    Attributes
-    ----------
-    count
-        Solutions, (n,) int64; `limit` where the search was ended there.
-    first
-        A solution as tokens (n, L) int64; blank where there is none.
-    """
-
-    count: np.ndarray
-    first: np.ndarray
-
-
 def count_solutions(
-    tokens: np.ndarray, limit: int = 2, tick: Callable[[int], object] | None = None
-) -> Counts:
+    tokens: np.ndarray,
+    limit: int = 2,
+    tick: Tick | None = None,
+    *,
+    board: Geometry | None = None,
+    seconds: float = math.inf,
+) -> Solutions:
     """Count the solutions of Sudoku puzzles, up to `limit` of each.
 
     Parameters
@@ -48,11 +39,15 @@ def count_solutions(
         A puzzle is left when so many solutions of it are found; a count below `limit` is exact.
     tick
         Called now and then with the number of puzzles that are done.
+    board
+        Their geometry; by default the usual one of their length.
+    seconds
+        The search of all of them ends after this time, about; puzzles that it has not decided are not proved.
 
     Returns
     -------
-    Counts
-        Counts and a solution of each.
+    Solutions
+        Counts, what is proved, and a solution of each; the solution is blank where none was found.
 
     Raises
     ------
@@ -73,10 +68,10 @@ def count_solutions(
     if limit < 1:
         raise ValueError(f"limit must be >= 1, got {limit}")
     tokens = np.asarray(tokens)
-    board = geometry_of(tokens)
+    board = board_of(tokens, board)
     if tokens.ndim != 2 or (tokens.size and (tokens.min() < 0 or tokens.max() >= board.vocab_size)):
         raise ValueError(f"puzzles are rows of tokens in [0, {board.vocab_size - 1}], got {tokens.shape}")
-    return _Search(board, tokens, limit).run(tick)
+    return _Search(board, tokens, limit).run(tick, time.monotonic() + seconds)
 
 
 def _union(parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -172,13 +167,13 @@ class _Search:
         self.stacked = np.empty(0, np.int64)
         self.top = 0
 
-    def run(self, tick: Callable[[int], object] | None) -> Counts:
-        """Search until no board is left."""
+    def run(self, tick: Tick | None, end: float) -> Solutions:
+        """Search until no board is left, or the clock shows `end`."""
         most = max(1, _CELLS_AT_ONCE // self.board.cells)
         masks, owner = self._refill(self.puzzles[:, :0], np.empty(0, np.int64), most)
         placed = np.zeros((self.board.side, len(owner)), masks.dtype)
         sweeps = 0
-        while len(owner):
+        while len(owner) and time.monotonic() < end:
             placed, ended = self._sweep(masks, owner, placed)
             if tick is not None and sweeps % _TICK == 0:
                 tick(self.taken - len(np.unique(np.concatenate([owner, self.stacked[: self.top]]))))
@@ -191,7 +186,9 @@ class _Search:
                 placed = np.concatenate([np.take(placed, going, axis=1), fresh], axis=1)
         if tick is not None:
             tick(len(self.count))
-        return Counts(self.count, self.first)
+        proved = np.ones(len(self.count), bool)
+        proved[owner] = proved[self.stacked[: self.top]] = proved[self.taken :] = False
+        return Solutions(self.count, proved | (self.count >= self.limit), self.first)
 
     def _sweep(
         self, masks: np.ndarray, owner: np.ndarray, before: np.ndarray

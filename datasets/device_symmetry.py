@@ -8,42 +8,27 @@ import torch
 from torch import Tensor
 
 from eqrlab.datasets import maze, sudoku
-from eqrlab.datasets.tasks import parse_task, seq_len
 
 DeviceAugment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
-def device_augmentation(task: str, device: torch.device | str = "cpu") -> DeviceAugment:
-    """Return `augment(inputs, labels, generator)` of a task, which disguises every row by its own random symmetry.
+def maze_symmetries(board: maze.Board, device: torch.device | str) -> DeviceAugment:
+    """Return `augment(inputs, labels, generator)`: turns and mirror images of mazes, uniformly."""
+    table = torch.from_numpy(maze.turns(*board)).to(device)
 
-    Parameters
-    ----------
-    task
-        Task name.
-    device
-        Of the tensors and of the generator.
+    def turned(inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        turn = torch.randint(len(table), (len(inputs),), generator=generator, device=device)
+        cells = table[turn]
+        return inputs.gather(1, cells), labels.gather(1, cells)
 
-    Raises
-    ------
-    ValueError
-        If there is no such task.
+    return turned
 
-    Notes
-    -----
-    The symmetries of `tasks.augmentation`, uniformly: digits, bands, rows in bands, stacks, columns in stacks and,
-    where boxes are square, transposition; turns and mirror images of mazes.
+
+def sudoku_symmetries(board: sudoku.Geometry, device: torch.device | str) -> DeviceAugment:
+    """Return `augment(inputs, labels, generator)`: digits, bands, rows in bands, stacks, columns in stacks and, where
+    boxes are square, transposition, uniformly.
     """
-    kind, side = parse_task(task)
-    if kind == "maze":
-        table = torch.from_numpy(maze.turns(side)).to(device)
-
-        def turned(inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-            turn = torch.randint(len(table), (len(inputs),), generator=generator, device=device)
-            cells = table[turn]
-            return inputs.gather(1, cells), labels.gather(1, cells)
-
-        return turned
-    board, length = sudoku.geometry(side), seq_len(task)
+    side, length = board.side, board.cells
 
     def disguised(inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         n = len(inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import functools
 import gzip
 import io
@@ -14,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from eqrlab.datasets import checks, npy, tasks
+from eqrlab.datasets import checks, npy
 from eqrlab.datasets.faults import Fault, PuzzleFileError
 from eqrlab.datasets.puzzles import Draw, PuzzleSet
+from eqrlab.datasets.registry.lookup import task as task_named
 from eqrlab.datasets.text import scan_text
 
 DATA = Path(__file__).parent / "data"
@@ -50,7 +52,7 @@ def scan(
     """
     path = Path(path)
     if task is not None:
-        tasks.parse_task(task)
+        task_named(task)  # known, or the list
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be >= 1, got {limit}")
     read = functools.partial(npy.scan_folder, split=split) if path.is_dir() else scan_text
@@ -120,8 +122,11 @@ def read_puzzles(
     if unique:
         count = len(puzzles)
         told = None if tick is None else lambda done: tick(done, count)
-        for row, reason in checks.solution_faults(puzzles.task, puzzles.inputs, told).items():
+        reasons, unproved = checks.uniqueness(puzzles.task, puzzles.inputs, told)
+        for row, reason in reasons.items():
             raise PuzzleFileError(f"{Path(puzzles.source).parent / puzzles.names[row]}: {reason}")
+        if task_named(puzzles.task).count is not None:
+            puzzles = dataclasses.replace(puzzles, unproved=len(unproved))
     return puzzles
 
 
@@ -198,7 +203,8 @@ def write_csv(path: str | os.PathLike[str], puzzles: PuzzleSet) -> None:
     clash = {"puzzle", "solution"} & set(puzzles.columns)
     if clash:
         raise ValueError(f"a further column cannot be named {clash.pop()!r}")
-    if puzzles.labels is not None and (puzzles.labels == 0).any():
+    known = task_named(puzzles.task)
+    if known.alphabet and puzzles.labels is not None and (puzzles.labels == 0).any():
         raise ValueError("solutions with ignored cells cannot be written as CSV; write an .npy folder")
     # the csv module leaves a lone carriage return unquoted and then reads it as the end of a line
     returns = any("\r" in text for name, values in puzzles.columns.items() for text in (name, *values))
@@ -206,9 +212,9 @@ def write_csv(path: str | os.PathLike[str], puzzles: PuzzleSet) -> None:
     writer = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
     writer.writerow(["puzzle", "solution", *puzzles.columns])
     for row in range(len(puzzles)):
-        label = "" if puzzles.labels is None else tasks.decode(puzzles.task, puzzles.labels[row])
+        label = "" if puzzles.labels is None else known.decode(puzzles.labels[row])
         extra = [values[row] for values in puzzles.columns.values()]
-        writer.writerow([tasks.decode(puzzles.task, puzzles.inputs[row]), label, *extra])
+        writer.writerow([known.decode(puzzles.inputs[row]), label, *extra])
     data = buffer.getvalue().encode("utf-8")
     _replace(path, gzip.compress(data, 9, mtime=0) if path.suffix == ".gz" else data)
 

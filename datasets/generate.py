@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from eqrlab.datasets.solver import BitBoard, bit_board, search
-from eqrlab.datasets.sudoku import BLANK, FIRST_DIGIT, geometry
+from eqrlab.datasets.sudoku import BLANK, FIRST_DIGIT, Geometry, geometry, geometry_of
 from eqrlab.datasets.symmetry import fingerprint
 
 DIFFICULTIES = ("easy", "medium", "hard", "extreme")
@@ -29,14 +29,19 @@ class Generated:
     clues: int
 
 
-def random_solution(side: int, rng: np.random.Generator) -> np.ndarray:
+def board_of_side(side: int | Geometry) -> Geometry:
+    """Return a geometry given by itself or by its side."""
+    return side if isinstance(side, Geometry) else geometry(side)
+
+
+def random_solution(side: int | Geometry, rng: np.random.Generator) -> np.ndarray:
     """Draw a full valid board, tokens (L,), by guessing in random order.
 
     Notes
     -----
     Every board can come up; the law is not exactly uniform.
     """
-    solver = bit_board(geometry(side))
+    solver = bit_board(board_of_side(side))
     found, _, _ = solver.search(*solver.start({}), 1, rng)
     return solver.tokens(found[0])
 
@@ -54,7 +59,9 @@ def _still_unique(solver: BitBoard, clues: dict[int, int], cell: int) -> bool:
     return not solver.search(candidates, placed, 1)[0]
 
 
-def dig(solution: np.ndarray, clues: int, singles: bool, rng: np.random.Generator) -> np.ndarray:
+def dig(
+    solution: np.ndarray, clues: int, singles: bool, rng: np.random.Generator, board: Geometry | None = None
+) -> np.ndarray:
     """Remove clues in random order while the puzzle stays solvable, down to a number of clues or to none removable.
 
     Parameters
@@ -67,14 +74,15 @@ def dig(solution: np.ndarray, clues: int, singles: bool, rng: np.random.Generato
         Keep the puzzle solvable by singles alone (which implies one solution), else only keep it unique.
     rng
         Source of the order.
+    board
+        The geometry; by default the usual one of the length.
 
     Returns
     -------
     ndarray
         Puzzle, tokens (L,).
     """
-    side = round(len(solution) ** 0.5)
-    solver = bit_board(geometry(side))
+    solver = bit_board(board or geometry_of(solution))
     left = {cell: int(token) - FIRST_DIGIT for cell, token in enumerate(solution)}
     removable = _by_singles if singles else _still_unique
     for cell in rng.permutation(len(solution)).tolist():
@@ -88,10 +96,10 @@ def dig(solution: np.ndarray, clues: int, singles: bool, rng: np.random.Generato
     return puzzle
 
 
-def grade(puzzle: np.ndarray) -> tuple[str, int]:
+def grade(puzzle: np.ndarray, board: Geometry | None = None) -> tuple[str, int]:
     """Return the difficulty of a unique puzzle (L,) and its guess nodes; see `generate` for the classes."""
-    side = round(len(puzzle) ** 0.5)
-    guesses, clues = search(puzzle).guesses, int((puzzle >= FIRST_DIGIT).sum())
+    side = (board or geometry_of(puzzle)).side
+    guesses, clues = search(puzzle, board=board).guesses, int((puzzle >= FIRST_DIGIT).sum())
     if guesses:
         return ("extreme" if guesses >= _EXTREME[side] else "hard"), guesses
     return ("easy" if clues >= _EASY[side][0] else "medium"), guesses
@@ -125,7 +133,7 @@ def parse_mix(difficulty: str) -> dict[str, float]:
 
 
 def generate(
-    side: int,
+    side: int | Geometry,
     count: int,
     difficulty: str = "mixed",
     seed: int = 0,
@@ -166,18 +174,20 @@ def generate(
     -----
     A 9x9 takes about 10 to 40 ms, a 6x6 1 to 100 ms (6x6 puzzles that need a guess are rare).
     """
-    geometry(side)
+    board = board_of_side(side)
     if count < 0:
         raise ValueError(f"count must be >= 0, got {count}")
-    rng = np.random.default_rng([seed, side])
+    side = board.side
+    box = () if board == geometry(side) else (board.box_rows, board.box_columns)
+    rng = np.random.default_rng([seed, side, *box])
     shares, made = parse_mix(difficulty), dict.fromkeys(DIFFICULTIES, 0)
     seen = {int(value) for value in exclude}
     for k in range(count):
         wanted = max(shares, key=lambda name: shares[name] * (k + 1) - made[name])
         for _ in range(_TRIES):
-            candidate = _attempt(side, wanted, rng)
+            candidate = _attempt(board, wanted, rng)
             if candidate.difficulty == wanted:
-                mark = int(fingerprint(candidate.puzzle)[0])
+                mark = int(fingerprint(candidate.puzzle, board)[0])
                 if mark not in seen:
                     break
         else:
@@ -189,11 +199,11 @@ def generate(
         yield candidate
 
 
-def _attempt(side: int, wanted: str, rng: np.random.Generator) -> Generated:
+def _attempt(board: Geometry, wanted: str, rng: np.random.Generator) -> Generated:
     """Dig one puzzle the way the wanted difficulty asks for; it may come out in another class."""
-    solution = random_solution(side, rng)
+    solution = random_solution(board, rng)
     clues = {"easy": _EASY, "medium": _MEDIUM}.get(wanted)
-    target = int(rng.integers(clues[side][0], clues[side][1] + 1)) if clues else 0
-    puzzle = dig(solution, target, singles=clues is not None, rng=rng)
-    difficulty, guesses = grade(puzzle)
+    target = int(rng.integers(clues[board.side][0], clues[board.side][1] + 1)) if clues else 0
+    puzzle = dig(solution, target, singles=clues is not None, rng=rng, board=board)
+    difficulty, guesses = grade(puzzle, board)
     return Generated(puzzle, solution, difficulty, guesses, int((puzzle >= FIRST_DIGIT).sum()))

@@ -16,9 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eqrlab.core.messages import brief
-from eqrlab.datasets import checks, tasks
+from eqrlab.datasets import checks
 from eqrlab.datasets.faults import Fault, PuzzleFileError
 from eqrlab.datasets.puzzles import Draw, PuzzleSet, rows_drawn
+from eqrlab.datasets.registry.lookup import task as task_named
+from eqrlab.datasets.registry.lookup import task_of_shape
+from eqrlab.datasets.registry.task import Task
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _BROKEN = (
@@ -192,6 +195,31 @@ def _require_own_files(folder: Path, sets: list[str]) -> None:
                 raise PuzzleFileError(f"{path}: is the same file as that of the set {owner!r}")
 
 
+def _task_of_folder(path: Path, header: dict[str, Any], name: str | None) -> Task:
+    """Return the task asked for, which must fit the folder, or the one that its sizes stand for."""
+    vocab, length = header["vocab_size"], header["seq_len"]
+    board = header.get("board")
+    sizes = isinstance(board, list) and len(board) == 2 and all(type(n) is int and n > 0 for n in board)
+    if board is not None and not (sizes and board[0] * board[1] == length):
+        raise PuzzleFileError(
+            f"{path}:1: key 'board' must be rows and columns of {length} cells together, got {brief(board)}"
+        )
+    try:
+        if name is None:
+            return task_of_shape(vocab, length, (board[0], board[1]) if board else None)
+        known = task_named(name)
+        if known.sized is not None:
+            shape = known.board if all(known.board) else (board[0], board[1]) if board else (1, length)
+            known = known.sized(vocab, shape)
+    except ValueError as error:
+        raise PuzzleFileError(f"{path}:1: {error}") from error
+    if (known.vocab_size, known.seq_len) != (vocab, length):
+        raise PuzzleFileError(
+            f"{path}:1: has {vocab} tokens on {length} cells, {known.name} has {known.vocab_size} on {known.seq_len}"
+        )
+    return known
+
+
 def scan_folder(
     path: Path, task: str | None, split: str, limit: int | None, draw: Draw | None = None
 ) -> tuple[PuzzleSet | None, list[Fault]]:
@@ -199,12 +227,7 @@ def scan_folder(
     folder = split_folder(path, split)
     header_path = folder / "dataset.json"
     header = read_header(header_path)
-    try:
-        found = tasks.task_of(header["vocab_size"], header["seq_len"])
-    except ValueError as error:
-        raise PuzzleFileError(f"{header_path}:1: {error}") from error
-    if task not in (None, found):
-        raise PuzzleFileError(f"{header_path}:1: this is {found}, not {task}")
+    found = _task_of_folder(header_path, header, task).name
     _require_own_files(folder, header["sets"])
     parts = [_read_part(folder, name, header, limit) for name in header["sets"]]
     for key, total in (
@@ -245,13 +268,15 @@ def arrays_of(puzzles: PuzzleSet) -> tuple[dict[str, np.ndarray], dict[str, Any]
 
     Notes
     -----
-    Tokens are uint8, offsets int32; missing solutions are written as 0, which is the ignored label.
+    Tokens are of the smallest unsigned type that holds the vocabulary, offsets int32; missing solutions are written as
+    0, which is the ignored label.
     """
-    count = len(puzzles)
+    count, known = len(puzzles), task_named(puzzles.task)
     labels = np.zeros_like(puzzles.inputs) if puzzles.labels is None else puzzles.labels
+    kind = np.min_scalar_type(known.vocab_size - 1)
     arrays: dict[str, np.ndarray] = {
-        "inputs": puzzles.inputs.astype(np.uint8),
-        "labels": labels.astype(np.uint8),
+        "inputs": puzzles.inputs.astype(kind),
+        "labels": labels.astype(kind),
         "puzzle_identifiers": np.zeros(count, dtype=np.int32),
         "puzzle_indices": np.arange(count + 1, dtype=np.int32),
         "group_indices": np.arange(count + 1, dtype=np.int32),
@@ -260,8 +285,8 @@ def arrays_of(puzzles: PuzzleSet) -> tuple[dict[str, np.ndarray], dict[str, Any]
         "pad_id": 0,
         "ignore_label_id": 0,
         "blank_identifier_id": 0,
-        "vocab_size": tasks.vocab_size(puzzles.task),
-        "seq_len": tasks.seq_len(puzzles.task),
+        "vocab_size": known.vocab_size,
+        "seq_len": known.seq_len,
         "num_puzzle_identifiers": 1,
         "total_groups": count,
         "mean_puzzle_examples": 1.0,
@@ -269,4 +294,8 @@ def arrays_of(puzzles: PuzzleSet) -> tuple[dict[str, np.ndarray], dict[str, Any]
         "total_samples": count,
         "total_puzzles": count,
     }
+    if (
+        task_of_shape(known.vocab_size, known.seq_len).board != known.board
+    ):  # the sizes do not tell, so it is said
+        header["board"] = list(known.board)
     return arrays, header

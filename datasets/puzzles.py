@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from eqrlab.datasets import tasks
+from eqrlab.datasets.registry.lookup import task as task_named
+from eqrlab.datasets.registry.task import Oracle, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,22 @@ def rows_drawn(available: int, draw: Draw | None) -> np.ndarray | None:
     return np.sort(np.random.default_rng(draw.seed).choice(available, draw.count, replace=False))
 
 
+def sized(task: Task, inputs: np.ndarray, labels: np.ndarray | None) -> Task:
+    """Return the task of open sizes that has those of some puzzles: their length, and tokens up to the largest.
+
+    Raises
+    ------
+    ValueError
+        If the puzzles are no rows of tokens, or have another length than the board that the task names.
+    """
+    if inputs.ndim != 2 or not inputs.shape[1]:
+        raise ValueError(f"puzzles are rows of tokens (n, L), got {inputs.shape}")
+    most = max(int(tokens.max(initial=0)) for tokens in (inputs, labels) if tokens is not None)
+    board = task.board if all(task.board) else (1, inputs.shape[1])
+    assert task.sized is not None
+    return task.sized(task.vocab_size or most + 1, board)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class PuzzleSet:
     """Puzzles of one task.
@@ -54,6 +71,8 @@ class PuzzleSet:
         Where each puzzle stands, e.g. "hard.csv:12"; made from `source` when left empty.
     draw
         How they were drawn from the source; None where they are all of it, or the first.
+    unproved
+        Puzzles that were to have one solution each, and of which that could not be proved in time.
 
     Raises
     ------
@@ -68,9 +87,14 @@ class PuzzleSet:
     source: str = ""
     names: tuple[str, ...] = ()
     draw: Draw | None = None
+    unproved: int = 0
 
     def __post_init__(self) -> None:
-        length, limit = tasks.seq_len(self.task), tasks.vocab_size(self.task)
+        known = task_named(self.task)
+        if known.sized is not None:  # of open sizes: these puzzles have some
+            known = sized(known, np.asarray(self.inputs), self.labels)
+            object.__setattr__(self, "task", known.name)
+        length, limit = known.seq_len, known.vocab_size
         for field in ("inputs", "labels"):
             tokens = getattr(self, field)
             if tokens is None and field == "labels":
@@ -98,14 +122,15 @@ class PuzzleSet:
         return len(self.inputs)
 
     @property
-    def oracle(self) -> tasks.Oracle:
-        """Return the oracle that judges answers to these puzzles."""
-        return tasks.oracle(self.task)
+    def oracle(self) -> Oracle | None:
+        """Return the oracle that judges answers to these puzzles; None: their labels do."""
+        return task_named(self.task).oracle
 
     @property
     def clues(self) -> np.ndarray:
-        """Return the givens of every puzzle, (P,); in mazes the cells that are not wall."""
-        return (self.inputs > 1).sum(axis=1)
+        """Return the givens of every puzzle, (P,): cells beyond pad and blank, in mazes those that are not wall."""
+        blank = task_named(self.task).blank
+        return (self.inputs > (1 if blank is None else blank)).sum(axis=1)
 
     def take(self, rows: Sequence[int] | np.ndarray | slice) -> PuzzleSet:
         """Return the puzzles in some rows, in that order."""

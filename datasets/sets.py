@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 
-import numpy as np
-
-from eqrlab.datasets.generate import generate
-from eqrlab.datasets.hardest import NAME as HARDEST
-from eqrlab.datasets.hardest import generate_hardest
-from eqrlab.datasets.maze_generate import generate_mazes
 from eqrlab.datasets.puzzles import PuzzleSet
-from eqrlab.datasets.tasks import parse_task
+from eqrlab.datasets.registry.lookup import task as task_named
+from eqrlab.datasets.registry.lookup import tasks
 
 
 def build(
@@ -30,7 +26,8 @@ def build(
     Parameters
     ----------
     task
-        "sudoku4", "sudoku6", "sudoku9", "maze7" to "maze30".
+        "sudoku4" to "sudoku25", with any boxes ("sudoku6-3x2"), "maze7" to "maze30", "maze9x14", or a task that another
+        package has added with a generator.
     count
         How many; the first k do not depend on it.
     difficulty
@@ -40,7 +37,7 @@ def build(
     seed
         Of every random choice.
     exclude
-        Fingerprints (see `tasks.fingerprint`) that must not come up, e.g. those of a training set.
+        Fingerprints (see `fingerprint`) that must not come up, e.g. those of a training set.
     steps
         Fewest and most steps from S to G, for mazes only.
     first, workers
@@ -62,33 +59,20 @@ def build(
     >>> build("sudoku4", 3, "easy", seed=1).columns["guesses"]
     ('0', '0', '0')
     """
-    kind, side = parse_task(task)
-    columns: dict[str, tuple[str, ...]]
-    if kind == "sudoku":
-        if steps is not None:
-            raise ValueError(f"steps is an option of mazes, {task} has none")
-        if difficulty == HARDEST:
-            if side != 9:
-                raise ValueError(f"{HARDEST} puzzles are 9x9, {task} has none")
-            made = list(generate_hardest(count, seed, exclude, first=first, workers=workers))
-        elif (first, workers) != (0, 1):
-            raise ValueError(f"first and workers are options of {HARDEST} puzzles")
-        else:
-            made = list(generate(side, count, difficulty or "mixed", seed, exclude))
-        rows = [(one.puzzle, one.solution) for one in made]
-        columns = {
-            "difficulty": tuple(one.difficulty for one in made),
-            "guesses": tuple(str(one.guesses) for one in made),
-            "clues": tuple(str(one.clues) for one in made),
-        }
-    elif (first, workers) != (0, 1):
-        raise ValueError(f"first and workers are options of {HARDEST} Sudoku puzzles, {task} has none")
-    else:
-        drawn = list(generate_mazes(side, count, difficulty or "unique", seed, exclude, steps=steps))
-        rows = [(one.maze, one.solution) for one in drawn]
-        columns = {
-            "kind": tuple(one.kind for one in drawn),
-            "steps": tuple(str(one.steps) for one in drawn),
-        }
-    tokens = np.array(rows, dtype=np.int64).reshape(count, 2, side * side)
-    return PuzzleSet(tokens[:, 0], tokens[:, 1], task, columns, f"{task}, seed {seed}")
+    known = task_named(task)
+    if known.build is None:
+        raise ValueError(
+            f"puzzles of the task {task} are not generated here; there are {', '.join(generated())}"
+        )
+    options = {"steps": steps, "first": first, "workers": workers}
+    unused = {"steps": None, "first": 0, "workers": 1}
+    given = {name: value for name, value in options.items() if value != unused[name]}
+    foreign = set(given) - set(inspect.signature(known.build).parameters)
+    if foreign:
+        raise ValueError(f"{task} puzzles are generated without {' and '.join(sorted(foreign))}")
+    return known.build(count, difficulty, seed, exclude, **given)
+
+
+def generated() -> tuple[str, ...]:
+    """Return the listed tasks whose puzzles can be generated."""
+    return tuple(name for name in tasks() if task_named(name).build is not None)

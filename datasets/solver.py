@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 import numpy as np
 
-from eqrlab.datasets.sudoku import BLANK, FIRST_DIGIT, Geometry, geometry_of
+from eqrlab.datasets.sudoku import BLANK, FIRST_DIGIT, Geometry, board_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,9 +129,15 @@ class BitBoard:
         return placed.bit_count() == self.board.cells
 
     def search(
-        self, candidates: int, placed: int, limit: int, rng: np.random.Generator | None = None
+        self,
+        candidates: int,
+        placed: int,
+        limit: int,
+        rng: np.random.Generator | None = None,
+        nodes: float = math.inf,
     ) -> tuple[list[int], int, bool]:
-        """Search depth first for `limit` solutions; guess in random order with `rng`, else digits ascending.
+        """Search depth first for `limit` solutions, by `nodes` guesses at most; guess in random order with `rng`,
+        else digits ascending.
 
         Returns
         -------
@@ -140,6 +147,8 @@ class BitBoard:
         found: list[int] = []
         guesses, stack = 0, [(candidates, placed)]
         while stack:
+            if guesses > nodes:
+                return found, guesses, False
             state = self.propagate(*stack.pop())
             if state is None:
                 continue
@@ -178,7 +187,9 @@ def bit_board(board: Geometry) -> BitBoard:
     return BitBoard(board)
 
 
-def search(tokens: np.ndarray, limit: int = 2) -> Search:
+def search(
+    tokens: np.ndarray, limit: int = 2, *, board: Geometry | None = None, nodes: float = math.inf
+) -> Search:
     """Solve one puzzle and say how hard it was.
 
     Parameters
@@ -187,6 +198,10 @@ def search(tokens: np.ndarray, limit: int = 2) -> Search:
         Puzzle (L,): tokens below 2 are blank.
     limit
         Stop after this many solutions.
+    board
+        The geometry; by default the usual one of the length.
+    nodes
+        Stop after this many guess nodes, too.
 
     Returns
     -------
@@ -207,26 +222,26 @@ def search(tokens: np.ndarray, limit: int = 2) -> Search:
     if limit < 1:
         raise ValueError(f"limit must be >= 1, got {limit}")
     tokens = np.asarray(tokens)
-    board = geometry_of(tokens)
+    board = board_of(tokens, board)
     if tokens.ndim != 1 or tokens.min() < 0 or tokens.max() >= board.vocab_size:
         raise ValueError(f"a puzzle is one row of tokens in [0, {board.vocab_size - 1}], got {tokens.shape}")
     solver = bit_board(board)
     givens = {int(c): int(tokens[c]) - FIRST_DIGIT for c in np.flatnonzero(tokens >= FIRST_DIGIT)}
-    found, guesses, complete = solver.search(*solver.start(givens), limit)
+    found, guesses, complete = solver.search(*solver.start(givens), limit, nodes=nodes)
     solutions = np.array([solver.tokens(placed) for placed in found], dtype=np.int64)
     return Search(solutions.reshape(len(found), board.cells), guesses, complete)
 
 
-def solve(tokens: np.ndarray, limit: int = 2) -> np.ndarray:
+def solve(tokens: np.ndarray, limit: int = 2, board: Geometry | None = None) -> np.ndarray:
     """Return up to `limit` solutions of one puzzle (L,) as tokens (k, L); see `search`."""
-    return search(tokens, limit).solutions
+    return search(tokens, limit, board=board).solutions
 
 
-def is_unique(tokens: np.ndarray) -> bool:
+def is_unique(tokens: np.ndarray, board: Geometry | None = None) -> bool:
     """Say whether a puzzle (L,) has exactly one solution."""
-    return len(solve(tokens, 2)) == 1
+    return len(solve(tokens, 2, board)) == 1
 
 
-def count_guesses(tokens: np.ndarray) -> int:
+def count_guesses(tokens: np.ndarray, board: Geometry | None = None) -> int:
     """Return the guess nodes that a singles-and-guess solver needs to solve a puzzle and prove it unique."""
-    return search(tokens, 2).guesses
+    return search(tokens, 2, board=board).guesses

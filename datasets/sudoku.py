@@ -1,14 +1,16 @@
-"""Sudoku boards of side 4, 6 and 9: geometry, tokens, conflicts and the validity oracle."""
+"""Sudoku boards of any box shape, side 4 to 25: geometry, tokens, conflicts and the validity oracle."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 import numpy as np
 
 PAD, BLANK, FIRST_DIGIT = 0, 1, 2
-_BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}
+LARGEST = 25
+DIGITS = "123456789ABCDEFGHIJKLMNOP"  # how the digits 1 to 25 are written
 _CHUNK = 1 << 16  # rows checked at once, so that memory stays bounded
 
 
@@ -47,33 +49,64 @@ class Geometry:
         return row // self.box_rows * self.box_rows + column // self.box_columns
 
 
+def boxes_of(side: int) -> tuple[tuple[int, int], ...]:
+    """Return the box shapes (rows, columns) of a side: first the usual one, nearest to a square and not upright.
+
+    Examples
+    --------
+    >>> boxes_of(6), boxes_of(12), boxes_of(7)
+    (((2, 3), (3, 2)), ((3, 4), (4, 3), (2, 6), (6, 2)), ())
+    """
+    if not 4 <= side <= LARGEST:
+        return ()
+    flat = [(k, side // k) for k in range(math.isqrt(side), 1, -1) if side % k == 0]
+    return tuple(
+        dict.fromkeys(shape for rows, columns in flat for shape in ((rows, columns), (columns, rows)))
+    )
+
+
 @functools.cache
-def geometry(side: int) -> Geometry:
-    """Return the geometry of a side.
+def geometry(side: int, box: tuple[int, int] | None = None) -> Geometry:
+    """Return the geometry of a side, with its usual boxes (see `boxes_of`) unless others are asked for.
 
     Raises
     ------
     ValueError
-        If the side is not 4, 6 or 9.
+        If there are no such boards.
     """
-    if side not in _BOXES:
-        raise ValueError(f"Sudoku boards have side 4, 6 or 9, got {side}")
-    return Geometry(side, *_BOXES[side])
+    shapes = boxes_of(side)
+    if not shapes:
+        raise ValueError(
+            f"Sudoku boards have a side N of 4 to {LARGEST} that boxes fill (4, 6, 8, 9, ...), got {side}"
+        )
+    if box not in (None, *shapes):
+        there = ", ".join(f"{rows}x{columns}" for rows, columns in shapes)
+        raise ValueError(f"boxes of a {side}x{side} Sudoku are {there}, got {box}")
+    return Geometry(side, *(box or shapes[0]))
 
 
 def geometry_of(tokens: np.ndarray) -> Geometry:
-    """Return the geometry that token rows (..., L) belong to, from their length.
+    """Return the geometry with usual boxes that token rows (..., L) belong to, from their length.
 
     Raises
     ------
     ValueError
-        If L is not 16, 36 or 81.
+        If L is not the square of a side of Sudoku boards.
     """
     length = tokens.shape[-1] if tokens.ndim else 0
-    for side in _BOXES:
-        if side * side == length:
-            return geometry(side)
-    raise ValueError(f"a Sudoku row has 16, 36 or 81 tokens, got {length}")
+    side = math.isqrt(length)
+    if side * side != length or not boxes_of(side):
+        raise ValueError(f"a Sudoku row has 16, 36, 64, 81, ... up to 625 tokens, got {length}")
+    return geometry(side)
+
+
+def board_of(tokens: np.ndarray, board: Geometry | None) -> Geometry:
+    """Return the board given, which tokens must fit, or the usual one of their length."""
+    if board is None:
+        return geometry_of(tokens)
+    if tokens.shape[-1] != board.cells:
+        raise ValueError(f"a row of this Sudoku has {board.cells} tokens, got {tokens.shape[-1]}")
+    return board
 
 
 def _regions(tokens: np.ndarray, board: Geometry) -> list[np.ndarray]:
@@ -84,13 +117,15 @@ def _regions(tokens: np.ndarray, board: Geometry) -> list[np.ndarray]:
     return [grid, grid.transpose(0, 2, 1), boxes.reshape(n, side, side)]
 
 
-def conflicts(tokens: np.ndarray) -> np.ndarray:
+def conflicts(tokens: np.ndarray, board: Geometry | None = None) -> np.ndarray:
     """Say which boards hold one digit twice in a row, column or box.
 
     Parameters
     ----------
     tokens
         Boards (n, L), blanks allowed.
+    board
+        Their geometry; by default the usual one of their length.
 
     Returns
     -------
@@ -98,7 +133,7 @@ def conflicts(tokens: np.ndarray) -> np.ndarray:
         bool (n,).
     """
     tokens = np.asarray(tokens)
-    board = geometry_of(tokens)
+    board = board_of(tokens, board)
     found = np.zeros(len(tokens), dtype=bool)
     for start in range(0, len(tokens), _CHUNK):
         part = tokens[start : start + _CHUNK]
@@ -114,20 +149,20 @@ def conflicts(tokens: np.ndarray) -> np.ndarray:
     return found
 
 
-def first_conflict(tokens: np.ndarray) -> str | None:
+def first_conflict(tokens: np.ndarray, board: Geometry | None = None) -> str | None:
     """Describe the first repeated digit of one board (L,), or return None."""
-    board = geometry_of(tokens)
+    board = board_of(tokens, board)
     for kind, region in zip(("row", "column", "box"), _regions(tokens[None], board), strict=True):
         for number, unit in enumerate(region[0]):
             digits = unit[unit >= FIRST_DIGIT]
             values, counts = np.unique(digits, return_counts=True)
             if (counts > 1).any():
-                digit = int(values[counts > 1][0]) - FIRST_DIGIT + 1
+                digit = DIGITS[int(values[counts > 1][0]) - FIRST_DIGIT]
                 return f"digit {digit} stands twice in {kind} {number + 1}"
     return None
 
 
-def sudoku_oracle(inputs: np.ndarray, answers: np.ndarray) -> np.ndarray:
+def sudoku_oracle(inputs: np.ndarray, answers: np.ndarray, board: Geometry | None = None) -> np.ndarray:
     """Say which answers are right: every row, column and box holds every digit once, and the givens are kept.
 
     Parameters
@@ -136,6 +171,8 @@ def sudoku_oracle(inputs: np.ndarray, answers: np.ndarray) -> np.ndarray:
         Puzzles, tokens (n, L).
     answers
         Answers, tokens (n, L); any integers, so also what an untrained network writes.
+    board
+        Their geometry; by default the usual one of their length.
 
     Returns
     -------
@@ -164,7 +201,7 @@ def sudoku_oracle(inputs: np.ndarray, answers: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"inputs and answers must be two equal shapes (n, L), got {inputs.shape} and {answers.shape}"
         )
-    board = geometry_of(inputs)
+    board = board_of(inputs, board)
     valid = np.zeros(len(inputs), dtype=bool)
     for start in range(0, len(inputs), _CHUNK):
         given, answer = inputs[start : start + _CHUNK], answers[start : start + _CHUNK]
@@ -178,3 +215,40 @@ def sudoku_oracle(inputs: np.ndarray, answers: np.ndarray) -> np.ndarray:
             good &= (seen == (1 << board.side) - 1).all(axis=1)
         valid[start : start + _CHUNK] = good
     return valid
+
+
+def legal_clues(inputs: np.ndarray, board: Geometry | None = None) -> np.ndarray:
+    """Say which tokens may be written into which cells as clues: digits into blanks, against no given of their units.
+
+    Parameters
+    ----------
+    inputs
+        Puzzles, tokens (n, L).
+    board
+        Their geometry; by default the usual one of their length.
+
+    Returns
+    -------
+    ndarray
+        bool (n, L, V).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> clues = legal_clues(np.array([[2, 3, 4, 1] + 12 * [1]]))
+    >>> np.flatnonzero(clues[0, 3]).tolist(), clues[0, 0].any()
+    ([5], np.False_)
+    """
+    inputs = np.asarray(inputs)
+    board = board_of(inputs, board)
+    n, side = len(inputs), board.side
+    digits = np.arange(FIRST_DIGIT, board.vocab_size)
+    given = inputs[:, :, None] == digits  # (n, L, N)
+    row, column = np.divmod(np.arange(board.cells), side)
+    legal = np.zeros((n, board.cells, board.vocab_size), dtype=bool)
+    free = np.broadcast_to((inputs == BLANK)[:, :, None], given.shape).copy()
+    for unit in (row, column, board.box_of):
+        cells = np.argsort(unit, kind="stable").reshape(side, side)  # cells of every unit
+        free &= ~given[:, cells].any(axis=2)[:, unit]
+    legal[:, :, FIRST_DIGIT:] = free
+    return legal

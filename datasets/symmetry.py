@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 
-from eqrlab.datasets.sudoku import FIRST_DIGIT, Geometry, geometry_of
+from eqrlab.datasets.sudoku import FIRST_DIGIT, Geometry, board_of
 
-_CHUNK = 1 << 13
+_CELLS_AT_ONCE = 1 << 23  # cells times digits of the boards hashed at a time, 64 MB
 _ROUNDS = 6  # of colour refinement; more change nothing on boards of 81 cells in practice
 
 
@@ -70,7 +70,7 @@ def random_symmetry(board: Geometry, n: int, rng: np.random.Generator) -> Symmet
 
 
 def augment(
-    inputs: np.ndarray, labels: np.ndarray, rng: np.random.Generator
+    inputs: np.ndarray, labels: np.ndarray, rng: np.random.Generator, board: Geometry | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Disguise every row of a batch by its own random symmetry.
 
@@ -80,6 +80,8 @@ def augment(
         Puzzles and solutions, tokens (n, L); pad, blank and ignored cells keep their token.
     rng
         Source of randomness.
+    board
+        Their geometry; by default the usual one of their length.
 
     Returns
     -------
@@ -100,7 +102,7 @@ def augment(
         raise ValueError(
             f"inputs and labels must be two equal shapes (n, L), got {inputs.shape} and {labels.shape}"
         )
-    symmetry = random_symmetry(geometry_of(inputs), len(inputs), rng)
+    symmetry = random_symmetry(board_of(inputs, board), len(inputs), rng)
     return symmetry.apply(inputs), symmetry.apply(labels)
 
 
@@ -141,13 +143,15 @@ def _oriented(grid: np.ndarray, height: int, width: int) -> np.ndarray:
     return _mix(cell).sum(axis=(1, 2))
 
 
-def fingerprint(tokens: np.ndarray) -> np.ndarray:
+def fingerprint(tokens: np.ndarray, board: Geometry | None = None) -> np.ndarray:
     """Hash puzzles so that all disguises of a puzzle have one fingerprint.
 
     Parameters
     ----------
     tokens
         Puzzles (n, L); solutions work as well.
+    board
+        Their geometry; by default the usual one of their length.
 
     Returns
     -------
@@ -173,13 +177,14 @@ def fingerprint(tokens: np.ndarray) -> np.ndarray:
     True
     """
     tokens = np.atleast_2d(np.asarray(tokens))
-    board = geometry_of(tokens)
+    board = board_of(tokens, board)
     prints = np.empty(len(tokens), dtype=np.uint64)
-    for start in range(0, len(tokens), _CHUNK):
-        grid = tokens[start : start + _CHUNK].reshape(-1, board.side, board.side)
+    chunk = max(1, _CELLS_AT_ONCE // (board.cells * board.side))
+    for start in range(0, len(tokens), chunk):
+        grid = tokens[start : start + chunk].reshape(-1, board.side, board.side)
         hashed = _oriented(grid, board.box_rows, board.box_columns)
         if board.box_rows == board.box_columns:
             flipped = _oriented(grid.transpose(0, 2, 1), board.box_rows, board.box_columns)
             hashed = np.minimum(hashed, flipped)
-        prints[start : start + _CHUNK] = hashed
+        prints[start : start + chunk] = hashed
     return prints

@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eqrlab.core.messages import brief
-from eqrlab.datasets import checks, maze, tasks
+from eqrlab.datasets import checks, maze
 from eqrlab.datasets.decode import read_text
 from eqrlab.datasets.faults import Fault, PuzzleFileError
 from eqrlab.datasets.puzzles import Draw, PuzzleSet, rows_drawn
+from eqrlab.datasets.registry.lookup import task as task_named
+from eqrlab.datasets.registry.lookup import task_of_text
 
 _PAIRS = (
     ("puzzle", "solution"),
@@ -156,18 +158,18 @@ def guess_task(puzzles: list[str]) -> str:
         If none has.
     """
     for puzzle in puzzles:
-        side = math.isqrt(len(puzzle))
-        if side * side == len(puzzle):
-            if "#" in puzzle and side in tasks.MAZE_SIDES:
-                return f"maze{side}"
-            if "#" not in puzzle and side in tasks.SUDOKU_SIDES:
-                return f"sudoku{side}"
+        found = task_of_text(puzzle)
+        if found is not None:
+            return found.name
     side = math.isqrt(len(puzzles[0]))
     if side * side == len(puzzles[0]) >= 16 and not set(puzzles[0]) <= set(maze.ALPHABET):
-        raise ValueError(tasks.unsupported_sudoku(side))
+        raise ValueError(
+            f"{side}x{side} Sudoku has no boxes here (4x4, 6x6, 8x8, 9x9, 10x10, 12x12, ... 25x25 have); "
+            "--task NAME names any other task"
+        )
     raise ValueError(
-        f"wrong length: a puzzle has 16, 36 or 81 characters (Sudoku), or is a maze of 5 x 5 to 99 x 99 characters "
-        f"with walls '#', got {len(puzzles[0])} characters"
+        f"wrong length: a puzzle has 16, 36, 64, 81, ... characters (Sudoku), or is a maze of 5 x 5 to 99 x 99 "
+        f"characters with walls '#', got {len(puzzles[0])} characters; --task NAME names any other task"
     )
 
 
@@ -265,9 +267,14 @@ def _read_rows(
 
 def _is_well_formed(task: str, line: Line) -> bool:
     """Say whether a line has the right length and characters, without reading it."""
-    length, letters = tasks.seq_len(task), tasks.codes(task).keys()
+    known = task_named(task)
     fields = (line.puzzle, line.solution) if line.solution else (line.puzzle,)
-    return all(len(text) == length and letters >= set(text) for text in fields)
+    if known.alphabet:
+        return all(len(text) == known.seq_len and known.codes.keys() >= set(text) for text in fields)
+    try:
+        return all(len(known.encode(text)) for text in fields)
+    except ValueError:
+        return False
 
 
 def _line_number(fault: Fault) -> int:
@@ -276,12 +283,14 @@ def _line_number(fault: Fault) -> int:
 
 def _encode(task: str, text: str, what: str) -> np.ndarray:
     """Read one field; a length that another size has is named as a mixture."""
-    length = tasks.seq_len(task)
-    if len(text) != length:
-        other = what == "puzzle" and len(text) in {side * side for side in tasks.SUDOKU_SIDES}
-        hint = "; one file holds one size" if other else ""
-        raise ValueError(f"wrong length: the {what} has {len(text)} characters, {task} has {length}{hint}")
+    known = task_named(task)
+    if known.alphabet and len(text) != known.seq_len:
+        other = task_of_text(text) if what == "puzzle" else None
+        hint = "; one file holds one size" if other is not None and other.kind == known.kind else ""
+        raise ValueError(
+            f"wrong length: the {what} has {len(text)} characters, {task} has {known.seq_len}{hint}"
+        )
     try:
-        return tasks.encode(task, text)
+        return known.encode(text)
     except ValueError as error:
         raise ValueError(f"{what}: {error}") from None

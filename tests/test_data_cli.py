@@ -6,7 +6,6 @@ from click.testing import CliRunner
 
 from eqrlab import datasets
 from eqrlab.analyses.commands.data import data
-from eqrlab.datasets import tasks
 
 
 def run(*arguments: object, code: int = 0) -> str:
@@ -58,7 +57,7 @@ def test_build_refuses_what_cannot_be_had(tmp_path):
     assert "no new hard 4x4 puzzle" in refused("build", "sudoku4", *out, "--difficulty", "hard")
     assert "difficulty 'simple' unknown" in refused("build", "sudoku6", *out, "--difficulty", "simple")
     assert "task 'sudoku5' unknown" in refused("build", "sudoku5", *out)
-    assert "steps is an option of mazes" in refused("build", "sudoku6", *out, "--steps", 1, 2)
+    assert "sudoku6 puzzles are generated without steps" in refused("build", "sudoku6", *out, "--steps", 1, 2)
     assert not (tmp_path / "a.csv").exists()
     run("build", "sudoku6", code=2)
 
@@ -66,7 +65,7 @@ def test_build_refuses_what_cannot_be_had(tmp_path):
 def test_convert_adds_solutions_and_keeps_puzzles(tmp_path):
     made = datasets.bundled("sudoku6").take(slice(0, 12))
     text = tmp_path / "a.txt"
-    text.write_text("\n".join(tasks.decode("sudoku6", row) for row in made.inputs))
+    text.write_text("\n".join(datasets.task("sudoku6").decode(row) for row in made.inputs))
     run("convert", text, "--out", tmp_path / "a.csv", "--solve")
     solved = datasets.read_puzzles(tmp_path / "a.csv")
     np.testing.assert_array_equal(solved.labels, made.labels)
@@ -90,7 +89,7 @@ def test_info_describes_a_bundled_set():
 
 
 def test_info_measures_difficulty_where_no_column_says_it(tmp_path):
-    (tmp_path / "a.txt").write_text(tasks.decode("sudoku9", datasets.bundled("sudoku9").inputs[3]))
+    (tmp_path / "a.txt").write_text(datasets.task("sudoku9").decode(datasets.bundled("sudoku9").inputs[3]))
     output = run("info", tmp_path / "a.txt")
     assert "labels             none" in output and "(first 1)" in output
     assert "guess nodes" not in run("info", tmp_path / "a.txt", "--measure", 0)
@@ -113,13 +112,13 @@ def test_bundled_sets_pass_their_own_check(task):
 def test_check_lists_every_fault_with_file_and_line(tmp_path):
     made = datasets.build("sudoku4", 4, "easy", seed=1)
     rows = [
-        f"{tasks.decode('sudoku4', p)},{tasks.decode('sudoku4', s)}"
+        f"{datasets.task('sudoku4').decode(p)},{datasets.task('sudoku4').decode(s)}"
         for p, s in zip(made.inputs, made.labels, strict=True)
     ]
     disguise, solution = datasets.augment(made.inputs[1:2], made.labels[1:2], np.random.default_rng(0))
     empty = "." * 16 + "," + rows[0].split(",")[1]
     bad = "x" + rows[3][1:]
-    hidden = f"{tasks.decode('sudoku4', disguise[0])},{tasks.decode('sudoku4', solution[0])}"
+    hidden = f"{datasets.task('sudoku4').decode(disguise[0])},{datasets.task('sudoku4').decode(solution[0])}"
     path = tmp_path / "a.csv"
     path.write_text("\n".join(["puzzle,solution", *rows[:2], rows[0], hidden, empty, bad, rows[2]]))
     lines = run("check", path, code=1).splitlines()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eqrlab.datasets import build, fingerprint, oracle
-from eqrlab.datasets.device_symmetry import device_augmentation
+from eqrlab.datasets.registry.lookup import device_augmentation
 
 
 @pytest.mark.parametrize("task", ["sudoku4", "sudoku6", "sudoku9", "maze9"])

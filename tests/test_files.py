@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import math
 import tempfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from eqrlab import datasets
-from eqrlab.datasets import files, tasks
+from eqrlab.datasets import files
 from eqrlab.datasets.files import scan
 from eqrlab.datasets.puzzles import PuzzleSet
 
@@ -26,7 +27,7 @@ def small() -> PuzzleSet:
 def rows(small) -> list[str]:
     """Lines of a sound CSV file: a header and six puzzles with solutions."""
     return ["puzzle,solution"] + [
-        f"{tasks.decode('sudoku4', p)},{tasks.decode('sudoku4', s)}"
+        f"{datasets.task('sudoku4').decode(p)},{datasets.task('sudoku4').decode(s)}"
         for p, s in zip(small.inputs, small.labels, strict=True)
     ]
 
@@ -135,7 +136,7 @@ def test_mazes_are_read_as_text_and_as_csv(tmp_path):
     mazes = datasets.build("maze9", 5, seed=1)
     files.write_csv(tmp_path / "m.csv", mazes)
     same(datasets.read_puzzles(tmp_path / "m.csv"), mazes)
-    lines = [tasks.decode("maze9", row) for row in mazes.inputs]
+    lines = [datasets.task("maze9").decode(row) for row in mazes.inputs]
     text = datasets.read_puzzles(write(tmp_path / "m.txt", ["# five mazes", "", *lines]))
     np.testing.assert_array_equal(text.inputs, mazes.inputs)
     assert text.task == "maze9" and text.names[0] == "m.txt:3"
@@ -283,7 +284,7 @@ def test_puzzles_with_several_solutions_are_read_unless_unique_is_asked(tmp_path
 )
 def test_a_wrong_maze_is_named(tmp_path, line, reason):
     mazes = datasets.build("maze9", 2, seed=1)
-    good = [tasks.decode("maze9", row) for row in mazes.inputs]
+    good = [datasets.task("maze9").decode(row) for row in mazes.inputs]
     with pytest.raises(ValueError) as caught:
         datasets.read_puzzles(write(tmp_path / "m.txt", ["# mazes, 9x9", *good, line]))
     assert str(caught.value).startswith(f"{tmp_path / 'm.txt'}:4: ") and reason in str(caught.value)
@@ -311,7 +312,9 @@ def edit_json(path: Path, **changes: object) -> None:
     ("changes", "reason"),
     [
         ({"vocab_size": "gone"}, "'vocab_size' must be an integer, got None"),
-        ({"vocab_size": 7}, "no task has 7 tokens on 16 cells"),
+        ({"vocab_size": 0}, "no task has 0 tokens on 16 cells"),
+        ({"board": [3, 5]}, "'board' must be rows and columns of 16 cells"),
+        ({"board": 4}, "'board' must be rows and columns of 16 cells"),
         ({"vocab_size": 8, "seq_len": 36}, "shape"),
         ({"seq_len": True}, "'seq_len' must be an integer"),
         ({"pad_id": 3}, "pad_id must be 0, got 3"),
@@ -507,38 +510,42 @@ def test_taking_rows_keeps_everything_together(small):
 
 @pytest.mark.parametrize("task", ["sudoku4", "sudoku6", "sudoku9", "maze9", "maze30"])
 def test_vocabulary_and_length_name_the_task(task):
-    assert tasks.task_of(tasks.vocab_size(task), tasks.seq_len(task)) == task
-    assert tasks.board(task) == (tasks.parse_task(task)[1],) * 2
-    assert len(tasks.alphabet(task)) == tasks.vocab_size(task) - 1
+    known = datasets.task(task)
+    assert datasets.task_of(datasets.vocab_size(task), datasets.seq_len(task)) == task == known.name
+    assert datasets.board(task) == (math.isqrt(known.seq_len),) * 2
+    assert len(known.alphabet) == known.vocab_size - 1
 
 
 @pytest.mark.parametrize("task", ["", "sudoku", "sudoku5", "maze", "maze3", "maze100", "Sudoku9", "maze09"])
 def test_unknown_tasks_are_refused(task):
     with pytest.raises(ValueError, match="unknown; choose from"):
-        tasks.seq_len(task)
+        datasets.seq_len(task)
 
 
-@pytest.mark.parametrize(("vocab", "length"), [(11, 80), (7, 16), (6, 9), (0, 0), (6, -4)])
-def test_sizes_without_a_task_are_refused(vocab, length):
+@pytest.mark.parametrize(("vocab", "length"), [(0, 0), (6, -4), (0, 5), (1 << 30, 4)])
+def test_sizes_that_no_task_can_have_are_refused(vocab, length):
     with pytest.raises(ValueError, match="no task has"):
-        tasks.task_of(vocab, length)
+        datasets.task_of(vocab, length)
+
+
+@pytest.mark.parametrize(("vocab", "length"), [(11, 80), (7, 16), (6, 9), (7, 25)])
+def test_sizes_of_no_named_task_are_those_of_a_generic_one(vocab, length):
+    assert datasets.task_of(vocab, length) == f"generic-{length}-v{vocab}"
 
 
 @given(st.sampled_from(["sudoku4", "sudoku6", "sudoku9", "maze9"]), st.data())
 def test_characters_and_tokens_round_trip(task, data):
-    text = data.draw(
-        st.text(tasks.alphabet(task), min_size=tasks.seq_len(task), max_size=tasks.seq_len(task))
-    )
-    assert tasks.decode(task, tasks.encode(task, text)) == text
-    assert "".join("".join(tasks.render(task, tasks.encode(task, text))).split()).replace("|", "").replace(
-        "-", ""
-    ).replace("+", "") == "".join(text.split())
+    known = datasets.task(task)
+    text = data.draw(st.text(known.alphabet, min_size=known.seq_len, max_size=known.seq_len))
+    assert known.decode(known.encode(text)) == text
+    drawn = "".join("".join(known.render(known.encode(text))).split())
+    assert drawn.translate(str.maketrans("", "", "|-+")) == "".join(text.split())
 
 
 def test_boards_are_drawn_with_their_boxes():
-    lines = tasks.render("sudoku6", datasets.bundled("sudoku6").labels[0])
+    lines = datasets.render("sudoku6", datasets.bundled("sudoku6").labels[0])
     assert len(lines) == 8 and set(lines[2]) == set("-+") and lines[0].index("|") == lines[2].index("+")
-    nine = tasks.render("sudoku9", datasets.bundled("sudoku9").labels[0])
+    nine = datasets.render("sudoku9", datasets.bundled("sudoku9").labels[0])
     assert len(nine) == 11 and len(nine[0]) == len(nine[3])
 
 
@@ -680,14 +687,12 @@ def test_a_file_of_another_kind_is_named_with_the_kinds_that_are_read(tmp_path, 
         datasets.read_puzzles(path)
 
 
-@pytest.mark.parametrize("side", [5, 8, 12, 16, 25])
-def test_sudoku_of_other_sizes_is_refused_by_its_size(tmp_path, side):
+@pytest.mark.parametrize("side", [5, 7, 13, 26])
+def test_sudoku_without_boxes_is_refused_by_its_size(tmp_path, side):
     row = ("1G." * side * side)[: side * side]
     for name, text in (("a.csv", f"puzzle,solution\n{row},\n"), ("a.txt", row)):
-        with pytest.raises(ValueError, match=rf"{side}x{side} Sudoku is not supported \(4x4, 6x6, 9x9 are\)"):
+        with pytest.raises(ValueError, match=rf"{side}x{side} Sudoku has no boxes here \(4x4, 6x6, 8x8, "):
             datasets.read_puzzles(write(tmp_path / name, text))
-    with pytest.raises(ValueError, match=f"{side}x{side} Sudoku is not supported"):
-        tasks.task_of(side + 2, side * side)
 
 
 # --- cost

@@ -84,7 +84,7 @@ def test_solver_refutes_givens_that_contradict_each_other():
 
 
 def test_a_very_hard_puzzle_is_solved_and_needs_guesses():
-    puzzle = datasets.tasks.encode("sudoku9", HARD)
+    puzzle = datasets.task("sudoku9").encode(HARD)
     solutions = solve(puzzle)
     assert len(solutions) == 1
     assert sudoku_oracle(puzzle[None], solutions).all()
@@ -111,9 +111,12 @@ def test_limit_below_one_is_refused():
         solve(np.ones(16, dtype=int), 0)
 
 
-def test_sides_other_than_4_6_9_are_refused():
-    with pytest.raises(ValueError, match="side 4, 6 or 9, got 5"):
-        geometry(5)
+def test_sides_that_boxes_do_not_fill_are_refused():
+    for side in (0, 3, 5, 23, 26):
+        with pytest.raises(ValueError, match=f"side N of 4 to 25 that boxes fill .* got {side}"):
+            geometry(side)
+    with pytest.raises(ValueError, match=r"boxes of a 12x12 Sudoku are 3x4, 4x3, 2x6, 6x2, got \(12, 1\)"):
+        geometry(12, (12, 1))
 
 
 # --- oracle

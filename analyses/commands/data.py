@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,14 +16,21 @@ from eqrlab import datasets
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.core.messages import one_line
 from eqrlab.core.progress import shown, tqdm
-from eqrlab.datasets import files, tasks
-from eqrlab.datasets.batch_solver import count_solutions
-from eqrlab.datasets.checks import solution_faults
+from eqrlab.datasets import files
+from eqrlab.datasets import task as task_named
+from eqrlab.datasets.checks import uniqueness
 from eqrlab.datasets.faults import Fault
-from eqrlab.datasets.maze import shortest_path
 from eqrlab.datasets.puzzles import PuzzleSet
+from eqrlab.datasets.registry.task import Task
 from eqrlab.datasets.sets import build as build_puzzles
-from eqrlab.datasets.solver import count_guesses
+from eqrlab.datasets.solver import search
+from eqrlab.datasets.sudoku import geometry
+
+CLUES = {"sudoku": "clues", "maze": "open cells"}  # what the cells beyond the blank ones are called
+MOST_NODES, MOST_SECONDS = (
+    20_000,
+    10.0,
+)  # guess nodes of a puzzle, and time, after which `info` counts no further
 
 _source = click.argument("source", metavar="PATH")
 _out = click.option("--out", required=True, type=click.Path(path_type=Path), help="File or folder to write.")
@@ -126,12 +135,14 @@ def build(
     form: str | None,
     split: str,
 ) -> None:
-    """Generate puzzles of TASK (sudoku4, sudoku6, sudoku9, maze7 to maze30) with their solutions.
+    """Generate puzzles of TASK (sudoku4 to sudoku25, sudoku6-3x2, maze7 to maze30, maze9x14) with their solutions.
 
     No two are equal up to the symmetries of the task, and the same options give the same file.
     """
     _require_writable(out, form, split)
-    marks = [mark for other in exclude for mark in tasks.fingerprint(task, _read(other, task, split).inputs)]
+    marks = [
+        mark for other in exclude for mark in datasets.fingerprint(task, _read(other, task, split).inputs)
+    ]
     made = build_puzzles(task, count, difficulty, seed, marks, steps=steps, first=first, workers=workers)
     _write(out, form, split, made)
 
@@ -164,14 +175,20 @@ def convert(
 
 
 def _solved(puzzles: PuzzleSet) -> PuzzleSet:
-    """Return Sudoku with the solver's labels."""
-    if tasks.parse_task(puzzles.task)[0] != "sudoku":
-        raise ValueError(f"only Sudoku can be solved here, {puzzles.source} holds {puzzles.task}")
+    """Return puzzles with the solver's labels."""
+    known = task_named(puzzles.task)
+    if known.count is None:
+        raise ValueError(f"there is no solver of {puzzles.task} puzzles, which {puzzles.source} holds")
     with _proving(puzzles) as tick:
-        for row, reason in solution_faults(puzzles.task, puzzles.inputs, tick).items():
-            raise ValueError(f"{puzzles.names[row]}: {reason}")
-    labels = count_solutions(puzzles.inputs, 1).first
-    return PuzzleSet(puzzles.inputs, labels, puzzles.task, puzzles.columns, puzzles.source, puzzles.names)
+        found = known.count(puzzles.inputs, 2, tick)
+    if found.first is None:
+        raise ValueError(f"only Sudoku can be solved here, {puzzles.source} holds {puzzles.task}")
+    for row, name in enumerate(puzzles.names):
+        if not found.proved[row]:
+            raise ValueError(f"{name}: not proved to have exactly one solution in the time there is")
+        if found.count[row] != 1:
+            raise ValueError(f"{name}: {known.several if found.count[row] else known.no_solution}")
+    return dataclasses.replace(puzzles, labels=found.first)
 
 
 @data.command(epilog="Example: eqrlab data info sudoku6-test")
@@ -206,25 +223,25 @@ def _span(values: np.ndarray) -> str:
 
 def _describe(puzzles: PuzzleSet, measure: int) -> dict[str, str]:
     """Return the rows of the table of `info`."""
-    kind, side = tasks.parse_task(puzzles.task)
+    known = task_named(puzzles.task)
     copies = len(puzzles) - len(np.unique(puzzles.inputs, axis=0))
     classes = len(np.unique(datasets.fingerprint(puzzles.task, puzzles.inputs)))
     table = {
         "source": puzzles.source,
         "task": puzzles.task,
         "puzzles": str(len(puzzles)),
-        "board": f"{side} x {side}",
-        "tokens": f"{tasks.vocab_size(puzzles.task)} (0 pad, 1.. = {tasks.alphabet(puzzles.task)!r})",
+        "board": f"{known.board[0]} x {known.board[1]}"
+        if known.is_grid
+        else f"a sequence of {known.seq_len}",
+        "tokens": f"{known.vocab_size}" + (f" (0 pad, 1.. = {known.alphabet!r})" if known.alphabet else ""),
         "labels": "none" if puzzles.labels is None else "yes",
-        "clues" if kind == "sudoku" else "open cells": _span(puzzles.clues),
     }
-    if kind == "maze":
-        steps, unique = shortest_path(puzzles.inputs)
-        table["steps from S to G"] = _span(steps)
-        table["unique path"] = f"{unique.sum()} of {len(puzzles)}"
-    elif "guesses" not in puzzles.columns and measure:
-        guesses = np.array([count_guesses(tokens) for tokens in puzzles.inputs[:measure]])
-        table["guess nodes"] = f"{_span(guesses)} (first {len(guesses)})"
+    if known.kind in CLUES:
+        table[CLUES[known.kind]] = _span(puzzles.clues)
+    if known.describe is not None:
+        table |= known.describe(puzzles.inputs)
+    if known.kind == "sudoku" and "guesses" not in puzzles.columns and measure:
+        table["guess nodes"] = _guesses(known, puzzles.inputs[:measure])
     for name, values in puzzles.columns.items():
         if name in ("difficulty", "kind"):
             tally = collections.Counter(values)
@@ -235,6 +252,19 @@ def _describe(puzzles: PuzzleSet, measure: int) -> dict[str, str]:
     table["symmetry classes"] = f"{classes} or more"
     table["further columns"] = ", ".join(puzzles.columns) or "none"
     return table
+
+
+def _guesses(known: Task, inputs: np.ndarray) -> str:
+    """Return the guess nodes of puzzles, as far as they are counted in a few seconds."""
+    board, began, guesses = geometry(known.board[0], known.boxes), time.monotonic(), list[int]()
+    for tokens in inputs:
+        found = search(tokens, board=board, nodes=MOST_NODES)
+        if not found.complete and len(found.solutions) < 2:
+            return f"more than {MOST_NODES} in puzzle {len(guesses) + 1}; not counted further"
+        guesses.append(found.guesses)
+        if time.monotonic() - began > MOST_SECONDS:
+            break
+    return f"{_span(np.array(guesses))} (first {len(guesses)})"
 
 
 @data.command(epilog="Example: eqrlab data check mine.csv --against sudoku9-train")
@@ -260,9 +290,9 @@ def check(
     """
     puzzles, faults = _scan(source, task, split, limit)
     reasons = [str(fault) for fault in faults]
-    sound = 0
+    sound = unproved = 0
     if puzzles is not None:
-        found = _puzzle_faults(puzzles, allow_several)
+        found, unproved = _puzzle_faults(puzzles, allow_several)
         for other in against:
             for row, reason in _leaks(puzzles, _read(other, puzzles.task, split)).items():
                 found.setdefault(row, reason)
@@ -271,29 +301,30 @@ def check(
         sound = len(puzzles) - len(found)
     for reason in reasons:
         click.echo(one_line(reason))
-    click.echo(f"{sound} sound, {len(reasons)} wrong")
+    note = f"; of {unproved} it is not proved that they have one solution" if unproved else ""
+    click.echo(f"{sound} sound, {len(reasons)} wrong{note}")
     if reasons:
         context.exit(1)
 
 
-def _puzzle_faults(puzzles: PuzzleSet, allow_several: bool) -> dict[int, str]:
-    """Return row -> reason for puzzles without exactly one solution and for repetitions."""
+def _puzzle_faults(puzzles: PuzzleSet, allow_several: bool) -> tuple[dict[int, str], int]:
+    """Return row -> reason for puzzles without exactly one solution and repetitions; and how many are not proved."""
     found: dict[int, str] = {}
     groups = puzzles.columns.get("group")
     first: dict[int, int] = {}
     with _proving(puzzles) as tick:
-        reasons = solution_faults(puzzles.task, puzzles.inputs, tick)
+        reasons, unproved = uniqueness(puzzles.task, puzzles.inputs, tick)
+    several = task_named(puzzles.task).several
     for row, mark in enumerate(datasets.fingerprint(puzzles.task, puzzles.inputs).tolist()):
         reason = reasons.get(row)
-        several = reason is not None and ("more than one" in reason or "several" in reason)
         earlier = first.setdefault(mark, row)
-        if reason is not None and not (several and allow_several):
+        if reason is not None and not (reason == several and allow_several):
             found[row] = reason
         elif earlier != row and (puzzles.inputs[earlier] == puzzles.inputs[row]).all():
             found[row] = f"repeats {puzzles.names[earlier]}"
         elif earlier != row and (groups is None or groups[earlier] != groups[row]):
             found[row] = f"has the symmetry fingerprint of {puzzles.names[earlier]}: a disguise of it"
-    return found
+    return found, len(unproved)
 
 
 def _leaks(puzzles: PuzzleSet, other: PuzzleSet) -> dict[int, str]:

@@ -30,7 +30,7 @@ from eqrlab.core.training.trainer import Trainer
 from eqrlab.core.training.trainer import train as run_training
 from eqrlab.datasets import PuzzleSet, bundled, bundled_names, read_puzzles
 from eqrlab.datasets.checks import unsolvable as unsolvable_rows
-from eqrlab.datasets.device_symmetry import device_augmentation
+from eqrlab.datasets.registry.lookup import device_augmentation
 
 
 @click.command(

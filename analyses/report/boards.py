@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from markupsafe import Markup, escape
 
+from eqrlab.datasets import task as task_named
 from eqrlab.datasets.sudoku import BLANK, FIRST_DIGIT, geometry
-from eqrlab.datasets.tasks import parse_task
 
 LISTED = 81  # tokens of an answer to an unknown task
 MAZE_CELLS = {1: "wall", 3: "start", 4: "goal", 5: "path"}
@@ -15,10 +15,10 @@ MAZE_CELLS = {1: "wall", 3: "start", 4: "goal", 5: "path"}
 def board_kind(task: str, tokens: int) -> str:
     """Return how answers of `tokens` tokens to a task are shown: "sudoku", "maze" or "tokens"."""
     try:
-        kind, side = parse_task(task)
+        known = task_named(task)
     except ValueError:
         return "tokens"
-    return kind if side * side == tokens else "tokens"
+    return known.kind if known.seq_len == tokens and known.kind in ("sudoku", "maze") else "tokens"
 
 
 def wrong_cells(

@@ -8,9 +8,7 @@ from typing import Any
 from eqrlab.core.checkpoints.build import configure
 from eqrlab.core.training.objective import RECIPES as FAMILY_RECIPES
 from eqrlab.core.training.objective import TrainConfig
-from eqrlab.datasets import seq_len, vocab_size
-from eqrlab.datasets.sudoku import geometry
-from eqrlab.datasets.tasks import board, parse_task
+from eqrlab.datasets import task as task_named
 
 # Option name -> name in the model's configuration, and in the training's.
 _MODEL = {
@@ -69,6 +67,7 @@ RECIPES = {
     "maze": Recipe(
         {"mixer": "attention", "positions": "rope2d", "halt_max_steps": 8}, {"steps": 4000, "lr": 1e-3}
     ),
+    "other": Recipe({"mixer": "attention", "positions": "rope", "halt_max_steps": 8}, {"steps": 4000}),
 }
 
 
@@ -117,26 +116,25 @@ def preset(name: str, task: str, family: str) -> Recipe:
 
 
 def recipe(task: str) -> Recipe:
-    """Return the recipe of a task; mazes share one up to SMALL_MAZE cells a side, and one beyond.
+    """Return the recipe of a task; mazes share one up to SMALL_MAZE cells a side, and one beyond, others have one.
 
     Raises
     ------
     ValueError
         If there is no such task.
     """
-    kind, side = parse_task(task)
-    if kind == "maze":
-        return RECIPES["small maze" if side <= SMALL_MAZE else "maze"]
-    return RECIPES[task]
+    known = task_named(task)
+    if known.kind == "maze":
+        return RECIPES["small maze" if max(known.board) <= SMALL_MAZE else "maze"]
+    return RECIPES.get(known.name) or RECIPES["sudoku9" if known.kind == "sudoku" else "other"]
 
 
 def board_options(task: str, gap: bool) -> dict[str, Any]:
     """Return the board of a task for "rope2d" positions; `gap` leaves one coordinate free between Sudoku boxes."""
-    kind, side = parse_task(task)
-    options: dict[str, Any] = {"board": board(task)}
-    if gap and kind == "sudoku":
-        shape = geometry(side)
-        options["box"] = (shape.box_rows, shape.box_columns)
+    known = task_named(task)
+    options: dict[str, Any] = {"board": known.board}
+    if gap and known.boxes is not None:
+        options["box"] = known.boxes
     return options
 
 
@@ -159,7 +157,8 @@ def configurations(task: str, options: dict[str, Any], device: str) -> tuple[dic
         usual_model["noise_scale"] = MODEL_NOISE
     if family == "feedforward":  # it has no cycles and a single step
         usual_model = {k: v for k, v in usual_model.items() if k not in ("L_cycles", "halt_max_steps")}
-    model = {"vocab_size": vocab_size(task), "seq_len": seq_len(task), **usual_model, **given}
+    known = task_named(task)
+    model = {"vocab_size": known.vocab_size, "seq_len": known.seq_len, **usual_model, **given}
     if model.get("positions") == "rope2d":
         model |= board_options(task, options["box_gap"] or "positions" not in given)
     elif options["box_gap"]:

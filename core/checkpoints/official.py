@@ -51,13 +51,21 @@ _KEPT = (*CONTAINERS, "ema", "config", "step")
 
 
 def task_name(vocab: int, seq_len: int) -> str:
-    """Name the task that a vocabulary and a grid size stand for: sudoku4/6/9, maze<side>, or unknown."""
+    """Name the task that a vocabulary and a grid size stand for: sudoku<side>, maze<side>, arc, or unknown.
+
+    Notes
+    -----
+    What a checkpoint alone tells; the puzzles that it is run on name their task themselves.
+    """
     side = math.isqrt(seq_len)
-    if side * side == seq_len and side in (4, 6, 9) and vocab == side + 2:
+    if side * side != seq_len:
+        return "unknown"
+    composite = any(side % k == 0 for k in range(2, math.isqrt(side) + 1))
+    if composite and side <= 25 and vocab == side + 2:
         return f"sudoku{side}"
-    if side * side == seq_len and vocab == 6:
+    if vocab == 6:
         return f"maze{side}"
-    return "unknown"
+    return "arc" if (vocab, seq_len) == (12, 900) else "unknown"
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from eqrlab.core.checkpoints.build import configure
 from eqrlab.core.files import replaced_whole
 from eqrlab.core.training.trainer import Trainer
 from eqrlab.datasets import bundled, fingerprint, read_puzzles
-from eqrlab.datasets.device_symmetry import device_augmentation
+from eqrlab.datasets.registry.lookup import device_augmentation
 
 REFERENCE_DEPTH = 16  # at which the paper states accuracies
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from eqrlab.core.models.families import families
     from eqrlab.core.models.feedforward import Feedforward, FeedforwardConfig
     from eqrlab.core.models.hrm import HRM, HRMConfig
-    from eqrlab.core.models.reasoner import MapSystem, Reasoner, System
+    from eqrlab.core.models.reasoner import Reasoner
+    from eqrlab.core.models.system import MapSystem, System
     from eqrlab.core.models.tied import Tied, TiedConfig
     from eqrlab.core.models.trm import TRM, TRMConfig
     from eqrlab.core.models.urm import URM, URMConfig
@@ -29,7 +30,8 @@ _MODULES = {
     "models.feedforward": "Feedforward FeedforwardConfig",
     "models.hrm": "HRM HRMConfig",
     "random": "KeyedNoise StoredNoise",
-    "models.reasoner": "MapSystem Reasoner System",
+    "models.reasoner": "Reasoner",
+    "models.system": "MapSystem System",
     "models.tied": "Tied TiedConfig",
     "models.trm": "TRM TRMConfig",
     "models.urm": "URM URMConfig",

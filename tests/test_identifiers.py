@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from eqrlab.core import CheckpointError, MapSystem, load, save
-from eqrlab.core.models.reasoner import context_of
+from eqrlab.core.models.system import context_of
 from eqrlab.core.random import puzzle_key
 from tests.family_models import small_model
 from tests.sparse_checkpoint import write_sparse

@@ -15,6 +15,7 @@ from eqrlab.attractors.ensemble.contract import draw_start, require_state
 from eqrlab.attractors.ensemble.judge import Answers
 from eqrlab.attractors.ensemble.recipe import FEATURES, PATH_FEATURES, TRACE, Recipe
 from eqrlab.core import KeyedNoise, System
+from eqrlab.core.models.products import weights_held
 from eqrlab.core.models.reasoner import cast_floating, take_rows
 from eqrlab.core.random import puzzle_key, restart_generator, restart_keys
 
@@ -136,6 +137,7 @@ def _counted(recipe: Recipe, puzzles: np.ndarray) -> Tensor | None:
 
 
 @torch.no_grad()
+@weights_held()
 def run_rows(recipe: Recipe, rows: np.ndarray, tick: Callable[[int], None]) -> dict[str, np.ndarray]:
     """Run rows (flat index puzzle * restarts + restart) and return what was recorded, row axis first."""
     puzzles, restarts = np.divmod(rows, recipe.restarts)

@@ -22,6 +22,8 @@ from eqrlab.attractors.fates.fate import (
     solved_residuals,
 )
 from eqrlab.attractors.results import schema
+from eqrlab.core import Reasoner
+from eqrlab.core.models.products import how_multiplied
 
 JUDGED_AT_ONCE = 4096  # rows: judging needs many times the memory of their records
 
@@ -154,6 +156,9 @@ def assemble(
         },
         "oracle": recipe.judge.name,
     }
+    products = how_multiplied(state_dtype, recipe.place.device)
+    if products and isinstance(recipe.system, Reasoner):
+        attributes["products"] = products
     coordinates = {"step": np.arange(1, depth + 1), "restart": recipe.first_restart + np.arange(restarts)}
     codes = {"fate": schema.FATES, "state_fate": schema.FATES, "answer_fate": schema.ANSWER_FATES}
     return schema.dataset(variables, attributes, coordinates, codes)

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from eqrlab.core.models.products import has_bfloat16_products, linear
+
 _NORM_EPS = 1e-5
 _GRAPHS = 64  # compiled blocks that a thread may hold; beyond, torch would run them uncompiled, unsaid
 _WRITTEN_OUT = 128  # longest sequence whose attention is computed without a fused kernel
 _CACHE_VALUES = 1 << 20  # values of the widest activation that stay near the processor (4 MB in float32)
-# Without such instructions a product of bfloat16 matrices takes four to ten times as long as one in float32.
-_BFLOAT16_PRODUCTS = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 @functools.cache
@@ -55,20 +55,6 @@ def rms_norm(h: Tensor) -> Tensor:
     """Divide by the root mean square over the last axis: half precision in float32, other dtypes as they are."""
     wide = h.float() if h.dtype in (torch.bfloat16, torch.float16) else h
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + _NORM_EPS)).to(h.dtype)
-
-
-def linear(h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return h weight^T + bias in the dtype of h; weights (out, in) are cast to it.
-
-    Notes
-    -----
-    On a CPU without bfloat16 instructions, bfloat16 factors are multiplied in float32 and the result is rounded: what
-    such instructions compute too, to the order of summation.
-    """
-    weight, bias = weight.to(h.dtype), None if bias is None else bias.to(h.dtype)
-    if h.dtype == torch.bfloat16 and h.device.type == "cpu" and not _BFLOAT16_PRODUCTS:
-        return F.linear(h.float(), weight.float(), None if bias is None else bias.float()).to(h.dtype)
-    return F.linear(h, weight, bias)
 
 
 class Linear(nn.Module):
@@ -285,6 +271,8 @@ class Blocks(nn.Module):
         `narrow` rounds to bfloat16 where a convolutional SwiGLU does so by origin.
         """
         groups = -(-h.shape[0] // self.rows_at_once)
+        if h.dtype == torch.bfloat16 and h.device.type == "cpu":
+            has_bfloat16_products()  # measured here at the latest, not within a compiled graph
         if torch.compiler.is_dynamo_compiling():  # not `is_compiling`: true in all threads while one compiles
             return apply_in_turn(self.layers, h, narrow)
         plain = self.fused == "never" or (self.fused == "iteration" and torch.is_grad_enabled())

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from eqrlab import attractors as at
 from eqrlab.core import EqR, EqRConfig, load
 from eqrlab.core.models import layers
+from eqrlab.core.models import products as multiplying
 from eqrlab.datasets import bundled
 from tests.benchmarks.ledger import record, spread
 
@@ -131,13 +132,13 @@ def test_bfloat16_products_before_and_after():
     x = model.encode(torch.randint(1, 11, (4, 81))).bfloat16()
     z = model.initial(x, torch.Generator().manual_seed(0))
     spent = {True: [], False: []}
-    own = layers._BFLOAT16_PRODUCTS
+    own = multiplying._native
     with torch.no_grad():
         for _ in range(3):
             for native in spent:
-                layers._BFLOAT16_PRODUCTS = native
+                multiplying._native = native
                 spent[native].append(cpu_seconds(lambda: model.step(z, x)))
-    layers._BFLOAT16_PRODUCTS = own
+    multiplying._native = own
     record(
         "before and after", "bfloat16 outer step, 9x9 at the paper's size, 4 rows",
         before_CPU_s=spread(spent[True]), after_CPU_s=spread(spent[False]),

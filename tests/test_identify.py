@@ -30,6 +30,7 @@ def planted(places, *, error=1e-12, answers=None, resolution=1e-6, state=None, f
         resolution=np.full(n, resolution),
         place=places,
         answer=answers[:, None],
+        code=answers.astype(np.uint64),
         correct=np.zeros(n, bool),
         state=np.zeros((n, 0)) if state is None else state,
         exact=np.full(n, fate == "settled"),

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from eqrlab.attractors.answers.policy import ENDS, REASONS, Policy, Race
 from eqrlab.attractors.ensemble.batches import one_thread_a_batch
 from eqrlab.attractors.ensemble.iterate import norm, starts
-from eqrlab.attractors.ensemble.judge import Oracle, answer_codes
+from eqrlab.attractors.ensemble.judge import Oracle
 from eqrlab.attractors.ensemble.recipe import Law, Recipe
 from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.results import schema
@@ -244,7 +244,7 @@ class _Stream:
         else:
             self.state[0][index] = following
         self.update[place, lane] = relative.cpu().numpy()
-        self.code[place, lane] = answer_codes(answer)
+        self.code[place, lane] = self.recipe.judge.of(self.puzzles[place]).codes(answer)
         head = getattr(system, "halt_logit", None)
         if head is not None:
             self.halt[place, lane] = head(following, x).float().cpu().numpy()

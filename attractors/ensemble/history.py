@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from eqrlab.attractors.ensemble.judge import answer_codes
 from eqrlab.attractors.fates.fate import Tolerances, answer_window
 from eqrlab.attractors.fates.orbits import RATE_CAP
 from eqrlab.attractors.statistics.trends import decay_rate
@@ -32,13 +31,15 @@ class History:
         self.floor, self.window = tolerances.numerical_floor(epsilon), answer_window(depth)
 
     def see(
-        self, rows: np.ndarray, t: int, answer: np.ndarray, lengths: np.ndarray, short: np.ndarray,
+        self, rows: np.ndarray, t: int, answer: np.ndarray, code: np.ndarray, lengths: np.ndarray, short: np.ndarray,
         coarse: np.ndarray, bound: float, deterministic: bool,
     ) -> np.ndarray:  # fmt: skip
         """Record step t of these rows; return which of them (bool) are decided.
 
         Parameters
         ----------
+        code
+            (n,) numbers that are equal where answers mean the same.
         lengths
             (3, n): norms of the noise-free residual, of the last update, and of the state.
         short, coarse
@@ -48,7 +49,7 @@ class History:
         if self.answer is None:
             self.answer = np.zeros((len(self.residual), answer.shape[1]), answer.dtype)
         self.answer[rows] = answer
-        self.code[rows, t - 1] = answer_codes(answer).view(np.int64)
+        self.code[rows, t - 1] = code.view(np.int64)
         self.residual[rows, t - 1], self.update[rows, t - 1], self.size[rows, t - 1] = residual, update, size
         self.ring[rows, (t - 1) % self.k], self.trace[rows, t - 1] = short, coarse
         self.steps[rows] = t

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from torch import Tensor
 
 Oracle = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -39,6 +40,38 @@ class Judge:
         if self.oracle is None:
             return "none" if self.labels is None else "labels"
         return str(getattr(self.oracle, "name", getattr(self.oracle, "__name__", "callable")))
+
+    @classmethod
+    def of_ensemble(cls, ensemble: xr.Dataset) -> Judge:
+        """Return the judge of an ensemble's puzzles as far as it is stored: its labels, where they decided."""
+        decided = "labels" in ensemble and ensemble.attrs.get("oracle") == "labels"
+        return cls(ensemble.labels.values if decided else None)
+
+    @functools.cached_property
+    def counted(self) -> np.ndarray | None:
+        """The cells (P, L) by which answers are told apart, None: all of them.
+
+        Where labels decide, cells without one take no part: answers that differ only there mean the same.  Of a puzzle
+        without any label all cells count, and an oracle looks at all of them.
+        """
+        if self.oracle is not None or self.labels is None:
+            return None
+        counted = np.asarray(self.labels) != 0
+        counted = counted | ~counted.any(axis=1, keepdims=True)
+        return None if counted.all() else counted
+
+    def codes(self, answer: np.ndarray) -> np.ndarray:
+        """Return a number (n,) for each answer (n, L), rows as those of the labels: equal where they mean the same.
+
+        Raises
+        ------
+        ValueError
+            For answers that are no rows of integer tokens, or have another length than the labels.
+        """
+        counted = self.counted
+        if counted is not None and answer.shape[1:] != counted.shape[1:]:
+            raise ValueError(f"labels have {counted.shape[1]} tokens, answers {answer.shape[-1]}")
+        return answer_codes(answer, counted)
 
     def of(self, puzzles: Any) -> Judge:
         """Return the judge of some puzzles, by their places (n,): its labels are theirs."""
@@ -81,8 +114,10 @@ def _hash_factors(length: int) -> np.ndarray:
     return np.random.default_rng(7).integers(1, 2**63, size=length, dtype=np.uint64) | np.uint64(1)
 
 
-def answer_codes(answer: np.ndarray) -> np.ndarray:
+def answer_codes(answer: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
     """Return a number (n,) for each answer (n, L): equal for equal answers, else different but by accident.
+
+    With `counted`, bool (n, L), the other cells take no part.
 
     Raises
     ------
@@ -91,7 +126,10 @@ def answer_codes(answer: np.ndarray) -> np.ndarray:
     """
     if answer.ndim != 2 or answer.dtype.kind not in "iub":
         raise ValueError(f"decode must return integer tokens (n, L), got {answer.shape} of {answer.dtype}")
-    return (answer.astype(np.uint64) + np.uint64(1)) @ _hash_factors(answer.shape[1])
+    values = answer.astype(np.uint64) + np.uint64(1)
+    if counted is not None:
+        values *= counted
+    return values @ _hash_factors(answer.shape[1])
 
 
 class Answers:
@@ -110,11 +148,11 @@ class Answers:
     def see(self, answers: Tensor) -> None:
         """Take in the answers (n, L) of the next step."""
         answer = answers.cpu().numpy()
-        code = answer_codes(answer)
-        if len(code) != len(self.inputs):
+        if len(answer) != len(self.inputs):
             raise ValueError(
-                f"decode must return a row for each of {len(self.inputs)} states, got {len(code)}"
+                f"decode must return a row for each of {len(self.inputs)} states, got {len(answer)}"
             )
+        code = self.judge.codes(answer)
         changed = np.ones(len(code), bool) if not self.codes else code != self.codes[-1]
         correct = np.zeros(len(code), bool) if not self.codes else self.correct[-1].copy()
         accuracy = np.full(len(code), np.nan, np.float32) if not self.codes else self.accuracy[-1].copy()

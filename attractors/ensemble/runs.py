@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.fates.clouds import recurs
 from eqrlab.attractors.fates.fate import CODE, Tolerances
 from eqrlab.attractors.fates.orbits import RATE_CAP
@@ -39,8 +40,8 @@ class Runs:
         Relative distance up to which two exact states count as one, by the precision of the run.
     place
         Sketch (n, F) of the long-run state.
-    answer
-        (n, L).
+    answer, code
+        (n, L), and a number (n,) that is equal where answers mean the same, see `Judge.codes`.
     correct
         Right at the last step, a periodic run throughout its last period.
     state
@@ -68,6 +69,7 @@ class Runs:
     resolution: np.ndarray
     place: np.ndarray
     answer: np.ndarray
+    code: np.ndarray
     correct: np.ndarray
     state: np.ndarray
     exact: np.ndarray
@@ -156,6 +158,7 @@ def runs_of(ensemble: xr.Dataset) -> list[Runs]:
         "error": state_error(ensemble),
         "place": ensemble.sketch.values.astype(float),
         "answer": ensemble.answer.values,
+        "code": _codes(ensemble),
         "correct": _right_at_the_end(ensemble),
         "exact": (ensemble.fate.values == CODE["settled"]) & (not is_noisy(ensemble)),
     }
@@ -170,6 +173,14 @@ def runs_of(ensemble: xr.Dataset) -> list[Runs]:
         values["before"], values["late"] = _arrivals(ensemble)
     restart = ensemble.restart.values
     return [Runs(restart=restart, **{n: v[p] for n, v in values.items()}) for p in range(shape[0])]
+
+
+def _codes(ensemble: xr.Dataset) -> np.ndarray:
+    """Return a number of each final answer, (puzzle, restart), equal where they mean the same: in other rounds too."""
+    answer = ensemble.answer.values
+    puzzle = np.arange(len(answer)).repeat(answer.shape[1])
+    codes = Judge.of_ensemble(ensemble).of(puzzle).codes(answer.reshape(-1, answer.shape[2]))
+    return codes.reshape(answer.shape[:2])
 
 
 def _right_at_the_end(ensemble: xr.Dataset) -> np.ndarray:

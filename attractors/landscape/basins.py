@@ -180,6 +180,7 @@ def _facts(runs: Runs, clusters: Clusters) -> dict[str, np.ndarray]:
     number = len(clusters.fewest)
     facts: dict[str, Any] = _columns((1, number), runs.answer.shape[1])
     facts = {name: values[0] for name, values in facts.items()}
+    code = np.zeros(number, np.uint64)
     for a in range(number):
         rows = np.flatnonzero(clusters.label == a)
         facts["count"][a] = len(rows)
@@ -190,16 +191,25 @@ def _facts(runs: Runs, clusters: Clusters) -> dict[str, np.ndarray]:
         steps = runs.settling_step[rows]
         facts["settling_step"][a] = np.median(steps[steps > 0]) if (steps > 0).any() else np.nan
         answers, which = np.unique(runs.answer[rows], axis=0, return_inverse=True)
-        common = _most_common(which.reshape(-1))
+        which = _least_alike(which.reshape(-1), runs.code[rows])
+        common = _most_common(which)
         facts["answer"][a] = answers[common]
-        facts["correct"][a] = runs.correct[rows[which.reshape(-1) == common]].all() & ~clusters.changing[a]
+        chosen = rows[which == common]
+        code[a] = runs.code[chosen[0]]
+        facts["correct"][a] = runs.correct[chosen].all() & ~clusters.changing[a]
     facts |= {"count_low": clusters.fewest, "count_high": clusters.most, "dynamical": clusters.dynamical}
     facts["changing"] = clusters.changing
     if number:
-        facts["semantic"] = in_order(
-            np.unique(facts["answer"], axis=0, return_inverse=True)[1].reshape(-1)
-        ).astype(np.int32)
+        facts["semantic"] = in_order(code).astype(np.int32)
     return facts
+
+
+def _least_alike(number: np.ndarray, code: np.ndarray) -> np.ndarray:
+    """Return numbers (n,) of answers with those of one meaning replaced by the least of them."""
+    _, group = np.unique(code, return_inverse=True)
+    least = np.full(group.max(initial=-1) + 1, len(number))
+    np.minimum.at(least, group, number)
+    return least[group]
 
 
 def _most_common(values: np.ndarray) -> Any:

@@ -203,12 +203,12 @@ def match_states(stages: list[Stage], puzzle: int) -> tuple[list[np.ndarray], li
 
 def match_answers(stages: list[Stage], puzzle: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return the same with attractors matched by their answers: a branch is an answer."""
-    known: dict[bytes, int] = {}
+    known: dict[int, int] = {}
     branch = []
     for stage in stages:
         found = stage.clusters(puzzle)
-        answers = stage.runs[puzzle].answer
+        codes = stage.runs[puzzle].code
         rows = [int((found.label == a).argmax()) for a in range(len(found.fewest))]
-        branch.append(np.array([known.setdefault(answers[r].tobytes(), len(known)) for r in rows], int))
+        branch.append(np.array([known.setdefault(int(codes[r]), len(known)) for r in rows], int))
     goes = [np.where(np.isin(a, b), a, NOWHERE) for a, b in pairwise(branch)]
     return branch, [*goes, np.full(len(branch[-1]), NOWHERE)]

@@ -10,7 +10,7 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import tokens_of
-from eqrlab.attractors.ensemble.judge import Oracle
+from eqrlab.attractors.ensemble.judge import Judge, Oracle
 from eqrlab.attractors.ensemble.sample import sample
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
@@ -104,7 +104,11 @@ def asymptotic_alignment(
         seed=seed, noise=float(ensemble.attrs["noise"]), initial=torch.as_tensor(start), keep=("final_state",),
         batch_size=batch_size, device=device, progress=progress,
     )  # fmt: skip
-    same = (foreign.answer.values == ensemble.answer.values).all(-1)
+    judge = Judge(None if labels is None else np.asarray(labels), oracle).of(
+        np.arange(puzzles).repeat(restarts)
+    )
+    here, there = (judge.codes(e.answer.values.reshape(puzzles * restarts, -1)) for e in (ensemble, foreign))
+    same = (here == there).reshape(puzzles, restarts)
     another = _cosine(own, np.roll(own, -1, axis=1)) if restarts > 1 else np.full(partner.shape, np.nan)
     pair = ("puzzle", "restart")
     texts = {

@@ -94,7 +94,7 @@ def identify(runs: Runs) -> Clusters:
             label, none, none, doubtful, alone, none, none.astype(bool), none.astype(bool), transient
         )
     one = runs.take(rows)
-    codes = np.unique(one.answer, axis=0, return_inverse=True)[1].reshape(-1)
+    codes = np.unique(one.code, return_inverse=True)[1]
     group = np.where(one.fate == CODE["periodic"], CYCLE, np.where(sets[rows], SET, codes))
     found = Leaders(one, group, vague[rows])
     number = _by_frequency(found.label, one.restart)
@@ -117,7 +117,7 @@ def _one_answer(runs: Runs, label: np.ndarray, count: int) -> np.ndarray:
     kept = np.zeros(count, bool)
     for a in range(count):
         mine = label == a
-        kept[a] = runs.steady[mine].all() and (runs.answer[mine] == runs.answer[mine][:1]).all()
+        kept[a] = runs.steady[mine].all() and (runs.code[mine] == runs.code[mine][:1]).all()
     return kept
 
 
@@ -137,7 +137,7 @@ def _on_sets(runs: Runs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return shown, vague, transient
     small = np.flatnonzero(runs.fate == CODE["recurrent"])
     if len(small):
-        codes = np.unique(runs.answer[small], axis=0, return_inverse=True)[1].reshape(-1)
+        codes = np.unique(runs.code[small], return_inverse=True)[1]
         label = Leaders(runs.take(small), codes).label
         for a in np.unique(label):
             shown[small[label == a]] &= 2 * shown[small[label == a]].sum() >= (label == a).sum()

@@ -15,6 +15,7 @@ from eqrlab.attractors.ensemble.batches import one_thread_a_batch
 from eqrlab.attractors.ensemble.contract import check_rows, is_known
 from eqrlab.attractors.ensemble.history import History
 from eqrlab.attractors.ensemble.iterate import TRACE_SEED, Sketch, norm
+from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.place import Place
 from eqrlab.attractors.ensemble.recipe import FEATURES, TRACE
 from eqrlab.attractors.ensemble.records import noise_size
@@ -40,7 +41,7 @@ class Ends:
     error
         Estimated distance from the attractor, relative to the scale.
     answer, code
-        (n, L) answer at the end, and (n,) a number that is equal for equal answers.
+        (n, L) answer at the end, and (n,) a number that is equal where answers mean the same.
     steps
         Steps taken before the fate was decided.
     dtype, noise
@@ -93,7 +94,8 @@ class Ends:
         }
         restart = np.arange(first, first + len(self.fate))
         ensemble = schema.dataset(variables, {"dtype": self.dtype, "noise": self.noise}, {"restart": restart})
-        return dataclasses.replace(runs_of(ensemble)[0], error=self.error, orbit=self.orbit)
+        code = self.code.view(np.uint64)
+        return dataclasses.replace(runs_of(ensemble)[0], error=self.error, orbit=self.orbit, code=code)
 
 
 ROW_FIELDS = tuple(f.name for f in dataclasses.fields(Ends) if f.name not in ("dtype", "noise"))
@@ -120,6 +122,8 @@ class Follower:
         A state whose norm exceeds this has diverged.
     tolerances
         Thresholds of the fates.
+    judge
+        Of the puzzles: which cells tell answers apart.
 
     Notes
     -----
@@ -142,6 +146,7 @@ class Follower:
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
         batch_size: int | None = None,
+        judge: Judge | None = None,
     ):
         if int(depth) != depth or depth < 1:
             raise ValueError(f"depth must be an integer >= 1, got {depth}")
@@ -154,7 +159,7 @@ class Follower:
         if self.dtype not in (None, torch.float32, torch.float64):
             raise ValueError(f"dtype must be float32 or float64 to follow basins, got {self.dtype}")
         self.depth, self.seed, self.bound, self.batch_size = int(depth), int(seed), float(bound), batch_size
-        self.tolerances = tolerances or Tolerances()
+        self.tolerances, self.judge = tolerances or Tolerances(), judge or Judge()
         self.noise_size = 0.0
         self.system = place.bring(self.system)
         self.x = place.context(self.system, self.tokens)
@@ -268,7 +273,16 @@ class Follower:
             lengths = torch.stack((norm(noiseless - z), norm(z - previous), norm(z))).cpu().double().numpy()
             short = sketch(z)
             shorts = short.cpu().double().numpy(), coarse(short).cpu().numpy()
-            done = h.see(left, t, answer, lengths, *shorts, self.bound, keys is None)
+            done = h.see(
+                left,
+                t,
+                answer,
+                self.judge.of(puzzle[left]).codes(answer),
+                lengths,
+                *shorts,
+                self.bound,
+                keys is None,
+            )
             if done.any() and t < depth:
                 stay = torch.as_tensor(np.flatnonzero(~done), device=z.device)
                 left = left[~done]

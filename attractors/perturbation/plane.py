@@ -154,13 +154,14 @@ def plane(
             raise ValueError(
                 f"{what} must have a row for each of the {len(tokens)} puzzles, got {len(other)}"
             )
+    judge = Judge(truth, oracle)
+    alike = judge if ensemble is None else Judge.of_ensemble(ensemble)  # cells are compared with its runs
     follower = Follower(system, inputs, depth=depth, seed=seed, noise=noise, tolerances=tolerances,
-                        batch_size=batch_size, dtype=dtype, device=device)  # fmt: skip
+                        batch_size=batch_size, dtype=dtype, device=device, judge=alike)  # fmt: skip
     frames, shape = make_frames(follower, states, directions, unit, initial)
     sides = make_sides(extent, frames)
     corner = max(f.unit * max(map(abs, sides)) * 2**0.5 + float(f.centre.norm()) for f in frames)
     follower.bound = escape * corner
-    judge = Judge(truth, oracle)
     right = lambda ends, puzzle: _right(judge, tokens.numpy(), ends, puzzle)
     fields = []
     seen = None if ensemble is None else runs_of(ensemble)

@@ -1,0 +1,102 @@
+"""Cells that do not count take no part in what is one answer: in codes, attractors, votes and settling."""
+
+import numpy as np
+import pytest
+import torch
+
+from eqrlab import attractors as at
+from eqrlab.attractors.ensemble.judge import Judge, answer_codes
+from eqrlab.core import MapSystem
+
+TINY = 1e-9  # far below the resolution: states that differ by it are one
+
+
+def flickering() -> MapSystem:
+    """Go to z0 = 1 or -1; z1 keeps its sign, of no size, and z2 turns it every step.  Decode the three signs."""
+
+    def step(z, x):
+        return torch.stack([torch.sign(z[:, 0]), TINY * torch.sign(z[:, 1]), -TINY * torch.sign(z[:, 2])], 1)
+
+    def start(x, generator):
+        return torch.randn((len(x), 3), generator=generator, dtype=torch.float64)
+
+    return MapSystem(step, start, lambda z, x: (z > 0).long() + 1)
+
+
+PUZZLES = torch.tensor([[1, 1, 1]])
+ONE_COUNTS = np.array([[2, 0, 0]])  # the first cell is 2 in a right answer, the others do not count
+
+
+def sampled(labels, **options):
+    return at.sample(flickering(), PUZZLES, labels=labels, restarts=40, depth=32, noise=0, **options)
+
+
+def test_every_cell_that_counts_tells_answers_apart():
+    assert sampled(None).answer_id.values.max() == 7  # three signs
+    ensemble = sampled(np.array([[2, 2, 0]]))
+    assert ensemble.answer_id.values.max() == 3 and at.basins(ensemble).attractors.item() == 4
+
+
+def test_answers_that_differ_only_where_nothing_counts_are_one():
+    ensemble = sampled(ONE_COUNTS)
+    found = at.basins(ensemble)
+    right = (ensemble.answer.values[0, :, 0] == 2).mean()
+    assert ensemble.answer_id.values.max() == 1 and found.attractors.item() == 2
+    assert sorted(found.semantic.values[0].tolist()) == [0, 1]
+    np.testing.assert_allclose(found.correct_mass, right)
+    np.testing.assert_allclose(np.sort(found.mass.values[0]), np.sort([right, 1 - right]))
+
+
+def test_a_cell_that_does_not_count_does_not_keep_an_answer_from_settling():
+    assert (sampled(None).answer_settled > 30).all()
+    assert (sampled(ONE_COUNTS).answer_settled == 1).all()
+
+
+def test_the_stored_answers_are_whole():
+    np.testing.assert_array_equal(sampled(ONE_COUNTS).answer, sampled(None).answer)
+
+
+def test_an_oracle_looks_at_all_cells():
+    whole = lambda inputs, answers: (answers == 2).all(1)
+    assert sampled(ONE_COUNTS, oracle=whole).answer_id.values.max() == 7
+
+
+def test_of_a_puzzle_without_labels_every_cell_counts():
+    judge = Judge(np.array([[0, 0], [0, 3]]))
+    answers = np.array([[1, 2], [1, 2]]), np.array([[5, 2], [5, 2]])
+    first, second = (judge.codes(a) for a in answers)
+    assert (first == second).tolist() == [False, True]
+
+
+def test_where_all_cells_count_codes_are_those_without_labels():
+    answers = np.random.default_rng(0).integers(0, 9, (50, 7))
+    np.testing.assert_array_equal(Judge(np.full((50, 7), 3)).codes(answers), answer_codes(answers))
+
+
+def test_majority_votes_are_cast_for_what_counts():
+    """Three right runs that differ where nothing counts, and two wrong ones that agree."""
+    signs = torch.tensor([[1, 1, 1], [1, 1, -1], [1, -1, 1], [-1, 1, 1], [-1, 1, 1]], dtype=torch.float64)
+    given = dict(restarts=5, depth=8, noise=0, initial=signs[None])
+    for labels, accuracy in ((ONE_COUNTS, 1.0), (None, 0.0)):
+        oracle = (lambda inputs, answers: answers[:, 0] == 2) if labels is None else None
+        ensemble = at.sample(flickering(), PUZZLES, labels=labels, oracle=oracle, **given)
+        assert at.alignment(ensemble).accuracy.sel(selector="majority").values[-1] == accuracy
+
+
+def test_estimates_join_rounds_by_what_counts():
+    found = at.estimate_basins(flickering(), PUZZLES, labels=ONE_COUNTS, half_width=0.2, depth=32, noise=0)
+    assert found.attractors.item() == 2
+
+
+def test_planes_number_answers_by_what_counts():
+    state = torch.tensor([[[1.0, TINY, TINY]]], dtype=torch.float64)
+    axes = torch.eye(3, dtype=torch.float64)[None, :2]
+    options = dict(states=state, directions=axes, unit=1.0, resolution=8, depth=8, extent=2.0)
+    counted = at.plane(flickering(), PUZZLES, labels=ONE_COUNTS, **options)
+    assert counted.answer_id.values.max() == 1
+    assert at.plane(flickering(), PUZZLES, **options).answer_id.values.max() > 1
+
+
+def test_labels_of_another_length_are_refused():
+    with pytest.raises(ValueError, match="labels have 3 tokens, answers 2"):
+        Judge(ONE_COUNTS).codes(np.ones((1, 2), int))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from eqrlab.analyses.commands.ladder import ladder_command
 from eqrlab.analyses.commands.train import train as train_command
 from eqrlab.analyses.studies.ladder import text as ladder_text
 from eqrlab.analyses.studies.ladder.climb import Interrupted, climb, measured, take_up
-from eqrlab.analyses.studies.ladder.rungs import RUNGS, Ladder, Sampling, rung_options
+from eqrlab.analyses.studies.ladder.rungs import PATH, RUNGS, Ladder, Sampling, rung_before, rung_options
 from eqrlab.analyses.studies.ladder.summary import (
     ACCURACY,
     CORRECT,
@@ -29,6 +31,7 @@ from eqrlab.analyses.studies.ladder.summary import (
     estimate,
     mean_over_puzzles,
     path_independence_gap,
+    summarise,
 )
 from eqrlab.analyses.studies.training_recipes import configurations
 from eqrlab.analyses.text.describe import blocks_per_step
@@ -98,12 +101,41 @@ def test_each_rung_changes_what_its_name_says():
         "trm",
         "eqr",
         "eqr",
+        "eqr",
     ]
     assert config["tied"].halt_max_steps == 1 and config["sot"].halt_max_steps == 8
     assert (config["sot"].H_cycles, config["sot"].L_cycles) == (2, 3)
-    assert [halting[r] for r in RUNGS] == ["off"] * 4 + ["learned"] * 3
+    assert [halting[r] for r in RUNGS] == ["off"] * 4 + ["learned"] * 4
     assert (config["ri"].noise_scale, config["ri"].damping) == (0, 0)
     assert (config["ni"].noise_scale, config["ni"].damping) == (0.01, 0.05)
+    assert config["noise"] == dataclasses.replace(config["ni"], H_init_std=0.0, L_init_std=0.0)
+    assert [r for r in RUNGS if models[r][0].random_starts] == ["ri", "ni"]
+
+
+def test_a_rung_is_compared_with_the_nearest_one_below_it():
+    for lower, upper in pairwise(PATH):
+        assert rung_before(upper, PATH) == lower
+    assert rung_before("noise", tuple(RUNGS)) == "act" and rung_before("ri", tuple(RUNGS)) == "act"
+    assert (
+        rung_before("ni", ("tied", "noise", "ni")) == "tied" and rung_before("tied", ("tied", "ni")) is None
+    )
+
+
+def test_effects_of_crossed_ingredients_are_those_of_the_four_models(files, tmp_path):
+    ladder = small(files, tmp_path, rungs=("act", "noise", "ri", "ni"))
+    summary = summarise(ladder, climb(ladder))
+    each = summary.seed_mean.mean("seed", skipna=False)
+    act, noise, ri, ni = (each.sel(rung=r) for r in ("act", "noise", "ri", "ni"))
+    effect = summary.effect
+    np.testing.assert_allclose(
+        effect.sel(ingredient="random starts"), (ri - act + ni - noise) / 2, atol=1e-12
+    )
+    np.testing.assert_allclose(
+        effect.sel(ingredient="noise and damping"), (noise - act + ni - ri) / 2, atol=1e-12
+    )
+    np.testing.assert_allclose(effect.sel(ingredient="interaction"), ni - noise - ri + act, atol=1e-12)
+    titles = [title for title, _ in ladder_text.tables(summary)]
+    assert any("Effects of random starts" in title for title in titles)
 
 
 def test_misuse_of_rungs_is_named(files, tmp_path):

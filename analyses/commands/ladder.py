@@ -14,7 +14,7 @@ from eqrlab.analyses.commands.common import train_options
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.stopping import Stopped, exit_code, stop_signals
 from eqrlab.analyses.studies.ladder.climb import Interrupted, climb
-from eqrlab.analyses.studies.ladder.rungs import RUNGS, Ladder, Sampling
+from eqrlab.analyses.studies.ladder.rungs import PATH, Ladder, Sampling
 from eqrlab.analyses.studies.training_recipes import OPTIONS
 from eqrlab.attractors.results import archive
 from eqrlab.core.files import replaced_whole
@@ -24,7 +24,7 @@ from eqrlab.core.files import replaced_whole
     "ladder", epilog="Example:  eqrlab ladder sudoku6 --steps 1200 --seeds 3 --threads 1 --out runs/ladder"
 )
 @click.argument("task", default="sudoku6")
-@click.option("--rungs", default=",".join(RUNGS), show_default=True, help="Which rungs, with commas.")
+@click.option("--rungs", default=",".join(PATH), show_default=True, help="Which rungs, with commas.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of every rung.")
 @train_options.optimiser
 @train_options.blocks
@@ -54,6 +54,8 @@ def ladder_command(task: str, **options: Any) -> None:
 
     The rungs, at as many layers an outer step: feedforward, tied (weights tied, one segment), sot (segmented online
     training), hierarchy (two levels), act (learned halting), ri (random initial states), ni (noise and damping).
+    Beside the path stands noise (act with noise and damping): act,noise,ri,ni together cross random starts with noise,
+    and the effects of both and their interaction are told.
 
     Every run is kept in OUT/RUNG-seedS as `eqrlab train` keeps it, with its sampling in landscape.nc; what is there
     already is taken up, so that an interrupted ladder goes on with the same command.  Writes OUT/ladder.nc,

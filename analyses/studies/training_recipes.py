@@ -38,7 +38,7 @@ _TRAIN = {
     "anchors": "anchors",
     "halting": "halting",
 }
-OPTIONS = (*_MODEL, *_TRAIN, "box_gap")  # what `configurations` reads beside the family
+OPTIONS = (*_MODEL, *_TRAIN, "init_std", "box_gap")  # what `configurations` reads beside the family
 MODEL_NOISE = (
     0.01  # beta that EqR is trained with unless asked otherwise, as in the paper; other families have none
 )
@@ -155,6 +155,8 @@ def configurations(task: str, options: dict[str, Any], device: str) -> tuple[dic
     usual_model = {**({} if chosen_preset else FAMILY_MODELS.get(family, {})), **usual.model}
     if family == "eqr":
         usual_model["noise_scale"] = MODEL_NOISE
+    if (deviation := options.get("init_std")) is not None:
+        given |= {"H_init_std": deviation, "L_init_std": deviation}
     if family == "feedforward":  # it has no cycles and a single step
         usual_model = {k: v for k, v in usual_model.items() if k not in ("L_cycles", "halt_max_steps")}
     known = task_named(task)

@@ -25,7 +25,7 @@ class EqRConfig(ReasonerConfig):
     noise_scale
         beta: amplitude of the normals that every level call adds when noise is on.
     H_init_std, L_init_std
-        Standard deviations of the truncated normal restart law (RI) of z_H and z_L.
+        Standard deviations of the truncated normal restart law (RI) of z_H and z_L; both 0: every run starts at 0.
     """
 
     damping: float = 0.05
@@ -50,13 +50,13 @@ class EqR(Reasoner):
     """
 
     family = "eqr"
-    random_starts = True
     config_class = EqRConfig
     config: EqRConfig
 
     def __init__(self, config: EqRConfig, task: str = "unknown", provenance: dict[str, Any] | None = None):
         super().__init__(config, task, provenance)
         self.L_level = self.stack(config.layers)
+        self.random_starts = max(config.H_init_std, config.L_init_std) > 0
 
     @property
     def trained_updates(self) -> int:

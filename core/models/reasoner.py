@@ -48,7 +48,7 @@ class Reasoner(nn.Module):
 
     family: ClassVar[str]
     streams: ClassVar[int] = 2
-    random_starts: ClassVar[bool] = False
+    random_starts: bool = False
     continue_head: ClassVar[bool] = False
     config_class: ClassVar[type[ReasonerConfig]] = ReasonerConfig
     config: Any

@@ -40,6 +40,8 @@ training = opt.together(
     click.option("--damping", type=float, help="Share of the old state that a level call keeps (EqR)."),
     click.option("--noise", type=float,
                  help=f"Noise amplitude beta of a level call [default: {MODEL_NOISE} for eqr, else 0]."),
+    click.option("--init-std", type=click.FloatRange(0),
+                 help="Standard deviation sigma_0 of random starts (EqR); 0: every run starts at 0 [default: 1]."),
     click.option("--prefix", type=int, help="Prefix positions in front of the grid, with one vector."),
     click.option("--supervision", type=click.Choice(SUPERVISIONS),
                  help="A loss and a step every segment (sot), or rollouts with losses at the end or at anchors."),

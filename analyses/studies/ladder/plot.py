@@ -34,7 +34,7 @@ def ladder_figure(summary: xr.Dataset) -> Figure:
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, hspace=0.03)
     (accuracy, mass), (modes, gap) = figure.subplots(2, 2)
     _dots(accuracy, summary, ACCURACY, "exact accuracy at the training depth, own starts")
-    accuracy.scatter([PAPER_ACCURACY[r] for r in rungs], np.arange(len(rungs)), marker="D", s=30, zorder=4,
+    accuracy.scatter([PAPER_ACCURACY.get(r, np.nan) for r in rungs], np.arange(len(rungs)), marker="D", s=30, zorder=4,
                      facecolors="none", edgecolors=COLOURS["wrong"], linewidths=1.2)  # fmt: skip
     _dots(mass, summary, CORRECT, "correct mass, random starts")
     _dots(gap, summary, GAP, "path-independence gap, random starts")

@@ -30,22 +30,35 @@ class Rung:
         What it adds to the rung before, in a few words.
     family
         Of the model.
+    before
+        The rung that it differs from by one ingredient.
     """
 
     text: str
     family: str
+    before: str | None
 
 
 RUNGS = {
-    "feedforward": Rung("distinct blocks, one pass", "feedforward"),
-    "tied": Rung("+ weights tied, one segment", "tied"),
-    "sot": Rung("+ segmented online training", "tied"),
-    "hierarchy": Rung("+ two levels z_H, z_L", "trm"),
-    "act": Rung("+ learned halting", "trm"),
-    "ri": Rung("+ random initial states", "eqr"),
-    "ni": Rung("+ noise and damping", "eqr"),
+    "feedforward": Rung("distinct blocks, one pass", "feedforward", None),
+    "tied": Rung("+ weights tied, one segment", "tied", "feedforward"),
+    "sot": Rung("+ segmented online training", "tied", "tied"),
+    "hierarchy": Rung("+ two levels z_H, z_L", "trm", "sot"),
+    "act": Rung("+ learned halting", "trm", "hierarchy"),
+    "noise": Rung("act + noise and damping, one start", "eqr", "act"),
+    "ri": Rung("+ random initial states", "eqr", "act"),
+    "ni": Rung("+ noise and damping", "eqr", "ri"),
 }
-SET_BY_RUNGS = ("seed", "halting", "supervision", "anchors", "noise", "damping")
+PATH = tuple(name for name in RUNGS if name != "noise")  # of the paper; with "noise", RI and NI are crossed
+SET_BY_RUNGS = ("seed", "halting", "supervision", "anchors", "noise", "damping", "init_std")
+
+
+def rung_before(name: str, taken: Sequence[str]) -> str | None:
+    """Return the nearest rung below `name` that a ladder has taken, or None."""
+    before = RUNGS[name].before
+    while before is not None and before not in taken:
+        before = RUNGS[before].before
+    return before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +136,8 @@ def rung_options(task: str, name: str, common: dict[str, Any] | None = None) -> 
         options["halting"] = "off"
     if name == "ri":
         options |= {"noise": 0.0, "damping": 0.0}
+    if name == "noise":
+        options["init_std"] = 0.0
     return options
 
 
@@ -158,7 +173,7 @@ class Ladder:
         task: str,
         out: str | Path,
         *,
-        rungs: Sequence[str] = tuple(RUNGS),
+        rungs: Sequence[str] = PATH,
         seeds: Sequence[int] = (0, 1, 2),
         options: dict[str, Any] | None = None,
         puzzles: str | None = None,

@@ -10,7 +10,7 @@ import xarray as xr
 from scipy import stats
 
 from eqrlab.analyses.studies.ladder.climb import Groups
-from eqrlab.analyses.studies.ladder.rungs import REFERENCE_DEPTH, Ladder
+from eqrlab.analyses.studies.ladder.rungs import REFERENCE_DEPTH, Ladder, rung_before
 from eqrlab.analyses.text.describe import blocks_per_step
 from eqrlab.attractors.answers.scaling import path_independence_gap as path_independence_gap
 from eqrlab.attractors.fates.fate import CODE
@@ -23,8 +23,19 @@ STARTS = ("training_law", "outside_training_law", "start_has_no_effect")
 ACCURACY = "accuracy at the training depth"
 GAP = "path-independence gap"
 CORRECT = "correct mass"
-POOLED = "residual AUC, pooled"
+POOLED = {
+    "residual AUC, pooled": "residual",
+    "entropy AUC, pooled": "answer_entropy",
+}  # quantity to its score
 WITHIN = "residual AUC within puzzle"
+
+# Weights of the four models of a 2 x 2 design: main effects are means of two differences, the interaction is the
+# difference of these two.
+EFFECTS = {
+    "random starts": {"act": -0.5, "ri": 0.5, "noise": -0.5, "ni": 0.5},
+    "noise and damping": {"act": -0.5, "noise": 0.5, "ri": -0.5, "ni": 0.5},
+    "interaction": {"act": 1.0, "noise": -1.0, "ri": -1.0, "ni": 1.0},
+}
 
 Statistic = Callable[[np.ndarray], np.ndarray]  # weights of puzzles (P,) -> values of seeds (S,)
 
@@ -140,10 +151,10 @@ def run_quantities(groups: Groups, depth: int) -> dict[str, np.ndarray]:
     }
 
 
-def pooled_auc(groups: Groups) -> PooledAuc:
-    """Return the AUC of the final residual for a wrong answer, pooled over puzzles, as a function of their weights."""
+def pooled_auc(groups: Groups, score: str) -> PooledAuc:
+    """Return the AUC of a final score for a wrong answer, pooled over puzzles, as a function of their weights."""
     ensemble = groups["ensemble"]
-    return PooledAuc(ensemble.residual.values[:, :, -1].astype(float), ~ensemble.correct.values[:, :, -1])
+    return PooledAuc(ensemble[score].values[:, :, -1].astype(float), ~ensemble.correct.values[:, :, -1])
 
 
 def summarise(
@@ -163,39 +174,46 @@ def summarise(
     xarray.Dataset
         Over (rung, quantity): `mean` over seeds with `low`, `high`; `step`, the difference to the rung before, paired
         by seed and puzzle, with `step_low`, `step_high` (NaN for the first rung); `seed_mean(rung, seed, quantity)`,
-        `seed_step`.  What they are made of: `solved(rung, seed, test_puzzle, quantity_accuracy)`,
+        `seed_step`.  Where act, noise, ri and ni were climbed: `effect(ingredient, quantity)` with bounds, see
+        EFFECTS.  What they are made of: `solved(rung, seed, test_puzzle, quantity_accuracy)`,
         `measured(rung, seed, puzzle, quantity_landscape)`.  Over rung: `starts` (of the landscape, flags),
         `equivalent_layers`, `parameters`, `training_depth`.  `checkpoint_sha256(rung, seed)`, `inputs(puzzle, token)`.
     """
     rungs, seeds, depth = ladder.rungs, ladder.seeds, ladder.sampling.depth
     table = {run: run_quantities(groups, depth) for run, groups in results.items()}
-    pools = {run: pooled_auc(groups) for run, groups in results.items()}
+    pools = {
+        (q, *run): pooled_auc(groups, score) for run, groups in results.items() for q, score in POOLED.items()
+    }
     names = list(table[rungs[0], seeds[0]])
     values = {q: np.array([[table[r, s][q] for s in seeds] for r in rungs]) for q in names}
-    quantities = [*names[: names.index(WITHIN) + 1], POOLED, *names[names.index(WITHIN) + 1 :]]
+    quantities = [*names[: names.index(WITHIN) + 1], *POOLED, *names[names.index(WITHIN) + 1 :]]
 
-    def statistics(i: int, q: str) -> tuple[Statistic, Statistic]:
-        """Return a quantity of rung i, and its difference to the rung before."""
-        if q != POOLED:
-            return mean_over_puzzles(values[q][i]), mean_over_puzzles(values[q][i] - values[q][i - 1])
-        here, before = ([pools[rungs[k], s] for s in seeds] for k in (i, i - 1))
-        return (
-            lambda weight: np.array([auc(weight) for auc in here]),
-            lambda weight: np.array([b(weight) - a(weight) for a, b in zip(before, here, strict=True)]),
+    def contrast(weights: Mapping[str, float], q: str) -> Statistic:
+        """Return the weighted sum of a quantity over rungs, paired by seed and puzzle."""
+        if q not in POOLED:
+            return mean_over_puzzles(sum(share * values[q][rungs.index(r)] for r, share in weights.items()))
+        return lambda weight: np.array(
+            [sum(share * pools[q, r, s](weight) for r, share in weights.items()) for s in seeds]
         )
 
     level = np.full((3, len(rungs), len(quantities)), np.nan)  # mean, low, high
     step = level.copy()
+    crossed = {"act", "noise", "ri", "ni"} <= {*rungs}
+    effect = np.full((3, len(EFFECTS), len(quantities)), np.nan)
     seed_mean, seed_step = (np.full((len(rungs), len(seeds), len(quantities)), np.nan) for _ in range(2))
     for j, q in enumerate(quantities):
-        size = values[CORRECT if q == POOLED else q].shape[-1]
-        for i in range(len(rungs)):
-            here, change = statistics(i, q)
-            found = estimate(here, size, confidence=confidence)
+        size = values[CORRECT if q in POOLED else q].shape[-1]
+        for i, rung in enumerate(rungs):
+            found = estimate(contrast({rung: 1.0}, q), size, confidence=confidence)
             seed_mean[i, :, j], level[:, i, j] = found.seeds, (found.mean, found.low, found.high)
-            if i:
+            if (before := rung_before(rung, rungs)) is not None:
+                change = contrast({before: -1.0, rung: 1.0}, q)
                 found = estimate(change, size, bounds=(-1.0, 1.0), confidence=confidence)
                 seed_step[i, :, j], step[:, i, j] = found.seeds, (found.mean, found.low, found.high)
+        for i, weights in enumerate(EFFECTS.values() if crossed else ()):
+            most = sum(abs(share) for share in weights.values()) / 2
+            found = estimate(contrast(weights, q), size, bounds=(-most, most), confidence=confidence)
+            effect[:, i, j] = found.mean, found.low, found.high
     accuracies = [q for q in names if q.startswith("accuracy at")]
     landscape = [q for q in names if q not in accuracies]
     first = {r: results[r, seeds[0]] for r in rungs}
@@ -250,6 +268,13 @@ def summarise(
         ),
         "inputs": (("puzzle", "token"), first[rungs[0]]["ensemble"].inputs.values, "puzzle of the landscape"),
     }
+    if crossed:
+        variables |= Interval(*effect).variables(
+            "effect",
+            ("ingredient", "quantity"),
+            "effect of an ingredient in a 2 x 2 design, paired by seed and puzzle",
+            f"that effect, {confidence:.0%}",
+        )
     one = schema.carried(first[rungs[0]]["ensemble"])
     taken = ("Conventions", "source", "task", "seed", "restarts", "depth", "dtype", "oracle", "created")
     attributes = {
@@ -263,6 +288,6 @@ def summarise(
     }
     coordinates = {
         "rung": list(rungs), "seed": list(seeds), "quantity": quantities, "quantity_accuracy": accuracies,
-        "quantity_landscape": landscape,
+        "quantity_landscape": landscape, **({"ingredient": list(EFFECTS)} if crossed else {}),
     }  # fmt: skip
     return schema.dataset(variables, attributes, coordinates, {"starts": STARTS})

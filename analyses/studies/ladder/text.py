@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 
 import numpy as np
 import xarray as xr
 
-from eqrlab.analyses.studies.ladder.rungs import REFERENCE_DEPTH, RUNGS
+from eqrlab.analyses.studies.ladder.rungs import REFERENCE_DEPTH, RUNGS, rung_before
 from eqrlab.analyses.studies.ladder.summary import ACCURACY, CORRECT, GAP, POOLED, STARTS, WITHIN
 from eqrlab.analyses.text.format import number_interval, plural
 from eqrlab.attractors.results.schema import MODES
@@ -19,23 +18,27 @@ PAPER_SOURCE = "Equilibrium Reasoners, arXiv 2605.21488, Sudoku-Extreme"
 PAPER_ACCURACY = {
     "feedforward": 0.026, "tied": 0.326, "sot": 0.747, "hierarchy": 0.765, "act": 0.848, "ri": 0.860, "ni": 0.864,
 }  # fmt: skip
+PAPER_EFFECT = {
+    "random starts": 0.012,
+    "noise and damping": 0.004,
+}  # on Sudoku-Extreme; random starts +0.237 on mazes
 PAPER_GAP = {"act": 0.0358, "ri": 0.0010, "ni": 0.0013}
 START_NOTES = {"training_law": "", "outside_training_law": " *", "start_has_no_effect": " †"}
 
 
 def _cell(summary: xr.Dataset, rung: str, quantity: str, kind: str = "mean") -> str:
-    """Return a mean, or a step in points, with its interval, shares in percent, AUCs as numbers."""
-    ends = ("low", "high") if kind == "mean" else ("step_low", "step_high")
-    chosen = summary.sel(rung=rung, quantity=quantity)
+    """Return a mean, or a step or an effect in points, with its interval, shares in percent, AUCs as numbers."""
+    ends = ("low", "high") if kind == "mean" else (f"{kind}_low", f"{kind}_high")
+    chosen = summary.sel({"ingredient" if kind == "effect" else "rung": rung}, quantity=quantity)
     value, low, high = (float(chosen[name]) for name in (kind, *ends))
     if not np.isfinite(value):
         return "undefined"
-    if quantity in (POOLED, WITHIN) and kind == "mean":
+    if quantity in (*POOLED, WITHIN) and kind == "mean":
         return number_interval(value, low, high)
-    if quantity in (POOLED, WITHIN):
+    if quantity in (*POOLED, WITHIN):
         bounds = f" [{low:+.2f}, {high:+.2f}]" if np.isfinite(low) else ""
         return f"{value:+.2f}{bounds}"
-    sign = "+" if kind == "step" else ""
+    sign = "" if kind == "mean" else "+"
     bounds = f" [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]" if np.isfinite(low) else ""
     return f"{100 * value:{sign}.1f}{bounds}"
 
@@ -57,7 +60,7 @@ def accuracy_rows(summary: xr.Dataset) -> Rows:
             "each seed": " ".join(f"{100 * v:.1f}" for v in seeds),
         }
         row |= {f"at {q.removeprefix('accuracy at ')}, %": _cell(summary, rung, q) for q in depths}
-        rows.append(row | {"paper, %": f"{100 * PAPER_ACCURACY[rung]:.1f}"})
+        rows.append(row | {"paper, %": f"{100 * PAPER_ACCURACY[rung]:.1f}" if rung in PAPER_ACCURACY else ""})
     return rows
 
 
@@ -65,7 +68,7 @@ def landscape_rows(summary: xr.Dataset) -> Rows:
     """Return the table of landscapes: shares in percent and AUCs, with intervals; * and † mark the starts."""
     return [
         {"rung": rung + START_NOTES[STARTS[int(summary.starts.sel(rung=rung))]]}
-        | {q: _cell(summary, rung, q) for q in (CORRECT, "spurious mass", GAP, "settled", WITHIN, POOLED)}
+        | {q: _cell(summary, rung, q) for q in (CORRECT, "spurious mass", GAP, "settled", WITHIN, *POOLED)}
         for rung in map(str, summary.rung.values)
     ]
 
@@ -85,7 +88,21 @@ def step_rows(summary: xr.Dataset) -> Rows:
     shown = (ACCURACY, f"accuracy at depth {REFERENCE_DEPTH}", CORRECT, GAP, "mode d", WITHIN)
     return [
         {"step": f"{lower} -> {upper}"} | {q: _cell(summary, upper, q, "step") for q in shown}
-        for lower, upper in pairwise(rungs)
+        for upper in rungs
+        if (lower := rung_before(upper, rungs))
+    ]
+
+
+def effect_rows(summary: xr.Dataset) -> Rows:
+    """Return the effects of random starts and of noise, in points, where all four models were trained."""
+    if "effect" not in summary:
+        return []
+    shown = (ACCURACY, f"accuracy at depth {REFERENCE_DEPTH}", CORRECT, "spurious mass", GAP, WITHIN, *POOLED)
+    return [
+        {"ingredient": name}
+        | {q: _cell(summary, name, q, "effect") for q in shown}
+        | {"paper, accuracy": f"{100 * PAPER_EFFECT[name]:+.1f}" if name in PAPER_EFFECT else ""}
+        for name in map(str, summary.ingredient.values)
     ]
 
 
@@ -119,7 +136,8 @@ def order_sentences(
     ]
     found: dict[str, list[str]] = {"agree": [], "contrary": [], "open": []}
     every = [str(r) for r in summary.rung.values]
-    for lower, upper in pairwise(every):
+    for upper in every:
+        lower = rung_before(upper, every)
         if lower not in paper or upper not in paper:
             continue
         one = summary.sel(rung=upper, quantity=quantity)
@@ -180,8 +198,10 @@ def notes(summary: xr.Dataset) -> list[str]:
 
 
 def _without_interval(summary: xr.Dataset) -> bool:
-    """Say whether some mean or step has no interval, or is undefined (the first rung has no step)."""
-    lows = summary.low.values, summary.step_low.values[1:]
+    """Say whether some mean or step has no interval, or is undefined (a rung with none below it has no step)."""
+    rungs = [str(r) for r in summary.rung.values]
+    above = [rung_before(rung, rungs) is not None for rung in rungs]
+    lows = summary.low.values, summary.step_low.values[above]
     return not all(np.isfinite(low).all() for low in lows)
 
 
@@ -192,6 +212,7 @@ def tables(summary: xr.Dataset) -> list[tuple[str, Rows]]:
         ("Landscape, % and AUC", landscape_rows(summary)),
         ("Mode shares, %", mode_rows(summary)),
         ("Difference to the rung before, points, paired by seed and puzzle", step_rows(summary)),
+        ("Effects of random starts and of noise, points, paired by seed and puzzle", effect_rows(summary)),
     ]
     return [(title, rows) for title, rows in named if rows]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import stat
@@ -98,7 +97,7 @@ def test_a_saved_file_is_readable_by_others_and_follows_the_umask(saved):
     assert set(load_file(saved)) == set(small_eqr().state_dict())
     header = header_of(saved)
     assert header["family"] == "eqr" and header["format"] == 1
-    assert header["config"] == json.loads(json.dumps(dataclasses.asdict(small_eqr().config)))
+    assert header["config"] == json.loads(json.dumps(small_eqr().config.to_dict()))
 
 
 def test_a_failed_write_leaves_the_old_file(saved, monkeypatch):

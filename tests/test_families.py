@@ -236,7 +236,7 @@ def test_a_feedforward_model_is_settled_after_one_step_wherever_it_starts():
 
 def test_the_convolution_is_a_causal_depthwise_one():
     torch.manual_seed(0)
-    mlp = SwiGLU(8, 1.0, convolution=True).double()
+    mlp = SwiGLU(8, 256, convolution=True).double()
     h = torch.randn(2, 5, 8, dtype=torch.float64)
     gate, up = mlp.gate_up_proj(h).chunk(2, dim=-1)
     inner = torch.nn.functional.silu(gate) * up
@@ -251,7 +251,7 @@ def test_the_convolution_is_a_causal_depthwise_one():
 
 def test_the_bfloat16_section_rounds_as_half_precision_does():
     torch.manual_seed(0)
-    mlp = SwiGLU(64, 4.0, convolution=True)
+    mlp = SwiGLU(64, 256, convolution=True)
     h = torch.randn(2, 7, 64)
     narrow = mlp(h, narrow=True)
     assert narrow.dtype == torch.float32 and torch.equal(narrow, narrow.bfloat16().float())

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
+from eqrlab.core.models.config import ReasonerConfig, inner_width
 from eqrlab.core.models.layers import (
     Attention,
     Block,
@@ -16,7 +17,6 @@ from eqrlab.core.models.layers import (
     Rotary,
     SwiGLU,
     TokenEmbedding,
-    inner_width,
     rms_norm,
     truncated_normal,
 )
@@ -48,7 +48,7 @@ def test_rms_norm_divides_by_the_root_mean_square():
 
 
 def test_swiglu_is_down_of_silu_gate_times_up():
-    layer, h = SwiGLU(6, 1.0), states(2, 3, 6)
+    layer, h = SwiGLU(6, inner_width(6, 1.0)), states(2, 3, 6)
     gate, up = layer.gate_up_proj.weight.double().split(256)
     silu = lambda v: v / (1 + torch.exp(-v))
     expected = (silu(h @ gate.T) * (h @ up.T)) @ layer.down_proj.weight.double().T
@@ -130,9 +130,15 @@ def test_rope_attention_depends_on_relative_places_only():
     assert not torch.allclose(product(2, 5), product(2, 6), rtol=1e-3)
 
 
+def shape(mixer, **changes):
+    return ReasonerConfig(
+        vocab_size=3, seq_len=5, hidden_size=8, num_heads=2, expansion=1.0, mixer=mixer, **changes
+    )
+
+
 @pytest.mark.parametrize("mixer", ["mlp", "attention"])
 def test_block_normalises_after_each_sum(mixer):
-    block, h = Block(8, 2, 1.0, 5, mixer, None), states(2, 5, 8)
+    block, h = Block(shape(mixer), None), states(2, 5, 8)
     if mixer == "mlp":
         mixed = rms_norm((h.mT + block.mlp_t(h.mT)).contiguous()).mT
     else:
@@ -142,7 +148,7 @@ def test_block_normalises_after_each_sum(mixer):
 
 @pytest.mark.parametrize("mixer", ["mlp", "attention"])
 def test_rows_taken_in_groups_give_the_same(mixer):
-    blocks, h = Blocks([Block(8, 2, 1.0, 5, mixer, None) for _ in range(2)]), states(7, 5, 8).requires_grad_()
+    blocks, h = Blocks([Block(shape(mixer), None) for _ in range(2)]), states(7, 5, 8).requires_grad_()
     whole = blocks(h)
     (gradient,) = torch.autograd.grad(whole.square().sum(), h)
     blocks.rows_at_once = 3

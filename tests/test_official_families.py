@@ -374,7 +374,11 @@ REFUSED = {
         "the weights look like URM: they have init_hidden",
     ),
     "hrm: config of urm": ("hrm", arch(name=CLASSES["urm"]), "the weights look like HRM: they have H_level"),
-    "trm: no H_init": ("trm mlp", lacking("H_init"), "the weights look like EqR: they have no H_init"),
+    "trm: no H_init": (
+        "trm mlp",
+        lacking("H_init"),
+        "whose weights have H_init, and there is no such tensor",
+    ),
     "trm: no L_init": ("trm mlp", lacking("L_init"), "tensor L_init is missing (1 of"),
     "hrm: no attention": (
         "hrm",
@@ -413,7 +417,7 @@ REFUSED = {
         arch(mlp_t=False),
         "the weights have the mlp mixer, the configuration says mlp_t=False",
     ),
-    "trm: epsilon": ("trm mlp", arch(rms_norm_eps=1e-6), "arch.rms_norm_eps must be 1e-05, got 1e-06"),
+    "trm: epsilon": ("trm mlp", arch(rms_norm_eps=-1e-6), "norm_eps must be > 0, got -1e-06"),
     "hrm: positions": ("hrm", arch(pos_encodings="learned"), "arch.pos_encodings 'learned' does not go with"),
     "hrm: prefix missing": (
         "hrm prefix",

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from eqrlab.core.models.layers import inner_width
+from eqrlab.core.models.config import inner_width
 from eqrlab.core.training import trainer as training
 from eqrlab.core.training.throughput import matmul_rate, step_operations
 from eqrlab.core.training.trainer import train

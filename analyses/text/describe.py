@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
@@ -26,7 +25,7 @@ def describe(reasoner: Reasoner) -> dict[str, Any]:
         "state_dimension": math.prod(reasoner.state_shape),
         "level_calls": len(reasoner.schedule),
         "equivalent_layers": blocks_per_step(reasoner),
-        "config": dataclasses.asdict(c),
+        "config": c.to_dict(),
         "provenance": reasoner.provenance,
     }
 

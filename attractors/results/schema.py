@@ -110,7 +110,11 @@ def provenance(system: Any) -> dict[str, Any]:
         "checkpoint_provenance": stored,
         "family": getattr(system, "family", "map"),
         "task": getattr(system, "task", "unknown"),
-        "config": {} if config is None else {k: v for k, v in vars(config).items()},
+        "config": {}
+        if config is None
+        else config.to_dict()
+        if hasattr(config, "to_dict")
+        else dict(vars(config)),
     }
 
 

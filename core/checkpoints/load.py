@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from eqrlab.core.checkpoints import hub
+from eqrlab.core.checkpoints import hub, shards
 from eqrlab.core.checkpoints.build import assemble, plain_values
-from eqrlab.core.checkpoints.official import load_official
+from eqrlab.core.checkpoints.official import Asked, load_official
 from eqrlab.core.checkpoints.puzzle_rows import kept_table, kept_tensors
 from eqrlab.core.checkpoints.tensors import FORMAT, own_header, read_safetensors, write_tensors
 from eqrlab.core.errors import CheckpointError
-from eqrlab.core.files import sha256, what_is_wrong
+from eqrlab.core.files import what_is_wrong
 from eqrlab.core.kinds import LOOKED_AT, is_safetensors
 from eqrlab.core.messages import brief, did_you_mean, one_line
 from eqrlab.core.models.reasoner import Reasoner
@@ -42,7 +42,7 @@ def save(reasoner: Reasoner, path: str | Path) -> None:
         "format": FORMAT,
         "family": reasoner.family,
         "task": reasoner.task,
-        "config": dataclasses.asdict(reasoner.config),
+        "config": reasoner.config.to_dict(),
         "provenance": reasoner.provenance,
     }
     if reasoner.table is not None:
@@ -56,7 +56,15 @@ def bundled() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
 
-def load(source: str | Path, *, weights: str = "auto", seq_len: int | None = None) -> Reasoner:
+def load(
+    source: str | Path,
+    *,
+    weights: str = "auto",
+    seq_len: int | None = None,
+    config: str | Path | dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
+    puzzle_cells: Callable[[], int] | None = None,
+) -> Reasoner:
     """Load a model: a bundled name, an eqrlab .safetensors file, or an official checkpoint, here or on the hub.
 
     Parameters
@@ -67,6 +75,12 @@ def load(source: str | Path, *, weights: str = "auto", seq_len: int | None = Non
         For official files that hold both: "ema", "raw", or "auto" (what the official evaluator uses).
     seq_len
         Grid cells, for official attention checkpoints that do not record them.
+    config
+        Configuration of official weights that come without one: a YAML or JSON file, or a dictionary.
+    settings
+        Single options, by the names of the file's own configuration, that count instead of what is stored.
+    puzzle_cells
+        Gives the grid cells of the puzzles at hand; called where neither weights nor configuration tell.
 
     Returns
     -------
@@ -101,13 +115,19 @@ def load(source: str | Path, *, weights: str = "auto", seq_len: int | None = Non
             f"{source}: {problem}, and no bundled model of that name; bundled are {', '.join(names) or 'none'}"
             f"{did_you_mean(name, names)}"
         )
-    reasoner = _read(path, weights, seq_len)
+    asked = Asked(weights=weights, seq_len=seq_len, config=Path(config) if isinstance(config, str) else config,
+                  settings=dict(settings or {}), puzzle_cells=puzzle_cells)  # fmt: skip
+    reasoner = _read(path, asked)
     origin = name if name.startswith(hub.SCHEME) else path.name
-    reasoner.provenance = {**reasoner.provenance, "checkpoint": origin, "checkpoint_sha256": sha256(path)}
+    reasoner.provenance = {
+        **reasoner.provenance,
+        "checkpoint": origin,
+        "checkpoint_sha256": shards.sha256_of(path),
+    }
     return reasoner.eval()
 
 
-def _read(path: Path, weights: str, seq_len: int | None) -> Reasoner:
+def _read(path: Path, asked: Asked) -> Reasoner:
     """Read a file by what it is, whatever its name: eqrlab's own, plain safetensors, or one of torch.save."""
 
     try:
@@ -115,13 +135,15 @@ def _read(path: Path, weights: str, seq_len: int | None) -> Reasoner:
             head = file.read(LOOKED_AT)
     except OSError:  # said below, with the kind of file that was expected
         head = b""
-    if head.startswith(b"PK") or not (path.suffix == ".safetensors" or is_safetensors(head)):
-        return load_official(path, weights=weights, seq_len=seq_len)
-    tensors, metadata = read_safetensors(path)
+    index = shards.index_of(path)
+    plain = path.suffix == ".safetensors" or is_safetensors(head)
+    if index is None and (head.startswith(b"PK") or not plain):
+        return load_official(path, asked)
+    tensors, metadata = read_safetensors(path) if index is None else (shards.read(index), {})
     if "eqrlab" in metadata:
-        return _load_own(path, tensors, own_header(path, tensors, metadata))
+        return _load_own(path, tensors, own_header(path, tensors, metadata), asked)
     try:
-        return load_official(path, weights=weights, seq_len=seq_len, tensors=tensors)
+        return load_official(path, asked, tensors)
     except CheckpointError as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise CheckpointError(
@@ -129,7 +151,11 @@ def _read(path: Path, weights: str, seq_len: int | None) -> Reasoner:
         ) from None
 
 
-def _load_own(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> Reasoner:
+def _load_own(path: Path, tensors: dict[str, Tensor], header: dict[str, Any], asked: Asked) -> Reasoner:
+    if asked.config is not None:
+        raise CheckpointError(
+            f"{path}: holds its own configuration; change single options by settings (--set)"
+        )
     for key, kind in {"format": int, "family": str, "task": str, "config": dict, "provenance": dict}.items():
         if not isinstance(header.get(key), kind):
             raise CheckpointError(f"{path}: the eqrlab header has no valid {key!r}; is this a saved model?")
@@ -144,11 +170,18 @@ def _load_own(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) ->
             f"{path}: format {brief(header['format'])} is newer than this eqrlab, which reads up to {FORMAT}"
         )
     task = one_line(header["task"], 40)
+    config = header["config"]
+    if asked.settings:
+        provenance["set"] = asked.settings
+        config = {**config, **asked.settings}
     try:
-        width = header["config"].get("prefix_dim")
-        table = kept_table(tensors, header.get("puzzle_identifiers"), width)
+        table = kept_table(tensors, header.get("puzzle_identifiers"), config.get("prefix_dim"))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    reasoner = assemble(path, header["family"], header["config"], task, provenance, tensors)
+    reasoner = assemble(path, header["family"], config, task, provenance, tensors)
     reasoner.table = table
+    if asked.seq_len not in (None, reasoner.config.seq_len):
+        raise CheckpointError(
+            f"{path}: seq_len {asked.seq_len} was asked for, the model has {reasoner.config.seq_len}"
+        )
     return reasoner

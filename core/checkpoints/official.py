@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+import torch
 from torch import Tensor
 
+from eqrlab.core.checkpoints import foreign_configs
 from eqrlab.core.checkpoints.build import assemble, plain_values
+from eqrlab.core.checkpoints.foreign_configs import official_names, require_used
+from eqrlab.core.checkpoints.foreign_kinds import seems_to_be
+from eqrlab.core.checkpoints.names import read_named, spelled
 from eqrlab.core.checkpoints.official_configs import (
+    LOOKED_FOR,
     NAMES,
     TRANSLATIONS,
-    OfficialFile,
     check_family,
     detect_family,
-    listed,
 )
+from eqrlab.core.checkpoints.official_file import OfficialFile, listed
 from eqrlab.core.checkpoints.puzzle_rows import TABLE, table_of
-from eqrlab.core.checkpoints.torchfile import Opaque, read_stored, read_torch_file
-from eqrlab.core.checkpoints.weights import CONTAINERS, ROOTS, find_weights
+from eqrlab.core.checkpoints.rotary_tables import require_same_rotary
+from eqrlab.core.checkpoints.torchfile import Opaque, read_torch_file
+from eqrlab.core.checkpoints.weights import CONTAINERS, ROOTS, Weights, find_weights
 from eqrlab.core.errors import CheckpointError
 from eqrlab.core.messages import brief, one_line
 from eqrlab.core.models.puzzle_table import BLANK
@@ -34,20 +41,8 @@ _RENAMED = {
 }
 _STARTS = ("H_init", "L_init")  # buffers that the official EqR registers and never reads
 _BUFFERS = {TABLE, "absolute_pos_embedding", *_STARTS}  # never part of averaged weights
-_MOST_YAML = 1 << 17  # bytes; official configurations have some 3,000
-_YAML_FAULTS = (
-    yaml.YAMLError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
 _EQR_STATE = {"carry", "iteration", "optimizer_lrs", "optimizers", "total_steps", "train_dataset"}
-_KEPT = (*CONTAINERS, "ema", "config", "step")
+_KEPT = (*CONTAINERS, *foreign_configs.INSIDE, "ema", "step")
 
 
 def task_name(vocab: int, seq_len: int) -> str:
@@ -68,64 +63,24 @@ def task_name(vocab: int, seq_len: int) -> str:
     return "arc" if (vocab, seq_len) == (12, 900) else "unknown"
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """Read the YAML configuration that lies beside a checkpoint, or in the folder above.
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a caller of `load` gives beside the file; see there."""
 
-    Raises
-    ------
-    CheckpointError
-        When there is none, or it is no mapping.
-    """
-    for candidate in (
-        path.parent / "all_config.yaml",
-        path.parent / "config.yaml",
-        path.parent.parent / "all_config.yaml",
-    ):
-        if candidate.is_file():
-            config = _read_yaml(candidate)
-            if not isinstance(config, dict):
-                raise CheckpointError(f"{candidate.name} beside it must be a mapping of options")
-            return config
-    raise CheckpointError("no configuration inside, and no all_config.yaml or config.yaml beside it")
+    weights: str = "auto"
+    seq_len: int | None = None
+    config: Path | dict[str, Any] | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    puzzle_cells: Callable[[], int] | None = None
 
 
-class _Yaml(yaml.SafeLoader):
-    """YAML of plain values without merge keys, which let a few lines stand for more entries than memory holds."""
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
-            raise yaml.constructor.ConstructorError(
-                None, None, "merge keys (<<) are not read", node.start_mark
-            )
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        with open(path, "rb") as file:
-            text = file.read(_MOST_YAML + 1)
-        if len(text) > _MOST_YAML:
-            raise ValueError(f"more than {_MOST_YAML} bytes")
-        return yaml.load(text, _Yaml)  # a safe loader: no tags of Python
-    except _YAML_FAULTS as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path.name} beside it is not readable as YAML ({reason})") from None
-
-
-def load_official(
-    path: Path,
-    *,
-    weights: str = "auto",
-    seq_len: int | None = None,
-    tensors: dict[str, Tensor] | None = None,
-) -> Reasoner:
-    """Load an official checkpoint (FORMATS, sections 1 to 3 and 7).
+def load_official(path: Path, asked: Asked, tensors: dict[str, Tensor] | None = None) -> Reasoner:
+    """Load an official checkpoint (FORMATS, sections 1 to 3 and 7), or one in a layout that is known.
 
     Parameters
     ----------
-    weights
-        "ema", "raw", or "auto": the EMA weights when the configuration says `ema` and the file has them.
-    seq_len
-        Grid cells, when neither the weights nor the training state tell.
+    asked
+        What is wanted of it, and what it lacks.
     tensors
         What the file holds, where it is a safetensors file and was read already.
 
@@ -136,8 +91,8 @@ def load_official(
     """
     content = read_torch_file(path) if tensors is None else tensors
     try:
-        file, family = _open(path, content, weights)
-        values = TRANSLATIONS[family](file, seq_len)
+        file, family, rotary = _open(path, content, asked)
+        values = TRANSLATIONS[family](file, asked.seq_len)
         unused = [n for n in _STARTS if family == "eqr" and file.tensors.pop(n, None) is not None]
         provenance = {
             "format": f"official {NAMES[family]}",
@@ -146,23 +101,28 @@ def load_official(
             "step": _step(file, path),
             "forward_dtype": file.value("forward_dtype", str, "bfloat16"),
             "inferred": file.inferred,
-            "dropped": unused + listed(k for k in file.content if k not in _KEPT),
+            "dropped": unused + listed(rotary) + listed(k for k in file.content if k not in _KEPT),
             "ignored_config": file.ignored(),
         }
+        if asked.settings:
+            settings, _ = official_names(asked.settings, family)
+            require_used(settings, file.asked | {"ema"}, f"this {NAMES[family]}")
+            provenance["set"] = settings
         provenance = plain_values(provenance, "the file")
         table = table_of(file.tensors, path)
         blank = {} if table is None else {_RENAMED[TABLE]: table([BLANK])[0]}
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    named = blank | _renamed(read_stored(file.tensors, path))
+    require_same_rotary(read_named(rotary, path), values, path)
+    named = blank | _renamed(read_named(file.tensors, path))
     task = task_name(values["vocab_size"], values["seq_len"])
     reasoner = assemble(path, family, values, task, provenance, named)
     reasoner.table = table
     return reasoner
 
 
-def _open(path: Path, content: Any, weights: str) -> tuple[OfficialFile, str]:
-    """Sort out what a file holds: family, weights and configuration."""
+def _open(path: Path, content: Any, asked: Asked) -> tuple[OfficialFile, str, dict[str, Any]]:
+    """Sort out what a file holds: family, weights and configuration, and tables that are not weights."""
     if not isinstance(content, dict):
         what = (
             "an object of a foreign class" if isinstance(content, Opaque) else f"a {type(content).__name__}"
@@ -170,15 +130,50 @@ def _open(path: Path, content: Any, weights: str) -> tuple[OfficialFile, str]:
         raise CheckpointError(f"holds {what}, a dictionary of weights or training state is required")
     found = find_weights(content)
     state = content if found.key or not found.raw else {}
+    raw, average = spelled(found.raw), spelled(found.average)
+    spelling = raw if raw.tensors else average
+    found.raw, found.average = raw.tensors, average.tensors
     tensors = found.raw or found.average
-    _require_known_names(set(tensors))
-    inside = state.get("config")
-    config = inside if isinstance(inside, dict) else read_config(path)
-    file = OfficialFile(state, tensors, config, "raw", _origin(state, inside, config))
+    _require_known_names(set(tensors), content, path)
     family = detect_family(set(tensors))
-    if family == "trm" and "lambda_" in file.arch:
+    if family is None:
+        raise CheckpointError(
+            f"of none of the families by its tensors: {_looked_for(set(tensors), content, path)}"
+        )
+    inside = foreign_configs.inside(state) if asked.config is None else None
+    config = foreign_configs.sectioned(inside or _given(path, asked))
+    arch, renamed = official_names(config["arch"], family)
+    settings, _ = official_names(asked.settings, family)
+    top = {name: settings.pop(name) for name in ("ema",) if name in settings}
+    config = {**config, **top, "arch": {**arch, **settings}}
+    if family == "trm" and "lambda_" in config["arch"]:
         family = "eqr"
+    file = OfficialFile(state, tensors, config, "raw", _origin(state, inside, config), renamed)
+    file.pre_norm, file.puzzle_cells = spelling.pre_norm, asked.puzzle_cells
+    if spelling.renamed:
+        file.inferred.append(f"{spelling.renamed} tensors by other names than the official ones")
     check_family(file, family)
+    _choose_weights(file, family, found, asked.weights)
+    return file, family, spelling.rotary
+
+
+def _given(path: Path, asked: Asked) -> dict[str, Any]:
+    """Return the configuration that does not lie in a file: what a caller gives, or a file beside the weights."""
+    if isinstance(asked.config, dict):
+        return asked.config
+    if asked.config is not None:
+        return foreign_configs.read_config(asked.config, f"{asked.config}, the configuration given,")
+    try:
+        return foreign_configs.beside(path)
+    except FileNotFoundError as error:
+        if asked.settings:
+            return {"arch": {}}  # all there is are settings
+        raise CheckpointError(str(error)) from None
+
+
+def _choose_weights(file: OfficialFile, family: str, found: Weights, weights: str) -> None:
+    """Take raw weights or averages, as asked for or as the configuration says."""
+    config = file.config
     averages_alone = not (found.average_keys or found.unread) and file.origin != "eqr" and family != "eqr"
     if averages_alone and config.get("ema") is True:  # as the trainers of TRM and URM save them
         if weights == "raw":
@@ -186,12 +181,12 @@ def _open(path: Path, content: Any, weights: str) -> tuple[OfficialFile, str]:
         if found.key not in (None, "model_state_dict"):
             file.inferred.append("weights are averages by the configuration: the file has no others")
         file.weights = "ema"
-        return file, family
+        return
     average = found.chosen(weights, bool(config.get("ema")))
     if average is None:
         if found.average_keys:
             file.inferred.append("averages left alone: raw weights were asked for, or ema is not configured")
-        return file, family
+        return
     file.weights = "ema"
     if found.raw:
         unknown = sorted(set(average) - set(found.raw))
@@ -203,7 +198,6 @@ def _open(path: Path, content: Any, weights: str) -> tuple[OfficialFile, str]:
         file.tensors = {**found.raw, **average}
     if found.average_keys[0] != "ema":
         file.inferred.append(f"averages from {one_line(found.average_keys[0], 80)}")
-    return file, family
 
 
 def _origin(state: dict[Any, Any], inside: Any, config: dict[str, Any]) -> str:
@@ -216,11 +210,10 @@ def _origin(state: dict[Any, Any], inside: Any, config: dict[str, Any]) -> str:
     return "unknown" if isinstance(inside, dict) else "own"
 
 
-def _require_known_names(names: set[str]) -> None:
+def _require_known_names(names: set[str], content: dict[Any, Any], path: Path) -> None:
     """Refuse weights that are none of these families, saying which names were looked for."""
     if any(name.split(".")[0] in ROOTS for name in names):
         return
-    example = min(names, key=lambda name: (len(name), name))
     hidden = next((name for name in sorted(names) if ROOTS & set(name.split("."))), None)
     if hidden is not None:
         parts = hidden.split(".")
@@ -231,8 +224,14 @@ def _require_known_names(names: set[str]) -> None:
         )
     raise CheckpointError(
         f"lm_head.weight with 2 axes is missing, and no tensor has a name of these families "
-        f"(embed_tokens, L_level, layers, ...): there is {brief(example)}"
+        f"(embed_tokens, L_level, layers, ...): {_looked_for(names, content, path)}"
     )
+
+
+def _looked_for(names: set[str], content: dict[Any, Any], path: Path) -> str:
+    """Say which names were looked for, what there is instead, and what the file seems to be."""
+    example = min(names, key=lambda name: (len(name), name))
+    return f"looked for {LOOKED_FOR}; there is {brief(example)} ({len(names)} tensors){seems_to_be(content, path)}"
 
 
 def _step(file: OfficialFile, path: Path) -> int | None:
@@ -261,12 +260,22 @@ def _variant(file: OfficialFile, family: str, values: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def _in_shape(name: str, tensor: Tensor) -> Tensor:
+    """Take axes of length 1 off starts, and give a halting head of one output a second that is never used."""
+    if name in (*_STARTS, "init_hidden") and tensor.ndim > 1 and tensor.numel() == tensor.shape[-1]:
+        return tensor.reshape(-1)
+    if name in ("q_head.weight", "q_head.bias") and tensor.shape[:1] == (1,):
+        return torch.cat([tensor, torch.zeros_like(tensor)])
+    return tensor
+
+
 def _renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Give tensors this package's names, and floating ones the float32 in which the official code keeps weights."""
     plain = {}
     for name, tensor in tensors.items():
         if name == TABLE:  # of one puzzle
             tensor = tensor[0]
+        tensor = _in_shape(name, tensor)
         if name.startswith("layers."):  # URM's only stack stands outside of any level
             name = f"level.{name}"
         plain[_RENAMED.get(name, name)] = tensor.float() if tensor.is_floating_point() else tensor

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
-from eqrlab.core.checkpoints.torchfile import Opaque, StoredTensor
+from eqrlab.core.checkpoints.grid import SUDOKU_CELLS, board_of, grid_cells, positions_told
+from eqrlab.core.checkpoints.official_file import OfficialFile
 from eqrlab.core.errors import CheckpointError
-from eqrlab.core.messages import brief, one_line
+from eqrlab.core.messages import brief
+from eqrlab.core.models.config import inner_width
 
 NAMES = {"eqr": "EqR", "trm": "TRM", "hrm": "HRM", "urm": "URM"}
 # Parts of `arch.name` that tell the family, tried in this order.
@@ -25,104 +25,49 @@ _MARKS = {
     "urm": "init_hidden",
     "hrm": "H_level",
     "trm": "H_init and no H_level",
+    "eqr": "L_level and no H_init",
 }  # tensors that tell the family
-_SUDOKU_CELLS = {8: 36, 11: 81}  # vocabularies that no other task of these files has
-_NORM_EPS = 1e-5
+LOOKED_FOR = (
+    "L_level.layers (EqR, TRM, HRM), H_init and L_init (TRM, HRM), H_level.layers (HRM), init_hidden (URM)"
+)
 _TRM_PREFIX = 16  # what TRM's own code takes for a missing puzzle_emb_len
 
 
-@dataclass
-class OfficialFile:
-    """What an official checkpoint holds, before translation.
-
-    Attributes
-    ----------
-    content
-        The top-level dictionary; empty for a file that is a plain dictionary of weights.
-    tensors
-        The chosen weights under stripped names, still in the file.
-    config
-        The official configuration, from the file or from the YAML beside it.
-    weights
-        "ema" or "raw".
-    origin
-        "eqr" for files of EqR's trainer, which also trains TRM and HRM, "own" for those of the family's own, "unknown".
-    inferred
-        What the translation read off the weights or assumed by default, in words.
-    """
-
-    content: dict[str, Any]
-    tensors: dict[str, StoredTensor]
-    config: dict[str, Any]
-    weights: str
-    origin: str = "own"
-    inferred: list[str] = field(default_factory=list)
-    asked: set[str] = field(default_factory=set)
-
-    @property
-    def arch(self) -> dict[str, Any]:
-        """The section of the configuration that describes the network."""
-        arch = self.config.get("arch")
-        if not isinstance(arch, dict):
-            raise CheckpointError("the configuration has no 'arch' section")
-        return arch
-
-    def value(self, name: str, kind: type, default: Any = None, source: str = "by default") -> Any:
-        """Return `arch.<name>`, or the default that a source gives; a value that is needed has none."""
-        self.asked.add(name)
-        if name not in self.arch:
-            if default is None:
-                raise CheckpointError(f"the configuration lacks arch.{name}, which the weights do not tell")
-            self.inferred.append(f"{name} {default} {source}")
-            return default
-        value: Any = self.arch[name]
-        if kind is float and type(value) is int and abs(value) < 1 << 63:
-            value = float(value)
-        large = isinstance(value, int) and abs(value) >= 1 << 63
-        if type(value) is not kind or large:
-            raise CheckpointError(f"arch.{name} must be {kind.__name__}, got {brief(value)}")
-        return value
-
-    def shape(self, name: str, dims: int = 2) -> tuple[int, ...]:
-        """Return the shape of a tensor that must be there."""
-        if name not in self.tensors or len(self.tensors[name].shape) != dims:
-            raise CheckpointError(f"tensor {name} with {dims} axes is missing")
-        return self.tensors[name].shape
-
-    def ignored(self) -> list[str]:
-        """Names in the configuration's network section that no translation asked for."""
-        return listed(name for name in self.arch if name not in self.asked)
-
-
-def listed(names: Iterable[Any]) -> list[str]:
-    """Return names of a file in order, as text that can be stored: the first hundred of them."""
-    known = sorted(one_line(name, 80) if isinstance(name, str) else brief(name) for name in names)
-    return known[:100] + [f"and {len(known) - 100} more"] * (len(known) > 100)
-
-
-def detect_family(names: set[str]) -> str:
-    """Name the family of a stripped state dict by the tensors that only this family has (FORMATS, section 1)."""
+def detect_family(names: set[str]) -> str | None:
+    """Name the family of a state dict by the tensors that only this family has, None where it has those of none."""
     if "init_hidden" in names:
         return "urm"
     if any(n.startswith("H_level.") for n in names):
         return "hrm"
     if "H_init" in names:
         return "trm"
-    return "eqr"
+    return "eqr" if any(n.startswith("L_level.") for n in names) else None
 
 
 def check_family(file: OfficialFile, family: str) -> None:
-    """Raise CheckpointError when the configuration's `arch.name` names another family than the weights are of."""
+    """Raise CheckpointError when the configuration is of another family than the weights.
+
+    It is by its `arch.name`, or by the `lambda_` that only an EqR has.
+    """
     name = file.arch.get("name", "")
     if not isinstance(name, str):
         raise CheckpointError(f"arch.name must be str, got {brief(name)}")
     declared = name[:80]
-    said = next((f for part, f in _DECLARED.items() if part in declared.lower()), family)
-    if said != family:
-        marks = f"have {_MARKS[family]}" if family in _MARKS else f"have no {_MARKS[said].split()[0]}"
+    said = next((f for part, f in _DECLARED.items() if part in declared.lower()), None)
+    if family == "eqr" and said not in (None, "eqr"):  # nothing tells an EqR but what is not there
+        raise CheckpointError(
+            f"the configuration is one of {NAMES[said]} ({declared!r}), whose weights have "
+            f"{_MARKS[said].split()[0]}, and there is no such tensor"
+        )
+    if said not in (None, family):
         raise CheckpointError(
             f"the configuration is one of {NAMES[said]} ({declared!r}), "
-            f"the weights look like {NAMES[family]}: they {marks}"
+            f"the weights look like {NAMES[family]}: they have {_MARKS[family]}"
+        )
+    if family == "eqr" and said is None and "lambda_" not in file.arch:
+        raise CheckpointError(
+            "it cannot be told whose these weights are: there is no H_init, as a TRM has, and no arch.lambda_ in the "
+            "configuration, as an EqR has; add what is missing"
         )
 
 
@@ -146,31 +91,66 @@ def _shared(
         raise CheckpointError(
             f"the weights have the {mixer} mixer, the configuration says mlp_t={file.arch['mlp_t']}"
         )
-    if "rms_norm_eps" in file.arch and file.value("rms_norm_eps", float) != _NORM_EPS:
-        raise CheckpointError(f"arch.rms_norm_eps must be {_NORM_EPS}, got {file.arch['rms_norm_eps']}")
-    total = _positions_total(file, mixing if mixer == "mlp" else None)
-    cells = _SUDOKU_CELLS.get(vocab) if seq_len is None else seq_len
+    total = positions_told(file, mixing if mixer == "mlp" else None)
+    cells = SUDOKU_CELLS.get(vocab) if seq_len is None else seq_len
     prefix_len, prefix_dim = _prefix(file, hidden, prefix, total[0] - cells if total[0] and cells else None)
-    seq_len = _grid(file, total, prefix_len, vocab, seq_len)
+    seq_len = grid_cells(file, total, prefix_len, vocab, seq_len)
     positions = _positions(file, mixer)
     return {
         "vocab_size": vocab,
         "seq_len": seq_len,
         "hidden_size": hidden,
         "num_heads": file.value("num_heads", int),
-        "expansion": file.value("expansion", float, 4.0),
+        **_widths(file, hidden, blocks[1], total[0] if mixer == "mlp" else None),
+        **_norms(file, blocks[1]),
         "layers": layers,
         "H_cycles": file.value("H_cycles", int),
         "L_cycles": file.value("L_cycles", int),
         "mixer": mixer,
         "positions": positions,
         "rope_theta": file.value("rope_theta", float, 10000.0) if positions.startswith("rope") else 10000.0,
-        "board": _board(file, seq_len) if positions == "rope2d" else None,
+        "board": board_of(file, seq_len) if positions == "rope2d" else None,
         "prefix_len": prefix_len,
         "prefix_dim": prefix_dim,
         "halt_max_steps": file.value("loops" if "loops" in file.arch else "halt_max_steps", int, 16),
         "halt_exploration": file.value("halt_exploration_prob", float, 0.1),
     }
+
+
+def _widths(file: OfficialFile, hidden: int, stack: str, tokens: int | None) -> dict[str, Any]:
+    """Return the expansion of the SwiGLUs, and their inner widths where that is not what tells them."""
+    if "expansion" in file.arch:
+        return {"expansion": file.value("expansion", float)}
+    widths = {}
+    for name, part, size in (("mlp_width", "mlp", hidden), ("mixer_width", "mlp_t", tokens)):
+        down = file.tensors.get(f"{stack}layers.0.{part}.down_proj.weight")
+        if size and down is not None and len(down.shape) == 2 and down.shape[1] != inner_width(size, 4.0):
+            widths[name] = down.shape[1]
+            file.inferred.append(f"{name} {down.shape[1]} from the weights")
+    return {"expansion": 4.0 if widths else file.value("expansion", float, 4.0), **widths}
+
+
+def _norms(file: OfficialFile, stack: str) -> dict[str, Any]:
+    """Return how blocks normalise; what is not as in the official code is told by tensors, their names, or options."""
+    norms: dict[str, Any] = {}
+    if f"{stack}layers.0.norm1.weight" in file.tensors:
+        norms["norm_weights"] = True
+        file.inferred.append("learned norm weights from the weights")
+    if f"{stack}norm.weight" in file.tensors:
+        norms["final_norm"] = True
+    pre, source = file.pre_norm, "from the names of the norms"
+    if pre is None and "final_norm" in norms:  # nothing would be left to normalise behind a post-norm block
+        pre, source = True, "from the norm at the end of the stack"
+    if "pre_norm" in file.arch:
+        norms["pre_norm"] = file.value("pre_norm", bool)
+    elif pre:
+        norms["pre_norm"] = True
+        file.inferred.append(f"norms before the mixing {source}")
+    elif norms:
+        file.inferred.append("norms behind the mixing, as in the official code; pre_norm=true says otherwise")
+    if "rms_norm_eps" in file.arch:
+        norms["norm_eps"] = file.value("rms_norm_eps", float)
+    return norms
 
 
 def _layers(file: OfficialFile, option: str, prefix: str) -> int:
@@ -225,58 +205,6 @@ def _prefix(file: OfficialFile, hidden: int, missing: str, left: int | None) -> 
             f"{_TRM_PREFIX} prefix positions: add it"
         )
     return file.value("puzzle_emb_len", int, _TRM_PREFIX if missing == "trm" else least), width
-
-
-def _positions_total(file: OfficialFile, mixing: str | None) -> tuple[int | None, str]:
-    """Return the positions, prefix and grid, that the weights or the training state tell, and what told them."""
-    if mixing:
-        return file.shape(mixing)[1], "the token mixer"
-    for table in ("embed_pos.embedding_weight", "absolute_pos_embedding"):
-        if table in file.tensors:
-            return file.shape(table)[0], "the position embedding"
-    z_H = _attribute(_attribute(file.content.get("carry"), "inner_carry"), "z_H")
-    if isinstance(z_H, StoredTensor) and len(z_H.shape) == 3:
-        return z_H.shape[1], "the training state"
-    return None, ""
-
-
-def _grid(
-    file: OfficialFile, known: tuple[int | None, str], prefix_len: int, vocab: int, seq_len: int | None
-) -> int:
-    """Return the grid cells, from the weights, the training state, the caller or the vocabulary."""
-    total, source = known
-    if total is None and seq_len is None and vocab in _SUDOKU_CELLS:
-        total, source = (
-            prefix_len + _SUDOKU_CELLS[vocab],
-            f"the vocabulary of {vocab} tokens, that of a Sudoku",
-        )
-    if total is None and seq_len is None:
-        raise CheckpointError("an attention checkpoint that does not tell its grid size; pass seq_len")
-    if total is None:
-        return int(seq_len or 0)
-    if total <= prefix_len:
-        raise CheckpointError(f"{prefix_len} prefix positions leave no grid cell of the {total} of {source}")
-    if seq_len not in (None, total - prefix_len):
-        raise CheckpointError(
-            f"seq_len {seq_len} was asked for, {source} has {total - prefix_len} grid cells"
-        )
-    file.inferred.append(f"seq_len from {source}")
-    return total - prefix_len
-
-
-def _attribute(value: Any, name: str) -> Any:
-    """Return what an object of a foreign class kept under a name, or None."""
-    return value.state.get(name) if isinstance(value, Opaque) and isinstance(value.state, dict) else None
-
-
-def _board(file: OfficialFile, seq_len: int) -> tuple[int, int]:
-    side = math.isqrt(seq_len)
-    board = tuple(file.arch.get(name) for name in ("board_height", "board_width"))
-    file.asked |= {"board_height", "board_width"}
-    if all(type(v) is int for v in board):
-        return board  # type: ignore[return-value]
-    file.inferred.append("square board by default")
-    return side, seq_len // max(1, side)
 
 
 def _eqr(file: OfficialFile, seq_len: int | None) -> dict[str, Any]:

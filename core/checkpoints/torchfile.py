@@ -51,12 +51,14 @@ class Name:
 
 
 class Opaque:
-    """Stand-in for an object of a foreign class: what it was made from, and its state; it does nothing."""
+    """Stand-in for an object of a foreign class: what it was made from, its state, its items; it does nothing."""
 
-    __slots__ = ("arguments", "made_by", "state")
+    __slots__ = ("arguments", "items", "made_by", "state")
 
     def __init__(self, made_by: Any, arguments: Any):
-        self.made_by, self.arguments, self.state = made_by, arguments, None
+        self.made_by, self.arguments = made_by, arguments
+        self.state: Any = None
+        self.items: dict[Any, Any] | None = None  # of a subclass of dict
 
 
 class StoredTensor:
@@ -153,8 +155,12 @@ class _Interpreter:
             self.stack[-1].extend(items)
 
     def set_items(self, items: list[Any]) -> None:
-        if isinstance(self.stack[-1], dict):
-            self.stack[-1].update(zip(map(_key, items[::2]), items[1::2], strict=True))
+        target = self.stack[-1]
+        if isinstance(target, Opaque):
+            target.items = target.items or {}
+            target = target.items
+        if isinstance(target, dict):
+            target.update(zip(map(_key, items[::2]), items[1::2], strict=True))
 
     def memoize(self, number: int) -> None:
         self.memo[number] = self.stack[-1]

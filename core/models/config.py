@@ -6,12 +6,16 @@ import dataclasses
 import math
 from typing import Any, ClassVar
 
-from eqrlab.core.models.layers import inner_width
-
 MIXERS = ("mlp", "attention")
 POSITIONS = ("none", "rope", "rope2d", "learned")
+_LATER = {"mlp_width", "mixer_width", "pre_norm", "norm_weights", "final_norm", "norm_eps"}
 MOST_POSITIONS = 1 << 16
 MOST_UPDATES = 1 << 16
+
+
+def inner_width(size: int, expansion: float) -> int:
+    """Return the inner width of a SwiGLU over `size` features: two thirds of the expansion, up to a multiple of 256."""
+    return -(-round(expansion * size * 2 / 3) // 256) * 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,11 @@ class ReasonerConfig:
         shall leave a gap between boxes, of a box.
     prefix_len, prefix_dim
         Prefix positions in front of the grid and the length of their stored vector (0: none).
+    mlp_width, mixer_width
+        Inner widths of the SwiGLUs over channels and over tokens; None: those of `expansion`.
+    pre_norm, norm_weights, final_norm, norm_eps
+        Whether blocks normalise before they mix instead of after, whether norms have learned weights, whether one such
+        ends every stack, and what they add to the mean square.
     noise_scale
         Test-time and training noise amplitude beta of every level call.
     halt_max_steps, halt_exploration
@@ -63,11 +72,23 @@ class ReasonerConfig:
     noise_scale: float = 0.0
     halt_max_steps: int = 16
     halt_exploration: float = 0.1
+    mlp_width: int | None = None
+    mixer_width: int | None = None
+    pre_norm: bool = False
+    norm_weights: bool = False
+    final_norm: bool = False
+    norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
+            kinds: dict[str, tuple[type, ...]] = {
+                "int": (int,),
+                "float": (int, float),
+                "str": (str,),
+                "bool": (bool,),
+                "int | None": (int, type(None)),
+            }
             if type(value) not in kinds.get(str(field.type), (type(value),)):
                 raise ValueError(f"{field.name} must be of type {field.type}, got {value!r}")
             if isinstance(value, float) and not math.isfinite(value):
@@ -98,9 +119,13 @@ class ReasonerConfig:
         }.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
-        for name in ("expansion", "rope_theta"):
+        for name in ("expansion", "rope_theta", "norm_eps"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        for name in ("mlp_width", "mixer_width"):
+            width = getattr(self, name)
+            if width is not None and width < 1:
+                raise ValueError(f"{name} must be >= 1, got {width}")
         if self.positions_total > MOST_POSITIONS:
             raise ValueError(f"prefix_len + seq_len must be <= {MOST_POSITIONS}, got {self.positions_total}")
         updates = self.H_cycles * (self.L_cycles + 1)
@@ -143,9 +168,27 @@ class ReasonerConfig:
         """A lower bound of the number of weights, for any family."""
         mixing = 4 * self.hidden_size**2
         if self.mixer == "mlp":
-            mixing = 3 * self.positions_total * inner_width(self.positions_total, self.expansion)
-        block = mixing + 3 * self.hidden_size * inner_width(self.hidden_size, self.expansion)
+            mixing = 3 * self.positions_total * self.width_over_tokens
+        block = mixing + 3 * self.hidden_size * self.width_over_channels
         return self.stacked_blocks * block + 2 * self.vocab_size * self.hidden_size
+
+    @property
+    def width_over_channels(self) -> int:
+        """Inner width of the SwiGLU over channels."""
+        return self.mlp_width or inner_width(self.hidden_size, self.expansion)
+
+    @property
+    def width_over_tokens(self) -> int:
+        """Inner width of the SwiGLU over tokens."""
+        return self.mixer_width or inner_width(self.positions_total, self.expansion)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values as files and results store them: without options of later versions that are as before."""
+        values = dataclasses.asdict(self)
+        for field in dataclasses.fields(ReasonerConfig):
+            if field.name in _LATER and values[field.name] == field.default:
+                del values[field.name]
+        return values
 
     @property
     def board_shape(self) -> tuple[int, int]:

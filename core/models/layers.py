@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from eqrlab.core.models.config import ReasonerConfig
 from eqrlab.core.models.products import has_bfloat16_products, linear
 
 _NORM_EPS = 1e-5
@@ -36,11 +37,6 @@ def keep_freed_memory() -> None:
     torch.empty(31 << 20, dtype=torch.uint8, device="cpu")
 
 
-def inner_width(size: int, expansion: float) -> int:
-    """Return the inner width of a SwiGLU over `size` features: two thirds of the expansion, up to a multiple of 256."""
-    return -(-round(expansion * size * 2 / 3) // 256) * 256
-
-
 def truncated_normal(shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
     """Draw normals truncated at two sigma, rescaled to unit standard deviation: float32, on the generator's device."""
     low = math.erf(-2 / math.sqrt(2))
@@ -51,10 +47,10 @@ def truncated_normal(shape: tuple[int, ...], generator: torch.Generator | None =
     return u.mul_(-2 * low).add_(low).erfinv_().mul_(math.sqrt(2)).clamp_(-2, 2).div_(deviation)
 
 
-def rms_norm(h: Tensor) -> Tensor:
+def rms_norm(h: Tensor, eps: float = _NORM_EPS) -> Tensor:
     """Divide by the root mean square over the last axis: half precision in float32, other dtypes as they are."""
     wide = h.float() if h.dtype in (torch.bfloat16, torch.float16) else h
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + _NORM_EPS)).to(h.dtype)
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(h.dtype)
 
 
 class Linear(nn.Module):
@@ -67,6 +63,19 @@ class Linear(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         return linear(h, self.weight, self.bias)
+
+
+class Norm(nn.Module):
+    """Root-mean-square norm over the last axis, times a weight a feature where `learned`."""
+
+    def __init__(self, features: int, eps: float, learned: bool):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(features)) if learned else None
+
+    def forward(self, h: Tensor) -> Tensor:
+        normed = rms_norm(h, self.eps)
+        return normed if self.weight is None else normed * self.weight.to(h.dtype)
 
 
 class TokenPair(nn.Module):
@@ -95,9 +104,8 @@ def _rounded(h: Tensor, narrow: bool) -> Tensor:
 class SwiGLU(nn.Module):
     """down(silu(gate) * up), gate rows first; with a convolution, down(silu(conv(silu(gate) * up)))."""
 
-    def __init__(self, size: int, expansion: float, convolution: bool = False):
+    def __init__(self, size: int, width: int, convolution: bool = False):
         super().__init__()
-        width = inner_width(size, expansion)
         self.gate_up_proj = Linear(size, 2 * width)
         self.down_proj = Linear(width, size)
         self.dwconv = TokenPair(width) if convolution else None
@@ -197,35 +205,37 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Post-norm block: mix over tokens (attention, or a SwiGLU over the token axis), then a SwiGLU over channels."""
+    """Mix over tokens (attention, or a SwiGLU over the token axis), then a SwiGLU over channels.
 
-    def __init__(
-        self,
-        hidden: int,
-        heads: int,
-        expansion: float,
-        length: int,
-        mixer: str,
-        rotary: Rotary | None,
-        convolution: bool = False,
-    ):
+    Each is added to its input and normalised after that, in the official code, or reads a normalised input (pre-norm).
+    A SwiGLU over the token axis has its norm over that axis too.
+    """
+
+    def __init__(self, config: ReasonerConfig, rotary: Rotary | None, convolution: bool = False):
         super().__init__()
-        if mixer == "mlp":
-            self.mlp_t = SwiGLU(length, expansion)
+        c, length, hidden = config, config.positions_total, config.hidden_size
+        if c.mixer == "mlp":
+            self.mlp_t = SwiGLU(length, c.width_over_tokens)
         else:
-            self.self_attn = Attention(hidden, heads, rotary)
-        self.mixer = mixer
-        self.mlp = SwiGLU(hidden, expansion, convolution)
-        token_width = hidden * 2 * inner_width(length, expansion) if mixer == "mlp" else 3 * length * hidden
-        self.widest = max(token_width, length * 2 * inner_width(hidden, expansion))  # values a row
+            self.self_attn = Attention(hidden, c.num_heads, rotary)
+        self.mixer, self.pre_norm = c.mixer, c.pre_norm
+        self.mlp = SwiGLU(hidden, c.width_over_channels, convolution)
+        self.norm1 = Norm(length if c.mixer == "mlp" else hidden, c.norm_eps, c.norm_weights)
+        self.norm2 = Norm(hidden, c.norm_eps, c.norm_weights)
+        token_width = hidden * 2 * c.width_over_tokens if c.mixer == "mlp" else 3 * length * hidden
+        self.widest = max(token_width, length * 2 * c.width_over_channels)  # values a row
 
     def forward(self, h: Tensor, narrow: bool = False) -> Tensor:
         if self.mixer == "mlp":
-            tokens_last = h.transpose(1, 2)
-            h = rms_norm(tokens_last + self.mlp_t(tokens_last)).transpose(1, 2)  # this norm runs over tokens
+            h = self._added(h.transpose(1, 2), self.norm1, self.mlp_t).transpose(1, 2)
         else:
-            h = rms_norm(h + self.self_attn(h))
-        return rms_norm(h + self.mlp(h, narrow))
+            h = self._added(h, self.norm1, self.self_attn)
+        return self._added(h, self.norm2, self.mlp, narrow)
+
+    def _added(self, h: Tensor, norm: Norm, part: nn.Module, *how: bool) -> Tensor:
+        if self.pre_norm:
+            return h + part(norm(h), *how)
+        return norm(h + part(h, *how))
 
 
 def apply_in_turn(layers: nn.ModuleList, h: Tensor, narrow: bool) -> Tensor:
@@ -249,7 +259,7 @@ def apply_fused(layers: nn.ModuleList, h: Tensor, narrow: bool) -> Tensor:
 
 
 class Blocks(nn.Module):
-    """A stack of blocks, the learned part of one level.
+    """A stack of blocks, the learned part of one level, and the norm at its end if it has one.
 
     Attributes
     ----------
@@ -258,9 +268,9 @@ class Blocks(nn.Module):
         "training" too, where one backward pass is.
     """
 
-    def __init__(self, layers: list[Block]):
+    def __init__(self, layers: list[Block], norm: Norm | None = None):
         super().__init__()
-        self.layers = nn.ModuleList(layers)
+        self.layers, self.norm = nn.ModuleList(layers), norm
         self.fused = "never"
         self.rows_at_once = max(1, _CACHE_VALUES // max(layer.widest for layer in layers))
         keep_freed_memory()
@@ -270,6 +280,10 @@ class Blocks(nn.Module):
 
         `narrow` rounds to bfloat16 where a convolutional SwiGLU does so by origin.
         """
+        h = self._mapped(h, narrow)
+        return h if self.norm is None else self.norm(h)
+
+    def _mapped(self, h: Tensor, narrow: bool) -> Tensor:
         groups = -(-h.shape[0] // self.rows_at_once)
         if h.dtype == torch.bfloat16 and h.device.type == "cpu":
             has_bfloat16_products()  # measured here at the latest, not within a compiled graph

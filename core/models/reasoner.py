@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from eqrlab.core.models.config import ReasonerConfig
-from eqrlab.core.models.layers import Block, Blocks, Linear, Rotary, TokenEmbedding, truncated_normal
+from eqrlab.core.models.layers import Block, Blocks, Linear, Norm, Rotary, TokenEmbedding, truncated_normal
 from eqrlab.core.models.puzzle_table import PuzzleTable, require_identifiers
 from eqrlab.core.random import Noise
 
@@ -78,8 +78,8 @@ class Reasoner(nn.Module):
         if c.mixer == "attention" and c.positions.startswith("rope"):
             head_size = c.hidden_size // c.num_heads
             rotary = Rotary(c.positions, c.positions_total, head_size, c.rope_theta, c.board_shape, c.box)
-        block = (c.hidden_size, c.num_heads, c.expansion, c.positions_total, c.mixer, rotary, convolution)
-        return Blocks([Block(*block) for _ in range(layers)])
+        norm = Norm(c.hidden_size, c.norm_eps, learned=True) if c.final_norm else None
+        return Blocks([Block(c, rotary, convolution) for _ in range(layers)], norm)
 
     @property
     def state_shape(self) -> tuple[int, int, int]:

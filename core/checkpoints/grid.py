@@ -1,0 +1,82 @@
+"""How many cells the grid of a model has: by its weights, training state, options, puzzles, or vocabulary."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from eqrlab.core.checkpoints.official_file import OfficialFile
+from eqrlab.core.checkpoints.torchfile import Opaque, StoredTensor
+from eqrlab.core.errors import CheckpointError
+
+SUDOKU_CELLS = {8: 36, 11: 81}  # vocabularies that no other task of these files has
+_USUAL_CELLS = {
+    6: (900, "that of the public mazes of 30 x 30"),
+    12: (900, "that of ARC on boards of 30 x 30"),
+}  # where nothing else tells: smaller boards have these vocabularies too
+
+
+def positions_told(file: OfficialFile, mixing: str | None) -> tuple[int | None, str]:
+    """Return the positions, prefix and grid, that the weights or the training state tell, and what told them."""
+    if mixing:
+        return file.shape(mixing)[1], "the token mixer"
+    for table in ("embed_pos.embedding_weight", "absolute_pos_embedding"):
+        if table in file.tensors:
+            return file.shape(table)[0], "the position embedding"
+    z_H = _attribute(_attribute(file.content.get("carry"), "inner_carry"), "z_H")
+    if isinstance(z_H, StoredTensor) and len(z_H.shape) == 3:
+        return z_H.shape[1], "the training state"
+    return None, ""
+
+
+def grid_cells(
+    file: OfficialFile, known: tuple[int | None, str], prefix_len: int, vocab: int, seq_len: int | None
+) -> int:
+    """Return the grid cells, from the weights, the training state, the caller or the vocabulary."""
+    total, source = known
+    if "seq_len" in file.arch:
+        cells = file.value("seq_len", int)
+        if total is None and seq_len is None:
+            total, source = prefix_len + cells, "the configuration"
+    if total is None and seq_len is None:
+        cells, source = _assumed_cells(file, vocab)
+        total = prefix_len + cells
+    if total is None:
+        return int(seq_len or 0)
+    if total <= prefix_len:
+        raise CheckpointError(f"{prefix_len} prefix positions leave no grid cell of the {total} of {source}")
+    if seq_len not in (None, total - prefix_len):
+        raise CheckpointError(
+            f"seq_len {seq_len} was asked for, {source} has {total - prefix_len} grid cells"
+        )
+    file.inferred.append(f"seq_len from {source}")
+    return total - prefix_len
+
+
+def _assumed_cells(file: OfficialFile, vocab: int) -> tuple[int, str]:
+    """Return the grid cells of the puzzles at hand, or of the boards known for a vocabulary, and what told them."""
+    if file.puzzle_cells is not None:
+        return file.puzzle_cells(), "the puzzles"
+    if vocab in SUDOKU_CELLS:
+        return SUDOKU_CELLS[vocab], f"the vocabulary of {vocab} tokens, that of a Sudoku"
+    if vocab in _USUAL_CELLS:
+        cells, board = _USUAL_CELLS[vocab]
+        return cells, f"the vocabulary of {vocab} tokens, {board}: an assumption"
+    raise CheckpointError(
+        "an attention checkpoint that does not tell its grid size; pass seq_len (--seq-len, or --puzzles of its size)"
+    )
+
+
+def _attribute(value: Any, name: str) -> Any:
+    """Return what an object of a foreign class kept under a name, or None."""
+    return value.state.get(name) if isinstance(value, Opaque) and isinstance(value.state, dict) else None
+
+
+def board_of(file: OfficialFile, seq_len: int) -> tuple[int, int]:
+    side = math.isqrt(seq_len)
+    board = tuple(file.arch.get(name) for name in ("board_height", "board_width"))
+    file.asked |= {"board_height", "board_width"}
+    if all(type(v) is int for v in board):
+        return board  # type: ignore[return-value]
+    file.inferred.append("square board by default")
+    return side, seq_len // max(1, side)

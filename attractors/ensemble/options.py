@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import TypedDict
+from dataclasses import dataclass
+from typing import Any, TypedDict, TypeVar, cast
 
 import numpy as np
 import torch
@@ -14,44 +14,68 @@ from eqrlab.attractors.ensemble.judge import Oracle
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.fates.fate import Tolerances
 
+Bundle = TypeVar("Bundle")
 
-class RunOptions(TypedDict, total=False):
-    """Options of everything that runs restarts of puzzles; described at `sample`, whose defaults they have."""
+
+class DrawOptions(TypedDict, total=False):
+    """Options of everything that draws runs of puzzles and judges them; described at `sample`."""
 
     labels: Tensor | np.ndarray | None
-    restarts: int
-    depth: int
+    oracle: Oracle | None
     seed: int
     noise: float | None
-    initial: Tensor | Law | None
-    keep: Sequence[str]
-    oracle: Oracle | None
     device: str | torch.device | None
     dtype: torch.dtype | str | None
+
+
+class RunOptions(DrawOptions, total=False):
+    """Options of everything that runs restarts of puzzles; described at `sample`, whose defaults they have."""
+
+    restarts: int
+    depth: int
+    initial: Tensor | Law | None
+    keep: Sequence[str]
     tolerances: Tolerances | None
     first_restart: int
 
 
-class StateOptions(TypedDict, total=False):
-    """Options of analyses of given states.
+class WorkOptions(TypedDict, total=False):
+    """Options of everything that takes long.
+
+    batch_size
+        Rows worked on at once; None chooses from the size of a state.  Results depend on it by rounding only.
+    progress
+        True shows a bar on a terminal; where a function says so, a callable gets (done, all).
+    """
+
+    batch_size: int | None
+    progress: bool | Callable[[int, int], None]
+
+
+class AnalysisOptions(DrawOptions, WorkOptions, total=False):
+    """Options of analyses that run puzzles themselves and decide how often and from where.
+
+    depth
+        Most outer steps of a run, 64 unless given.
+    """
+
+    depth: int
+
+
+class StateOptions(WorkOptions, total=False):
+    """Options of analyses of given states, besides those of `WorkOptions`.
 
     seed
         Of random directions and first vectors; 0 unless given.
-    batch_size
-        States worked on at once; None chooses from the size of a state.  Results depend on it by rounding only.
     dtype
         Precision, float32 or float64; None keeps that of the states, but raises half precision to float32.
     device
         Where to compute; None leaves it to the system.
-    progress
-        True shows a bar on a terminal; `return_test` also takes a callable, which gets (done, all).
     """
 
     seed: int
-    batch_size: int | None
     dtype: torch.dtype | str | None
     device: torch.device | str | None
-    progress: bool | Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,16 +89,31 @@ class Computing:
     progress: bool | Callable[[int, int], None] = False
 
 
-def computing(options: StateOptions, function: str) -> Computing:
-    """Return the options of a function with the defaults of those not given.
+def computing(options: Mapping[str, Any], function: str, bundle: type = StateOptions) -> Computing:
+    """Return the `StateOptions` among the options of a function, with the defaults of those not given.
+
+    Parameters
+    ----------
+    bundle
+        All options of the function: `StateOptions`, or a class that adds some to them.
 
     Raises
     ------
     TypeError
         For a name that is no option, naming the function and the options there are.
     """
-    refuse_unknown(options, [field.name for field in fields(Computing)], function)
-    return Computing(**options)
+    check_options(options, bundle, function)
+    return Computing(**part_of(options, StateOptions))
+
+
+def check_options(options: Mapping[str, object], bundle: type, function: str) -> None:
+    """Raise TypeError for the first option that is none of a bundle."""
+    refuse_unknown(options, list(bundle.__annotations__), function)
+
+
+def part_of(options: Mapping[str, Any], bundle: type[Bundle]) -> Bundle:
+    """Return those of the options that belong to a bundle."""
+    return cast(Bundle, {name: value for name, value in options.items() if name in bundle.__annotations__})
 
 
 def refuse_unknown(options: Mapping[str, object], known: list[str], function: str) -> None:

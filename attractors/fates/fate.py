@@ -8,7 +8,7 @@ One subject: the rules by which a fate is decided are read in their order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -83,6 +83,20 @@ class Tolerances:
     def numerical_floor(self, epsilon: float) -> float:
         """Return the numerical floor of relative residuals in a precision of this machine epsilon."""
         return min(self.floor * epsilon, self.band_cap)
+
+    def pinned(self, threshold: float, *, noise_factor: float = 0.0) -> Tolerances:
+        """Return the tolerances under which relative residuals up to a threshold count as settled in any company.
+
+        Parameters
+        ----------
+        noise_factor
+            0 where the threshold was found among runs of the same noise; else the band reaches at least as far as
+            this many times the noise.
+        """
+        return replace(
+            self, band_default=threshold, band_cap=max(threshold, self.band_cap), band_runs=2**62,
+            noise_factor=noise_factor,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

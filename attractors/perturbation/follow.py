@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from eqrlab.attractors.ensemble.contract import check_rows, is_known
 from eqrlab.attractors.ensemble.history import History
 from eqrlab.attractors.ensemble.iterate import TRACE_SEED, Sketch, norm
 from eqrlab.attractors.ensemble.judge import Judge
+from eqrlab.attractors.ensemble.options import check_options
 from eqrlab.attractors.ensemble.place import Place
 from eqrlab.attractors.ensemble.recipe import FEATURES, TRACE
 from eqrlab.attractors.ensemble.records import noise_size
@@ -107,6 +108,17 @@ def came_home(runs: Runs, home: Runs) -> np.ndarray:
     return (label[1:] == label[0]) & (label[0] >= 0)
 
 
+class FollowOptions(TypedDict, total=False):
+    """Options of a `Follower`; their defaults are those of `sample`, but 0 for the noise."""
+
+    seed: int
+    noise: float | None
+    tolerances: Tolerances | None
+    dtype: torch.dtype | str | None
+    device: torch.device | str | None
+    batch_size: int | None
+
+
 class Follower:
     """Follows given states of a system's puzzles to their ends.
 
@@ -116,14 +128,12 @@ class Follower:
         The system and its puzzles (P, L).
     depth
         Most outer steps of a state.
-    noise
-        Noise amplitude; None is the system's own.  All states of a puzzle meet the same noise, keyed by `seed`.
     bound
         A state whose norm exceeds this has diverged.
-    tolerances
-        Thresholds of the fates.
     judge
         Of the puzzles: which cells tell answers apart.
+    **options
+        See `FollowOptions`; all states of a puzzle meet the same noise, keyed by `seed`.
 
     Notes
     -----
@@ -139,27 +149,25 @@ class Follower:
         inputs: Tensor | np.ndarray,
         *,
         depth: int,
-        seed: int = 0,
-        noise: float | None = 0.0,
         bound: float = np.inf,
-        tolerances: Tolerances | None = None,
-        dtype: torch.dtype | str | None = None,
-        device: torch.device | str | None = None,
-        batch_size: int | None = None,
         judge: Judge | None = None,
+        **options: Unpack[FollowOptions],
     ):
+        check_options(options, FollowOptions, "Follower")
+        batch_size = options.get("batch_size")
         if int(depth) != depth or depth < 1:
             raise ValueError(f"depth must be an integer >= 1, got {depth}")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be an integer >= 1, got {batch_size}")
         self.tokens = tokens_of(inputs, "inputs")
-        self.system, self.noise = with_noise(system, noise)
-        place = Place.of(system, device, dtype)
+        self.system, self.noise = with_noise(system, options.get("noise", 0.0))
+        place = Place.of(system, options.get("device"), options.get("dtype"))
         self.device, self.dtype = place.device, place.dtype
         if self.dtype not in (None, torch.float32, torch.float64):
             raise ValueError(f"dtype must be float32 or float64 to follow basins, got {self.dtype}")
-        self.depth, self.seed, self.bound, self.batch_size = int(depth), int(seed), float(bound), batch_size
-        self.tolerances, self.judge = tolerances or Tolerances(), judge or Judge()
+        self.depth, self.seed, self.bound = int(depth), int(options.get("seed", 0)), float(bound)
+        self.batch_size, self.tolerances = batch_size, options.get("tolerances") or Tolerances()
+        self.judge = judge or Judge()
         self.noise_size = 0.0
         self.system = place.bring(self.system)
         self.x = place.context(self.system, self.tokens)
@@ -205,9 +213,7 @@ class Follower:
 
     def hold(self, threshold: float) -> None:
         """Let relative residuals up to a threshold count as settled, whatever the other rows do."""
-        t = self.tolerances
-        cap = max(t.band_cap, threshold)
-        self.tolerances = dataclasses.replace(t, band_default=threshold, band_cap=cap, band_runs=2**62)
+        self.tolerances = self.tolerances.pinned(threshold, noise_factor=self.tolerances.noise_factor)
 
     def __call__(self, z: Tensor, puzzle: np.ndarray) -> Ends:
         """Follow states (n, *state_shape), each of the puzzle (n,) given."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Unpack
 
 import numpy as np
@@ -13,11 +12,11 @@ from torch import Tensor
 from eqrlab.attractors.dynamics.ftle import ftle
 from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, rows_within
 from eqrlab.attractors.dynamics.tangent import advance, product_log_singular_values, triangular
-from eqrlab.attractors.ensemble.options import StateOptions, computing
+from eqrlab.attractors.ensemble.options import StateOptions, computing, part_of
 from eqrlab.attractors.ensemble.recipe import Law
-from eqrlab.attractors.ensemble.states import Points, States, take_points
+from eqrlab.attractors.ensemble.states import Points, take_points
 from eqrlab.attractors.perturbation.follow import Follower
-from eqrlab.attractors.perturbation.plane_geometry import Frame, make_frames, make_sides
+from eqrlab.attractors.perturbation.plane_geometry import Frame, SliceOptions, make_frames, make_sides
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 from eqrlab.core.progress import shown, tqdm
@@ -26,27 +25,27 @@ ALONG = ("plane", "all")
 NUMBERS = 2**26  # of the states of one call
 
 
+class FieldOptions(SliceOptions, StateOptions, total=False):
+    """Options of `ftle_field`: which plane, and how it computes."""
+
+
 def ftle_field(
     system: System,
     inputs: Tensor | np.ndarray,
     *,
     steps: int = 8,
     along: str = "plane",
-    resolution: int = 61,
-    extent: float | Sequence[float] | None = None,
-    states: States | None = None,
-    directions: Tensor | np.ndarray | None = None,
-    unit: float | None = None,
     initial: Law | None = None,
     tol: float = 1e-2,
-    **options: Unpack[StateOptions],
+    **options: Unpack[FieldOptions],
 ) -> xr.Dataset:
     """Compute the leading finite-time exponent, log of the largest stretch in n = `steps` over n, on a plane.
 
     Parameters
     ----------
     system, inputs, resolution, extent, states, directions, unit, initial
-        The plane, as for `plane`: the same arguments give the same one.  The system must be differentiable.
+        The plane, as for `plane`: the same arguments give the same one, but 61 cells along a side unless given.  The
+        system must be differentiable.
     steps
         Outer steps n.
     along
@@ -90,15 +89,16 @@ def ftle_field(
            [ 0.693,  0.693,  0.693],
            [-0.722,  0.693, -0.722]])
     """
-    own = computing(options, "ftle_field")
+    own = computing(options, "ftle_field", FieldOptions)
+    resolution = options.get("resolution", 61)
     if along not in ALONG:
         raise ValueError(f"along {along!r} unknown; choose from {', '.join(ALONG)}")
     for name, value, least in (("resolution", resolution, 2), ("steps", steps, 1)):
         if int(value) != value or value < least:
             raise ValueError(f"{name} must be an integer >= {least}, got {value}")
     follower = Follower(system, inputs, depth=1, seed=own.seed, dtype=own.dtype, device=own.device)
-    frames, shape = make_frames(follower, states, directions, unit, initial)
-    sides = make_sides(extent, frames)
+    frames, shape = make_frames(follower, part_of(options, SliceOptions), initial)
+    sides = make_sides(options.get("extent"), frames)
     u, v = (a + (b - a) * (np.arange(resolution) + 0.5) / resolution for a, b in (sides[:2], sides[2:]))
     grid = torch.as_tensor(np.stack(np.meshgrid(u, v), -1).reshape(-1, 2))
     values = np.full((len(frames), resolution**2), np.nan)

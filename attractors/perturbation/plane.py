@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -12,14 +12,14 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import tokens_of
-from eqrlab.attractors.ensemble.judge import Judge, Oracle
+from eqrlab.attractors.ensemble.judge import Judge
+from eqrlab.attractors.ensemble.options import AnalysisOptions, check_options, part_of
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.runs import Runs, join, runs_of
-from eqrlab.attractors.ensemble.states import States
 from eqrlab.attractors.fates.fate import Tolerances
 from eqrlab.attractors.landscape.identify import identify
-from eqrlab.attractors.perturbation.follow import Ends, Follower
-from eqrlab.attractors.perturbation.plane_geometry import Frame, make_frames, make_sides
+from eqrlab.attractors.perturbation.follow import Ends, Follower, FollowOptions
+from eqrlab.attractors.perturbation.plane_geometry import Frame, SliceOptions, make_frames, make_sides
 from eqrlab.attractors.perturbation.plane_maps import LABELS, borders, field_of, fractions, maps
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
@@ -28,31 +28,23 @@ from eqrlab.core.progress import shown, tqdm
 PILOT = 1024  # cells that set the thresholds of a puzzle where no ensemble gives them
 
 
+class PlaneOptions(SliceOptions, AnalysisOptions, total=False):
+    """Options of `plane`: which plane, and how its states are run and judged."""
+
+    initial: Law | None
+    tolerances: Tolerances | None
+
+
 def plane(
     system: System,
     inputs: Tensor | np.ndarray,
     *,
-    resolution: int = 101,
-    extent: float | Sequence[float] | None = None,
-    states: States | None = None,
-    directions: Tensor | np.ndarray | None = None,
-    unit: float | None = None,
-    labels: Tensor | np.ndarray | None = None,
-    oracle: Oracle | None = None,
     ensemble: xr.Dataset | None = None,
     jitter: bool = True,
-    depth: int = 64,
-    seed: int = 0,
-    noise: float | None = 0.0,
-    initial: Law | None = None,
     escape: float = 1e6,
     box: int = 5,
     confidence: float = 0.95,
-    tolerances: Tolerances | None = None,
-    batch_size: int | None = None,
-    dtype: torch.dtype | str | None = None,
-    device: torch.device | str | None = None,
-    progress: bool = False,
+    **options: Unpack[PlaneOptions],
 ) -> xr.Dataset:
     """Follow the states of a plane through state space and see at which attractor each ends.
 
@@ -61,7 +53,7 @@ def plane(
     system, inputs
         The system and its puzzles (P, L); each puzzle has its own plane.
     resolution
-        Cells along each side.
+        Cells along each side, 101 unless given.
     extent
         Sides of the plane in units of `unit`: half the width, or (left, right, bottom, top).  None: 1.5 for a random
         plane, else 1.5 times as far as the farthest of the given states.
@@ -85,11 +77,11 @@ def plane(
         Follow a uniformly random state of each cell instead of its centre.  Only then have fractions, entropies and
         exponent intervals.
     depth
-        Most outer steps of a cell.
+        Most outer steps of a cell, 64 unless given.
     seed
         Randomness (plane, jitter, noise) is keyed by (seed, input tokens).
     noise
-        0: the deterministic map; a number or None (the system's own): all cells meet the same noise.
+        0 unless given: the deterministic map; a number or None (the system's own): all cells meet the same noise.
     escape
         A state beyond this many times the largest norm on the plane has diverged.
     box
@@ -138,6 +130,9 @@ def plane(
     >>> result.fraction.values  # four attractors; no cell lies across an axis
     array([[0.25, 0.25, 0.25, 0.25]])
     """
+    check_options(options, PlaneOptions, "plane")
+    resolution, depth, seed = options.get("resolution", 101), options.get("depth", 64), options.get("seed", 0)
+    unit, labels = options.get("unit"), options.get("labels")
     tokens = tokens_of(inputs, "inputs")
     for name, value, least in (("resolution", resolution, 2), ("box", box, 2)):
         if int(value) != value or value < least:
@@ -154,12 +149,11 @@ def plane(
             raise ValueError(
                 f"{what} must have a row for each of the {len(tokens)} puzzles, got {len(other)}"
             )
-    judge = Judge(truth, oracle)
+    judge = Judge(truth, options.get("oracle"))
     alike = judge if ensemble is None else Judge.of_ensemble(ensemble)  # cells are compared with its runs
-    follower = Follower(system, inputs, depth=depth, seed=seed, noise=noise, tolerances=tolerances,
-                        batch_size=batch_size, dtype=dtype, device=device, judge=alike)  # fmt: skip
-    frames, shape = make_frames(follower, states, directions, unit, initial)
-    sides = make_sides(extent, frames)
+    follower = Follower(system, inputs, depth=depth, judge=alike, **part_of(options, FollowOptions))
+    frames, shape = make_frames(follower, part_of(options, SliceOptions), options.get("initial"))
+    sides = make_sides(options.get("extent"), frames)
     corner = max(f.unit * max(map(abs, sides)) * 2**0.5 + float(f.centre.norm()) for f in frames)
     follower.bound = escape * corner
     right = lambda ends, puzzle: _right(judge, tokens.numpy(), ends, puzzle)
@@ -170,7 +164,7 @@ def plane(
     ):
         follower.hold(float(limits["settled_below"]))
     given, dtype = follower.tolerances, str(frames[0].centre.dtype).removeprefix("torch.")
-    with tqdm(total=len(tokens) * resolution**2, unit="cell", **shown(progress)) as bar:
+    with tqdm(total=len(tokens) * resolution**2, unit="cell", **shown(options.get("progress", False))) as bar:
         for p, frame in enumerate(frames):
             at, order = _cells(resolution, sides, jitter, follower.keys[p])
             pilot = _states(frame, at[order[:PILOT]], p, shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -19,6 +19,16 @@ from eqrlab.core.random import restart_generator
 MARGIN = 1.5  # half width of an automatic extent over the farthest given state
 
 
+class SliceOptions(TypedDict, total=False):
+    """Options that say which plane through state space is meant; described at `plane`."""
+
+    resolution: int
+    extent: float | Sequence[float] | None
+    states: States | None
+    directions: Tensor | np.ndarray | None
+    unit: float | None
+
+
 class Frame(NamedTuple):
     """A plane: centre + unit * (u * axes[0] + v * axes[1]), all flat (d,); marks (m, 2): (u, v) of the given states."""
 
@@ -29,19 +39,16 @@ class Frame(NamedTuple):
 
 
 def make_frames(
-    follower: Follower,
-    states: States | None,
-    directions: Tensor | np.ndarray | None,
-    unit: float | None,
-    initial: Law | None,
+    follower: Follower, options: SliceOptions, initial: Law | None
 ) -> tuple[list[Frame], tuple[int, ...]]:
-    """Return the plane of each puzzle, and the shape of a state; see `plane` for the arguments.
+    """Return the plane of each puzzle, and the shape of a state.
 
     Raises
     ------
     ValueError
         For states or directions of the wrong shape or number, or a state of one number.
     """
+    states, directions, unit = options.get("states"), options.get("directions"), options.get("unit")
     puzzles = len(follower.tokens)
     law = initial or follower.system.initial
     given = None

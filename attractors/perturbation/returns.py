@@ -9,13 +9,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eqrlab.attractors.ensemble.options import StateOptions, part_of
 from eqrlab.attractors.ensemble.states import Points
-from eqrlab.attractors.fates.fate import CODE
+from eqrlab.attractors.fates.fate import CODE, Tolerances
 from eqrlab.attractors.landscape.identify import identify
-from eqrlab.attractors.perturbation.follow import Ends, Follower, came_home
+from eqrlab.attractors.perturbation.follow import Ends, Follower, FollowOptions, came_home
 
 RETURNED, LEFT, UNDECIDED = 0, 1, 2
 DEEPER = 4  # unfinished states are followed so many times further
+
+
+class ReturnOptions(StateOptions, total=False):
+    """Options of analyses that follow perturbed states until they are back or gone.
+
+    depth
+        Most outer steps of a perturbed state, noise off, 256 unless given; four times as many for those that are
+        unfinished then.
+    escape
+        A state beyond this many times the largest norm of the perturbed states has diverged; 1e6 unless given.
+    tolerances
+        Thresholds of the fates.
+    """
+
+    depth: int
+    escape: float
+    tolerances: Tolerances | None
+
+
+def follower_of(points: Points, options: ReturnOptions, longest: float) -> Follower:
+    """Return what follows states perturbed by at most this share of their norm."""
+    given = {**part_of(options, FollowOptions), "dtype": points.z.dtype}
+    follower = Follower(
+        points.system, points.tokens, depth=options.get("depth", 256), **part_of(given, FollowOptions)
+    )
+    size = float(torch.nan_to_num(points.z.flatten(1).norm(dim=1)).max())
+    follower.bound = options.get("escape", 1e6) * max(size * (1 + longest), 1e-300)
+    return follower
 
 
 class Homes:

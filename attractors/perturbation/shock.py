@@ -11,13 +11,18 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.options import StateOptions, computing
+from eqrlab.attractors.ensemble.options import computing
 from eqrlab.attractors.ensemble.states import Points, States, take_points
-from eqrlab.attractors.fates.fate import Tolerances
 from eqrlab.attractors.perturbation.directions import KINDS, Directions, shock_directions
 from eqrlab.attractors.perturbation.edge import EDGE_RESULTS, edge_states
-from eqrlab.attractors.perturbation.follow import Follower
-from eqrlab.attractors.perturbation.returns import LEFT, RETURNED, UNDECIDED, Homes
+from eqrlab.attractors.perturbation.returns import (
+    LEFT,
+    RETURNED,
+    UNDECIDED,
+    Homes,
+    ReturnOptions,
+    follower_of,
+)
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 from eqrlab.core.progress import shown, tqdm
@@ -26,23 +31,25 @@ RESULTS = ("found", "none_within_range", "not_settled", "undecided", "no_directi
 CODE = {name: i for i, name in enumerate(RESULTS)}
 
 
+class ShockOptions(ReturnOptions, total=False):
+    """Options of `critical_shock`: how many directions and lengths are tried, and how their states are followed."""
+
+    random: int
+    leading: int
+    scan: int
+
+
 def critical_shock(
     system: System,
     inputs: Tensor | np.ndarray,
     states: States,
     *,
     directions: Sequence[str] = KINDS,
-    random: int = 8,
-    leading: int = 2,
     others: States | None = None,
     reach: float = 2.0,
-    scan: int = 8,
     tol: float = 1e-3,
-    depth: int = 256,
     edge: bool = False,
-    escape: float = 1e6,
-    tolerances: Tolerances | None = None,
-    **options: Unpack[StateOptions],
+    **options: Unpack[ShockOptions],
 ) -> xr.Dataset:
     """Find the smallest perturbation of each state, along several directions, from which it does not come back.
 
@@ -55,25 +62,21 @@ def critical_shock(
         both signs; they need a differentiable step), "between" (towards a state of each other attractor of the
         puzzle).
     random, leading
-        Numbers of random directions, and of eigenvectors and of singular vectors.
+        Numbers of random directions, 8 unless given, and of eigenvectors and of singular vectors, 2 of each.
     others
         (P, T, *state_shape): further states whose attractors count for "between", besides those of `states`.
     reach
         Longest shock tried, relative to the norm of the state; "between" goes as far as the other state.
     scan
-        Lengths tried first, each half of the next, before bisection: of several exits along a ray the first among
-        these is found.
+        Lengths tried first, 8 unless given, each half of the next, before bisection: of several exits along a ray the
+        first among these is found.
     tol
         Width of the final bracket, relative to its upper end.
-    depth
-        Most outer steps of a shocked state, noise off; four times as many for those that are unfinished then.
     edge
         Also follow the border from each state's least shock to the saddle on it; see Notes.
-    escape, tolerances
-        As for `plane`.
     **options
-        `seed`, `batch_size`, `dtype`, `device`, `progress`, see `StateOptions`.  Random directions are keyed by (seed,
-        input tokens, point).
+        `depth`, `escape`, `tolerances`, see `ReturnOptions`, and those of `StateOptions`.  Random directions are keyed
+        by (seed, input tokens, point).
 
     Returns
     -------
@@ -120,7 +123,8 @@ def critical_shock(
     >>> critical_shock(system, torch.zeros(1, 1, dtype=torch.long), state, random=2).least_shock.values.round(3)
     array([[0.958]])
     """
-    own = computing(options, "critical_shock")
+    own = computing(options, "critical_shock", ShockOptions)
+    random, leading, scan = options.get("random", 8), options.get("leading", 2), options.get("scan", 8)
     kinds = tuple(directions)
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown or not kinds:
@@ -140,10 +144,7 @@ def critical_shock(
         if others is None
         else take_points(system, inputs, others, dtype=points.z.dtype, device=own.device)
     )
-    follower = Follower(system, inputs, depth=depth, seed=own.seed, tolerances=tolerances, batch_size=own.batch_size,
-                        dtype=points.z.dtype, device=own.device)  # fmt: skip
-    size = points.z.flatten(1).norm(dim=1)
-    follower.bound = escape * max(float(torch.nan_to_num(size).max()) * (1 + reach), 1e-300)
+    follower, size = follower_of(points, options, reach), points.z.flatten(1).norm(dim=1)
     homes = Homes(follower, points, more)
     chosen = shock_directions(points, homes, kinds, random, leading, own.seed)
     search = _Search(homes, points, chosen, size, reach, scan)
@@ -152,7 +153,7 @@ def critical_shock(
     if edge:
         variables |= edge_states(homes, points, *search.sides())
     attributes = points.attributes(
-        seed=own.seed, depth=depth, noise=0.0, reach=reach, scan=scan, evaluations=follower.evaluations,
+        seed=own.seed, depth=follower.depth, noise=0.0, reach=reach, scan=scan, evaluations=follower.evaluations,
         tolerances={"relative_bracket": tol, **dataclasses.asdict(follower.tolerances)},
         semantics="least_shock is the smallest found: an upper bound on the distance to the border of the basin",
     )  # fmt: skip

@@ -7,16 +7,13 @@ from collections.abc import Sequence
 from typing import Unpack
 
 import numpy as np
-import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.options import StateOptions, computing
+from eqrlab.attractors.ensemble.options import computing
 from eqrlab.attractors.ensemble.states import States, take_points
-from eqrlab.attractors.fates.fate import Tolerances
 from eqrlab.attractors.perturbation.directions import random_unit_vectors
-from eqrlab.attractors.perturbation.follow import Follower
-from eqrlab.attractors.perturbation.returns import RETURNED, UNDECIDED, Homes
+from eqrlab.attractors.perturbation.returns import RETURNED, UNDECIDED, Homes, ReturnOptions, follower_of
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.intervals import proportion_interval
@@ -33,17 +30,14 @@ def basin_stability(
     *,
     sizes: Sequence[float] = SIZES,
     trials: int = 64,
-    depth: int = 256,
     confidence: float = 0.95,
-    escape: float = 1e6,
-    tolerances: Tolerances | None = None,
-    **options: Unpack[StateOptions],
+    **options: Unpack[ReturnOptions],
 ) -> xr.Dataset:
     """Estimate the probability that a state returns from a random perturbation of each size.
 
     Parameters
     ----------
-    system, inputs, states, depth, escape, tolerances
+    system, inputs, states
         As for `critical_shock`.
     sizes
         Lengths of the perturbations, relative to the norm of the state.
@@ -52,7 +46,7 @@ def basin_stability(
     confidence
         Of the Wilson intervals.
     **options
-        `seed`, `batch_size`, `dtype`, `device`, `progress`, see `StateOptions`.
+        `depth`, `escape`, `tolerances`, see `ReturnOptions`, and those of `StateOptions`.
 
     Returns
     -------
@@ -86,18 +80,16 @@ def basin_stability(
     >>> result.stability.values.round(1)
     array([[[1. , 0.5]]])
     """
-    own = computing(options, "basin_stability")
+    own = computing(options, "basin_stability", ReturnOptions)
     lengths = np.ravel(sizes).astype(float)
     if not len(lengths) or not np.isfinite(lengths).all() or (lengths <= 0).any():
         raise ValueError(f"sizes must be finite numbers > 0, got {sizes}")
     if int(trials) != trials or trials < 1:
         raise ValueError(f"trials must be an integer >= 1, got {trials}")
     points = take_points(system, inputs, states, dtype=own.dtype, device=own.device)
-    follower = Follower(system, inputs, depth=depth, seed=own.seed, tolerances=tolerances, batch_size=own.batch_size,
-                        dtype=points.z.dtype, device=own.device)  # fmt: skip
+    follower = follower_of(points, options, float(lengths.max()))
     flat = points.z.flatten(1)
     norms = flat.norm(dim=1)
-    follower.bound = escape * max(float(torch.nan_to_num(norms).max()) * (1 + lengths.max()), 1e-300)
     homes = Homes(follower, points)
     rows = np.flatnonzero(homes.settled)
     back, unsure, same = (np.zeros((len(flat), len(lengths)), np.int32) for _ in range(3))
@@ -132,8 +124,8 @@ def basin_stability(
         share = Interval(count / trials, *proportion_interval(count, trials, confidence))
         variables |= share.each(lambda value: points.fold(value * hidden)).variables(name, each, text)
     attributes = points.attributes(
-        seed=own.seed, depth=depth, trials=trials, confidence=confidence, noise=0.0, evaluations=follower.evaluations,
-        interval="Wilson, for one state and one size over isotropic perturbations",
+        seed=own.seed, depth=follower.depth, trials=trials, confidence=confidence, noise=0.0,
+        evaluations=follower.evaluations, interval="Wilson, for one state and one size over isotropic perturbations",
         tolerances=dataclasses.asdict(follower.tolerances),
     )  # fmt: skip
     result = schema.dataset(variables, attributes, {"size": lengths})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+import numpy as np
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.contract import Law, law_name
@@ -82,7 +83,7 @@ class Recipe:
         """Return the same run with some changes."""
         return replace(self, **changes)
 
-    def puzzles(self, chosen: slice) -> Self:
+    def puzzles(self, chosen: slice | np.ndarray) -> Self:
         """Return the run of some puzzles alone, and their labels."""
         given = self.initial[chosen] if isinstance(self.initial, Tensor) else self.initial
         return self.with_(inputs=self.inputs[chosen], judge=self.judge.of(chosen), initial=given)

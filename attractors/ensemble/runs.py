@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -181,6 +182,11 @@ def _codes(ensemble: xr.Dataset) -> np.ndarray:
     puzzle = np.arange(len(answer)).repeat(answer.shape[1])
     codes = Judge.of_ensemble(ensemble).of(puzzle).codes(answer.reshape(-1, answer.shape[2]))
     return codes.reshape(answer.shape[:2])
+
+
+def settled_band(ensemble: xr.Dataset) -> float:
+    """Return the relative residual up to which the runs of an ensemble count as settled, as it records."""
+    return float(json.loads(ensemble.attrs["tolerances"])["settled_below"])
 
 
 def _right_at_the_end(ensemble: xr.Dataset) -> np.ndarray:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.recipe import Law
-from eqrlab.attractors.ensemble.runs import Runs, join, runs_of
-from eqrlab.attractors.ensemble.sample import sample
-from eqrlab.attractors.fates.fate import Tolerances
-from eqrlab.attractors.landscape.estimate import settled_below
-from eqrlab.attractors.landscape.identify import ERROR_FACTOR, Clusters, identify
-from eqrlab.core import System
+from eqrlab.attractors.ensemble.run import Run
+from eqrlab.attractors.ensemble.runs import Runs, join, runs_of, settled_band
+from eqrlab.attractors.landscape.identify import ERROR_FACTOR, Clusters, identify, representatives
 from eqrlab.core.random import puzzle_key, restart_generator
 
 NOWHERE, SEVERAL = -1, -2
@@ -38,12 +33,10 @@ class Stage:
         (n, 2) for each puzzle: value and row that a visitor came from, -1 for restarts.
     """
 
-    def __init__(self, system: System, tokens: Tensor, law: Law | None, options: dict[str, Any]):
-        self.system, self.tokens = system, tokens
-        self.ensemble = sample(system, tokens, initial=law, keep=("summary", "final_state"), **options)
-        limits = options.get("tolerances") or Tolerances()
-        band = json.loads(self.ensemble.attrs["tolerances"])["settled_below"]
-        self.options = {**options, "tolerances": settled_below(limits, band)}
+    def __init__(self, run: Run, batch_size: int | None):
+        self.tokens, self.batch_size = run.inputs, batch_size
+        self.ensemble = run.sample(batch_size=batch_size)
+        self.run = run.with_(tolerances=run.tolerances.pinned(settled_band(self.ensemble)))
         self.runs = runs_of(self.ensemble)
         self.origin = [np.full((len(r), 2), -1) for r in self.runs]
         self._found: dict[int, Clusters] = {}
@@ -61,12 +54,7 @@ class Stage:
 
     def representatives(self, puzzle: int, most: int) -> np.ndarray:
         """Return a row at each of the largest attractors of a puzzle: its best converged one."""
-        runs, label = self.runs[puzzle], self.clusters(puzzle).label
-        rows = []
-        for a in range(min(most, int(label.max()) + 1)):
-            members = np.flatnonzero(label == a)
-            rows.append(members[np.lexsort((runs.restart[members], runs.error[members]))[0]])
-        return np.array(rows, int)
+        return representatives(self.runs[puzzle], self.clusters(puzzle).label, most)
 
     def visit(self, other: Stage, place: int, rows: list[np.ndarray], push: Push) -> None:
         """Follow states of another stage under this one's map: opposite pushes of these rows of each puzzle.
@@ -92,8 +80,8 @@ class Stage:
                 ]
             else:
                 starts[p] = torch.as_tensor(other.ensemble.final_state.values[p, :1])
-        options = {**self.options, "restarts": widest * copies, "first_restart": VISITORS}
-        ended = sample(self.system, self.tokens, initial=starts, keep=("summary", "final_state"), **options)
+        visitors = self.run.with_(initial=starts, restarts=widest * copies, first_restart=VISITORS)
+        ended = visitors.sample(batch_size=self.batch_size)
         for p, new in enumerate(runs_of(ended)):
             number = len(rows[p]) * copies
             shift = VISITORS + len(self.runs[p]) - self.restarts

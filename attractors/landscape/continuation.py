@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Unpack
 
 import numpy as np
-import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.arguments import tokens_of
-from eqrlab.attractors.ensemble.judge import Oracle
+from eqrlab.attractors.ensemble.options import AnalysisOptions, RunOptions, check_options, part_of
 from eqrlab.attractors.ensemble.recipe import Law
+from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.fates.fate import Tolerances
 from eqrlab.attractors.landscape.basins import basins
 from eqrlab.attractors.landscape.branch_matching import (
@@ -38,29 +37,26 @@ EVENTS = ("absent", "first", "continues", "born")
 MASSES = ("correct_mass", "spurious_mass", "mass_none", "unseen_mass")
 
 
+class ContinuationOptions(AnalysisOptions, total=False):
+    """Options of `continuation`: how runs are made and judged at a value, and how states are followed to the next."""
+
+    restarts: int
+    tolerances: Tolerances | None
+    most: int
+    push: float
+    directions: int
+
+
 def continuation(
     systems: Mapping[float, System],
     inputs: Tensor | np.ndarray,
     *,
     parameter: str = "parameter",
     match: str = "state",
-    labels: Tensor | np.ndarray | None = None,
-    oracle: Oracle | None = None,
-    restarts: int = 32,
-    depth: int = 64,
-    seed: int = 0,
-    noise: float | None = None,
     initial: Law | Mapping[float, Law] | None = None,
-    most: int = 12,
-    push: float = 1e-3,
-    directions: int = 2,
     confidence: float = 0.95,
     rule: ModeRule | None = None,
-    batch_size: int | None = None,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | str | None = None,
-    tolerances: Tolerances | None = None,
-    progress: bool | Callable[[int, int], None] = False,
+    **options: Unpack[ContinuationOptions],
 ) -> xr.Dataset:
     """Follow the landscape of each puzzle from value to value of a parameter.
 
@@ -70,7 +66,7 @@ def continuation(
         Value of the parameter to the system there, values increasing: `{0.0: model.with_noise(0.0), ...}`, or
         checkpoints by their training step.
     inputs, labels, oracle, restarts, depth, seed, noise, batch_size, device, dtype, tolerances
-        As in `sample`, the same at every value: restart r begins alike at all of them.
+        As in `sample`, the same at every value: restart r begins alike at all of them; 32 restarts unless given.
     parameter
         What the values are, for titles.
     match
@@ -79,9 +75,11 @@ def continuation(
     initial
         Restart law, or a law for each value; None: each system's own.
     most
-        Most attractors of a puzzle that are followed from a value to its neighbours, the largest first.
+        Most attractors of a puzzle that are followed from a value to its neighbours, the largest first; 12 unless
+        given.
     push, directions
-        A state is followed in copies pushed by this share of its norm, to both sides along so many random directions.
+        A state is followed in copies pushed by this share of its norm, to both sides along so many random directions;
+        1e-3 and 2 unless given.
     confidence, rule
         Of the intervals; of the modes.
     progress
@@ -125,6 +123,7 @@ def continuation(
 
     Examples
     --------
+    >>> import torch
     >>> from eqrlab.core import MapSystem
     >>> law = lambda x, g: torch.randn((len(x), 1), generator=g, dtype=torch.float64)
     >>> systems = {b: MapSystem(lambda z, x, b=b: torch.tanh(b * z), law) for b in (0.8, 0.9, 1.3, 1.5)}
@@ -132,6 +131,9 @@ def continuation(
     >>> found.born.values[:, 0].tolist(), found.died.values[:, 0].tolist()  # the pitchfork at 1
     ([0, 0, 2, 0], [0, 0, 1, 0])
     """
+    check_options(options, ContinuationOptions, "continuation")
+    most, push, directions = options.get("most", 12), options.get("push", 1e-3), options.get("directions", 2)
+    progress, seed = options.get("progress", False), options.get("seed", 0)
     values = list(systems)
     if len(values) < 2 or any(b <= a for a, b in pairwise(values)):
         raise ValueError(
@@ -141,16 +143,13 @@ def continuation(
         raise ValueError(f"match {match!r} unknown; choose from {', '.join(MATCHES)}")
     if most < 1 or directions < 1 or not push > 0:
         raise ValueError(f"most and directions must be >= 1 and push > 0, got {most}, {directions}, {push}")
-    tokens = tokens_of(inputs, "inputs")
-    options: dict[str, Any] = {
-        "labels": labels, "oracle": oracle, "restarts": restarts, "depth": depth, "seed": seed, "noise": noise,
-        "batch_size": batch_size, "device": device, "dtype": dtype, "tolerances": tolerances,
-    }  # fmt: skip
+    common: RunOptions = {"restarts": 32, **part_of(options, RunOptions), "keep": ("summary", "final_state")}
     stages = []
     with tqdm(values, desc=parameter, **shown(progress)) as bar:
         for done, value in enumerate(bar):
             law = initial[value] if isinstance(initial, Mapping) else initial
-            stages.append(Stage(systems[value], tokens, law, options))
+            common["initial"] = law
+            stages.append(Stage(Run.of(systems[value], inputs, **common), options.get("batch_size")))
             if callable(progress):
                 progress(done + 1, len(values))
     if match == "state":

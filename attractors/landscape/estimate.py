@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import json
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
-import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.arguments import tokens_of
-from eqrlab.attractors.ensemble.judge import Oracle
+from eqrlab.attractors.ensemble.options import AnalysisOptions, RunOptions, check_options, part_of
 from eqrlab.attractors.ensemble.recipe import Law
-from eqrlab.attractors.ensemble.runs import Runs, join, runs_of
-from eqrlab.attractors.ensemble.sample import sample
+from eqrlab.attractors.ensemble.run import Run
+from eqrlab.attractors.ensemble.runs import Runs, join, runs_of, settled_band
 from eqrlab.attractors.fates.fate import Tolerances
 from eqrlab.attractors.landscape.basins import tabulate
 from eqrlab.attractors.landscape.identify import Clusters, identify
@@ -71,6 +67,15 @@ class Review(NamedTuple):
     more: int
 
 
+class EstimateOptions(AnalysisOptions, total=False):
+    """Options of `estimate_basins`: how restarts are drawn, run and judged."""
+
+    first: int
+    recheck: bool
+    initial: Law | None
+    tolerances: Tolerances | None
+
+
 def estimate_basins(
     system: System,
     inputs: Tensor | np.ndarray,
@@ -79,20 +84,8 @@ def estimate_basins(
     confidence: float = 0.95,
     max_restarts: int = 4096,
     above: float | None = None,
-    first: int = 32,
     method: str | None = None,
-    recheck: bool = False,
-    labels: Tensor | np.ndarray | None = None,
-    depth: int = 64,
-    seed: int = 0,
-    noise: float | None = None,
-    initial: Law | None = None,
-    batch_size: int | None = None,
-    oracle: Oracle | None = None,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | str | None = None,
-    tolerances: Tolerances | None = None,
-    progress: bool | Callable[[int, int], None] = False,
+    **options: Unpack[EstimateOptions],
 ) -> xr.Dataset:
     """Estimate the basin masses of every puzzle, drawing just enough restarts.
 
@@ -110,7 +103,7 @@ def estimate_basins(
     above
         Stop instead as soon as it is sure whether the correct mass is above this; needs labels or an oracle.
     first
-        Restarts of every puzzle in the first round.
+        Restarts of every puzzle in the first round, 32 unless given.
     method
         Of the intervals; None: "clopper-pearson", with `above` "sequence", which holds however one stops.
     recheck
@@ -149,6 +142,7 @@ def estimate_basins(
 
     Examples
     --------
+    >>> import torch
     >>> from eqrlab.core import MapSystem
     >>> system = MapSystem(
     ...     lambda z, x: torch.tanh(2 * z), lambda x, g: torch.randn((len(x), 1), generator=g, dtype=torch.float64)
@@ -157,35 +151,32 @@ def estimate_basins(
     >>> int(found.attractors[0]), bool(found.half_width[0] <= 0.1)
     (2, True)
     """
+    check_options(options, EstimateOptions, "estimate_basins")
+    first, initial = options.get("first", 32), options.get("initial")
     default = STOPPING_INTERVAL if above is None else "sequence"
     rule = Rule(half_width, confidence, max_restarts, above, method or default)
     if isinstance(initial, (Tensor, np.ndarray)):
         raise ValueError("initial must be None or a callable (x, generator) -> z: given starts run out")
-    if above is not None and labels is None and oracle is None:
-        raise ValueError("above asks for the correct mass: give labels or an oracle")
     if int(first) != first or first < 1:
         raise ValueError(f"first must be an integer >= 1, got {first}")
-    tokens = tokens_of(inputs, "inputs")
-    solutions = None if labels is None else tokens_of(labels, "labels")
-    options: dict[str, Any] = {
-        "depth": depth, "seed": seed, "noise": noise, "initial": initial, "batch_size": batch_size, "oracle": oracle,
-        "device": device, "dtype": dtype, "keep": ("summary", "final_state") if recheck else ("summary",),
-    }  # fmt: skip
-    limits = tolerances or Tolerances()
-    begun: dict[str, Any] = {}
+    run = Run.of(system, inputs, **part_of(options, RunOptions))
+    if options.get("recheck"):
+        run = run.with_(keep=("summary", "final_state"))
+    if above is not None and not run.judge.known:
+        raise ValueError("above asks for the correct mass: give labels or an oracle")
+    limits, begun = run.tolerances, dict[str, Any]()
 
     def draw(puzzles: np.ndarray, drawn: int, number: int) -> list[Runs]:
         nonlocal limits
-        ensemble = sample(
-            system, tokens[puzzles], labels=None if solutions is None else solutions[puzzles], restarts=number,
-            first_restart=drawn, tolerances=limits, **options,
-        )  # fmt: skip
+        part = run.puzzles(puzzles).with_(restarts=number, first_restart=drawn, tolerances=limits)
+        ensemble = part.sample(batch_size=options.get("batch_size"))
         if not begun:
             begun.update(schema.carried(ensemble))
-            limits = settled_below(limits, json.loads(ensemble.attrs["tolerances"])["settled_below"])
+            limits = limits.pinned(settled_band(ensemble))
         return runs_of(ensemble)
 
-    runs, found, reviews = collect(draw, len(tokens), min(first, max_restarts), rule, progress)
+    puzzles, progress = len(run.inputs), options.get("progress", False)
+    runs, found, reviews = collect(draw, puzzles, min(first, max_restarts), rule, progress)
     variables = tabulate(runs, found, confidence, rule.method) | _verdicts(runs, found, reviews, rule)
     attributes = {
         **begun,
@@ -199,17 +190,6 @@ def estimate_basins(
     }
     codes = {"fate": schema.FATES, "stop": STOPS, "correct_mass_above": DECISIONS}
     return schema.dataset(variables, attributes, codes=codes)
-
-
-def settled_below(limits: Tolerances, threshold: float) -> Tolerances:
-    """Return tolerances under which exactly this relative residual counts as settled in any ensemble."""
-    return dataclasses.replace(
-        limits,
-        band_runs=2**62,
-        band_default=threshold,
-        band_cap=max(threshold, limits.band_cap),
-        noise_factor=0.0,
-    )
 
 
 @functools.lru_cache(maxsize=4096)

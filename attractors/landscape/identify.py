@@ -188,3 +188,12 @@ def _by_frequency(label: np.ndarray, restart: np.ndarray) -> np.ndarray:
     rank = np.empty(len(counts), int)
     rank[order] = np.arange(len(counts))
     return rank
+
+
+def representatives(runs: Runs, label: np.ndarray, most: int) -> np.ndarray:
+    """Return a row at each of the largest attractors, at most so many: the best converged run that ended there."""
+    rows = []
+    for a in range(min(most, int(label.max()) + 1)):
+        members = np.flatnonzero(label == a)
+        rows.append(members[np.lexsort((runs.restart[members], runs.error[members]))[0]])
+    return np.array(rows, int)

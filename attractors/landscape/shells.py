@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -12,11 +12,16 @@ import xarray as xr
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from eqrlab.attractors.ensemble.arguments import tokens_of
-from eqrlab.attractors.ensemble.judge import Oracle
+from eqrlab.attractors.ensemble.options import (
+    AnalysisOptions,
+    RunOptions,
+    WorkOptions,
+    check_options,
+    part_of,
+)
 from eqrlab.attractors.ensemble.recipe import Law
+from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.ensemble.runs import Runs, join, runs_of
-from eqrlab.attractors.ensemble.sample import sample
 from eqrlab.attractors.landscape.basins import sums, tabulate
 from eqrlab.attractors.landscape.identify import identify
 from eqrlab.attractors.results import schema
@@ -72,17 +77,9 @@ def shells(
     *,
     radii: Sequence[float] = (0.25, 0.5, 1.0, 2.0, 4.0),
     restarts: int = 64,
-    depth: int = 64,
-    seed: int = 0,
-    noise: float | None = None,
     initial: Law | None = None,
     confidence: float = 0.95,
-    labels: Tensor | np.ndarray | None = None,
-    oracle: Oracle | None = None,
-    batch_size: int | None = None,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | str | None = None,
-    progress: bool | Callable[[int, int], None] = False,
+    **options: Unpack[AnalysisOptions],
 ) -> xr.Dataset:
     """Estimate basin masses on shells of starts: directions of the restart law at fixed radii.
 
@@ -128,23 +125,20 @@ def shells(
     >>> float(found.shell_mass[0, 0, 0]), float(found.dependence_p[0])  # within the border every start goes down
     (1.0, 0.001)
     """
+    check_options(options, AnalysisOptions, "shells")
     if not len(radii) or min(radii) <= 0 or any(b <= a for a, b in pairwise(radii)):
         raise ValueError(f"radii must be positive and increasing, got {tuple(radii)}")
-    tokens = tokens_of(inputs, "inputs")
-    law: Law = initial or system.initial
-    options: dict[str, Any] = {
-        "labels": labels, "oracle": oracle, "restarts": restarts, "depth": depth, "seed": seed, "noise": noise,
-        "batch_size": batch_size, "device": device, "dtype": dtype, "progress": progress,
-        "keep": ("summary", "final_state"),
+    common: RunOptions = {
+        **part_of(options, RunOptions), "restarts": restarts, "initial": initial, "keep": ("summary", "final_state"),
     }  # fmt: skip
-    ensembles = [
-        sample(system, tokens, initial=on_shell(law, r), first_restart=i * restarts, **options)
-        for i, r in enumerate(radii)
-    ]
+    run = Run.of(system, inputs, **common)
+    law: Law = initial or run.system.initial
+    shell = lambda i: run.with_(initial=on_shell(law, radii[i]), first_restart=i * restarts)
+    ensembles = [shell(i).sample(**part_of(options, WorkOptions)) for i in range(len(radii))]
     runs = runs_of(ensembles[0])
     for ensemble in ensembles[1:]:
         runs = [join(a, b) for a, b in zip(runs, runs_of(ensemble), strict=True)]
-    return _table(ensembles[0], runs, list(map(float, radii)), restarts, confidence, seed)
+    return _table(ensembles[0], runs, list(map(float, radii)), restarts, confidence, run.seed)
 
 
 def _table(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -12,15 +12,45 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import tokens_of
-from eqrlab.attractors.ensemble.runs import Runs, join, runs_of
+from eqrlab.attractors.ensemble.options import StateOptions, check_options, part_of
+from eqrlab.attractors.ensemble.runs import Runs, join, runs_of, settled_band
 from eqrlab.attractors.ensemble.sample import sample
 from eqrlab.attractors.fates.fate import Tolerances
-from eqrlab.attractors.landscape.estimate import settled_below
-from eqrlab.attractors.landscape.identify import identify
+from eqrlab.attractors.landscape.identify import identify, representatives
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.intervals import proportion_interval
 from eqrlab.core import System
+
+
+class TransitionOptions(StateOptions, total=False):
+    """Options of `transitions`, besides how it computes."""
+
+    most: int
+    depth: int
+
+
+@dataclass(frozen=True)
+class Trials:
+    """So many trials of so many noisy steps at each noise level, and how their counts become intervals."""
+
+    levels: list[float]
+    steps: int
+    number: int
+    confidence: float
+    method: str
+
+    def __post_init__(self) -> None:
+        if not self.levels or min(self.levels) < 0:
+            raise ValueError(f"noises must be amplitudes >= 0, got {tuple(self.levels)}")
+        for name, value in (("steps", self.steps), ("trials", self.number)):
+            if int(value) != value or value < 1:
+                raise ValueError(f"{name} must be an integer >= 1, got {value}")
+
+    def share(self, count: np.ndarray, where: np.ndarray) -> Interval:
+        """Return the share of the trials that a count is, with its bounds; NaN elsewhere."""
+        bounds = proportion_interval(count, self.number, self.confidence, self.method)
+        return Interval(count / self.number, *bounds).each(lambda values: np.where(where, values, np.nan))
 
 
 def transitions(
@@ -31,14 +61,9 @@ def transitions(
     noises: Sequence[float],
     steps: int = 16,
     trials: int = 64,
-    most: int = 6,
-    depth: int = 64,
-    seed: int = 0,
     confidence: float = 0.95,
     method: str = "mid-p",
-    batch_size: int | None = None,
-    device: str | torch.device | None = None,
-    progress: bool | Callable[[int, int], None] = False,
+    **options: Unpack[TransitionOptions],
 ) -> xr.Dataset:
     """Measure how noise carries runs from basin to basin: probabilities of transition and rates of escape.
 
@@ -54,13 +79,13 @@ def transitions(
         Every trial starts at an attractor, takes so many outer steps with noise, and then `depth` without: where it
         then ends is the basin the noise has carried it to.
     most
-        Most attractors of a puzzle that are left, the largest first.
+        Most attractors of a puzzle that are left, the largest first; 6 unless given.
     depth
-        Outer steps without noise, after the noisy ones.
+        Outer steps without noise, after the noisy ones; 64 unless given.
     confidence, method
         Of the intervals, see `statistics.proportion_interval`.
-    seed, batch_size, device, progress
-        As in `sample`.
+    **options
+        `seed`, `batch_size`, `dtype`, `device`, `progress`, see `StateOptions`.
 
     Returns
     -------
@@ -97,47 +122,33 @@ def transitions(
     >>> (found.escape.values[:, 0] > 0.3).tolist()
     [[False, False], [True, True]]
     """
-    levels = [float(v) for v in noises]
-    if not levels or min(levels) < 0:
-        raise ValueError(f"noises must be amplitudes >= 0, got {tuple(noises)}")
-    for name, value in (("steps", steps), ("trials", trials), ("most", most)):
-        if int(value) != value or value < 1:
-            raise ValueError(f"{name} must be an integer >= 1, got {value}")
+    check_options(options, TransitionOptions, "transitions")
+    plan = Trials([float(v) for v in noises], steps, trials, confidence, method)
+    most = options.get("most", 6)
+    if int(most) != most or most < 1:
+        raise ValueError(f"most must be an integer >= 1, got {most}")
     if "final_state" not in ensemble or float(ensemble.attrs.get("noise", 0)) > 0:
         raise ValueError("ensemble must be sampled without noise and with final_state kept")
     tokens = tokens_of(inputs, "inputs")
     runs = runs_of(ensemble)
-    sources = [_sources(r, most) for r in runs]
+    sources = [representatives(r, identify(r).label, most) for r in runs]
     widest = max(1, *(len(s) for s in sources))
-    shape = (len(levels), len(tokens), widest)
-    count = np.zeros((*shape, widest + 2), np.int32)
-    band = json.loads(ensemble.attrs["tolerances"])["settled_below"]
+    count = np.zeros((len(plan.levels), len(tokens), widest, widest + 2), np.int32)
     common: dict[str, Any] = {
-        "tolerances": settled_below(Tolerances(), band), "seed": seed, "batch_size": batch_size, "device": device,
-        "progress": progress, "restarts": widest * trials, "keep": ("summary", "final_state"),
+        **part_of(options, StateOptions), "tolerances": Tolerances().pinned(settled_band(ensemble)),
+        "restarts": widest * trials, "keep": ("summary", "final_state"),
     }  # fmt: skip
     states = ensemble.final_state.values
     starts = np.stack([
         states[p, np.resize(rows if len(rows) else [0], widest)].repeat(trials, 0) for p, rows in enumerate(sources)
     ])  # fmt: skip
-    for i, level in enumerate(levels):
+    for i, level in enumerate(plan.levels):
         loud = sample(system, tokens, initial=torch.as_tensor(starts), depth=steps, noise=level, **common)
         moved = torch.as_tensor(loud.final_state.values)
-        quiet = sample(system, tokens, initial=moved, depth=depth, noise=0.0, **common)
+        quiet = sample(system, tokens, initial=moved, depth=options.get("depth", 64), noise=0.0, **common)
         for p, ended in enumerate(runs_of(quiet)):
             count[i, p] = _count(runs[p], sources[p], ended, widest, trials)
-    present = np.arange(widest) < np.array([len(s) for s in sources])[:, None]
-    return _table(ensemble, runs, sources, count, present, levels, trials, steps, confidence, method)
-
-
-def _sources(runs: Runs, most: int) -> np.ndarray:
-    """Return a row of the ensemble at each of the largest attractors of a puzzle, the best converged one."""
-    label = identify(runs).label
-    rows = []
-    for a in range(min(most, int(label.max()) + 1)):
-        members = np.flatnonzero(label == a)
-        rows.append(members[np.lexsort((runs.restart[members], runs.error[members]))[0]])
-    return np.array(rows, int)
+    return _table(ensemble, runs, sources, count, plan)
 
 
 def _count(runs: Runs, sources: np.ndarray, ended: Runs, widest: int, trials: int) -> np.ndarray:
@@ -154,21 +165,14 @@ def _count(runs: Runs, sources: np.ndarray, ended: Runs, widest: int, trials: in
 
 
 def _table(
-    ensemble: xr.Dataset, runs: list[Runs], sources: list[np.ndarray], count: np.ndarray, present: np.ndarray,
-    levels: list[float], trials: int, steps: int, confidence: float, method: str,
-) -> xr.Dataset:  # fmt: skip
-    widest = present.shape[1]
-    share = np.where(present[None, :, :, None], count / trials, np.nan)
-    low, high = (
-        np.where(present[None, :, :, None], b, np.nan)
-        for b in proportion_interval(count, trials, confidence, method)
-    )
+    ensemble: xr.Dataset, runs: list[Runs], sources: list[np.ndarray], count: np.ndarray, plan: Trials
+) -> xr.Dataset:
+    widest = count.shape[2]
+    present = np.arange(widest) < np.array([len(s) for s in sources])[:, None]
     stay = count[..., np.arange(widest), np.arange(widest)]
-    gone = np.where(present, trials - stay, 0)
-    escape = np.where(present, gone / trials, np.nan)
-    bounds = [np.where(present, b, np.nan) for b in proportion_interval(gone, trials, confidence, method)]
+    escape = plan.share(np.where(present, plan.number - stay, 0), present)
     with np.errstate(divide="ignore"):
-        rates = [-np.log1p(-v) / steps for v in (escape, *bounds)]
+        rates = escape.each(lambda values: -np.log1p(-values) / plan.steps)
     mass, correct = np.full(present.shape, np.nan), np.zeros(present.shape, bool)
     for p, rows in enumerate(sources):
         label = identify(runs[p]).label
@@ -179,28 +183,28 @@ def _table(
         ("noise", "puzzle", "source"),
         ("puzzle", "source"),
     )
-    percent = f"{confidence:.0%} interval"
+    percent, steps = f"{plan.confidence:.0%} interval", plan.steps
     variables: dict[str, schema.Variable] = {
-        **Interval(share, low, high).variables(
+        **plan.share(count, present[None, :, :, None]).variables(
             "probability", four, f"probability to end in the basin of the target after {steps} noisy steps",
             f"it, {percent}",
         ),
         "count": (four, count, "trials that did"),
-        **Interval(escape, *bounds).variables(
+        **escape.variables(
             "escape", three, f"probability to end outside the own basin after {steps} noisy steps", f"it, {percent}"
         ),
-        **Interval(*rates).variables(
+        **rates.variables(
             "escape_rate", three, "rate of escape per outer step, were it memoryless", f"it, {percent}"
         ),
         "mass": (two, mass, "share of the ensemble's restarts at the attractor"),
         "correct": (two, correct, "the attractor decodes to a right answer"),
         "present": (two, present, "the puzzle has that attractor"),
     }  # fmt: skip
-    attributes = {**schema.carried(ensemble), "noise": "over noise", "trials": trials, "noisy_steps": steps,
-                  "confidence": confidence, "interval_method": method}  # fmt: skip
+    attributes = {**schema.carried(ensemble), "noise": "over noise", "trials": plan.number, "noisy_steps": steps,
+                  "confidence": plan.confidence, "interval_method": plan.method}  # fmt: skip
     names = [f"attractor {a + 1}" for a in range(widest)]
     coordinates = {
-        "noise": levels,
+        "noise": plan.levels,
         "puzzle": ensemble.puzzle.values,
         "source": names,
         "target": [*names, "elsewhere", "none"],

@@ -49,7 +49,7 @@ def diagnose(
     Returns
     -------
     dict
-        The groups of the archive: `ensemble`, `basins`, `alignment`, `modes`; `spectrum` with `local`;
+        The groups of the archive: `ensemble`, `basins`, `alignment`, `modes`, `signals`; `spectrum` with `local`;
         `outcomes`, `noop` and `sensitivity` with `checks`.
     """
     run = at.Run.of(system, torch.as_tensor(inputs), **options)
@@ -60,6 +60,7 @@ def diagnose(
         "basins": at.basins,
         "alignment": at.alignment,
         "modes": at.modes,
+        "signals": at.signals,
     }
     with tqdm(parts.items(), desc="verdict", unit="part", **shown(progress)) as bar:
         groups |= {name: part(ensemble) for name, part in bar}

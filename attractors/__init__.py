@@ -6,6 +6,7 @@ from eqrlab.attractors.answers.outcomes import outcomes
 from eqrlab.attractors.answers.policy import Policy, halving
 from eqrlab.attractors.answers.replay import best_policy, matched_cost, replay
 from eqrlab.attractors.answers.scaling import scaling
+from eqrlab.attractors.answers.signals import signals
 from eqrlab.attractors.dynamics.at_attractors import local_dynamics
 from eqrlab.attractors.dynamics.endings import endings
 from eqrlab.attractors.dynamics.fixed_points import fixed_points
@@ -73,6 +74,7 @@ __all__ = [
     "sample",
     "scaling",
     "shells",
+    "signals",
     "singular_values",
     "spectrum",
     "trajectory_exponents",

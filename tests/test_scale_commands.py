@@ -45,7 +45,7 @@ def test_a_grid_is_printed_written_and_drawn_and_can_be_made_from_its_archive(fi
                  "--adaptive", "--out", tmp_path, "--quiet")  # fmt: skip
     assert run.exit_code == 0, run.output
     tree = archive.read(tmp_path / "scaling.nc")
-    assert {"ensemble", "scaling", "adaptive"} == set(tree.children)
+    assert {"ensemble", "scaling", "signals", "adaptive"} == set(tree.children)
     scaling = tree["scaling"].to_dataset()
     assert scaling.depth.values.tolist() == [1, 2, 4] and scaling.breadth.values.tolist() == [1, 3]
     assert int(scaling.attrs["layers"]) == 2 and "top1_logit_delta" in scaling.selector.values
@@ -54,6 +54,8 @@ def test_a_grid_is_printed_written_and_drawn_and_can_be_made_from_its_archive(fi
             assert all(text in run.output for text in row.values())
     assert (tmp_path / "scaling.svg").read_text().startswith("<?xml")
     write_report(tmp_path / "scaling.nc", tmp_path / "report.html")
+    assert "what tells a right answer, 1 of 3 at depth 4" in run.output and "Trust " in run.output
+    assert "Which signal tells a right answer" in (tmp_path / "report.html").read_text()
     assert "What depth and breadth buy" in (tmp_path / "report.html").read_text()
     again = eqrlab(
         "--from", tmp_path / "scaling.nc", "--depths", "2,64", "--breadths", "1", "--out", tmp_path / "2"

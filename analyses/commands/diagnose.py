@@ -29,6 +29,7 @@ from eqrlab.analyses.report.local import local_sentence
 from eqrlab.analyses.report.page import write_report
 from eqrlab.analyses.studies.checks import check_sentences
 from eqrlab.analyses.text.names import shown_name, typed
+from eqrlab.analyses.text.signals import trust_sentence
 from eqrlab.analyses.text.verdicts import drift_sentence, landscape_sentence, verdict_rows
 from eqrlab.attractors.results import archive
 from eqrlab.core import Reasoner, load
@@ -64,6 +65,8 @@ def verdict_lines(groups: dict[str, xr.Dataset]) -> list[str]:
     """Return what is printed of a diagnosis: the verdict in a sentence, then a table of puzzles."""
     rows = verdict_rows(groups)
     sentences = landscape_sentence(groups["modes"], groups["alignment"])
+    if "signals" in groups:
+        sentences += " " + trust_sentence(groups["signals"])
     if drifting := drift_sentence(groups["ensemble"]):
         sentences += " " + drifting
     if "spectrum" in groups:

@@ -27,6 +27,7 @@ from eqrlab.analyses.studies.ladder.plot import write_svg
 from eqrlab.analyses.text.describe import blocks_per_step
 from eqrlab.analyses.text.format import percent
 from eqrlab.analyses.text.harmful_depth import late_drop
+from eqrlab.analyses.text.signals import signal_rows, signal_warning, trust_sentence
 from eqrlab.analyses.text.vocabulary import SELECTOR_NAMES
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval
@@ -136,6 +137,7 @@ def scale_command(
             groups["baseline"].attrs["name"] = others[0][0]
     ensemble = groups["ensemble"]
     groups["scaling"] = at.scaling(ensemble, depths, breadths, layers=layers)
+    groups["signals"] = at.signals(ensemble)
     lines = scaling_lines(groups)
     if adaptive:
         groups["adaptive"] = trial(ensemble, groups.get("baseline", groups.get("own_start")), accuracy)
@@ -217,7 +219,17 @@ def scaling_lines(groups: dict[str, xr.Dataset]) -> list[str]:
     ]
     if scaling.attrs["warning"] != "none":
         lines += ["", *textwrap.wrap(f"Warning: {scaling.attrs['warning']}", 110)]
+    if "signals" in groups:
+        lines += ["", *signal_lines(groups["signals"], groups["ensemble"])]
     return lines + late_lines(groups)
+
+
+def signal_lines(signals: xr.Dataset, ensemble: xr.Dataset) -> list[str]:
+    """Return the table of signals, which one to trust, and a warning where the residual misleads."""
+    warning = signal_warning(signals)
+    text = trust_sentence(signals) + (f" Warning: {warning}" if warning else "")
+    title = f"what tells a right answer, 1 of {ensemble.sizes['restart']} at depth {ensemble.sizes['step']}:"
+    return [title, "", *table(signal_rows(signals)), "", *textwrap.wrap(text, 110)]
 
 
 def late_lines(groups: dict[str, xr.Dataset]) -> list[str]:

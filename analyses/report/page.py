@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from eqrlab import attractors as at
 from eqrlab.analyses.figures import diagnosis as plots
 from eqrlab.analyses.figures.scaling import frontier, heat_map, selector_curves
+from eqrlab.analyses.figures.signals import risk_figure
 from eqrlab.analyses.figures.style import COLOURS, to_svg
 from eqrlab.analyses.report.boards import board, board_kind
 from eqrlab.analyses.report.local import eigenvalue_plane, local_view
@@ -23,6 +24,7 @@ from eqrlab.analyses.studies import checks
 from eqrlab.analyses.text import tables
 from eqrlab.analyses.text import verdicts as wording
 from eqrlab.analyses.text.format import percent_interval, plural
+from eqrlab.analyses.text.signals import signal_rows, signal_warning, trust_sentence
 from eqrlab.analyses.text.vocabulary import MODE_NAMES, SELECTOR_NAMES
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval
@@ -30,7 +32,7 @@ from eqrlab.attractors.results.schema import FATES, MODES
 from eqrlab.core.files import replaced_whole
 
 Groups = dict[str, xr.Dataset]
-KNOWN = ("ensemble", "basins", "alignment", "modes", "spectrum", "scaling", *checks.GROUPS)
+KNOWN = ("ensemble", "basins", "alignment", "modes", "signals", "spectrum", "scaling", *checks.GROUPS)
 BOARDS = 4  # attractors of a puzzle whose answers are shown
 
 
@@ -103,7 +105,9 @@ def checkpoints(tree: xr.DataTree) -> dict[str, Groups]:
             continue
         groups = {name: node[name].to_dataset() for name in KNOWN if name in node.children}
         ensemble = groups["ensemble"]
-        for derived, derive in (("basins", at.basins), ("alignment", at.alignment), ("modes", at.modes)):
+        for derived, derive in (
+            ("basins", at.basins), ("alignment", at.alignment), ("modes", at.modes), ("signals", at.signals),
+        ):  # fmt: skip
             if derived not in groups and (derived == "basins" or "correct" in ensemble):
                 groups[derived] = derive(ensemble)
         name = base = checkpoint_name(node, ensemble)
@@ -202,6 +206,10 @@ def _checkpoint(number: int, name: str, groups: Groups) -> dict[str, Any]:
         view["plane"] = figure("plane", eigenvalue_plane(groups["spectrum"]), text)
     if modes is not None and alignment is not None:
         view |= _judged(ensemble, basins, modes, alignment)
+        signals = groups["signals"]
+        view["sentences"].insert(2, ("What to trust", trust_sentence(signals)))
+        view["signals"], view["misleads"] = signal_rows(signals), signal_warning(signals)
+        view["risk"] = figure("risk", risk_figure(signals), f"Risk against coverage of every signal, {name}")
         if drifting := wording.drift_sentence(ensemble):
             view["sentences"].append(("State and answer", drifting))
         view["sentences"] += checks.check_sentences(groups)

@@ -35,6 +35,14 @@ class PooledAuc:
         pairs = (weight @ self.events) * (weight @ self.others)
         return float(weight @ self.wins @ weight / pairs) if pairs > 0 else float("nan")
 
+    def across(self, weight: np.ndarray) -> float:
+        """Return the AUC of pairs from different puzzles under puzzle weights, NaN when there are none."""
+        own, pairs = np.diag(self.wins), self.events * self.others
+        count = (weight @ self.events) * (weight @ self.others) - weight**2 @ pairs
+        return (
+            float((weight @ self.wins @ weight - weight**2 @ own) / count) if count > 1e-9 else float("nan")
+        )
+
     def within(self) -> np.ndarray:
         """Return the AUC within each puzzle, NaN where all its restarts are right or all wrong."""
         pairs = self.events * self.others

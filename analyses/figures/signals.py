@@ -1,0 +1,41 @@
+"""Risk against coverage of every signal: a pure function from the dataset of `attractors.signals` to a figure."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from eqrlab.analyses.figures.scaling import LINES
+from eqrlab.analyses.figures.style import COLOURS, styled
+from eqrlab.analyses.text.signals import signal_name
+from eqrlab.attractors.results.interval import Interval
+
+
+@styled
+def risk_figure(signals: xr.Dataset) -> Figure:
+    """Draw the share of wrong answers against the share of puzzles answered, the surest first, a line a signal.
+
+    Parameters
+    ----------
+    signals
+        From `attractors.signals`.  The trusted signal and the residual have bands, their intervals.
+    """
+    figure = Figure((5.0, 4.3), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.04)
+    axes = figure.subplots()
+    coverage = signals["coverage"].values
+    for name in map(str, signals["signal"].values):
+        colour, style = LINES.get(name, (COLOURS["none"], ":"))
+        value, low, high = Interval.of(signals.sel(signal=name), "risk")
+        axes.plot(coverage, value, style, color=colour, linewidth=2, label=signal_name(name))
+        if name in ("top1_converged", signals.attrs["trusted"]) and np.isfinite(low).all():
+            axes.fill_between(coverage, low, high, color=colour, alpha=0.13, linewidth=0)
+    axes.set(xlim=(0, 1.01), xlabel="share of the puzzles answered, the surest first")
+    axes.set_ylim(-0.02, max(0.1, 1.08 * float(np.nanmax(signals["risk"].values))))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    axes.set_title("wrong among those answered", pad=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure

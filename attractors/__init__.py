@@ -2,6 +2,7 @@
 
 from eqrlab.attractors.answers.adaptive import adaptive
 from eqrlab.attractors.answers.alignment import alignment
+from eqrlab.attractors.answers.commit import commit
 from eqrlab.attractors.answers.outcomes import outcomes
 from eqrlab.attractors.answers.policy import Policy, halving
 from eqrlab.attractors.answers.replay import best_policy, matched_cost, replay
@@ -49,6 +50,7 @@ __all__ = [
     "basin_stability",
     "basins",
     "best_policy",
+    "commit",
     "completed_part",
     "continuation",
     "critical_shock",

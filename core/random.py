@@ -42,6 +42,12 @@ def puzzle_key(seed: int, tokens: np.ndarray | Tensor, identifier: int | None = 
     return int.from_bytes(digest.digest(), "little", signed=True)
 
 
+def puzzle_keys(seed: int, tokens: Tensor, identifiers: Tensor | None = None) -> list[int]:
+    """Return the keys of puzzles (n, L) on the CPU, with identifiers (n,) where they have some."""
+    known = [None] * len(tokens) if identifiers is None else identifiers.tolist()
+    return [puzzle_key(seed, row.numpy(), each) for row, each in zip(tokens, known, strict=True)]
+
+
 def restart_keys(puzzle_keys: Tensor, restarts: Tensor) -> Tensor:
     """Combine puzzle keys and restart numbers, both (n,) int64, into one key a row."""
     return _mix_(puzzle_keys + _mix_((restarts + 1) * _GOLDEN))

@@ -25,7 +25,7 @@ from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over
 from eqrlab.core import KeyedNoise, System
 from eqrlab.core.models.reasoner import take_rows
 from eqrlab.core.progress import shown, tqdm
-from eqrlab.core.random import puzzle_key, restart_keys
+from eqrlab.core.random import restart_keys
 
 
 def adaptive(
@@ -34,6 +34,7 @@ def adaptive(
     policy: Policy | None = None,
     *,
     labels: Tensor | np.ndarray | None = None,
+    identifiers: Tensor | np.ndarray | None = None,
     oracle: Oracle | None = None,
     slots: int = 256,
     seed: int = 0,
@@ -103,7 +104,8 @@ def adaptive(
     """
     policy = policy or Policy()
     recipe = Run.of(
-        system, inputs, labels=labels, oracle=oracle, restarts=policy.restarts, depth=policy.depth, seed=seed,
+        system, inputs, labels=labels, identifiers=identifiers, oracle=oracle,
+        restarts=policy.restarts, depth=policy.depth, seed=seed,
         noise=noise, initial=initial, device=device, dtype=dtype,
     )  # fmt: skip
     if policy.needs_halting and getattr(recipe.system, "halt_logit", None) is None:
@@ -187,7 +189,7 @@ class _Stream:
     def __init__(self, recipe: Recipe, policy: Policy, puzzles: np.ndarray, slots: int):
         self.recipe, self.slots, self.puzzles = recipe, slots, puzzles
         self.race = Race(policy, len(puzzles))
-        self.keys = [puzzle_key(recipe.seed, recipe.inputs[p].numpy()) for p in puzzles]
+        self.keys = recipe.keys(puzzles)
         self.admitted = 0
         self.row = np.empty(
             (0, 2), int
@@ -282,8 +284,7 @@ class _Stream:
         """Return starts, contexts and keys of new runs (place, lane)."""
         recipe, (place, lane) = self.recipe, added.T
         puzzles, restarts = self.puzzles[place], self.race.restart[place, lane]
-        tokens = recipe.inputs[torch.as_tensor(puzzles)]
-        x = recipe.place.context(recipe.system, tokens)
+        x = recipe.context(puzzles)
         mine = {int(p): self.keys[i] for p, i in zip(puzzles, place, strict=True)}
         z = starts(recipe, x, puzzles, restarts, mine)
         keys = torch.tensor([self.keys[i] for i in place], dtype=torch.int64)

@@ -12,6 +12,7 @@ from torch import Tensor
 from eqrlab.attractors.dynamics.lyapunov import lyapunov
 from eqrlab.attractors.dynamics.singular import singular_values
 from eqrlab.attractors.dynamics.spectrum import spectrum
+from eqrlab.attractors.ensemble.arguments import require_same_puzzles
 from eqrlab.attractors.ensemble.contract import require_law
 from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.ensemble.sample import sample
@@ -93,38 +94,34 @@ def local_dynamics(
     if ensemble.attrs.get("initial_law") == "given starts":
         raise ValueError("local_dynamics needs restarts it can draw again, not given starts")
     system, tokens, device = run.system, run.inputs, run.place.device
-    if tokens.shape != ensemble.inputs.shape or (tokens.numpy() != ensemble.inputs.values).any():
-        raise ValueError("inputs must be the puzzles of the ensemble")
+    known = require_same_puzzles(ensemble, tokens, run.identifiers)
     attractor, restart = representatives(ensemble, basins)
     present = attractor >= 0
     options: dict[str, Any] = {"seed": int(ensemble.attrs["seed"]), "device": device, "initial": run.initial,
                                "dtype": ensemble.attrs["dtype"]}  # fmt: skip
-    states = _ends(system, tokens, restart, present, ensemble, options)
+    states = _ends(system, (tokens, known), restart, present, ensemble, options)
     smooth = getattr(system, "smooth", lambda: system)()
     if states is None:
         return _table(ensemble, attractor, restart, None)
-    quiet = _quiet(smooth, tokens, states, depth, device, progress)
+    where: dict[str, Any] = {"identifiers": known, "device": device, "progress": progress}
+    quiet = _quiet(smooth, tokens, states, depth, where)
     end = torch.as_tensor(quiet.final_state.values)
     moved = PUSH * end.flatten(2).norm(dim=2).view(*end.shape[:2], *(1,) * (end.ndim - 2))
     noise = torch.randn(end.shape, generator=torch.Generator().manual_seed(seed), dtype=end.dtype)
     unit = noise / noise.flatten(2).norm(dim=2).view(*moved.shape)
-    pushed = _quiet(smooth, tokens, end + moved * unit, depth, device, progress)
+    pushed = _quiet(smooth, tokens, end + moved * unit, depth, where)
     gap = torch.as_tensor(~present).view(*present.shape, *(1,) * (end.ndim - 2))
     points = torch.where(gap, torch.nan, end)
     k = min(k, end[0, 0].numel())
-    common: dict[str, Any] = {
-        "device": device,
-        "max_products": max_products,
-        "seed": seed,
-        "progress": progress,
-    }
     residual = np.where(present, quiet.relative_residual.values[:, :, -1], np.nan)
     found = {
         "residual": residual,
-        "exponent": _exponents(smooth, tokens, points, residual > AT_REST, seed, device, progress),
+        "exponent": _exponents(smooth, tokens, points, residual > AT_REST, seed, where),
         "measured_rate": np.where(present, rates(pushed, quiet), np.nan),
-        "spectrum": spectrum(smooth, tokens, points, k=k, tol=tol, **common),
-        "sigma": singular_values(smooth, tokens, points, k=1, device=device, progress=progress),
+        "spectrum": spectrum(
+            smooth, tokens, points, k=k, tol=tol, max_products=max_products, seed=seed, **where
+        ),
+        "sigma": singular_values(smooth, tokens, points, k=1, **where),
         "returns": return_test(
             smooth,
             tokens,
@@ -133,8 +130,7 @@ def local_dynamics(
             directions=2,
             depth=depth,
             seed=seed,
-            device=device,
-            progress=progress,
+            **where,
         ),
     }
     return _table(ensemble, attractor, restart, found)
@@ -193,15 +189,14 @@ def _exponents(
     points: Tensor,
     moving: np.ndarray,
     seed: int,
-    device: str | torch.device | None,
-    progress: bool,
+    where: dict[str, Any],
 ) -> np.ndarray:
     """Return the leading exponent of the moving states and its bounds, (3, P, M), NaN elsewhere."""
     result = np.full((3, *moving.shape), np.nan)
     if moving.any():
         gap = torch.as_tensor(~moving).view(*moving.shape, *(1,) * (points.ndim - 2))
         found = lyapunov(system, tokens, torch.where(gap, torch.nan, points), k=1, steps=EXPONENT_STEPS, noise=0,
-                         seed=seed, device=device, progress=progress)  # fmt: skip
+                         seed=seed, **where)  # fmt: skip
         result[:] = Interval.of(found, "lyapunov_exponent", ..., 0)
     return result
 
@@ -225,7 +220,7 @@ def judge(
 
 def _ends(
     system: System,
-    tokens: Tensor,
+    puzzles: tuple[Tensor, Tensor | None],
     restart: np.ndarray,
     present: np.ndarray,
     ensemble: xr.Dataset,
@@ -242,10 +237,12 @@ def _ends(
         return torch.as_tensor(np.where(present.reshape(*present.shape, *(1,) * (kept.ndim - 2)), kept, 0))
     require_law(ensemble, options["initial"])
     states: Tensor | None = None
+    tokens, known = puzzles
     for p, m in np.argwhere(present):
         number = int(ensemble.restart.values[restart[p, m]])
         again = sample(
-            system, tokens[p : p + 1], restarts=1, first_restart=number, depth=ensemble.sizes["step"],
+            system, tokens[p : p + 1], identifiers=None if known is None else known[p : p + 1], restarts=1,
+            first_restart=number, depth=ensemble.sizes["step"],
             noise=float(ensemble.attrs["noise"]), keep=("summary", "final_state"), **options,
         )  # fmt: skip
         if not _same_run(again.isel(puzzle=0, restart=0), ensemble.isel(puzzle=p, restart=restart[p, m])):
@@ -278,13 +275,12 @@ def _quiet(
     tokens: Tensor,
     states: Tensor,
     depth: int,
-    device: str | torch.device | None,
-    progress: bool,
+    where: dict[str, Any],
 ) -> xr.Dataset:
     """Go on from states (P, M, *state_shape) with noise off."""
     return sample(
-        system, tokens, restarts=states.shape[1], depth=depth, noise=0, initial=states, device=device,
-        keep=("summary", "final_state"), progress=progress,
+        system, tokens, restarts=states.shape[1], depth=depth, noise=0, initial=states,
+        keep=("summary", "final_state"), **where,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from eqrlab.attractors.dynamics.fixed_points import fixed_points
 from eqrlab.attractors.dynamics.lyapunov import lyapunov
 from eqrlab.attractors.dynamics.solvers import CODE
 from eqrlab.attractors.dynamics.spectrum import spectrum
+from eqrlab.attractors.ensemble.arguments import identifier_variable, identifiers_in
 from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
@@ -110,7 +111,8 @@ def endings(
     own = computing(options, "endings")
     if "correct" not in ensemble:
         raise ValueError("endings needs to know what is correct: sample with labels or an oracle")
-    where: dict[str, Any] = {"dtype": own.dtype, "device": own.device}
+    known = own.identifiers if own.identifiers is not None else identifiers_in(ensemble)
+    where: dict[str, Any] = {"dtype": own.dtype, "device": own.device, "identifiers": known}
     rest = fixed_points(system, inputs, ensemble, method="picard", max_steps=max_steps, certify=False,
                         seed=own.seed, progress=own.progress, **where)  # fmt: skip
     code, period, state = rest.result.values, rest.period.values, rest.fixed_point.values
@@ -144,6 +146,7 @@ def endings(
     at, each = ("puzzle", "point"), ("puzzle", "point", "eig")
     axes = tuple(f"state_{i}" for i in range(state.ndim - 2))
     variables: dict[str, schema.Variable] = {
+        **identifier_variable(identifiers_in(ensemble)),
         "kind": (at, kind, "what the run ends as"),
         "correct": (at, right, "answer at the last step of the ensemble is right"),
         "relative_residual": (at, residual, "residual over the norm of the state, where the run went on to"),

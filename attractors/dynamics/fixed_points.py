@@ -34,6 +34,7 @@ from eqrlab.attractors.dynamics.solvers import (
     picard,
     projection,
 )
+from eqrlab.attractors.ensemble.arguments import identifier_variable
 from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.states import Points, States, state_axes, take_points
 from eqrlab.attractors.results import schema
@@ -126,7 +127,9 @@ def fixed_points(
             [ 0.    ]]])
     """
     own = computing(options, "fixed_points")
-    points = take_points(system, inputs, starts, dtype=own.dtype, device=own.device, finite=False)
+    points = take_points(
+        system, inputs, starts, identifiers=own.identifiers, dtype=own.dtype, device=own.device, finite=False
+    )
     if method not in METHODS:
         raise ValueError(f"method {method!r} unknown; choose from {', '.join(METHODS)}")
     if (tol is not None and not tol > 0) or max_steps < 1 or deflate < 0:
@@ -267,6 +270,7 @@ def _searched(points: Points, gather) -> dict[str, schema.Variable]:
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.where(residual == 0, 0, residual / norms).astype(residual.dtype)
     return {
+        **identifier_variable(points.identifiers),
         "fixed_point": ((*at, *state_axes(points)), points.fold(points.z), "state reached"),
         "residual": (at, points.fold(residual), "||f(z) - z||, for a cycle ||f^period(z) - z||"),
         "relative_residual": (at, points.fold(relative), "residual over the norm of the state"),

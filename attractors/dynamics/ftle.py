@@ -95,7 +95,9 @@ def ftle(
     array([[[0.7531]]])
     """
     own = computing(options, "ftle")
-    points = take_points(system, inputs, starts, dtype=own.dtype, device=own.device)
+    points = take_points(
+        system, inputs, starts, identifiers=own.identifiers, dtype=own.dtype, device=own.device
+    )
     if not 1 <= k <= points.size:
         raise ValueError(f"k must be between 1 and the {points.size} numbers of a state, got {k}")
     if steps < 1 or not tol > 0:

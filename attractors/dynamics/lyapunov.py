@@ -18,7 +18,6 @@ from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.core import System
 from eqrlab.core.progress import shown, tqdm
-from eqrlab.core.random import puzzle_key, restart_keys
 
 WINDOWS = 20
 ZERO = 1e-10  # a sum of exponents that is no larger is zero to rounding
@@ -109,7 +108,15 @@ def lyapunov(
         if "frame" not in resume:
             raise ValueError("resume needs a result made with keep_frame=True")
         starts, transient = resume["last_state"], 0
-    points = take_points(system, inputs, starts, dtype=own.dtype, device=own.device, finite=resume is None)
+    points = take_points(
+        system,
+        inputs,
+        starts,
+        identifiers=own.identifiers,
+        dtype=own.dtype,
+        device=own.device,
+        finite=resume is None,
+    )
     if not 1 <= k <= points.size:
         raise ValueError(f"k must be between 1 and the {points.size} numbers of a state, got {k}")
     if steps < WINDOWS or (transient is not None and transient < 0) or not 0 < confidence < 1:
@@ -187,8 +194,7 @@ def _run(
     """Carry states and tangent vectors along; return both at the end and the mean logs (rows, windows, k)."""
     z, x, keys = points.z[rows], points.context(rows), None
     if noisy:
-        mine = [puzzle_key(seed, points.tokens[int(r) // points.shape[1]]) for r in rows]
-        keys = restart_keys(torch.tensor(mine), rows.cpu() % points.shape[1]).to(z.device)
+        keys = points.row_keys(seed, rows)
     total = torch.zeros(frame.shape[:2], dtype=torch.float64, device=z.device)
     means: list[Tensor] = []
     allowed = -GRADED * float(np.log(torch.finfo(z.dtype).eps))

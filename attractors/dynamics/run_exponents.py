@@ -14,7 +14,7 @@ from torch import Tensor
 from eqrlab.attractors.dynamics.jacobian import check_differentiable, rows_within
 from eqrlab.attractors.dynamics.lyapunov import first_frame
 from eqrlab.attractors.dynamics.tangent import advance, log_factors, one_step, triangular
-from eqrlab.attractors.ensemble.arguments import with_noise
+from eqrlab.attractors.ensemble.arguments import identifiers_of, tokens_of, with_noise
 from eqrlab.attractors.ensemble.contract import draw_start, law_name
 from eqrlab.attractors.ensemble.iterate import norm
 from eqrlab.attractors.ensemble.judge import Judge, Oracle
@@ -29,7 +29,7 @@ from eqrlab.attractors.statistics.ranks import PooledAuc
 from eqrlab.core import System
 from eqrlab.core.models.reasoner import take_rows
 from eqrlab.core.progress import shown, tqdm
-from eqrlab.core.random import puzzle_key, restart_generator, restart_keys
+from eqrlab.core.random import puzzle_keys, restart_generator
 
 OUTCOMES = ("right", "wrong")
 SCORES = ("exponent", "drift")
@@ -40,6 +40,7 @@ def trajectory_exponents(
     inputs: Tensor | np.ndarray,
     *,
     labels: Tensor | np.ndarray | None = None,
+    identifiers: Tensor | np.ndarray | None = None,
     oracle: Oracle | None = None,
     restarts: int = 8,
     depth: int = 64,
@@ -123,7 +124,7 @@ def trajectory_exponents(
         raise ValueError(f"window must be at most the depth {depth}, got {window}")
     check_confidence(confidence)
     system, beta = with_noise(system, noise)
-    points = _starts(system, inputs, int(restarts), initial, int(seed), dtype, device)
+    points = _starts(system, inputs, identifiers, int(restarts), initial, int(seed), dtype, device)
     if not 1 <= k <= points.size:
         raise ValueError(f"k must be between 1 and the {points.size} numbers of a state, got {k}")
     check_differentiable(points, seed)
@@ -171,14 +172,16 @@ class _Run(NamedTuple):
 
 
 def _starts(
-    system: System, inputs: Tensor | np.ndarray, restarts: int, initial: Law | None, seed: int, dtype: Any, device: Any
+    system: System, inputs: Tensor | np.ndarray, identifiers: Tensor | np.ndarray | None, restarts: int,
+    initial: Law | None, seed: int, dtype: Any, device: Any
 ) -> Points:  # fmt: skip
     """Return the starts that `sample` draws, as points."""
-    tokens = torch.as_tensor(inputs)
+    tokens = tokens_of(inputs, "inputs")
+    known = identifiers_of(identifiers, len(tokens))
     law = system.initial if initial is None else initial
     place = Place.of(system, device)
     system = place.bring(system)
-    x = place.context(system, tokens)
+    x = place.context(system, tokens, known)
     drawn = [
         torch.cat(
             [
@@ -186,9 +189,9 @@ def _starts(
                 for r in range(restarts)
             ]
         )
-        for p, key in enumerate(puzzle_key(seed, row.cpu().numpy()) for row in tokens)
+        for p, key in enumerate(puzzle_keys(seed, tokens, known))
     ]
-    return take_points(system, tokens, torch.stack(drawn), dtype=dtype, device=device)
+    return take_points(system, tokens, torch.stack(drawn), identifiers=known, dtype=dtype, device=device)
 
 
 @torch.no_grad()
@@ -196,8 +199,7 @@ def _follow(points: Points, rows: Tensor, depth: int, k: int, noisy: bool, seed:
     """Carry starts and tangent vectors to the end."""
     z, x, keys = points.z[rows], points.context(rows), None
     if noisy:
-        mine = [puzzle_key(seed, points.tokens[int(r) // points.shape[1]]) for r in rows]
-        keys = restart_keys(torch.tensor(mine), rows.cpu() % points.shape[1]).to(z.device)
+        keys = points.row_keys(seed, rows)
     frame = first_frame(points, rows, k, seed)
     least = torch.finfo(z.dtype).tiny
     logs, drift = [], []

@@ -108,7 +108,9 @@ def singular_values(
     array([[4.0407]])
     """
     own = computing(options, "singular_values")
-    points = take_points(system, inputs, states, dtype=own.dtype, device=own.device)
+    points = take_points(
+        system, inputs, states, identifiers=own.identifiers, dtype=own.dtype, device=own.device
+    )
     if not 1 <= k <= points.size:
         raise ValueError(f"k must be between 1 and the {points.size} numbers of a state, got {k}")
     if not tol > 0 or horizon < 1:

@@ -112,7 +112,9 @@ def spectrum(
     array([[0.9]], dtype=float32)
     """
     own = computing(options, "spectrum")
-    points = take_points(system, inputs, states, dtype=own.dtype, device=own.device)
+    points = take_points(
+        system, inputs, states, identifiers=own.identifiers, dtype=own.dtype, device=own.device
+    )
     order = _order(which)
     if not 1 <= k <= points.size:
         raise ValueError(f"k must be between 1 and the {points.size} numbers of a state, got {k}")

@@ -8,6 +8,7 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.contract import require_system
+from eqrlab.attractors.results import schema
 from eqrlab.core import System
 
 
@@ -30,6 +31,60 @@ def with_noise(system: System, noise: float | None) -> tuple[System, float]:
     if change is None and noise > 0:
         raise ValueError("this system has no with_noise method; wrap it in MapSystem(..., noise_scale=...)")
     return (system if change is None else change(noise)), float(noise)
+
+
+def identifiers_of(values: Tensor | np.ndarray | None, puzzles: int) -> Tensor | None:
+    """Return the identifiers of so many puzzles, (P,) int64 on the CPU; None stays.
+
+    Raises
+    ------
+    ValueError
+        For values of another kind or number, or below 0.
+    """
+    if values is None:
+        return None
+    tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    if tensor.shape != (puzzles,) or tensor.is_floating_point() or tensor.dtype == torch.bool:
+        raise ValueError(
+            f"identifiers must be {puzzles} integers, one a puzzle, got {tuple(tensor.shape)} of {tensor.dtype}"
+        )
+    if puzzles and int(tensor.min()) < 0:
+        raise ValueError(f"identifiers must be >= 0, got {int(tensor.min())}")
+    return tensor.cpu().long()
+
+
+def identifier_variable(identifiers: Tensor | None) -> dict[str, schema.Variable]:
+    """Return the variable that results keep identifiers (P,) in; nothing where there are none."""
+    if identifiers is None:
+        return {}
+    return {
+        "identifier": (("puzzle",), identifiers.numpy(), "identifier of the puzzle, the row of its embedding")
+    }
+
+
+def identifiers_in(ensemble: xr.Dataset) -> Tensor | None:
+    """Return the identifiers (P,) of the puzzles of an ensemble; None where they have none."""
+    return torch.as_tensor(ensemble.identifier.values).long() if "identifier" in ensemble else None
+
+
+def require_same_puzzles(
+    ensemble: xr.Dataset, tokens: Tensor, identifiers: Tensor | None, what: str = "the ensemble"
+) -> Tensor | None:
+    """Return the identifiers of an ensemble, whose puzzles must be these (P, L), in the same order.
+
+    Raises
+    ------
+    ValueError
+        For other puzzles, or other identifiers where some are given.
+    """
+    stored = identifiers_in(ensemble)
+    if not np.array_equal(ensemble.inputs.values, tokens.numpy()):
+        raise ValueError(f"inputs must be the puzzles of {what}, in the same order")
+    if identifiers is not None and (stored is None or not torch.equal(stored, identifiers)):
+        raise ValueError(
+            f"identifiers must be those of {what}" + (", which has none" if stored is None else "")
+        )
+    return stored
 
 
 def tokens_of(values: Tensor | np.ndarray, name: str) -> Tensor:

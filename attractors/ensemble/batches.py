@@ -42,7 +42,7 @@ def automatic_batch(recipe: Recipe, rows: int) -> int:
     if isinstance(recipe.initial, Tensor):
         size = recipe.initial[0, 0].numel()
     else:
-        x = recipe.system.encode(recipe.inputs[:1].to(recipe.place.device))
+        x = recipe.context(np.zeros(1, int))
         size = (recipe.initial or recipe.system.initial)(x, torch.Generator().manual_seed(0))[0].numel()
     cpu = recipe.place.device.type == "cpu"
     share = -(-rows // torch.get_num_threads()) if cpu else rows  # every thread shall have a batch

@@ -15,7 +15,8 @@ from torch.utils import _pytree as pytree
 from eqrlab.core import KeyedNoise, System
 from eqrlab.core.models.families import built_in
 from eqrlab.core.models.reasoner import cast_floating, take_rows
-from eqrlab.core.random import puzzle_key, restart_generator, restart_keys
+from eqrlab.core.models.system import context_of
+from eqrlab.core.random import puzzle_keys, restart_generator, restart_keys
 
 Law = Callable[[Any, torch.Generator], Tensor]
 OWN, GIVEN = "restart law of the system", "given starts"
@@ -94,6 +95,7 @@ def draw_start(law: Law, x: Any, generator: torch.Generator) -> Tensor:
 def check_system(
     system: System,
     tokens: Tensor,
+    identifiers: Tensor | None = None,
     *,
     initial: Tensor | Law | None,
     restarts: int,
@@ -107,8 +109,8 @@ def check_system(
 
     Parameters
     ----------
-    tokens
-        All puzzles (P, L).
+    tokens, identifiers
+        All puzzles (P, L), and their identifiers (P,).
     initial, restarts, first_restart, seed, noisy, device, dtype
         Of the run.
 
@@ -127,9 +129,9 @@ def check_system(
     own = isinstance(initial, Tensor) or initial is None
     if is_known(system) and own:
         return
-    few = tokens[:_PUZZLES].to(device)
-    x = cast_floating(_encoded(system, few), dtype, device)
-    keys = [puzzle_key(seed, row.cpu().numpy()) for row in few]
+    few, known = tokens[:_PUZZLES], None if identifiers is None else identifiers[:_PUZZLES]
+    keys = puzzle_keys(seed, few, known)
+    x = cast_floating(_encoded(system, few.to(device), known), dtype, device)
     many = len(few)
     places = [(i % many, i // many) for i in range(_ROWS)]
     if isinstance(initial, Tensor):
@@ -172,10 +174,10 @@ def check_rows(system: System, x: Any, z: Tensor) -> None:
     _check_decode(system, x, y)
 
 
-def _encoded(system: System, tokens: Tensor) -> Any:
+def _encoded(system: System, tokens: Tensor, identifiers: Tensor | None) -> Any:
     """Return the context of a few puzzles, whose rows must not depend on each other."""
     given = tokens.clone()
-    x = system.encode(given)
+    x = context_of(system, given, identifiers)
     if not torch.equal(given, tokens):
         raise ValueError("encode() writes into the tokens it is given; it must return new tensors")
     for leaf in _leaves(x):
@@ -184,10 +186,10 @@ def _encoded(system: System, tokens: Tensor) -> Any:
                 f"encode() must give tensors with one row for each puzzle, got shape {tuple(leaf.shape)} for "
                 f"{len(tokens)} puzzles: expand what all puzzles share, or keep it outside of the context"
             )
-    again = system.encode(tokens.clone())
+    again = context_of(system, tokens.clone(), identifiers)
     if not _close(_leaves(x), _leaves(again), ROUNDINGS):
         raise ValueError("encode() is not deterministic: two calls on the same tokens differ")
-    alone = system.encode(tokens[:1].clone())
+    alone = context_of(system, tokens[:1].clone(), None if identifiers is None else identifiers[:1])
     if not _close([leaf[:1] for leaf in _leaves(x)], _leaves(alone), None):
         raise ValueError(
             "encode() mixes puzzles: a puzzle has another context alone than in company; treat every row by itself"

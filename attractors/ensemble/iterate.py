@@ -17,7 +17,7 @@ from eqrlab.attractors.ensemble.recipe import FEATURES, PATH_FEATURES, TRACE, Re
 from eqrlab.core import KeyedNoise, System
 from eqrlab.core.models.products import weights_held
 from eqrlab.core.models.reasoner import cast_floating, take_rows
-from eqrlab.core.random import puzzle_key, restart_generator, restart_keys
+from eqrlab.core.random import restart_generator, restart_keys
 
 TRACE_SEED = 0x7ACE  # of the projection of sketches to the few numbers that are kept of every step
 
@@ -143,9 +143,9 @@ def run_rows(recipe: Recipe, rows: np.ndarray, tick: Callable[[int], None]) -> d
     puzzles, restarts = np.divmod(rows, recipe.restarts)
     present, place = np.unique(puzzles, return_inverse=True)
     tokens = recipe.inputs[torch.as_tensor(present)]
-    keys = {int(p): puzzle_key(recipe.seed, row.numpy()) for p, row in zip(present, tokens, strict=True)}
+    keys = dict(zip(present.tolist(), recipe.keys(present), strict=True))
     device, keep = recipe.place.device, recipe.keep
-    x = take_rows(recipe.place.context(recipe.system, tokens), torch.as_tensor(place, device=device))
+    x = take_rows(recipe.context(present), torch.as_tensor(place, device=device))
     z = starts(recipe, x, puzzles, restarts, keys)
     row_keys = None
     if recipe.noise > 0:

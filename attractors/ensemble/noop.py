@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.arguments import tokens_of
+from eqrlab.attractors.ensemble.arguments import identifiers_of, tokens_of
 from eqrlab.attractors.ensemble.contract import draw_start, require_system
 from eqrlab.attractors.ensemble.place import Place
 from eqrlab.attractors.ensemble.recipe import Law
@@ -19,7 +19,7 @@ from eqrlab.attractors.fates.fate import state_scale
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 from eqrlab.core.models.reasoner import take_rows
-from eqrlab.core.random import puzzle_key, restart_generator
+from eqrlab.core.random import puzzle_keys, restart_generator
 
 STILL = 1e-6  # a first step shorter than this, relative to the state, is none
 SURVIVES = 0.1  # the start survives when the end remembers it by this share, or more
@@ -30,6 +30,7 @@ def noop_test(
     system: System,
     inputs: Tensor | np.ndarray,
     *,
+    identifiers: Tensor | np.ndarray | None = None,
     restarts: int = 8,
     depth: int = 64,
     seed: int = 0,
@@ -46,7 +47,7 @@ def noop_test(
         The system and its puzzles (P, L).
     restarts, depth
         Starts of every puzzle, at least 2, run so many outer steps with noise off.
-    seed, initial, device, dtype, progress
+    identifiers, seed, initial, device, dtype, progress
         As in `sample`.
 
     Returns
@@ -85,14 +86,17 @@ def noop_test(
     tokens = tokens_of(inputs, "inputs")
     if int(restarts) != restarts or restarts < 2:
         raise ValueError(f"restarts must be an integer >= 2, got {restarts}")
-    z, x = _starts(system, tokens, restarts, seed, initial, device, dtype)
+    known = identifiers_of(identifiers, len(tokens))
+    z, x = _starts(system, (tokens, known), restarts, seed, initial, device, dtype)
     shape = (len(tokens), restarts)
     options: dict[str, Any] = {
         "restarts": restarts, "depth": depth, "seed": seed, "noise": 0.0, "keep": ("summary", "final_state"),
         "initial": z.reshape(*shape, *z.shape[1:]), "device": device, "dtype": dtype, "progress": progress,
     }  # fmt: skip
-    ensemble = sample(system, tokens, **options)
-    swapped = sample(system, tokens.roll(-1, 0), **options)
+    ensemble = sample(system, tokens, identifiers=known, **options)
+    swapped = sample(
+        system, tokens.roll(-1, 0), identifiers=None if known is None else known.roll(-1), **options
+    )
     begin = z.flatten(1).cpu().double().numpy().reshape(*shape, -1)
     ends = [e.final_state.values.astype(float).reshape(*shape, -1) for e in (ensemble, swapped)]
     scale = state_scale(np.linalg.norm(ends[0], axis=2).reshape(-1, 1)).reshape(shape)
@@ -121,14 +125,16 @@ def noop_test(
 
 
 def _starts(
-    system: System, tokens: Tensor, restarts: int, seed: int, initial: Law | None, device: Any, dtype: Any
-) -> tuple[Tensor, Any]:
+    system: System, puzzles: tuple[Tensor, Tensor | None], restarts: int, seed: int, initial: Law | None,
+    device: Any, dtype: Any,
+) -> tuple[Tensor, Any]:  # fmt: skip
     """Return starts and contexts of all rows, the same starts for every puzzle."""
     place = Place.of(system, device, dtype)
     system = place.bring(system)
-    x = place.context(system, tokens)
+    tokens, known = puzzles
+    x = place.context(system, tokens, known)
     law: Callable[[Any, torch.Generator], Tensor] = initial or system.initial
-    key = puzzle_key(seed, tokens[0].numpy())
+    key = puzzle_keys(seed, tokens[:1], None if known is None else known[:1])[0]
     one = [draw_start(law, take_rows(x, slice(0, 1)), restart_generator(key, r)) for r in range(restarts)]
     z = torch.cat(one).to(device=place.device, dtype=place.dtype)
     every = torch.arange(len(tokens), device=place.device).repeat_interleave(restarts)

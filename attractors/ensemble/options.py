@@ -21,6 +21,7 @@ class DrawOptions(TypedDict, total=False):
     """Options of everything that draws runs of puzzles and judges them; described at `sample`."""
 
     labels: Tensor | np.ndarray | None
+    identifiers: Tensor | np.ndarray | None
     oracle: Oracle | None
     seed: int
     noise: float | None
@@ -71,11 +72,14 @@ class StateOptions(WorkOptions, total=False):
         Precision, float32 or float64; None keeps that of the states, but raises half precision to float32.
     device
         Where to compute; None leaves it to the system.
+    identifiers
+        Of the puzzles, (P,); None: those of the ensemble that the states are from, or none.
     """
 
     seed: int
     dtype: torch.dtype | str | None
     device: torch.device | str | None
+    identifiers: Tensor | np.ndarray | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +91,7 @@ class Computing:
     dtype: torch.dtype | str | None = None
     device: torch.device | str | None = None
     progress: bool | Callable[[int, int], None] = False
+    identifiers: Tensor | np.ndarray | None = None
 
 
 def computing(options: Mapping[str, Any], function: str, bundle: type = StateOptions) -> Computing:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from eqrlab.core import Reasoner, System
 from eqrlab.core.models.reasoner import cast_floating
+from eqrlab.core.models.system import context_of
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,10 @@ class Place:
             moved.require_finite_in(self.dtype)  # layers cast their weights to the dtype of the state
         return moved
 
-    def context(self, system: System, tokens: Tensor) -> Any:
-        """Return the context of puzzles (n, L) on the device, its floating tensors in the dtype."""
-        return cast_floating(system.encode(tokens.to(self.device)), self.dtype, self.device)
+    def context(self, system: System, tokens: Tensor, identifiers: Tensor | None = None) -> Any:
+        """Return the context of puzzles (n, L), with identifiers (n,), on the device, floating tensors in the dtype."""
+        x = context_of(system, tokens.to(self.device), identifiers)
+        return cast_floating(x, self.dtype, self.device)
 
 
 def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:

@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from eqrlab.attractors.ensemble.arguments import identifier_variable, identifiers_in
 from eqrlab.attractors.ensemble.batches import run_in_batches
 from eqrlab.attractors.ensemble.judge import Oracle
 from eqrlab.attractors.ensemble.recipe import Recipe
@@ -201,6 +202,7 @@ def _assemble(
         for name, text in texts.items()
         if name in moments[0]
     }
+    variables |= identifier_variable(identifiers_in(ensemble))
     run = ("puzzle", "restart")
     axes = tuple(f"state_{i}" for i in range(state.ndim - 1))
     variables["answer"] = (

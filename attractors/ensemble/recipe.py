@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.contract import Law, law_name
@@ -13,6 +14,7 @@ from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.place import Place
 from eqrlab.attractors.fates.fate import Tolerances, ring_length
 from eqrlab.core import System
+from eqrlab.core.random import puzzle_keys
 
 KEEP = ("summary", "path", "final_state", "trajectory", "logit_delta")
 FEATURES = 64  # numbers of a sketch of a state
@@ -30,6 +32,8 @@ class Recipe:
         The map, with the noise asked for, on the device.
     inputs
         Puzzles (P, L), int64, on the CPU.
+    identifiers
+        Of the puzzles, (P,) int64 on the CPU; None where they have none.
     judge
         Decides which answers are right.
     restarts, depth, seed
@@ -52,6 +56,7 @@ class Recipe:
 
     system: System
     inputs: Tensor
+    identifiers: Tensor | None = None
     judge: Judge = field(default_factory=Judge)
     restarts: int = 64
     depth: int = 64
@@ -86,4 +91,19 @@ class Recipe:
     def puzzles(self, chosen: slice | np.ndarray) -> Self:
         """Return the run of some puzzles alone, and their labels."""
         given = self.initial[chosen] if isinstance(self.initial, Tensor) else self.initial
-        return self.with_(inputs=self.inputs[chosen], judge=self.judge.of(chosen), initial=given)
+        known = self.identifiers if self.identifiers is None else self.identifiers[chosen]
+        return self.with_(
+            inputs=self.inputs[chosen], identifiers=known, judge=self.judge.of(chosen), initial=given
+        )
+
+    def keys(self, puzzles: np.ndarray) -> list[int]:
+        """Return the keys of the randomness of puzzles, by their places (n,)."""
+        return puzzle_keys(self.seed, *self._chosen(puzzles))
+
+    def context(self, puzzles: np.ndarray) -> Any:
+        """Return the context of puzzles, by their places (n,), on the device and in the dtype of the run."""
+        return self.place.context(self.system, *self._chosen(puzzles))
+
+    def _chosen(self, puzzles: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        index = torch.as_tensor(puzzles)
+        return self.inputs[index], None if self.identifiers is None else self.identifiers[index]

@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.arguments import tokens_of, with_noise
+from eqrlab.attractors.ensemble.arguments import identifiers_of, require_same_puzzles, tokens_of, with_noise
 from eqrlab.attractors.ensemble.batches import run_in_batches
 from eqrlab.attractors.ensemble.contract import (
     GIVEN,
@@ -89,17 +89,19 @@ class Run(Recipe):
             raise ValueError(
                 f"initial must begin with (puzzle, restart) = {expected}, got {tuple(initial.shape[:2])}"
             )
+        identifiers = identifiers_of(options.get("identifiers"), len(tokens))
         system, noise = with_noise(system, options.get("noise"))
         place = Place.of(system, options.get("device"), options.get("dtype"))
         run = cls(
-            system=place.bring(system), inputs=tokens, judge=Judge(solutions, options.get("oracle")),
+            system=place.bring(system), inputs=tokens, identifiers=identifiers,
+            judge=Judge(solutions, options.get("oracle")),
             seed=int(options.get("seed", 0)), noise=noise, initial=initial, place=place,
             keep=tuple(dict.fromkeys(("summary", *keep))), tolerances=options.get("tolerances") or Tolerances(),
             **{k: int(v) for k, v in numbers.items()},
         )  # fmt: skip
         check_system(
-            run.system, tokens, initial=initial, restarts=run.restarts, first_restart=run.first_restart, seed=run.seed,
-            noisy=noise > 0, device=place.device, dtype=place.dtype,
+            run.system, tokens, identifiers, initial=initial, restarts=run.restarts,
+            first_restart=run.first_restart, seed=run.seed, noisy=noise > 0, device=place.device, dtype=place.dtype,
         )  # fmt: skip
         return run
 
@@ -110,6 +112,7 @@ class Run(Recipe):
         ensemble: xr.Dataset,
         *,
         inputs: Tensor | np.ndarray | None = None,
+        identifiers: Tensor | np.ndarray | None = None,
         oracle: Oracle | None = None,
         initial: Law | None = None,
         device: str | torch.device | None = None,
@@ -124,6 +127,8 @@ class Run(Recipe):
             From `sample`, or read from an archive.
         inputs
             Its puzzles, to be compared with those of the ensemble; None takes these.
+        identifiers
+            Likewise.
         oracle, initial
             Needed where the ensemble was judged by an oracle, or drawn by a law that is neither the system's own nor
             a method of it; a name recorded with the ensemble must be theirs.
@@ -136,8 +141,8 @@ class Run(Recipe):
             For another system, other puzzles, another law or another oracle than the ensemble records.
         """
         tokens = tokens_of(ensemble.inputs.values, "inputs")
-        if inputs is not None and not torch.equal(tokens_of(inputs, "inputs"), tokens):
-            raise ValueError("inputs must be the puzzles of the ensemble")
+        given = tokens if inputs is None else tokens_of(inputs, "inputs")
+        known = require_same_puzzles(ensemble, given, identifiers_of(identifiers, len(given)))
         recorded = ensemble.attrs
         for name in ("checkpoint_sha256", "family"):
             ours = schema.provenance(system)[name]
@@ -150,7 +155,8 @@ class Run(Recipe):
         stored, names = json.loads(recorded["tolerances"]), {f.name for f in fields(Tolerances)}
         labels = ensemble.labels.values.astype(np.int64) if "labels" in ensemble else None
         return cls(
-            system=place.bring(system), inputs=tokens, judge=_same_judge(ensemble, labels, oracle),
+            system=place.bring(system), inputs=tokens, identifiers=known,
+            judge=_same_judge(ensemble, labels, oracle),
             restarts=ensemble.sizes["restart"], depth=ensemble.sizes["step"], seed=int(recorded["seed"]),
             noise=noise, initial=_same_law(system, ensemble, initial),
             tolerances=Tolerances(**{k: v for k, v in stored.items() if k in names}), place=place,

@@ -21,6 +21,7 @@ def sample(
     inputs: Tensor | np.ndarray,
     *,
     labels: Tensor | np.ndarray | None = None,
+    identifiers: Tensor | np.ndarray | None = None,
     restarts: int = 64,
     depth: int = 64,
     seed: int = 0,
@@ -45,10 +46,14 @@ def sample(
         Puzzles (P, L), integer tokens.
     labels
         Solutions (P, L); cells with label 0 do not count.  Without labels and oracle nothing is known of correctness.
+    identifiers
+        Of the puzzles, (P,) integers >= 0, for systems whose `encode` takes them; None where they have none.  Equal
+        inputs with different identifiers are different puzzles.
     restarts, depth
         Breadth B and depth D, both >= 1.
     seed
-        Randomness is keyed by (seed, input tokens, restart): a restart is the same alone, in company and in any order.
+        Randomness is keyed by (seed, input tokens, identifier if there is one, restart): a restart is the same alone,
+        in company and in any order.
     noise
         Noise amplitude beta in every level call; None: the system's own test-time noise, 0: none.
     initial
@@ -107,7 +112,8 @@ def sample(
     [[0, 0, 0, 0]]
     """
     run = Run.of(
-        system, inputs, labels=labels, restarts=restarts, depth=depth, seed=seed, noise=noise, initial=initial,
+        system, inputs, labels=labels, identifiers=identifiers,
+        restarts=restarts, depth=depth, seed=seed, noise=noise, initial=initial,
         keep=keep, oracle=oracle, device=device, dtype=dtype, tolerances=tolerances, first_restart=first_restart,
     )  # fmt: skip
     return run.sample(batch_size=batch_size, progress=progress)

@@ -11,12 +11,13 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.arguments import tokens_of
+from eqrlab.attractors.ensemble.arguments import identifiers_in, identifiers_of, tokens_of
 from eqrlab.attractors.ensemble.contract import check_rows, is_known, require_system
 from eqrlab.attractors.ensemble.place import Place, dtype_of
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 from eqrlab.core.models.reasoner import take_rows
+from eqrlab.core.random import puzzle_keys, restart_keys
 
 States = Tensor | np.ndarray | xr.Dataset | xr.DataArray
 
@@ -31,8 +32,8 @@ class Points:
         States (n, *state_shape) in the dtype and on the device of the analysis.
     x
         Context of the puzzles, leading axis P.
-    tokens
-        Inputs (P, L).
+    tokens, identifiers
+        Inputs (P, L), and their identifiers (P,) or None.
     shape
         (puzzles, points a puzzle).
     present
@@ -45,6 +46,7 @@ class Points:
     tokens: Tensor
     shape: tuple[int, int]
     present: Tensor
+    identifiers: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -66,6 +68,15 @@ class Points:
         if len(rows):  # an empty tensor splits into an empty part
             yield from torch.split(rows, max(1, size))
 
+    def keys(self, seed: int) -> list[int]:
+        """Return the keys of the randomness of the puzzles."""
+        return puzzle_keys(seed, self.tokens, self.identifiers)
+
+    def row_keys(self, seed: int, rows: Tensor) -> Tensor:
+        """Return the keys of the noise of these rows (n,), on the device: those of restarts of their puzzles."""
+        puzzle, point = rows.cpu() // self.shape[1], rows.cpu() % self.shape[1]
+        return restart_keys(torch.tensor(self.keys(seed))[puzzle], point).to(self.z.device)
+
     def name(self, row: int) -> str:
         """Say which point a row is."""
         return f"puzzle {row // self.shape[1]}, point {row % self.shape[1]}"
@@ -85,6 +96,7 @@ def take_points(
     inputs: Tensor | np.ndarray,
     states: States,
     *,
+    identifiers: Tensor | np.ndarray | None = None,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     finite: bool = True,
@@ -98,6 +110,8 @@ def take_points(
     states
         (P, M, *state_shape): a tensor, an array, a DataArray, or a Dataset with `final_state` (`at.sample`) or
         `fixed_point` (`at.fixed_points`).
+    identifiers
+        Of the puzzles, (P,); None: those of the dataset, or none.
     dtype
         Precision of the analysis; None keeps that of the states, but raises half precision to float32.
     finite
@@ -111,6 +125,9 @@ def take_points(
     """
     require_system(system)
     tokens = tokens_of(inputs, "inputs")
+    known = identifiers_of(identifiers, len(tokens))
+    if known is None and isinstance(states, xr.Dataset) and len(states.puzzle) == len(tokens):
+        known = identifiers_in(states)
     z = _state_tensor(states)
     if z.ndim < 3 or not z.is_floating_point() or not z.numel():
         raise ValueError(
@@ -131,10 +148,11 @@ def take_points(
     points = Points(
         system,
         z,
-        place.context(system, tokens),
+        place.context(system, tokens, known),
         tokens,
         shape,
         ~gap,
+        known,
     )
     bad = (~flat.isfinite().all(1) & ~gap).nonzero()[:, 0]
     if finite and len(bad):

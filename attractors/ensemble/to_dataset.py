@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from eqrlab.attractors.ensemble.arguments import identifier_variable
 from eqrlab.attractors.ensemble.recipe import Recipe
 from eqrlab.attractors.ensemble.records import answer_ids, digested, noise_size
 from eqrlab.attractors.fates.fate import (
@@ -111,6 +112,7 @@ def assemble(
             "puzzle",
         ),
     }
+    variables |= identifier_variable(recipe.identifiers)
     if judged:
         variables["correct"] = (each, fold(records["correct"]), "answer after this step is right")
     if labels is not None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.ensemble.runs import Runs, join, runs_of, settled_band
 from eqrlab.attractors.landscape.identify import ERROR_FACTOR, Clusters, identify, representatives
-from eqrlab.core.random import puzzle_key, restart_generator
+from eqrlab.core.random import puzzle_keys, restart_generator
 
 NOWHERE, SEVERAL = -1, -2
 VISITORS = 2**30  # restart numbers of followed states begin here
@@ -34,7 +34,7 @@ class Stage:
     """
 
     def __init__(self, run: Run, batch_size: int | None):
-        self.tokens, self.batch_size = run.inputs, batch_size
+        self.batch_size = batch_size
         self.ensemble = run.sample(batch_size=batch_size)
         self.run = run.with_(tolerances=run.tolerances.pinned(settled_band(self.ensemble)))
         self.runs = runs_of(self.ensemble)
@@ -71,10 +71,11 @@ class Stage:
         if widest == 0:
             return
         starts = torch.zeros((len(rows), widest * copies, *self.shape), dtype=_dtype(other.ensemble))
+        keys = puzzle_keys(push.seed, self.run.inputs, self.run.identifiers)
         for p, chosen in enumerate(rows):
             if len(chosen):
                 one = other.runs[p].take(chosen)
-                pushed = push.around(one, self.tokens[p]).reshape(-1, *self.shape)
+                pushed = push.around(one, keys[p]).reshape(-1, *self.shape)
                 starts[p] = pushed.repeat(-(-widest // len(chosen)), *[1] * len(self.shape))[
                     : widest * copies
                 ]
@@ -99,14 +100,14 @@ class Push(NamedTuple):
     directions: int
     seed: int
 
-    def around(self, runs: Runs, tokens: Tensor) -> Tensor:
+    def around(self, runs: Runs, key: int) -> Tensor:
         """Return pushed copies (k, 2 * directions, d) of final states, the same for a puzzle in any company.
 
         The length is a share of the state's scale, and beyond that three times its error, so that the attractor lies
         between the copies.
         """
         z = torch.as_tensor(runs.state)
-        generator = restart_generator(puzzle_key(self.seed, tokens.numpy()), VISITORS)
+        generator = restart_generator(key, VISITORS)
         drawn = torch.randn((self.directions, z.shape[1]), generator=generator, dtype=torch.float64)
         unit = drawn / drawn.norm(dim=1, keepdim=True)
         length = torch.as_tensor(runs.scale * (self.size + ERROR_FACTOR * runs.error))

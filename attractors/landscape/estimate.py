@@ -91,7 +91,7 @@ def estimate_basins(
 
     Parameters
     ----------
-    system, inputs, labels, depth, seed, noise, initial, batch_size, oracle, device, dtype, tolerances
+    system, inputs, labels, identifiers, depth, seed, noise, initial, batch_size, oracle, device, dtype, tolerances
         As in `sample`; `initial` is None or a callable, since given starts cannot be continued.
     half_width
         A puzzle is done when no interval of a mass (of an attractor, none, correct, spurious) is wider than twice

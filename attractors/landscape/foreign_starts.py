@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.arguments import tokens_of
+from eqrlab.attractors.ensemble.arguments import identifiers_of, require_same_puzzles, tokens_of
 from eqrlab.attractors.ensemble.judge import Judge, Oracle
 from eqrlab.attractors.ensemble.sample import sample
 from eqrlab.attractors.results import schema
@@ -24,6 +24,7 @@ def asymptotic_alignment(
     ensemble: xr.Dataset,
     *,
     labels: Tensor | np.ndarray | None = None,
+    identifiers: Tensor | np.ndarray | None = None,
     oracle: Oracle | None = None,
     depth: int | None = None,
     seed: int = 1,
@@ -90,8 +91,7 @@ def asymptotic_alignment(
     tokens = tokens_of(inputs, "inputs")
     if "final_state" not in ensemble:
         raise ValueError("the ensemble holds no states; sample with keep=('summary', 'final_state')")
-    if not np.array_equal(ensemble.inputs.values, tokens.numpy()):
-        raise ValueError("inputs must be the puzzles of the ensemble, in the same order")
+    known = require_same_puzzles(ensemble, tokens, identifiers_of(identifiers, len(tokens)))
     puzzles, restarts = ensemble.sizes["puzzle"], ensemble.sizes["restart"]
     if puzzles < 2:
         raise ValueError("asymptotic alignment needs at least two puzzles, got 1")
@@ -100,7 +100,8 @@ def asymptotic_alignment(
     own = ensemble.final_state.values
     start = own[partner, np.arange(restarts)]
     foreign = sample(
-        system, tokens, labels=labels, oracle=oracle, restarts=restarts, depth=depth or ensemble.sizes["step"],
+        system, tokens, labels=labels, identifiers=known, oracle=oracle,
+        restarts=restarts, depth=depth or ensemble.sizes["step"],
         seed=seed, noise=float(ensemble.attrs["noise"]), initial=torch.as_tensor(start), keep=("final_state",),
         batch_size=batch_size, device=device, progress=progress,
     )  # fmt: skip

@@ -20,7 +20,7 @@ from eqrlab.attractors.ensemble.states import Points, States, take_points
 from eqrlab.attractors.fates.fate import state_scale
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
-from eqrlab.core.random import puzzle_key, restart_generator
+from eqrlab.core.random import restart_generator
 
 RETURNS = ("returns", "leaves", "undecided", "not_tested")
 SHRUNK = 0.1  # a perturbation is back when this share of it, or less, is left
@@ -109,7 +109,13 @@ def return_test(
         if int(value) != value or value < least:
             raise ValueError(f"{name} must be an integer >= {least}, got {value}")
     points = take_points(
-        with_noise(system, 0.0)[0], inputs, states, dtype=own.dtype, device=own.device, finite=False
+        with_noise(system, 0.0)[0],
+        inputs,
+        states,
+        identifiers=own.identifiers,
+        dtype=own.dtype,
+        device=own.device,
+        finite=False,
     )
     finite = points.z.flatten(1).isfinite().all(1).cpu().numpy()
     chosen = finite & (np.ones(len(finite), bool) if select is None else _flat(select, points.shape))
@@ -193,7 +199,9 @@ class _Twins:
         points, count = self.points, starts.shape[1]
         puzzle = torch.as_tensor(self.rows // points.shape[1])
         recipe = Recipe(
-            system=points.system, inputs=points.tokens[puzzle], restarts=count, depth=self.depth, initial=starts,
+            system=points.system, inputs=points.tokens[puzzle],
+            identifiers=None if points.identifiers is None else points.identifiers[puzzle],
+            restarts=count, depth=self.depth, initial=starts,
             keep=("final_state",), place=Place(points.z.device, points.z.dtype),
         )  # fmt: skip
         return run_in_batches(recipe, np.arange(len(starts) * count), self.batch, self.progress)
@@ -208,10 +216,10 @@ class _Twins:
     def random_directions(self, count: int, seed: int) -> Tensor:
         """Return unit vectors (rows, count, *state_shape)."""
         points = self.points
-        parts = []
+        parts, keys = [], points.keys(seed)
         for row in self.rows:
             puzzle, point = divmod(int(row), points.shape[1])
-            generator = restart_generator(puzzle_key(seed, points.tokens[puzzle].numpy()), TURNS + point)
+            generator = restart_generator(keys[puzzle], TURNS + point)
             parts.append(torch.randn((count, points.size), generator=generator, dtype=torch.float64))
         drawn = torch.stack(parts)
         unit = drawn / drawn.norm(dim=2, keepdim=True)

@@ -85,7 +85,7 @@ def shells(
 
     Parameters
     ----------
-    system, inputs, labels, oracle, depth, seed, noise, batch_size, device, dtype, progress
+    system, inputs, labels, identifiers, oracle, depth, seed, noise, batch_size, device, dtype, progress
         As in `sample`.
     radii
         Of the shells, in median norms of a start under the law.

@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.arguments import tokens_of
+from eqrlab.attractors.ensemble.arguments import identifiers_of, require_same_puzzles, tokens_of
 from eqrlab.attractors.ensemble.options import StateOptions, check_options, part_of
 from eqrlab.attractors.ensemble.runs import Runs, join, runs_of, settled_band
 from eqrlab.attractors.ensemble.sample import sample
@@ -130,13 +130,14 @@ def transitions(
     if "final_state" not in ensemble or float(ensemble.attrs.get("noise", 0)) > 0:
         raise ValueError("ensemble must be sampled without noise and with final_state kept")
     tokens = tokens_of(inputs, "inputs")
+    known = require_same_puzzles(ensemble, tokens, identifiers_of(options.get("identifiers"), len(tokens)))
     runs = runs_of(ensemble)
     sources = [representatives(r, identify(r).label, most) for r in runs]
     widest = max(1, *(len(s) for s in sources))
     count = np.zeros((len(plan.levels), len(tokens), widest, widest + 2), np.int32)
     common: dict[str, Any] = {
         **part_of(options, StateOptions), "tolerances": Tolerances().pinned(settled_band(ensemble)),
-        "restarts": widest * trials, "keep": ("summary", "final_state"),
+        "restarts": widest * trials, "keep": ("summary", "final_state"), "identifiers": known,
     }  # fmt: skip
     states = ensemble.final_state.values
     starts = np.stack([

@@ -16,7 +16,7 @@ from eqrlab.attractors.dynamics.krylov_schur import leading_pairs
 from eqrlab.attractors.dynamics.singular import Stretch
 from eqrlab.attractors.ensemble.states import Points
 from eqrlab.attractors.perturbation.returns import Homes
-from eqrlab.core.random import puzzle_key, restart_generator
+from eqrlab.core.random import restart_generator
 
 KINDS = ("random", "eigen", "singular", "between")
 
@@ -71,8 +71,7 @@ def shock_directions(
 def random_unit_vectors(points: Points, count: int, seed: int, first: int = 2**20) -> Tensor:
     """Return isotropic unit vectors (n, count, d), those of a row keyed by (seed, input tokens, point)."""
     rows = []
-    for tokens in points.tokens:
-        key = puzzle_key(seed, tokens.numpy())
+    for key in points.keys(seed):
         for point in range(points.shape[1]):
             generator = restart_generator(key, first + point)
             rows.append(torch.randn((count, points.size), generator=generator, dtype=torch.float64))

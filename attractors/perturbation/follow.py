@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.arguments import tokens_of, with_noise
+from eqrlab.attractors.ensemble.arguments import identifiers_of, tokens_of, with_noise
 from eqrlab.attractors.ensemble.batches import one_thread_a_batch
 from eqrlab.attractors.ensemble.contract import check_rows, is_known
 from eqrlab.attractors.ensemble.history import History
@@ -28,7 +28,7 @@ from eqrlab.attractors.landscape.identify import identify
 from eqrlab.attractors.results import schema
 from eqrlab.core import KeyedNoise, System
 from eqrlab.core.models.reasoner import take_rows
-from eqrlab.core.random import puzzle_key, restart_keys
+from eqrlab.core.random import puzzle_keys, restart_keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +111,7 @@ def came_home(runs: Runs, home: Runs) -> np.ndarray:
 class FollowOptions(TypedDict, total=False):
     """Options of a `Follower`; their defaults are those of `sample`, but 0 for the noise."""
 
+    identifiers: Tensor | np.ndarray | None
     seed: int
     noise: float | None
     tolerances: Tolerances | None
@@ -170,8 +171,9 @@ class Follower:
         self.judge = judge or Judge()
         self.noise_size = 0.0
         self.system = place.bring(self.system)
-        self.x = place.context(self.system, self.tokens)
-        self.keys = [puzzle_key(self.seed, row.numpy()) for row in self.tokens]
+        self.identifiers = identifiers_of(options.get("identifiers"), len(self.tokens))
+        self.x = place.context(self.system, self.tokens, self.identifiers)
+        self.keys = puzzle_keys(self.seed, self.tokens, self.identifiers)
         self.evaluations = 0
         self.checked = is_known(self.system)
 

@@ -15,7 +15,7 @@ from eqrlab.attractors.dynamics.tangent import advance, product_log_singular_val
 from eqrlab.attractors.ensemble.options import StateOptions, computing, part_of
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.states import Points, take_points
-from eqrlab.attractors.perturbation.follow import Follower
+from eqrlab.attractors.perturbation.follow import Follower, FollowOptions
 from eqrlab.attractors.perturbation.plane_geometry import Frame, SliceOptions, make_frames, make_sides
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
@@ -96,7 +96,7 @@ def ftle_field(
     for name, value, least in (("resolution", resolution, 2), ("steps", steps, 1)):
         if int(value) != value or value < least:
             raise ValueError(f"{name} must be an integer >= {least}, got {value}")
-    follower = Follower(system, inputs, depth=1, seed=own.seed, dtype=own.dtype, device=own.device)
+    follower = Follower(system, inputs, depth=1, **part_of(options, FollowOptions))
     frames, shape = make_frames(follower, part_of(options, SliceOptions), initial)
     sides = make_sides(options.get("extent"), frames)
     u, v = (a + (b - a) * (np.arange(resolution) + 0.5) / resolution for a, b in (sides[:2], sides[2:]))
@@ -107,6 +107,8 @@ def ftle_field(
     most = max(1, NUMBERS // frames[0].centre.numel())
     with tqdm(total=values.size, unit="cell", **shown(own.progress)) as bar:
         for p, frame in enumerate(frames):
+            if follower.identifiers is not None:
+                common["identifiers"] = follower.identifiers[p : p + 1]
             for cells in torch.split(torch.arange(len(grid)), most):
                 z = _on(frame, grid[cells]).view(1, -1, *shape)
                 tokens = follower.tokens[p : p + 1]

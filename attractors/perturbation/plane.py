@@ -11,7 +11,12 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.arguments import tokens_of
+from eqrlab.attractors.ensemble.arguments import (
+    identifier_variable,
+    identifiers_in,
+    identifiers_of,
+    tokens_of,
+)
 from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.options import AnalysisOptions, check_options, part_of
 from eqrlab.attractors.ensemble.recipe import Law
@@ -151,7 +156,11 @@ def plane(
             )
     judge = Judge(truth, options.get("oracle"))
     alike = judge if ensemble is None else Judge.of_ensemble(ensemble)  # cells are compared with its runs
-    follower = Follower(system, inputs, depth=depth, judge=alike, **part_of(options, FollowOptions))
+    known = identifiers_of(options.get("identifiers"), len(tokens))
+    if ensemble is not None and known is None:
+        known = identifiers_in(ensemble)
+    follow: FollowOptions = {**part_of(options, FollowOptions), "identifiers": known}
+    follower = Follower(system, inputs, depth=depth, judge=alike, **follow)
     frames, shape = make_frames(follower, part_of(options, SliceOptions), options.get("initial"))
     sides = make_sides(options.get("extent"), frames)
     corner = max(f.unit * max(map(abs, sides)) * 2**0.5 + float(f.centre.norm()) for f in frames)
@@ -188,6 +197,7 @@ def plane(
         ),
         "unit": (("puzzle",), np.array([f.unit for f in frames]), "length of 1 on the axes, in state space"),
         "inputs": (("puzzle", "input_token"), tokens.numpy().astype(np.int32), "puzzle"),
+        **identifier_variable(known),
     }
     attributes = {
         **schema.provenance(follower.system),

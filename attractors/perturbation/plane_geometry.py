@@ -57,6 +57,7 @@ def make_frames(
             follower.system,
             follower.tokens,
             states,
+            identifiers=follower.identifiers,
             dtype=follower.dtype,
             device=follower.device,
             finite=False,

@@ -38,10 +38,10 @@ class ReturnOptions(StateOptions, total=False):
 
 def follower_of(points: Points, options: ReturnOptions, longest: float) -> Follower:
     """Return what follows states perturbed by at most this share of their norm."""
-    given = {**part_of(options, FollowOptions), "dtype": points.z.dtype}
-    follower = Follower(
-        points.system, points.tokens, depth=options.get("depth", 256), **part_of(given, FollowOptions)
-    )
+    given: FollowOptions = {
+        **part_of(options, FollowOptions), "identifiers": points.identifiers, "dtype": points.z.dtype,
+    }  # fmt: skip
+    follower = Follower(points.system, points.tokens, depth=options.get("depth", 256), **given)
     size = float(torch.nan_to_num(points.z.flatten(1).norm(dim=1)).max())
     follower.bound = options.get("escape", 1e6) * max(size * (1 + longest), 1e-300)
     return follower

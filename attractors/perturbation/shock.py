@@ -138,11 +138,15 @@ def critical_shock(
         raise ValueError(f"reach must be a finite number > 0, got {reach}")
     if not 0 < tol < 1:
         raise ValueError(f"tol must be between 0 and 1, got {tol}")
-    points = take_points(system, inputs, states, dtype=own.dtype, device=own.device)
+    points = take_points(
+        system, inputs, states, identifiers=own.identifiers, dtype=own.dtype, device=own.device
+    )
     more = (
         None
         if others is None
-        else take_points(system, inputs, others, dtype=points.z.dtype, device=own.device)
+        else take_points(
+            system, inputs, others, identifiers=points.identifiers, dtype=points.z.dtype, device=own.device
+        )
     )
     follower, size = follower_of(points, options, reach), points.z.flatten(1).norm(dim=1)
     homes = Homes(follower, points, more)

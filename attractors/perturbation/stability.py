@@ -86,7 +86,9 @@ def basin_stability(
         raise ValueError(f"sizes must be finite numbers > 0, got {sizes}")
     if int(trials) != trials or trials < 1:
         raise ValueError(f"trials must be an integer >= 1, got {trials}")
-    points = take_points(system, inputs, states, dtype=own.dtype, device=own.device)
+    points = take_points(
+        system, inputs, states, identifiers=own.identifiers, dtype=own.dtype, device=own.device
+    )
     follower = follower_of(points, options, float(lengths.max()))
     flat = points.z.flatten(1)
     norms = flat.norm(dim=1)

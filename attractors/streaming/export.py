@@ -185,13 +185,14 @@ def plan_of(recipe: Recipe, batch_size: int | None) -> dict[str, Any]:
     origin = schema.provenance(recipe.system)
     given = recipe.initial if isinstance(recipe.initial, Tensor) else None
     law = "own" if recipe.initial is None else getattr(recipe.initial, "__name__", "callable")
-    labels, judge = recipe.judge.labels, recipe.judge
+    labels, judge, known = recipe.judge.labels, recipe.judge, recipe.identifiers
     keep = [k for k in ("final_state", "trajectory", "logit_delta", "path") if k in recipe.keep]
     return {
         "checkpoint_sha256": origin["checkpoint_sha256"],
         "family": origin["family"],
         "config": json.loads(json.dumps(origin["config"], default=str)),
         "inputs": _sha256(recipe.inputs.numpy()),
+        **({} if known is None else {"identifiers": _sha256(known.numpy())}),
         "labels": "none" if labels is None else _sha256(labels),
         "puzzles": len(recipe.inputs),
         "restarts": recipe.restarts,
@@ -222,6 +223,8 @@ def _agree(path: Path, plan: dict[str, Any], recipe: Recipe, joining: bool) -> i
         tokens = {"inputs": recipe.inputs.numpy()}
         if recipe.judge.labels is not None:
             tokens["labels"] = recipe.judge.labels
+        if recipe.identifiers is not None:
+            tokens["identifiers"] = recipe.identifiers.numpy()
         parts.write_plan(folder, {**plan, "source": sources}, tokens)
         return plan["batch_size"]
     begun = found[0]
@@ -243,8 +246,9 @@ def _agree(path: Path, plan: dict[str, Any], recipe: Recipe, joining: bool) -> i
 def _difference(begun: Mapping[str, Any], plan: Mapping[str, Any]) -> str | None:
     """Say in what a plan differs from the one begun with; None where they lead to the same values."""
     free = {"automatic", "attributes"} | ({"batch_size"} if plan["automatic"] else set())
-    for name in sorted(plan, key=lambda n: n == "config"):  # which the model's own options are part of, too
-        old, new = begun.get(name), plan[name]
+    names = [*plan, *({"identifiers"} & set(begun) - set(plan))]  # which puzzles need not have
+    for name in sorted(names, key=lambda n: n == "config"):  # which the model's own options are part of, too
+        old, new = begun.get(name, "none"), plan.get(name, "none")
         if name not in free and old != new:
             if isinstance(old, dict) and isinstance(new, dict):
                 key = min(k for k in {*old, *new} if old.get(k) != new.get(k))

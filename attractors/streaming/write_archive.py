@@ -232,6 +232,8 @@ def merge(job: Job, path: Path) -> None:
         "restart": job.recipe.first_restart + np.arange(sizes["restart"]),
         "inputs": job.recipe.inputs.numpy().astype(np.int32),
     }
+    if job.recipe.identifiers is not None:
+        fixed["identifier"] = job.recipe.identifiers.numpy()
     if job.recipe.judge.labels is not None:
         fixed["labels"] = job.recipe.judge.labels.astype(np.int32)
     with replaced_whole(path) as temporary, netcdf_errors(path), netCDF4.Dataset(temporary, "w") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -140,6 +141,12 @@ class Reasoner(nn.Module):
         if outside.any():
             raise ValueError(
                 f"this model ({self.task}) knows the tokens 0 to {size - 1}, got token {int(inputs[outside][0])}"
+            )
+        if identifiers is None and self.table is not None:
+            warnings.warn(
+                f"this model has {self.table.count} puzzle identifiers and was given none: it runs with the blank one, "
+                "which no puzzle was trained with",
+                stacklevel=2,
             )
         if identifiers is None or not self.identifiers:
             return self.embed_tokens(inputs)

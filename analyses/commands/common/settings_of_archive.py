@@ -46,6 +46,7 @@ def like_archive(tree: xr.DataTree, path: Path) -> Job:
     return {
         "inputs": ensemble.inputs.values.astype(np.int64),
         "labels": ensemble.labels.values.astype(np.int64) if "labels" in ensemble else None,
+        "identifiers": ensemble.identifier.values if "identifier" in ensemble else None,
         "restarts": ensemble.sizes["restart"],
         "first_restart": int(ensemble.restart[0]),
         "depth": ensemble.sizes["step"],
@@ -85,6 +86,7 @@ def like_plan(plan: dict[str, Any], tokens: dict[str, np.ndarray]) -> Job:
     return {
         "inputs": tokens["inputs"],
         "labels": tokens.get("labels"),
+        "identifiers": tokens.get("identifiers"),
         **{name: plan[name] for name in same},
         "keep": ("summary", *plan["keep"]),
         "dtype": None if plan["dtype"] == "own" else plan["dtype"],

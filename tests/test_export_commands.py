@@ -1,6 +1,7 @@
 """`eqrlab export` and `eqrlab verify` as their user meets them."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -114,6 +115,7 @@ def test_the_estimate_is_exact_before_compression(exported, tmp_path):
     )
     ensemble = archive.read(exported)["ensemble"].to_dataset()
     assert f"({sum(v.nbytes for v in ensemble.variables.values())} bytes)" in done.output.splitlines()[0]
+    assert re.search(r"^time +about \d+ \w+ on this machine, one process$", done.output, re.MULTILINE)
     assert not (tmp_path / "x.nc").exists() and not (tmp_path / "x.nc.parts").exists()
 
 

@@ -19,7 +19,8 @@ import xarray as xr
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from eqrlab.analyses.commands.ladder import ladder_command
+from eqrlab.analyses.commands import ladder as ladder_verb
+from eqrlab.analyses.commands.ladder import cost_of, ladder_command
 from eqrlab.analyses.commands.train import train as train_command
 from eqrlab.analyses.studies.ladder import text as ladder_text
 from eqrlab.analyses.studies.ladder.climb import Interrupted, climb, measured, take_up
@@ -185,6 +186,20 @@ def test_finished_runs_are_found_and_neither_trained_nor_sampled_again(files, wh
     for run in ladder.runs():
         for group in results[run]:
             xr.testing.assert_equal(results[run][group], again[run][group])
+
+
+def test_the_cost_is_of_the_runs_that_are_left(files, whole, tmp_path, monkeypatch):
+    assert cost_of(whole[0]) == "all done"
+    ladder = small(files, tmp_path / "new")
+    (tmp_path / "new/tied-seed0").mkdir(parents=True)
+    (tmp_path / "new/tied-seed0/landscape.nc").touch()  # so that three of four runs are left
+    asked = []
+    monkeypatch.setattr(ladder_verb, "duration", lambda seconds: asked.append(seconds) or "1 s")
+    monkeypatch.setattr(ladder_verb, "sampling_seconds", lambda model, of: 7.0)
+    assert cost_of(ladder) == "up to about 1 s: training 1 s, sampling 1 s"
+    total, training, sampled = asked
+    assert sampled == 3 * 7 and total == training + sampled and training > 0
+    assert [p.name for p in (tmp_path / "new").rglob("*.safetensors")] == [], "measuring trains no run"
 
 
 def test_another_sampling_is_sampled_anew(files, whole, tmp_path):

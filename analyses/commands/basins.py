@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -11,6 +12,7 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.common.cost import study_cost_line
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import (
     SAMPLE,
@@ -21,7 +23,7 @@ from eqrlab.analyses.commands.common.puzzle_choice import (
 )
 from eqrlab.analyses.commands.diagnose import table
 from eqrlab.analyses.text.format import percent, percent_interval, plural
-from eqrlab.attractors.landscape.estimate import DECISIONS, STOPS
+from eqrlab.attractors.landscape.estimate import DECISIONS, STOPS, restarts_for
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import FATES
@@ -84,23 +86,18 @@ def basins_command(
     click.echo(
         f"{checkpoint}: {len(chosen)} puzzles of {short_source(chosen)}{how_chosen(chosen)}, depth {depth}{outside}\n"
     )
+    options: dict[str, Any] = {
+        "labels": chosen.labels, "oracle": chosen.oracle, "depth": depth, "noise": noise, "seed": seed,
+        "initial": None if model.random_starts else model.random_initial, "device": device, "dtype": dtype,
+    }  # fmt: skip
+    if not quiet:
+        usual = max_restarts if above else restarts_for(half_width, confidence)
+        most = at.Run.of(model, chosen.inputs, restarts=min(usual, max_restarts), **options)
+        click.echo(study_cost_line(most, {}, at_most=True), err=True)
     found = at.estimate_basins(
-        model,
-        chosen.inputs,
-        half_width=half_width,
-        confidence=confidence,
-        max_restarts=max_restarts,
-        above=above,
-        labels=chosen.labels,
-        oracle=chosen.oracle,
-        depth=depth,
-        noise=noise,
-        seed=seed,
-        initial=None if model.random_starts else model.random_initial,
-        device=device,
-        dtype=dtype,
-        progress=not quiet,
-    )
+        model, chosen.inputs, half_width=half_width, confidence=confidence, max_restarts=max_restarts, above=above,
+        progress=not quiet, **options,
+    )  # fmt: skip
     found.attrs |= puzzle_attributes(chosen)
     archive.write(out / "basins.nc", {"basins": found})
     for lines in (table(puzzle_rows(found)), table(basin_rows(found)), cost_lines(found)):

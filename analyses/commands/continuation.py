@@ -16,6 +16,7 @@ from torch import Tensor
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.common.cost import study_cost_line
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for, short_source
 from eqrlab.analyses.commands.diagnose import table
@@ -31,6 +32,9 @@ from eqrlab.core import Reasoner, load
 from eqrlab.core.files import replaced_whole
 
 PARAMETERS = {"noise": "noise beta", "damping": "damping lambda", "sigma": "size of the starts sigma_0"}
+FOLLOWED = (
+    16  # runs of a puzzle and value that follow its attractors to both neighbours: two attractors, as a rule
+)
 LISTED = 12  # branches that are born or die that get a line of their own
 
 
@@ -90,12 +94,22 @@ def continuation_command(
     first = next(iter(systems.values()))
     chosen = puzzles_for(first, puzzles, split, limit, several=True)
     require_writable(out, "continuation.nc", "continuation.png")
+    options: dict[str, Any] = {
+        "labels": chosen.labels, "oracle": chosen.oracle, "restarts": restarts, "depth": depth, "seed": seed,
+        "noise": None if over and over[0] == "noise" else noise, "dtype": dtype, "device": device,
+    }  # fmt: skip
+    if not quiet:
+        last = next(reversed(systems))  # of a noise that is followed, the one with noise
+        run = at.Run.of(systems[last], chosen.inputs, initial=laws[last] if laws else None, **options)
+        follow = (
+            {"following attractors": len(systems) * len(chosen) * FOLLOWED * depth}
+            if match == "state"
+            else {}
+        )
+        click.echo(study_cost_line(run, follow, times=len(systems)), err=True)
     found = at.continuation(
-        systems, chosen.inputs, parameter=name, match=match, labels=chosen.labels,
-        oracle=chosen.oracle, restarts=restarts, depth=depth, seed=seed, initial=laws,
-        noise=None if over and over[0] == "noise" else noise, dtype=dtype,
-        device=device, progress=not quiet,
-    )  # fmt: skip
+        systems, chosen.inputs, parameter=name, match=match, initial=laws, progress=not quiet, **options
+    )
     found.attrs |= {"name": typed(" ".join(checkpoints)), "puzzles": typed(short_source(chosen))}
     archive.write(out / "continuation.nc", {"continuation": found})
     from eqrlab.analyses.figures.continuation import continuation_picture  # matplotlib is slow to import

@@ -11,6 +11,7 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.common.cost import study_cost_line
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for
 from eqrlab.analyses.commands.diagnose import table
@@ -20,6 +21,9 @@ from eqrlab.attractors.results.schema import FATES
 from eqrlab.core import Reasoner, load
 from eqrlab.datasets import PuzzleSet
 
+EIGENVALUE = 60  # evaluations that a leading eigenvalue of a state takes, as a rule
+FIXED_POINT = 1000  # evaluations that the search from a state takes, with its certificate
+
 common = opt.together(
     click.argument("checkpoint", metavar="CKPT"),
     opt.depth(text="Outer steps, noise off, before the analysis."),
@@ -28,19 +32,22 @@ common = opt.together(
 
 
 def settled_runs(
-    checkpoint: str, puzzles: str | None, split: str, limit: int, file: Path, quiet: bool, **run: Any
-) -> tuple[Reasoner, PuzzleSet, xr.Dataset]:
+    checkpoint: str, puzzles: str | None, split: str, limit: int, file: Path, quiet: bool, then: tuple[str, int],
+    **options: Any,
+) -> tuple[Reasoner, PuzzleSet, xr.Dataset]:  # fmt: skip
     """Load a model, run its puzzles noise-free from its restart law, and return it with them and their final states.
 
-    Sees first that `file` can be written.
+    Sees first that `file` can be written, and tells the cost; `then` is what follows, and its evaluations for a state.
     """
     model = load(checkpoint).smooth()
     chosen = puzzles_for(model, puzzles, split, limit, several=True)
     require_writable(file.parent, file.name)
     random = None if model.random_starts else model.random_initial
-    ensemble = at.sample(model, chosen.inputs, labels=chosen.labels, oracle=chosen.oracle, noise=0, initial=random,
-                         keep=("summary", "final_state"), progress=not quiet, **run)  # fmt: skip
-    return model, chosen, ensemble
+    run = at.Run.of(model, chosen.inputs, labels=chosen.labels, oracle=chosen.oracle, noise=0, initial=random,
+                    keep=("summary", "final_state"), **options)  # fmt: skip
+    if not quiet:
+        click.echo(study_cost_line(run, {then[0]: then[1] * run.rows}), err=True)
+    return model, chosen, run.sample(progress=not quiet)
 
 
 def _run_row(ensemble: xr.Dataset, puzzle: int, point: int) -> dict[str, str]:
@@ -72,7 +79,9 @@ def spectrum_command(k: int, tol: float, which: str, out: Path, **options: Any) 
     describes one step only.  Behind it stands how well it is known: of a strongly non-normal Jacobian it may not be.
     Writes OUT/spectrum.nc.
     """
-    model, chosen, ensemble = settled_runs(file=out / "spectrum.nc", **options)
+    model, chosen, ensemble = settled_runs(
+        file=out / "spectrum.nc", then=("eigenvalues", EIGENVALUE * k), **options
+    )
     result = at.spectrum(model, chosen.inputs, ensemble, k=k, tol=tol, which=wanted(which),
                          device=options["device"], progress=not options["quiet"])  # fmt: skip
     rows = []
@@ -120,7 +129,9 @@ def fixed_points_command(method: str, max_steps: int, deflate: int, out: Path, *
 
     Equal ones are merged, and each is told stable or not.  Writes OUT/fixed-points.nc.
     """
-    model, chosen, ensemble = settled_runs(file=out / "fixed-points.nc", **options)
+    model, chosen, ensemble = settled_runs(
+        file=out / "fixed-points.nc", then=("fixed points", FIXED_POINT * (1 + deflate)), **options
+    )
     result = at.fixed_points(model, chosen.inputs, ensemble, method=method, max_steps=max_steps,
                              deflate=deflate, device=options["device"], progress=not options["quiet"])  # fmt: skip
     names, kinds = (result[n].attrs["flag_meanings"].split() for n in ("result", "stability"))
@@ -174,7 +185,9 @@ def lyapunov_command(k: int, steps: int, out: Path, **options: Any) -> None:
     Each goes on, noise off, from where it ended.  Natural logarithm per outer step; a positive one with its interval
     above 0 means chaos.  Writes OUT/lyapunov.nc.
     """
-    model, chosen, ensemble = settled_runs(file=out / "lyapunov.nc", **options)
+    model, chosen, ensemble = settled_runs(
+        file=out / "lyapunov.nc", then=("exponents", steps * (1 + 3 * k)), **options
+    )
     result = at.lyapunov(model, chosen.inputs, ensemble, k=k, steps=steps, noise=0, seed=options["seed"],
                          device=options["device"], progress=not options["quiet"])  # fmt: skip
     rows = []

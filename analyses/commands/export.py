@@ -17,6 +17,7 @@ import click
 
 from eqrlab import datasets
 from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.common.cost import at_a_time, duration, seconds_an_evaluation
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import (
     SAMPLE,
@@ -28,7 +29,7 @@ from eqrlab.analyses.commands.common.puzzle_choice import (
 from eqrlab.analyses.commands.common.settings_of_archive import like_archive, like_plan, same_model
 from eqrlab.analyses.commands.common.stopping import exit_code
 from eqrlab.analyses.text.format import plural
-from eqrlab.attractors import export
+from eqrlab.attractors import Run, export
 from eqrlab.attractors.ensemble.place import dtype_of
 from eqrlab.attractors.ensemble.recipe import KEEP
 from eqrlab.attractors.results import archive
@@ -143,14 +144,17 @@ def _bytes(count: int) -> str:
 
 
 def _estimate(model: Reasoner, out: Path, job: dict[str, Any]) -> None:
-    """Print what the export would write."""
-    size = export_size(model, **{k: v for k, v in job.items() if k != "progress"})
+    """Print what the export would write, and how long it would take."""
+    size = export_size(model, **job)
+    run = Run.of(model, job["inputs"], **{k: v for k, v in job.items() if k not in ("inputs", "batch_size")})
+    seconds = size.evaluations * seconds_an_evaluation(at_a_time(run), job.get("batch_size"))
     folder = next(p for p in (out.absolute().parent, *out.absolute().parents) if p.exists())
     free = shutil.disk_usage(folder).free
     click.echo(f"archive         at most {_bytes(size.archive)}, before compression ({size.archive} bytes)")
     click.echo(f"parts           {_bytes(size.parts)} beside it until it is whole ({size.parts} bytes)")
     click.echo(f"free            {_bytes(free)} in {folder}")
     click.echo(f"map evaluations {size.evaluations:,}")
+    click.echo(f"time            about {duration(seconds)} on this machine, one process")
 
 
 @click.command("export", epilog="Example:  eqrlab export eqr-sudoku6 --out runs.nc --restarts 1000 --resume")
@@ -163,7 +167,11 @@ def _estimate(model: Reasoner, out: Path, job: dict[str, Any]) -> None:
     metavar="OLD.nc",
     help="Repeat the run of an archive: its model, puzzles and settings; other options change them.",
 )
-@click.option("--estimate", is_flag=True, help="Print what would be written, and run nothing.")
+@click.option(
+    "--estimate",
+    is_flag=True,
+    help="Print what would be written and how long it takes; run a few steps only.",
+)
 @click.option(
     "--keep",
     multiple=True,
@@ -201,11 +209,11 @@ def export_command(
     """
     began, share = time.monotonic(), _shard(shard)
     model, job, origin = _job(checkpoint, out, like, resume, {**given, "keep": keep or None})
+    if compiled:
+        model.compile()
     if estimate:
         _estimate(model, out, job)
         return
-    if compiled:
-        model.compile()
     require_writable(out.absolute().parent, out.name)
     show = not quiet and share[0] == 0
     try:

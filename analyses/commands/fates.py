@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.common.cost import study_cost_line
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for, short_source
 from eqrlab.analyses.commands.diagnose import table
 from eqrlab.analyses.studies import fates
 from eqrlab.attractors.results import archive
 from eqrlab.core import load
+
+RETURNED = 22  # evaluations a step of the return test of a run: itself, and 7 directions of 3 sizes
 
 
 @click.command("fates", epilog="Example:  eqrlab fates eqr-sudoku6 --limit 6 --restarts 8 --depths 16,64")
@@ -46,11 +51,17 @@ def fates_command(
     model = load(checkpoint)
     chosen = puzzles_for(model, puzzles, split, limit, several=True)
     require_writable(out, "fates.nc")
+    options: dict[str, Any] = {
+        "labels": chosen.labels, "oracle": chosen.oracle, "restarts": restarts, "seed": seed, "noise": noise,
+        "initial": None if model.random_starts else model.random_initial, "dtype": dtype, "device": device,
+    }  # fmt: skip
+    if not quiet:
+        run = at.Run.of(model, chosen.inputs, depth=depths[-1], **options)
+        returns = 2 * min(pushed, run.rows) * min(depths[-1], 4 * depths[0]) * RETURNED
+        click.echo(study_cost_line(run, {"return test": returns}, at_most=True), err=True)
     groups = fates.fates_study(
-        model, chosen.inputs, labels=chosen.labels, oracle=chosen.oracle, restarts=restarts, depths=depths,
-        pushed=pushed, seed=seed, noise=noise, dtype=dtype, device=device, progress=not quiet,
-        initial=None if model.random_starts else model.random_initial,
-    )  # fmt: skip
+        model, chosen.inputs, depths=depths, pushed=pushed, progress=not quiet, **options
+    )
     archive.write(out / "fates.nc", groups)
     found = groups["outcomes"]
     click.echo(

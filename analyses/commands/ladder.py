@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import collections
 import sys
 import textwrap
+import time
 from typing import Any
 
 import click
 import torch
 
+from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands.common import train_options
+from eqrlab.analyses.commands.common.cost import duration, sampling, seconds_an_evaluation
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.stopping import Stopped, exit_code, stop_signals
-from eqrlab.analyses.studies.ladder.climb import Interrupted, climb
+from eqrlab.analyses.studies.ladder.climb import Interrupted, climb, deepest
 from eqrlab.analyses.studies.ladder.rungs import PATH, Ladder, Sampling
 from eqrlab.analyses.studies.training_recipes import OPTIONS
 from eqrlab.attractors.results import archive
+from eqrlab.core import Reasoner
 from eqrlab.core.files import replaced_whole
+
+TRIED = 2  # optimiser steps that are timed
 
 
 @click.command(
@@ -85,6 +92,8 @@ def ladder_command(task: str, **options: Any) -> None:
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     click.echo(f"{len(ladder.runs())} runs on {task}, {options['device']}, in {out}")
+    if not options["quiet"]:
+        click.echo(cost_of(ladder), err=True)
     with stop_signals() as stopped:
         try:
             results = climb(
@@ -104,3 +113,41 @@ def ladder_command(task: str, **options: Any) -> None:
     for text in (*ladder_text.sentences(summary), *ladder_text.notes(summary)):
         click.echo("\n".join(textwrap.wrap(text, 110)))
     click.echo(f"\nwrote {out / 'ladder.nc'}, {out / 'ladder.md'} and {out / 'ladder.svg'}")
+
+
+def cost_of(ladder: Ladder) -> str:
+    """Return in one line how long the runs that are left will take, from two optimiser steps of each of their rungs."""
+    left = collections.Counter(rung for rung, seed in ladder.runs() if not finished(ladder, rung, seed))
+    training = sampled = 0.0
+    for rung, runs in left.items():
+        trainer = ladder.trainer(
+            rung, ladder.seeds[0]
+        )  # one of its own: the steps taken here count for no run
+        trainer.step()  # what happens only once
+        began = time.perf_counter()
+        for _ in range(TRIED):
+            trainer.step()
+        training += runs * trainer.config.steps * (time.perf_counter() - began) / TRIED
+        sampled += runs * sampling_seconds(trainer.result(), ladder)
+    total = duration(training + sampled)
+    return (
+        f"up to about {total}: training {duration(training)}, sampling {duration(sampled)}"
+        if left
+        else "all done"
+    )
+
+
+def finished(ladder: Ladder, rung: str, seed: int) -> bool:
+    """Say whether a run is trained and sampled already, by the last file that it writes."""
+    return (ladder.folder(rung, seed) / "landscape.nc").exists()
+
+
+def sampling_seconds(model: Reasoner, ladder: Ladder) -> float:
+    """Return the seconds that sampling one trained model will take."""
+    how, first = ladder.sampling, ladder.test_set.take(slice(ladder.sampling.limit))
+    run = at.Run.of(
+        model, first.inputs, restarts=how.restarts, depth=how.depth, seed=how.seed, device=ladder.device,
+        initial=None if model.random_starts else model.random_initial,
+    )  # fmt: skip
+    own = len(ladder.test_set) * deepest(model, how) * (2 if run.noise else 1)
+    return (sampling(run) + own) * seconds_an_evaluation(run, None)

@@ -1,24 +1,36 @@
-"""What a diagnosis will cost: steps and seconds of its phases, from a short measurement before it starts."""
+"""What a command will cost: steps and seconds of its phases, from a short measurement before it starts."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import numpy as np
 
 from eqrlab import attractors as at
 from eqrlab.analyses.studies.checks import FOLLOWED, NOOP_DEPTH, NOOP_RESTARTS
 
-MEASURED = 1.0  # seconds that the measurement may take, about
+MEASURED = 1.0  # seconds that the measurement may take, about ...
+MEASURED_RESTARTS = 64  # ... and restarts of a puzzle in it
 LOCAL = 800  # evaluations of a puzzle for local dynamics: pushes, returns, products with the Jacobian
 VERDICT = 0.05  # seconds a puzzle for attractors, modes and the report, which hardly depend on the model
 FIXED = 2.0  # seconds for the archive and the pictures
 
 
+def sampling(run: at.Run) -> int:
+    """Return the evaluations of the map that sampling takes; noise asks for a second one a step, for the residual."""
+    return run.rows * (run.depth * (2 if run.noise > 0 else 1) + (run.noise == 0))
+
+
+def at_a_time(run: at.Run) -> at.Run:
+    """Return a run with as many restarts as are computed at once: measuring thousands would take long itself."""
+    return run.with_(restarts=min(run.restarts, MEASURED_RESTARTS))
+
+
 def evaluations(run: at.Run, *, local: bool, checks: bool) -> dict[str, int]:
-    """Return the evaluations of the map of each phase; noise asks for a second one a step, for the residual."""
+    """Return the evaluations of the map of each phase of a diagnosis."""
     puzzles, twice = len(run.inputs), 2 if run.noise > 0 else 1
-    found = {"sampling": run.rows * (run.depth * twice + (run.noise == 0))}
+    found = {"sampling": sampling(run)}
     if local:
         found["local dynamics"] = puzzles * LOCAL
     if checks:
@@ -32,19 +44,20 @@ def seconds_an_evaluation(run: at.Run, batch_size: int | None) -> float:
 
     Notes
     -----
-    Two depths are timed: what a run costs beside its steps does not count.
+    Two depths are timed, each twice: what a run costs beside its steps does not count.
     """
     puzzles, per_step = 1, 2 if run.noise > 0 else 1
     while True:
         few = run.puzzles(slice(puzzles))
         few.with_(depth=1).sample(batch_size=batch_size)  # what happens only once
-        times = []
-        for depth in (1, 3):
+        times: dict[int, list[float]] = {1: [], 3: []}
+        for depth in (1, 3, 1, 3):
             began = time.perf_counter()
             few.with_(depth=depth).sample(batch_size=batch_size)
-            times.append(time.perf_counter() - began)
-        step = max(times[1] - times[0], 1e-9) / 2
-        more = int(min(len(run.inputs), 8 * puzzles, puzzles * MEASURED / max(sum(times), 1e-9)))
+            times[depth].append(time.perf_counter() - began)
+        short, long = (min(found) for found in times.values())  # the others may have been kept waiting
+        step = max(long - short, 1e-9) / 2
+        more = int(min(len(run.inputs), 8 * puzzles, puzzles * MEASURED / max(2 * (short + long), 1e-9)))
         if more <= puzzles:
             return step / (few.rows * per_step)
         puzzles = more
@@ -74,6 +87,27 @@ def duration(seconds: float) -> str:
 def cost_line(run: at.Run, *, local: bool, checks: bool, batch_size: int | None = None) -> str:
     """Return the cost of a diagnosis in one line, measured."""
     phases = estimate(run, local=local, checks=checks, batch_size=batch_size)
-    count = sum(evaluations(run, local=local, checks=checks).values())
+    return _told(phases, sum(evaluations(run, local=local, checks=checks).values()))
+
+
+def study_cost_line(run: at.Run, also: Mapping[str, int], *, times: int = 1, at_most: bool = False) -> str:
+    """Return in one line what runs, and what is done with them afterwards, will cost, measured.
+
+    Parameters
+    ----------
+    run
+        The runs; so many `times` of them are sampled.
+    also
+        Further phases and their evaluations of the map.
+    at_most
+        Whether these are the most that can become necessary.
+    """
+    counts = {"sampling": times * sampling(run), **also}
+    each = seconds_an_evaluation(at_a_time(run), None)
+    return _told({phase: n * each for phase, n in counts.items()}, sum(counts.values()), at_most)
+
+
+def _told(phases: Mapping[str, float], count: int, at_most: bool = False) -> str:
     parts = ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in phases.items())
-    return f"about {duration(sum(phases.values()))} for {count:,} evaluations of the map: {parts}"
+    total = f"{'up to about' if at_most else 'about'} {duration(sum(phases.values()))}"
+    return f"{total} for {count:,} evaluations of the map" + (f": {parts}" if len(phases) > 1 else "")

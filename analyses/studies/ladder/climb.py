@@ -91,6 +91,11 @@ def finish_training(
     return True
 
 
+def deepest(model: Reasoner, sampling: Sampling) -> int:
+    """Return the depth of the runs from a model's own start."""
+    return max(sampling.depth, REFERENCE_DEPTH, model.config.halt_max_steps)
+
+
 def measure_run(
     model: Reasoner,
     test: PuzzleSet,
@@ -117,9 +122,8 @@ def measure_run(
     """
     law = "training_law" if model.random_starts else "outside_training_law"
     law = "start_has_no_effect" if model.family == "feedforward" else law
-    deepest = max(sampling.depth, REFERENCE_DEPTH, model.config.halt_max_steps)
     own = at.sample(
-        model, test.inputs, labels=test.labels, oracle=test.oracle, restarts=1, depth=deepest,
+        model, test.inputs, labels=test.labels, oracle=test.oracle, restarts=1, depth=deepest(model, sampling),
         seed=sampling.seed, device=device, progress=tick,
     )  # fmt: skip
     first = test.take(slice(sampling.limit))

@@ -29,7 +29,7 @@ START_NOTES = {"training_law": "", "outside_training_law": " *", "start_has_no_e
 def _cell(summary: xr.Dataset, rung: str, quantity: str, kind: str = "mean") -> str:
     """Return a mean, or a step or an effect in points, with its interval, shares in percent, AUCs as numbers."""
     ends = ("low", "high") if kind == "mean" else (f"{kind}_low", f"{kind}_high")
-    chosen = summary.sel({"ingredient" if kind == "effect" else "rung": rung}, quantity=quantity)
+    chosen = summary.sel({"ingredient" if kind == "effect" else "rung": rung, "quantity": quantity})
     value, low, high = (float(chosen[name]) for name in (kind, *ends))
     if not np.isfinite(value):
         return "undefined"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from eqrlab.attractors.answers.policy import ENDS, REASONS, Policy, Race
 from eqrlab.attractors.ensemble.batches import one_thread_a_batch
 from eqrlab.attractors.ensemble.iterate import norm, starts
-from eqrlab.attractors.ensemble.judge import Oracle
+from eqrlab.attractors.ensemble.options import DrawOptions, check_options
 from eqrlab.attractors.ensemble.recipe import Law, Recipe
 from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.results import schema
@@ -33,18 +33,12 @@ def adaptive(
     inputs: Tensor | np.ndarray,
     policy: Policy | None = None,
     *,
-    labels: Tensor | np.ndarray | None = None,
-    identifiers: Tensor | np.ndarray | None = None,
-    oracle: Oracle | None = None,
     slots: int = 256,
-    seed: int = 0,
-    noise: float | None = None,
     initial: Tensor | Law | None = None,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | str | None = None,
     confidence: float = 0.95,
     resamples: int = 1000,
     progress: bool = False,
+    **options: Unpack[DrawOptions],
 ) -> xr.Dataset:
     """Answer every puzzle with as few outer steps as a policy needs.
 
@@ -102,12 +96,9 @@ def adaptive(
     >>> adaptive(half, torch.arange(5)[:, None], eager).nfe.values.tolist()  # no answer before the first step
     [4, 4, 4, 4, 4]
     """
+    check_options(options, DrawOptions, "adaptive")
     policy = policy or Policy()
-    recipe = Run.of(
-        system, inputs, labels=labels, identifiers=identifiers, oracle=oracle,
-        restarts=policy.restarts, depth=policy.depth, seed=seed,
-        noise=noise, initial=initial, device=device, dtype=dtype,
-    )  # fmt: skip
+    recipe = Run.of(system, inputs, restarts=policy.restarts, depth=policy.depth, initial=initial, **options)
     if policy.needs_halting and getattr(recipe.system, "halt_logit", None) is None:
         raise ValueError(
             "the policy looks at a halting logit, and this system has none; choose stop='settled'"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import scipy.linalg
@@ -27,6 +27,7 @@ from eqrlab.attractors.dynamics.krylov_schur import (
     leading_pairs,
     relative,
 )
+from eqrlab.attractors.ensemble.options import WorkOptions
 from eqrlab.attractors.ensemble.states import Points, spread
 from eqrlab.core.progress import shown, tqdm
 
@@ -91,20 +92,35 @@ class Eigen(NamedTuple):
         )  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which eigenvalues are wanted, how exactly, and what may be spent on them; see `spectrum`."""
+
+    k: int
+    tol: float
+    order: Order = MODULUS
+    condition: bool = False
+    subspace: int | None = None
+    max_products: int = 1000
+    seed: int = 0
+
+    @property
+    def vectors(self) -> int:
+        """Krylov vectors kept for a state."""
+        return max(self.k + 3, default_subspace(self.k) if self.subspace is None else self.subspace)
+
+    def pairs(self, products: Products, start: Tensor, **limits: Any) -> Pairs:
+        """Return the leading eigenpairs that these products give, to the tolerance and number of products given."""
+        return leading_pairs(products, start, self.k, order=self.order, subspace=self.vectors, **limits)
+
+
 def eigenvalues(
     points: Points,
-    k: int,
+    wanted: Wanted,
     *,
-    tol: float,
-    order: Order = MODULUS,
     steps: int = 1,
-    condition: bool = False,
-    subspace: int | None = None,
-    max_products: int = 1000,
-    seed: int = 0,
-    batch_size: int | None = None,
-    progress: bool | Callable[[int, int], None] = False,
     slack: np.ndarray | None = None,
+    **work: Unpack[WorkOptions],
 ) -> Eigen:
     """Return the leading eigenvalues of all rows of `points`; see `spectrum` (which checks the step first).
 
@@ -113,24 +129,24 @@ def eigenvalues(
     slack
         (n,) how far each Jacobian may be from the one that is meant, in norm: the errors allow for it.
     """
-    m = max(k + 3, default_subspace(k) if subspace is None else subspace)
+    k, m = wanted.k, wanted.vectors
     total, parts, done = len(points.z), [], []
     small = points.size <= max(SMALL, m)
     vectors = points.size if small else 3 * m + 4 * k
-    size = batch_size or rows_within(points, vectors, 2 * steps)
+    size = work.get("batch_size") or rows_within(points, vectors, 2 * steps)
     off = np.zeros(total) if slack is None else slack
-    with tqdm(total=int(points.present.sum()), unit="state", desc="spectrum", **shown(progress)) as bar:
+    bars = shown(work.get("progress", False))
+    with tqdm(total=int(points.present.sum()), unit="state", desc="spectrum", **bars) as bar:
         for rows in points.batches(size):
             jacobian = Jacobian(points.system, points.context(rows), points.z[rows], steps)
             mine, epsilon = off[rows.cpu().numpy()], float(torch.finfo(points.z.dtype).eps)
             if small:
                 parts.append(
-                    dense_eigenvalues(jacobian.dense().double().cpu().numpy(), k, order, epsilon, mine)
+                    dense_eigenvalues(jacobian.dense().double().cpu().numpy(), k, wanted.order, epsilon, mine)
                 )
             else:
-                start = random_directions(len(rows), points.size, seed, points.z)
-                options = {"order": order, "subspace": m}
-                parts.append(_krylov(jacobian, start, k, tol, max_products, condition, options, mine))
+                start = random_directions(len(rows), points.size, wanted.seed, points.z)
+                parts.append(_krylov(jacobian, start, wanted, mine))
             done.append(rows)
             bar.update(len(rows))
     rows = torch.cat(done)
@@ -138,17 +154,13 @@ def eigenvalues(
     return Eigen(*[spread(total, v, rows, 0 if v.dtype.kind == "i" else np.nan) for v in joined])
 
 
-def _krylov(
-    jacobian: Jacobian, start: Tensor, k: int, tol: float, max_products: int, condition: bool, options: dict,
-    slack: np.ndarray,
-) -> Eigen:  # fmt: skip
+def _krylov(jacobian: Jacobian, start: Tensor, wanted: Wanted, slack: np.ndarray) -> Eigen:
     """Return eigenvalues from left eigenvectors, their errors with right ones; sharper where the errors ask for it."""
     n, epsilon = len(start), float(torch.finfo(start.dtype).eps)
+    tol, most = wanted.tol, wanted.max_products
     limit = np.full(n, min(tol, CLOSE / 2))
-    left = leading_pairs(
-        Products(jacobian, "left"), start, k, tol=limit, max_products=max_products, **options
-    )
-    known = _right(jacobian, left, start, k, tol, max_products, condition, options)
+    left = wanted.pairs(Products(jacobian, "left"), start, tol=limit, max_products=most)
+    known = _right(jacobian, left, start, wanted)
     scale, size = left.scale[:, None], np.abs(left.value)
     with np.errstate(
         invalid="ignore", divide="ignore"
@@ -158,19 +170,19 @@ def _krylov(
             np.where(size > epsilon ** (2 / 3) * scale, asked / size, np.nan), axis=1, initial=np.inf
         )
     loose = np.nan_to_num(left.residual).max(1)
-    again = (asked < loose) & (asked > 30 * epsilon) & (left.products < max_products / 2)
+    again = (asked < loose) & (asked > 30 * epsilon) & (left.products < most / 2)
     products = left.products + known.products
     if again.any():
         rows = torch.as_tensor(np.flatnonzero(again), device=start.device)
         part = jacobian.select(rows)
-        better = leading_pairs(Products(part, "left"), start[rows], k, tol=asked[again],
-                               max_products=max_products - left.products[again], **options)  # fmt: skip
-        sharper = _right(part, better, start[rows], k, tol, max_products, condition, options)
+        better = wanted.pairs(Products(part, "left"), start[rows], tol=asked[again],
+                              max_products=most - left.products[again])  # fmt: skip
+        sharper = _right(part, better, start[rows], wanted)
         products[again] += better.products + sharper.products
         left, known = _replaced(left, better, again), _replaced(known, sharper, again)
     error = known.errors(left.absolute, left.scale, epsilon, slack)
     radius, low, high = radius_of(left.value, error)
-    high = _largest(options["order"], high, np.inf)
+    high = _largest(wanted.order, high, np.inf)
     return Eigen(left.value, left.residual, known.condition, error, radius, low, high, left.scale, products)
 
 
@@ -184,12 +196,9 @@ def _replaced(old: Any, new: Any, where: np.ndarray) -> Any:
     return type(old)(*values)
 
 
-def _right(
-    jacobian: Jacobian, left: Pairs, start: Tensor, k: int, tol: float, max_products: int, condition: bool,
-    options: dict,
-) -> Known:  # fmt: skip
+def _right(jacobian: Jacobian, left: Pairs, start: Tensor, wanted: Wanted) -> Known:
     """Find the right eigenvectors: near the left ones, and where that does not lead to them, from the start."""
-    m = options["subspace"]
+    m, tol = wanted.vectors, wanted.tol
     jacobian = jacobian.select(
         torch.arange(len(start), device=start.device)
     )  # frees what the left products kept
@@ -198,16 +207,15 @@ def _right(
     scale, found = left.scale[:, None], ~np.isnan(left.value)
     with np.errstate(invalid="ignore", over="ignore"):
         enough = np.fmin(CLOSE, SIMPLE / known.condition**2) * scale
-        if condition:
+        if wanted.condition:
             enough = np.fmin(enough, tol * np.abs(left.value))
         poor = (found & (known.residual > enough)).any(1) & (left.scale > 0)
     if not poor.any():
         return known
     rows = torch.as_tensor(np.flatnonzero(poor), device=start.device)
     part = Products(jacobian.select(rows), "right")
-    pairs = leading_pairs(
-        part, start[rows], k, tol=tol if condition else CLOSE, max_products=max_products, **options
-    )
+    enough_is = tol if wanted.condition else CLOSE
+    pairs = wanted.pairs(part, start[rows], tol=enough_is, max_products=wanted.max_products)
     sharper = right_vectors(part, _take(left, poor), pairs.vector.sum(1), m)
     products = known.products.copy()
     products[poor] += pairs.products + sharper.products

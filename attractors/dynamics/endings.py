@@ -28,18 +28,23 @@ NEAR = 0.05  # and how close to it, relative to the norm of the state
 SAME = 10.0  # states at rest within this many times the sum of their errors are one fixed point
 
 
+class EndingOptions(StateOptions, total=False):
+    """Options of `endings`: how long runs are followed, and how it computes."""
+
+    max_steps: int
+    steps: int
+    searches: int
+
+
 def endings(
     system: System,
     inputs: Tensor | np.ndarray,
     ensemble: xr.Dataset,
     *,
-    max_steps: int = 512,
-    steps: int = 200,
-    searches: int = 24,
     k: int = 4,
     tol: float = 1e-3,
     confidence: float = 0.95,
-    **options: Unpack[StateOptions],
+    **options: Unpack[EndingOptions],
 ) -> xr.Dataset:
     """Continue runs without noise and say what each ends as.
 
@@ -50,12 +55,12 @@ def endings(
     ensemble
         From `sample` with keep=("summary", "final_state").
     max_steps
-        Most outer steps that a run goes on for to come to rest.
+        Most outer steps that a run goes on for to come to rest, 512 unless given.
     steps
-        Outer steps over which the exponents of runs that do not are averaged.
+        Outer steps over which the exponents of runs that do not are averaged, 200 unless given.
     searches
         Runs that do not come to rest, spread over right and wrong ones and puzzles, from which Newton's method looks
-        for a fixed point nearby.
+        for a fixed point nearby; 24 unless given.
     k, tol
         Leading eigenvalues at rest and on cycles, and their residual.
     confidence
@@ -108,7 +113,12 @@ def endings(
     >>> endings(system, inputs, runs).kind.values.tolist()  # 3 is "chaotic"
     [[3, 3]]
     """
-    own = computing(options, "endings")
+    own = computing(options, "endings", EndingOptions)
+    max_steps, steps, searches = (
+        options.get("max_steps", 512),
+        options.get("steps", 200),
+        options.get("searches", 24),
+    )
     if "correct" not in ensemble:
         raise ValueError("endings needs to know what is correct: sample with labels or an oracle")
     known = own.identifiers if own.identifiers is not None else identifiers_in(ensemble)

@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.dynamics.certificate import forward_and_return, merge
-from eqrlab.attractors.dynamics.eigenvalues import eigenvalues
+from eqrlab.attractors.dynamics.eigenvalues import Wanted, eigenvalues
 from eqrlab.attractors.dynamics.gmres import KRYLOV
 from eqrlab.attractors.dynamics.jacobian import check_differentiable, random_directions, rows_within
 from eqrlab.attractors.dynamics.neutral import (
@@ -305,7 +305,9 @@ def _certified(
         moves, error = uncertain_moves(points, merged, np.flatnonzero(chosen), residual, size, int(p))
         slack = np.zeros(n)
         slack[chosen] = jacobian_change(part, part.present.nonzero()[:, 0], moves, int(p))
-        eigen = eigenvalues(part, k, tol=1e-3, steps=int(p), seed=seed, batch_size=batch, slack=slack)
+        eigen = eigenvalues(
+            part, Wanted(k=k, tol=1e-3, seed=seed), steps=int(p), batch_size=batch, slack=slack
+        )
         value[chosen] = eigen.value[chosen]
         radius[:, chosen] = np.stack((eigen.radius, eigen.low, eigen.high))[:, chosen]
         stability[chosen] = STABILITY.index("undecided")

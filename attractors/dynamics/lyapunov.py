@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -26,6 +27,25 @@ GRADED = 3 / 8  # share of the digits that the factors of such a stretch may dif
 STRIDE_BYTES = 2**26  # and most memory for the activations of one
 
 
+class LyapunovOptions(StateOptions, total=False):
+    """Options of `lyapunov`: whether it may go on later, or goes on from before, and how it computes."""
+
+    keep_frame: bool
+    resume: xr.Dataset | None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps of a run: those before it, those discarded, and whole windows after them; noise is keyed by the seed."""
+
+    before: int
+    discard: int
+    steps: int
+    window: int
+    seed: int
+    noisy: bool
+
+
 def lyapunov(
     system: System,
     inputs: Tensor | np.ndarray,
@@ -36,9 +56,7 @@ def lyapunov(
     transient: int | None = None,
     noise: float | None = None,
     confidence: float = 0.95,
-    keep_frame: bool = False,
-    resume: xr.Dataset | None = None,
-    **options: Unpack[StateOptions],
+    **options: Unpack[LyapunovOptions],
 ) -> xr.Dataset:
     """Compute the k leading Lyapunov exponents of the trajectory that begins at every start.
 
@@ -102,7 +120,7 @@ def lyapunov(
     >>> bool(abs(result.lyapunov_exponent.item() - 0.6931) < 0.01)
     True
     """
-    own = computing(options, "lyapunov")
+    own, resume = computing(options, "lyapunov", LyapunovOptions), options.get("resume")
     system, beta = with_noise(system, noise)
     if resume is not None:
         if "frame" not in resume:
@@ -126,12 +144,13 @@ def lyapunov(
         )
     if resume is not None and (resume.sizes["eig"], resume.attrs["seed"]) != (k, own.seed):
         raise ValueError(
-            f"resume has k = {resume.sizes['eig']} and own.seed {resume.attrs['seed']}; use the same"
+            f"resume has k = {resume.sizes['eig']} and seed {resume.attrs['seed']}; use the same"
         )
     check_differentiable(points, own.seed)
     discard = steps // 10 if transient is None else int(transient)
     window = steps // WINDOWS if resume is None else int(resume.attrs["window"])
     before = 0 if resume is None else int(resume.attrs["steps"]) + int(resume.attrs["transient"])
+    plan = Schedule(before, discard, steps // window * window, window, own.seed, beta > 0)
     frames = None if resume is None else torch.as_tensor(resume["frame"].values).flatten(0, 1).flatten(2)
     size = own.batch_size or rows_within(points, 3 * k + 4, graphs=2)
     means, states, tangents, done = [], [], [], []
@@ -140,18 +159,7 @@ def lyapunov(
             frame = (
                 first_frame(points, rows, k, own.seed) if frames is None else frames[rows.cpu()].to(points.z)
             )
-            z, frame, logs = _run(
-                points,
-                rows,
-                frame,
-                beta > 0,
-                own.seed,
-                before,
-                discard,
-                steps // window * window,
-                window,
-                bar,
-            )
+            z, frame, logs = _run(points, rows, frame, plan, bar)
             means.append(logs)
             states.append(z.cpu())
             tangents.append(frame.cpu())
@@ -166,7 +174,7 @@ def lyapunov(
         transient=discard if resume is None else int(resume.attrs["transient"]),
     )  # fmt: skip
     variables = _summaries(points, windows, confidence)
-    if keep_frame:
+    if options.get("keep_frame"):
         axes = state_axes(points)
         last = spread(len(points.z), torch.cat(states).numpy(), rows)
         vectors = spread(len(points.z), torch.cat(tangents).numpy(), rows)
@@ -188,25 +196,25 @@ def first_frame(points: Points, rows: Tensor, k: int, seed: int) -> Tensor:
 
 @torch.no_grad()
 def _run(
-    points: Points, rows: Tensor, frame: Tensor, noisy: bool, seed: int, before: int, discard: int, steps: int,
-    window: int, bar: Any,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    points: Points, rows: Tensor, frame: Tensor, plan: Schedule, bar: tqdm
+) -> tuple[Tensor, Tensor, Tensor]:
     """Carry states and tangent vectors along; return both at the end and the mean logs (rows, windows, k)."""
     z, x, keys = points.z[rows], points.context(rows), None
-    if noisy:
-        keys = points.row_keys(seed, rows)
+    discard, window = plan.discard, plan.window
+    if plan.noisy:
+        keys = points.row_keys(plan.seed, rows)
     total = torch.zeros(frame.shape[:2], dtype=torch.float64, device=z.device)
     means: list[Tensor] = []
     allowed = -GRADED * float(np.log(torch.finfo(z.dtype).eps))
     small = keys is None and in_one_pass(points.system, frame)
     graphs = 2 * STRIDE * frame.shape[0] * frame.shape[1]
     most = STRIDE if small and graphs * row_bytes(points.system, x, z) <= STRIDE_BYTES else 1
-    t, stride, end = 0, 1, discard + steps
+    t, stride, end = 0, 1, discard + plan.steps
     while t < end:
         stop = discard if t < discard else t + window - (t - discard) % window
         stride = min(stride, stop - t)
         if stride == 1:
-            jacobian = one_step(points.system, x, z, keys, before + t + 1)
+            jacobian = one_step(points.system, x, z, keys, plan.before + t + 1)
         else:
             jacobian = Jacobian(points.system, x, z, stride)
         reached, block = advance(jacobian, frame)

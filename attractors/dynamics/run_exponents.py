@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from eqrlab.attractors.dynamics.tangent import advance, log_factors, one_step, t
 from eqrlab.attractors.ensemble.arguments import identifiers_of, tokens_of, with_noise
 from eqrlab.attractors.ensemble.contract import draw_start, law_name
 from eqrlab.attractors.ensemble.iterate import norm
-from eqrlab.attractors.ensemble.judge import Judge, Oracle
+from eqrlab.attractors.ensemble.judge import Judge
+from eqrlab.attractors.ensemble.options import AnalysisOptions, check_options
 from eqrlab.attractors.ensemble.place import Place
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.states import Points, take_points
@@ -39,22 +40,13 @@ def trajectory_exponents(
     system: System,
     inputs: Tensor | np.ndarray,
     *,
-    labels: Tensor | np.ndarray | None = None,
-    identifiers: Tensor | np.ndarray | None = None,
-    oracle: Oracle | None = None,
     restarts: int = 8,
-    depth: int = 64,
     window: int = 8,
     k: int = 1,
-    noise: float | None = None,
     initial: Law | None = None,
     confidence: float = 0.95,
     resamples: int = 400,
-    seed: int = 0,
-    batch_size: int | None = None,
-    dtype: torch.dtype | str | None = None,
-    device: torch.device | str | None = None,
-    progress: bool = False,
+    **options: Unpack[AnalysisOptions],
 ) -> xr.Dataset:
     """Follow runs from their starts with k tangent vectors: growth at every step, right runs against wrong ones.
 
@@ -117,22 +109,25 @@ def trajectory_exponents(
     >>> result.window_exponent.values.round(4)[0, 0, :, 0]
     array([-0.6931, -0.6931])
     """
+    check_options(options, AnalysisOptions, "trajectory_exponents")
+    depth, seed = options.get("depth", 64), int(options.get("seed", 0))
     for name, value in {"restarts": restarts, "depth": depth, "window": window}.items():
         if int(value) != value or value < 1:
             raise ValueError(f"{name} must be an integer >= 1, got {value}")
     if window > depth:
         raise ValueError(f"window must be at most the depth {depth}, got {window}")
     check_confidence(confidence)
-    system, beta = with_noise(system, noise)
-    points = _starts(system, inputs, identifiers, int(restarts), initial, int(seed), dtype, device)
+    system, beta = with_noise(system, options.get("noise"))
+    points = _starts(system, inputs, int(restarts), initial, options)
     if not 1 <= k <= points.size:
         raise ValueError(f"k must be between 1 and the {points.size} numbers of a state, got {k}")
     check_differentiable(points, seed)
-    size = batch_size or rows_within(points, 2 * k + 4)
+    size = options.get("batch_size") or rows_within(points, 2 * k + 4)
     parts = []
-    with tqdm(total=len(points.z) * depth, unit="step", desc="exponents", **shown(progress)) as bar:
+    bars = shown(options.get("progress", False))
+    with tqdm(total=len(points.z) * depth, unit="step", desc="exponents", **bars) as bar:
         for rows in points.batches(size):
-            parts.append(_follow(points, rows, int(depth), k, beta > 0, int(seed), bar))
+            parts.append(_follow(points, rows, int(depth), k, beta > 0, seed, bar))
     run = _Run(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     logs, drift, answer = (points.fold(values) for values in run)
     windows = depth // window
@@ -146,11 +141,14 @@ def trajectory_exponents(
         "window_exponent": ((*each, "eig"), means, f"{text}: mean over the window"),
         "window_drift": (each, drifts, "mean logarithm of ||z_t - z_(t-1)|| / ||z_t|| over the window"),
     }
-    judge = Judge(None if labels is None else np.asarray(torch.as_tensor(labels).cpu()), oracle)
+    labels = options.get("labels")
+    judge = Judge(
+        None if labels is None else np.asarray(torch.as_tensor(labels).cpu()), options.get("oracle")
+    )
     if judge.known:
         right = _correct(judge, points.tokens.numpy(), answer)
         variables["correct"] = (("puzzle", "restart"), right, "answer at the end is right")
-        variables |= _conditioned(means[..., 0], drifts, right, confidence, resamples, int(seed))
+        variables |= _conditioned(means[..., 0], drifts, right, confidence, resamples, seed)
     attributes = points.attributes(
         seed=seed, restarts=restarts, depth=depth, noise=beta, confidence=confidence, window=window,
         bootstrap=f"{resamples} resamples of puzzles, seed {seed}",
@@ -172,12 +170,12 @@ class _Run(NamedTuple):
 
 
 def _starts(
-    system: System, inputs: Tensor | np.ndarray, identifiers: Tensor | np.ndarray | None, restarts: int,
-    initial: Law | None, seed: int, dtype: Any, device: Any
-) -> Points:  # fmt: skip
+    system: System, inputs: Tensor | np.ndarray, restarts: int, initial: Law | None, options: AnalysisOptions
+) -> Points:
     """Return the starts that `sample` draws, as points."""
-    tokens = tokens_of(inputs, "inputs")
-    known = identifiers_of(identifiers, len(tokens))
+    tokens, seed = tokens_of(inputs, "inputs"), int(options.get("seed", 0))
+    known = identifiers_of(options.get("identifiers"), len(tokens))
+    dtype, device = options.get("dtype"), options.get("device")
     law = system.initial if initial is None else initial
     place = Place.of(system, device)
     system = place.bring(system)

@@ -10,15 +10,23 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.dynamics.eigenvalues import SMALL as SMALL
-from eqrlab.attractors.dynamics.eigenvalues import eigenvalues
+from eqrlab.attractors.dynamics.eigenvalues import Wanted, eigenvalues
 from eqrlab.attractors.dynamics.jacobian import check_differentiable
 from eqrlab.attractors.dynamics.krylov_schur import Order
-from eqrlab.attractors.ensemble.options import StateOptions, computing
+from eqrlab.attractors.ensemble.options import StateOptions, WorkOptions, computing, part_of
 from eqrlab.attractors.ensemble.states import Points, States, take_points
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 
 KINDS = ("modulus", "real")
+
+
+class SpectrumOptions(StateOptions, total=False):
+    """Options of `spectrum`: what is spent on it, and how it computes."""
+
+    condition: bool
+    subspace: int | None
+    max_products: int
 
 
 def spectrum(
@@ -31,10 +39,7 @@ def spectrum(
     which: str | float = "modulus",
     steps: int = 1,
     power: int = 1,
-    condition: bool = False,
-    subspace: int | None = None,
-    max_products: int = 1000,
-    **options: Unpack[StateOptions],
+    **options: Unpack[SpectrumOptions],
 ) -> xr.Dataset:
     """Compute the k leading eigenvalues of df/dz at every state.
 
@@ -60,11 +65,13 @@ def spectrum(
         For a reasoner whose outer step is H equal cycles, `spectrum(reasoner.replace(H_cycles=1), ..., power=H)` finds
         the spectrum of an outer step from products that cost an H-th of it, where a state is fixed by every cycle.
     condition
-        Compute the condition numbers 1 / |w* v| to the tolerance, not only as well as the errors need them.
+        Compute the condition numbers 1 / |w* v| to the tolerance, not only as well as the errors need them; False
+        unless given.
     subspace
-        Krylov vectors kept for a state; None is max(32, 2 k + 16).
+        Krylov vectors kept for a state; None, unless given, is max(32, 2 k + 16).
     max_products
-        Products spent on a state, with J^T and again with J, before its row is given up as not converged.
+        Products spent on a state, with J^T and again with J, before its row is given up as not converged; 1000 unless
+        given.
     **options
         `seed` (of the start vector, which all states share), `batch_size` (None is what 1 GiB, or a quarter of a GPU's
         free memory, holds), `dtype`, `device`, `progress`, see `StateOptions`.
@@ -111,7 +118,7 @@ def spectrum(
     >>> spectrum(system, torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, 2), k=2).spectral_radius.values
     array([[0.9]], dtype=float32)
     """
-    own = computing(options, "spectrum")
+    own, max_products = computing(options, "spectrum", SpectrumOptions), options.get("max_products", 1000)
     points = take_points(
         system, inputs, states, identifiers=own.identifiers, dtype=own.dtype, device=own.device
     )
@@ -125,10 +132,11 @@ def spectrum(
     check_differentiable(points, own.seed)
     if power > 1:
         _check_fixed(points)
-    eigen = eigenvalues(
-        points, k, tol=tol, order=order, steps=steps, condition=condition, subspace=subspace,
-        max_products=max_products, seed=own.seed, batch_size=own.batch_size, progress=own.progress,
+    wanted = Wanted(
+        k=k, tol=tol, order=order, condition=options.get("condition", False), subspace=options.get("subspace"),
+        max_products=max_products, seed=own.seed,
     )  # fmt: skip
+    eigen = eigenvalues(points, wanted, steps=steps, **part_of(options, WorkOptions))
     eigen = eigen.to_power(power)
     wide = k + bool(np.isfinite(eigen.value[:, k:]).any())
     value = eigen.value[:, :wide]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import identifiers_of, tokens_of
 from eqrlab.attractors.ensemble.contract import draw_start, require_system
+from eqrlab.attractors.ensemble.options import StateOptions, check_options
 from eqrlab.attractors.ensemble.place import Place
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.sample import sample
@@ -30,14 +31,10 @@ def noop_test(
     system: System,
     inputs: Tensor | np.ndarray,
     *,
-    identifiers: Tensor | np.ndarray | None = None,
     restarts: int = 8,
     depth: int = 64,
-    seed: int = 0,
     initial: Law | None = None,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | str | None = None,
-    progress: bool = False,
+    **options: Unpack[StateOptions],
 ) -> xr.Dataset:
     """Check that the map moves the state, forgets its start, and reads its input, puzzle by puzzle.
 
@@ -47,8 +44,10 @@ def noop_test(
         The system and its puzzles (P, L).
     restarts, depth
         Starts of every puzzle, at least 2, run so many outer steps with noise off.
-    identifiers, seed, initial, device, dtype, progress
-        As in `sample`.
+    initial
+        Restart law, as in `sample`.
+    **options
+        `identifiers`, `seed`, `batch_size`, `dtype`, `device`, `progress`, see `StateOptions`.
 
     Returns
     -------
@@ -82,20 +81,23 @@ def noop_test(
     >>> noop_test(idle, torch.zeros(1, 1, dtype=torch.long)).acts.values.tolist()
     [False]
     """
+    check_options(options, StateOptions, "noop_test")
     require_system(system)
     tokens = tokens_of(inputs, "inputs")
     if int(restarts) != restarts or restarts < 2:
         raise ValueError(f"restarts must be an integer >= 2, got {restarts}")
-    known = identifiers_of(identifiers, len(tokens))
-    z, x = _starts(system, (tokens, known), restarts, seed, initial, device, dtype)
+    known = identifiers_of(options.get("identifiers"), len(tokens))
+    place = Place.of(system, options.get("device"), options.get("dtype"))
+    z, x = _starts(system, (tokens, known), restarts, options.get("seed", 0), initial, place)
     shape = (len(tokens), restarts)
-    options: dict[str, Any] = {
-        "restarts": restarts, "depth": depth, "seed": seed, "noise": 0.0, "keep": ("summary", "final_state"),
-        "initial": z.reshape(*shape, *z.shape[1:]), "device": device, "dtype": dtype, "progress": progress,
+    quiet: dict[str, Any] = {
+        **options, "restarts": restarts, "depth": depth, "noise": 0.0, "keep": ("summary", "final_state"),
+        "initial": z.reshape(*shape, *z.shape[1:]),
     }  # fmt: skip
-    ensemble = sample(system, tokens, identifiers=known, **options)
-    swapped = sample(
-        system, tokens.roll(-1, 0), identifiers=None if known is None else known.roll(-1), **options
+    other = None if known is None else known.roll(-1)
+    ensemble, swapped = (
+        sample(system, rows, **{**quiet, "identifiers": names})
+        for rows, names in ((tokens, known), (tokens.roll(-1, 0), other))
     )
     begin = z.flatten(1).cpu().double().numpy().reshape(*shape, -1)
     ends = [e.final_state.values.astype(float).reshape(*shape, -1) for e in (ensemble, swapped)]
@@ -125,11 +127,9 @@ def noop_test(
 
 
 def _starts(
-    system: System, puzzles: tuple[Tensor, Tensor | None], restarts: int, seed: int, initial: Law | None,
-    device: Any, dtype: Any,
-) -> tuple[Tensor, Any]:  # fmt: skip
+    system: System, puzzles: tuple[Tensor, Tensor | None], restarts: int, seed: int, initial: Law | None, place: Place
+) -> tuple[Tensor, Any]:
     """Return starts and contexts of all rows, the same starts for every puzzle."""
-    place = Place.of(system, device, dtype)
     system = place.bring(system)
     tokens, known = puzzles
     x = place.context(system, tokens, known)

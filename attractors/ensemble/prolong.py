@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor
 from eqrlab.attractors.ensemble.arguments import identifier_variable, identifiers_in
 from eqrlab.attractors.ensemble.batches import run_in_batches
 from eqrlab.attractors.ensemble.judge import Oracle
+from eqrlab.attractors.ensemble.options import WorkOptions, check_options
 from eqrlab.attractors.ensemble.recipe import Recipe
 from eqrlab.attractors.ensemble.records import digested, noise_size
 from eqrlab.attractors.ensemble.run import Run
@@ -37,9 +36,8 @@ def prolong(
     which: str = "unfinished",
     budget: int | None = None,
     oracle: Oracle | None = None,
-    batch_size: int | None = None,
     device: str | torch.device | None = None,
-    progress: bool | Callable[[int, int], None] = False,
+    **options: Unpack[WorkOptions],
 ) -> xr.Dataset:
     """Continue the runs of an ensemble to D, 2 D, 4 D, ... outer steps, and say what became of them at each depth.
 
@@ -59,8 +57,8 @@ def prolong(
         Most outer steps of all runs together; a doubling that would exceed it is not begun.
     oracle
         The ensemble's, when correctness was decided by one; labels are taken from the ensemble.
-    batch_size, device, progress
-        As in `sample`.
+    device, **options
+        As in `sample`: `batch_size`, `progress`, see `WorkOptions`.
 
     Returns
     -------
@@ -98,6 +96,7 @@ def prolong(
     >>> longer.depth.values[:3].tolist(), longer.fate.values[0, 0, [0, -1]].tolist()  # 4: unfinished, 0: settled
     ([16, 32, 64], [4, 0])
     """
+    check_options(options, WorkOptions, "prolong")
     if "final_state" not in ensemble:
         raise ValueError("the ensemble holds no states; sample with keep=('summary', 'final_state')")
     recipe = Run.of_ensemble(system, ensemble, inputs=inputs, oracle=oracle, device=device)
@@ -119,7 +118,7 @@ def prolong(
         if len(rows):
             folded = torch.as_tensor(state).reshape(*ensemble.fate.shape, *state.shape[1:])
             stage = recipe.with_(initial=folded, depth=done, before=done)
-            records = run_in_batches(stage, rows, batch_size, progress)
+            records = run_in_batches(stage, rows, options.get("batch_size"), options.get("progress", False))
             now = {name: values.copy() for name, values in now.items()}
             _judge(now, rows, records, recipe, done)
             state, answer = state.copy(), answer.copy()
@@ -172,10 +171,7 @@ def _judge(
         now["correct"][rows] = right
         floor = limits.numerical_floor(epsilon)
         band = solved_band(now["scaled"], now["correct"] & constant, limits, floor, noise)
-        held = dataclasses.replace(
-            limits, band_default=band, band_cap=max(band, limits.band_cap), band_runs=2**62
-        )
-        first = verdict(right, held)
+        first = verdict(right, limits.pinned(band))
     for name in ("fate", "state_fate", "answer_fate"):
         now[name][rows] = getattr(first, name)
     now["residual"][rows] = residual[:, -1]

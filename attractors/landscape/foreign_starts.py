@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import identifiers_of, require_same_puzzles, tokens_of
 from eqrlab.attractors.ensemble.judge import Judge, Oracle
+from eqrlab.attractors.ensemble.options import StateOptions, check_options
 from eqrlab.attractors.ensemble.sample import sample
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
@@ -24,15 +26,11 @@ def asymptotic_alignment(
     ensemble: xr.Dataset,
     *,
     labels: Tensor | np.ndarray | None = None,
-    identifiers: Tensor | np.ndarray | None = None,
     oracle: Oracle | None = None,
     depth: int | None = None,
-    seed: int = 1,
     confidence: float = 0.95,
     resamples: int = 1000,
-    batch_size: int | None = None,
-    device: str | torch.device | None = None,
-    progress: bool = False,
+    **options: Unpack[StateOptions],
 ) -> xr.Dataset:
     """Start every run at the end of a run of another puzzle, and compare where it ends with the puzzle's own run.
 
@@ -46,12 +44,11 @@ def asymptotic_alignment(
         As for `sample`; without both nothing is said of correctness.
     depth
         Outer steps from the foreign start; None: those of the ensemble.
-    seed
-        Of the partners and of the noise; another than the ensemble's, so that runs do not share their noise.
     confidence, resamples
         Of the bootstrap, which draws whole puzzles.
-    batch_size, device, progress
-        As for `sample`.
+    **options
+        `seed` of the partners and of the noise, 1 unless given: another than the ensemble's, so that runs do not share
+        their noise; `batch_size`, `dtype`, `device`, `progress`, see `StateOptions`.
 
     Returns
     -------
@@ -88,10 +85,12 @@ def asymptotic_alignment(
     >>> round(float(asymptotic_alignment(halfway, puzzles, ensemble).mean_alignment), 6)
     1.0
     """
+    check_options(options, StateOptions, "asymptotic_alignment")
+    seed = options.setdefault("seed", 1)
     tokens = tokens_of(inputs, "inputs")
     if "final_state" not in ensemble:
         raise ValueError("the ensemble holds no states; sample with keep=('summary', 'final_state')")
-    known = require_same_puzzles(ensemble, tokens, identifiers_of(identifiers, len(tokens)))
+    known = require_same_puzzles(ensemble, tokens, identifiers_of(options.get("identifiers"), len(tokens)))
     puzzles, restarts = ensemble.sizes["puzzle"], ensemble.sizes["restart"]
     if puzzles < 2:
         raise ValueError("asymptotic alignment needs at least two puzzles, got 1")
@@ -100,10 +99,9 @@ def asymptotic_alignment(
     own = ensemble.final_state.values
     start = own[partner, np.arange(restarts)]
     foreign = sample(
-        system, tokens, labels=labels, identifiers=known, oracle=oracle,
-        restarts=restarts, depth=depth or ensemble.sizes["step"],
-        seed=seed, noise=float(ensemble.attrs["noise"]), initial=torch.as_tensor(start), keep=("final_state",),
-        batch_size=batch_size, device=device, progress=progress,
+        system, tokens, labels=labels, oracle=oracle, restarts=restarts, depth=depth or ensemble.sizes["step"],
+        noise=float(ensemble.attrs["noise"]), initial=torch.as_tensor(start), keep=("final_state",),
+        **{**options, "identifiers": known},
     )  # fmt: skip
     judge = Judge(None if labels is None else np.asarray(labels), oracle).of(
         np.arange(puzzles).repeat(restarts)

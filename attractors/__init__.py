@@ -17,7 +17,13 @@ from eqrlab.attractors.dynamics.run_exponents import trajectory_exponents
 from eqrlab.attractors.dynamics.singular import singular_values
 from eqrlab.attractors.dynamics.spectrum import spectrum
 from eqrlab.attractors.ensemble.noop import noop_test
-from eqrlab.attractors.ensemble.options import RunOptions, StateOptions
+from eqrlab.attractors.ensemble.options import (
+    AnalysisOptions,
+    DrawOptions,
+    RunOptions,
+    StateOptions,
+    WorkOptions,
+)
 from eqrlab.attractors.ensemble.prolong import prolong
 from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.ensemble.sample import sample
@@ -38,12 +44,15 @@ from eqrlab.attractors.results.archive import completed_part, open_ensemble
 from eqrlab.attractors.streaming.export import export
 
 __all__ = [
+    "AnalysisOptions",
+    "DrawOptions",
     "ModeRule",
     "Policy",
     "Run",
     "RunOptions",
     "StateOptions",
     "Tolerances",
+    "WorkOptions",
     "adaptive",
     "alignment",
     "asymptotic_alignment",

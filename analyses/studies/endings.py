@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from eqrlab import attractors as at
 from eqrlab.analyses.figures.style import COLOURS, styled
 from eqrlab.analyses.text.format import number_interval, percent_interval
 from eqrlab.attractors.dynamics.endings import KINDS, OUTCOMES
-from eqrlab.attractors.ensemble.judge import Oracle
+from eqrlab.attractors.ensemble.options import part_of
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.core import System
@@ -33,25 +32,19 @@ def endings_study(
     system: System,
     inputs: np.ndarray,
     *,
-    labels: np.ndarray | None = None,
-    oracle: Oracle | None = None,
     restarts: int = 4,
-    depth: int = 64,
     steps: int = 200,
-    seed: int = 0,
     initial: Law | None = None,
-    dtype: str | None = None,
-    device: str | None = None,
-    progress: bool | Callable[[int, int], None] = False,
+    **options: Unpack[at.AnalysisOptions],
 ) -> Groups:
-    """Run puzzles without noise, say what every run ends as, and follow the same runs with a tangent vector.
+    """Run puzzles without noise (unless it is given), say what each run ends as, and follow it with a tangent vector.
 
     Parameters
     ----------
     system
         A differentiable system (`Reasoner.smooth()`).
-    inputs, labels, oracle, restarts, depth, seed, initial, dtype, device, progress
-        As for `attractors.sample`.
+    inputs, restarts, initial, **options
+        As for `attractors.sample`, see `attractors.AnalysisOptions`.
     steps
         Outer steps over which the exponents of runs that do not come to rest are averaged.
 
@@ -60,17 +53,14 @@ def endings_study(
     dict
         `ensemble`, without the states; `endings`; `exponents`.
     """
-    common: dict[str, Any] = {
-        "labels": labels, "oracle": oracle, "restarts": restarts, "depth": depth, "seed": seed, "noise": 0,
-        "initial": initial, "dtype": dtype, "device": device, "progress": progress,
-    }  # fmt: skip
+    common: dict[str, Any] = {"restarts": restarts, "initial": initial, "noise": 0, **options}
     tokens = torch.as_tensor(inputs)
     ensemble = at.sample(system, tokens, keep=("summary", "final_state"), **common)
-    found = at.endings(
-        system, tokens, ensemble, steps=steps, seed=seed, dtype=dtype, device=device, progress=bool(progress)
+    common["progress"] = bool(options.get("progress"))
+    found = at.endings(system, tokens, ensemble, steps=steps, **part_of(common, at.StateOptions))
+    exponents = at.trajectory_exponents(
+        system, tokens, window=min(WINDOW, options.get("depth", 64)), **common
     )
-    common["progress"] = bool(progress)
-    exponents = at.trajectory_exponents(system, tokens, window=min(WINDOW, depth), **common)
     return {"ensemble": ensemble.drop_vars("final_state"), "endings": found, "exponents": exponents}
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ import xarray as xr
 from eqrlab import attractors as at
 from eqrlab.analyses.text.format import number_interval, percent_interval, plural
 from eqrlab.attractors.answers.outcomes import share_of_runs
+from eqrlab.attractors.ensemble.options import check_options, part_of
+from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.fates.fate import CODE
 from eqrlab.attractors.landscape.return_test import RETURNS
 from eqrlab.attractors.results.interval import Interval
@@ -20,33 +22,30 @@ from eqrlab.core import System
 CELLS = (("settled", "right"), ("settled", "wrong"), ("not_settled", "right"), ("not_settled", "wrong"))
 
 
+class FatesOptions(at.DrawOptions, at.WorkOptions, total=False):
+    """Options of `fates_study`, besides its depths: those of `attractors.sample`, but no noise unless given."""
+
+
 def fates_study(
     system: System,
     inputs: np.ndarray,
     *,
-    labels: np.ndarray | None = None,
-    oracle: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
     restarts: int = 16,
     depths: Sequence[int] = (16, 64, 256),
     pushed: int = 24,
-    seed: int = 0,
-    noise: float | None = 0.0,
-    initial: Callable[[Any, torch.Generator], torch.Tensor] | None = None,
-    progress: bool = False,
-    **options: Any,
+    initial: Law | None = None,
+    **options: Unpack[FatesOptions],
 ) -> dict[str, xr.Dataset]:
     """Run puzzles to the first depth, continue every run to the last, and test what settled on a wrong answer.
 
     Parameters
     ----------
-    system, inputs, labels, oracle, restarts, seed, noise, initial, progress
-        See `attractors.sample`.
+    system, inputs, restarts, initial, **options
+        See `attractors.sample` and `FatesOptions`.
     depths
         Depths reported: the first, and doublings of it.
     pushed
         Most settled wrong runs, and as many settled right ones, that are pushed in the return test.
-    options
-        `device`, `dtype`, `batch_size` of `attractors.sample`.
 
     Returns
     -------
@@ -59,6 +58,7 @@ def fates_study(
     ValueError
         When the depths are not increasing doublings of the first.
     """
+    check_options(options, FatesOptions, "fates_study")
     first, last = depths[0], depths[-1]
     doublings = [first * 2**i for i in range(64) if first * 2**i <= last]
     if len(depths) < 2 or list(depths) != sorted(set(depths)) or not set(depths) <= set(doublings):
@@ -66,29 +66,36 @@ def fates_study(
             f"depths must be the first and increasing doublings of it, got {', '.join(map(str, depths))}"
         )
     tokens = torch.as_tensor(inputs)
-    keep = ("summary", "final_state")
+    options.setdefault("noise", 0.0)
     ensemble = at.sample(
-        system, tokens, labels=labels, oracle=oracle, restarts=restarts, depth=first, seed=seed, noise=noise,
-        initial=initial, keep=keep, progress=progress, **options,
-    )  # fmt: skip
-    places = {k: v for k, v in options.items() if k in ("device", "batch_size")}
-    longer = at.prolong(
-        system, tokens, ensemble, depth=last, which="all", oracle=oracle, progress=progress, **places
+        system,
+        tokens,
+        restarts=restarts,
+        depth=first,
+        initial=initial,
+        keep=("summary", "final_state"),
+        **options,
     )
+    oracle, seed, device = options.get("oracle"), options.get("seed", 0), options.get("device")
+    longer = at.prolong(
+        system, tokens, ensemble, depth=last, which="all", oracle=oracle, device=device,
+        **part_of(options, at.WorkOptions),
+    )  # fmt: skip
     groups = {
         "ensemble": ensemble.drop_vars("final_state"),
         "prolonged": longer.drop_vars("final_state"),
         "outcomes": at.outcomes(longer).sel(depth=list(depths)),
         "noop": at.noop_test(system, tokens, restarts=min(8, max(2, restarts)), depth=first, seed=seed,
-                             initial=initial, device=options.get("device")),
+                             initial=initial, device=device),
     }  # fmt: skip
     settled = longer.fate.values[..., -1] == CODE["settled"]
     right = longer.correct.values[..., -1]
     chosen = spread_over_puzzles(settled & ~right, pushed) | spread_over_puzzles(settled & right, pushed)
     if chosen.any():
         result = at.return_test(
-            system, tokens, longer, depth=min(last, 4 * first), select=chosen, seed=seed, **places
-        )
+            system, tokens, longer, depth=min(last, 4 * first), select=chosen, seed=seed, device=device,
+            batch_size=options.get("batch_size"),
+        )  # fmt: skip
         variables = {
             name: (("puzzle", "point"), values, {"long_name": text, "units": "1"})
             for name, values, text in (

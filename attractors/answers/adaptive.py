@@ -50,7 +50,7 @@ def adaptive(
         Puzzles (P, L), integer tokens.
     policy
         When runs stop, which go on, and when a puzzle has its answer; None: `Policy()`, one restart until it halts.
-    labels, oracle, seed, noise, initial, device, dtype
+    labels, identifiers, oracle, seed, noise, initial, device, dtype
         As for `sample`: restart r of a puzzle is the same run as there, as long as it goes on.
     slots
         Rows that are stepped at once.  The results do not depend on it, to rounding.

@@ -127,7 +127,12 @@ def noop_test(
 
 
 def _starts(
-    system: System, puzzles: tuple[Tensor, Tensor | None], restarts: int, seed: int, initial: Law | None, place: Place
+    system: System,
+    puzzles: tuple[Tensor, Tensor | None],
+    restarts: int,
+    seed: int,
+    initial: Law | None,
+    place: Place,
 ) -> tuple[Tensor, Any]:
     """Return starts and contexts of all rows, the same starts for every puzzle."""
     system = place.bring(system)

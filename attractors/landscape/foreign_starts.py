@@ -48,7 +48,7 @@ def asymptotic_alignment(
         Of the bootstrap, which draws whole puzzles.
     **options
         `seed` of the partners and of the noise, 1 unless given: another than the ensemble's, so that runs do not share
-        their noise; `batch_size`, `dtype`, `device`, `progress`, see `StateOptions`.
+        their noise; `identifiers`, `batch_size`, `dtype`, `device`, `progress`, see `StateOptions`.
 
     Returns
     -------
@@ -90,7 +90,8 @@ def asymptotic_alignment(
     tokens = tokens_of(inputs, "inputs")
     if "final_state" not in ensemble:
         raise ValueError("the ensemble holds no states; sample with keep=('summary', 'final_state')")
-    known = require_same_puzzles(ensemble, tokens, identifiers_of(options.get("identifiers"), len(tokens)))
+    given = identifiers_of(options.get("identifiers"), len(tokens))
+    options["identifiers"] = require_same_puzzles(ensemble, tokens, given)
     puzzles, restarts = ensemble.sizes["puzzle"], ensemble.sizes["restart"]
     if puzzles < 2:
         raise ValueError("asymptotic alignment needs at least two puzzles, got 1")
@@ -101,7 +102,7 @@ def asymptotic_alignment(
     foreign = sample(
         system, tokens, labels=labels, oracle=oracle, restarts=restarts, depth=depth or ensemble.sizes["step"],
         noise=float(ensemble.attrs["noise"]), initial=torch.as_tensor(start), keep=("final_state",),
-        **{**options, "identifiers": known},
+        **options,
     )  # fmt: skip
     judge = Judge(None if labels is None else np.asarray(labels), oracle).of(
         np.arange(puzzles).repeat(restarts)

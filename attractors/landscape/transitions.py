@@ -85,7 +85,7 @@ def transitions(
     confidence, method
         Of the intervals, see `statistics.proportion_interval`.
     **options
-        `seed`, `batch_size`, `dtype`, `device`, `progress`, see `StateOptions`.
+        `identifiers`, `seed`, `batch_size`, `dtype`, `device`, `progress`, see `StateOptions`.
 
     Returns
     -------

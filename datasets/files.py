@@ -241,5 +241,6 @@ def write_npy_folder(path: str | os.PathLike[str], puzzles: PuzzleSet, split: st
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
         _replace(folder / f"all__{key}.npy", buffer.getvalue())
-    _replace(Path(path) / "identifiers.json", b'["<blank>"]')
+    names = list(puzzles.identifier_names) or ["<blank>"]
+    _replace(Path(path) / npy.IDENTIFIERS, json.dumps(names).encode())
     _replace(folder / "dataset.json", json.dumps(header).encode())

@@ -35,6 +35,10 @@ _BROKEN = (
     ValueError,
     tokenize.TokenError,
 )  # what Python's own parser may say of a header
+IDENTIFIERS = "identifiers.json"
+_MOST_NAMES = (
+    1 << 28
+)  # bytes of identifiers.json; some 40 a name, and the largest public build has 1.2 million
 _MOST_JSON = 1 << 20  # bytes; an official dataset.json has some 300
 _MOST_ARRAY_HEADER = 1 << 16  # bytes, of which NumPy reads 10,000
 _TOKENS = ("inputs", "labels")
@@ -137,11 +141,12 @@ def _offsets(path: Path, array: np.ndarray, last: int, what: str) -> None:
 
 
 class _Part(NamedTuple):
-    """One set of a folder: the first `limit` examples, their groups, and how many groups and puzzles it has."""
+    """One set of a folder: the first `limit` examples, with groups and identifiers; numbers of groups and puzzles."""
 
     inputs: np.ndarray
     labels: np.ndarray
     group: np.ndarray
+    identifiers: np.ndarray
     names: list[str]
     groups: int
     puzzles: int
@@ -180,7 +185,14 @@ def _read_part(folder: Path, name: str, header: dict[str, Any], limit: int | Non
                 f"{files[key]}:{row}: tokens 0 to {vocab - 1} are allowed, got {low} to {high}"
             )
     names = [f"{folder.name}/{files['inputs'].name}:{row}" for row in range(len(group))]
-    return _Part(tokens["inputs"], tokens["labels"], group, names, len(bounds) - 1, puzzles)
+    examples_of = arrays["puzzle_indices"].astype(np.int64)
+    known = np.repeat(arrays["puzzle_identifiers"].astype(np.int64), examples_of[1:] - examples_of[:-1])
+    if known.size and known.min() < 0:
+        place = int((arrays["puzzle_identifiers"] < 0).argmax())
+        raise PuzzleFileError(
+            f"{files['puzzle_identifiers']}:{place}: identifiers are 0 or more, got {known.min()}"
+        )
+    return _Part(tokens["inputs"], tokens["labels"], group, known[:limit], names, len(bounds) - 1, puzzles)
 
 
 def _require_own_files(folder: Path, sets: list[str]) -> None:
@@ -220,6 +232,61 @@ def _task_of_folder(path: Path, header: dict[str, Any], name: str | None) -> Tas
     return known
 
 
+def identifier_names(folder: Path, header: dict[str, Any], most: int) -> tuple[str, ...] | None:
+    """Return the names of identifiers.json of a folder, () where it has none; None where all puzzles are blank.
+
+    Parameters
+    ----------
+    folder
+        The one that holds dataset.json; the file is in it, or above it.
+    most
+        The largest identifier of the folder's puzzles.
+
+    Raises
+    ------
+    ValueError
+        For a file that is no list of names, or has not as many as the identifiers and dataset.json require.
+    """
+    if most == 0:
+        return None
+    path = next((p for p in (folder / IDENTIFIERS, folder.parent / IDENTIFIERS) if p.is_file()), None)
+    if path is None:
+        return ()
+    names = read_identifiers(path)
+    said = header.get("num_puzzle_identifiers", len(names))
+    if said != len(names):
+        raise PuzzleFileError(
+            f"{path}:1: has {len(names)} names, num_puzzle_identifiers in {folder.name}/dataset.json is {brief(said)}: "
+            "they are of two builds"
+        )
+    if most >= len(names):
+        raise PuzzleFileError(
+            f"{path}:1: has {len(names)} names, a puzzle of {folder.name} has identifier {most}: they are of two builds"
+        )
+    return names
+
+
+def read_identifiers(path: Path) -> tuple[str, ...]:
+    """Read identifiers.json: a list of names, by identifier.
+
+    Raises
+    ------
+    ValueError
+        When it is something else.
+    """
+    with open(path, "rb") as file:
+        text = file.read(_MOST_NAMES + 1)
+    if len(text) > _MOST_NAMES:
+        raise PuzzleFileError(f"{path}: more than {_MOST_NAMES} bytes")
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PuzzleFileError(f"{path}:1: not a JSON file ({str(error)[:200]})") from error
+    if not isinstance(names, list) or not names or any(type(name) is not str for name in names):
+        raise PuzzleFileError(f"{path}:1: a list of names is required, got {brief(names)}")
+    return tuple(names)
+
+
 def scan_folder(
     path: Path, task: str | None, split: str, limit: int | None, draw: Draw | None = None
 ) -> tuple[PuzzleSet | None, list[Fault]]:
@@ -249,6 +316,10 @@ def scan_folder(
     groups = [
         first + group for first, part in zip(before, parts, strict=False) for group in part.group.tolist()
     ]
+    identifiers = np.concatenate([part.identifiers for part in parts])[rows]
+    known_names = identifier_names(
+        folder, header, max(int(part.identifiers.max(initial=0)) for part in parts)
+    )
     reasons = checks.faults(found, inputs, labels)
     wrong = [Fault(str(folder.parent / names[row]), reason) for row, reason in reasons.items()]
     keep = [row for row in range(len(inputs)) if row not in reasons]
@@ -259,27 +330,52 @@ def scan_folder(
     puzzles = PuzzleSet(
         inputs[keep], known, found, columns, str(folder), tuple(names[k] for k in keep),
         None if draw is None or taken is None else dataclasses.replace(draw, available=total),
+        identifiers=None if known_names is None else identifiers[keep], identifier_names=known_names or (),
     )  # fmt: skip
     return puzzles, wrong
 
 
 def arrays_of(puzzles: PuzzleSet) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Return the arrays and the dataset.json of a set, every puzzle a group of its own.
+    """Return the arrays and the dataset.json of a set.
+
+    Raises
+    ------
+    ValueError
+        For identifiers whose names are not known.
 
     Notes
     -----
+    Rows that follow one another with one identifier are the examples of a puzzle, puzzles that follow one another with
+    one entry in the column `group` a group; without identifiers every row is a group of its own.
     Tokens are of the smallest unsigned type that holds the vocabulary, offsets int32; missing solutions are written as
     0, which is the ignored label.
     """
     count, known = len(puzzles), task_named(puzzles.task)
     labels = np.zeros_like(puzzles.inputs) if puzzles.labels is None else puzzles.labels
     kind = np.min_scalar_type(known.vocab_size - 1)
+    first, groups = (
+        np.arange(count),
+        np.arange(count),
+    )  # rows at which a puzzle begins, puzzles at which a group does
+    if puzzles.identifiers is not None:
+        if not puzzles.identifier_names:
+            raise ValueError(
+                f"{puzzles.source or puzzles.task}: the names of the identifiers are not known, and identifiers.json "
+                "must have them"
+            )
+        group = np.unique(puzzles.columns.get("group", puzzles.names), return_inverse=True)[1].reshape(-1)
+        new = np.ones(count, bool)
+        new[1:] = (np.diff(puzzles.identifiers) != 0) | (np.diff(group) != 0)
+        first = np.flatnonzero(new)
+        groups = np.flatnonzero(np.append(True, np.diff(group[first]) != 0)[: len(first)])
+    many = len(first)
+    identifiers = np.zeros(count, int) if puzzles.identifiers is None else puzzles.identifiers
     arrays: dict[str, np.ndarray] = {
         "inputs": puzzles.inputs.astype(kind),
         "labels": labels.astype(kind),
-        "puzzle_identifiers": np.zeros(count, dtype=np.int32),
-        "puzzle_indices": np.arange(count + 1, dtype=np.int32),
-        "group_indices": np.arange(count + 1, dtype=np.int32),
+        "puzzle_identifiers": identifiers[first].astype(np.int32),
+        "puzzle_indices": np.append(first, count).astype(np.int32),
+        "group_indices": np.append(groups, many).astype(np.int32),
     }
     header: dict[str, Any] = {
         "pad_id": 0,
@@ -287,12 +383,12 @@ def arrays_of(puzzles: PuzzleSet) -> tuple[dict[str, np.ndarray], dict[str, Any]
         "blank_identifier_id": 0,
         "vocab_size": known.vocab_size,
         "seq_len": known.seq_len,
-        "num_puzzle_identifiers": 1,
-        "total_groups": count,
-        "mean_puzzle_examples": 1.0,
+        "num_puzzle_identifiers": max(1, len(puzzles.identifier_names)),
+        "total_groups": len(groups),
+        "mean_puzzle_examples": count / max(1, many),
         "sets": ["all"],
         "total_samples": count,
-        "total_puzzles": count,
+        "total_puzzles": many,
     }
     if (
         task_of_shape(known.vocab_size, known.seq_len).board != known.board

@@ -73,6 +73,11 @@ class PuzzleSet:
         How they were drawn from the source; None where they are all of it, or the first.
     unproved
         Puzzles that were to have one solution each, and of which that could not be proved in time.
+    identifiers
+        Their identifiers (P,) int64, which name the embeddings of models that were trained with such; None where they
+        have none, or only the blank one.
+    identifier_names
+        Names of all identifiers of the source, the first that of the blank one; () where they are not known.
 
     Raises
     ------
@@ -88,6 +93,8 @@ class PuzzleSet:
     names: tuple[str, ...] = ()
     draw: Draw | None = None
     unproved: int = 0
+    identifiers: np.ndarray | None = None
+    identifier_names: tuple[str, ...] = dataclasses.field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         known = task_named(self.task)
@@ -110,6 +117,17 @@ class PuzzleSet:
                     f"{self.task} has tokens 0 to {limit - 1}, {field} have {tokens.min()} to {tokens.max()}"
                 )
             object.__setattr__(self, field, tokens.astype(np.int64))
+        if self.identifiers is not None:
+            known_ids = np.asarray(self.identifiers)
+            if known_ids.shape != (len(self.inputs),) or not np.issubdtype(known_ids.dtype, np.integer):
+                raise ValueError(
+                    f"identifiers must be {len(self.inputs)} integers, got {known_ids.dtype} {known_ids.shape}"
+                )
+            least, most = (int(known_ids.min()), int(known_ids.max())) if known_ids.size else (0, 0)
+            if least < 0 or (self.identifier_names and most >= len(self.identifier_names)):
+                there = f"0 to {len(self.identifier_names) - 1}" if self.identifier_names else "0 or more"
+                raise ValueError(f"identifiers must be {there}, got {least} to {most}")
+            object.__setattr__(self, "identifiers", known_ids.astype(np.int64))
         columns = {name: tuple(values) for name, values in self.columns.items()}
         names = tuple(self.names) or tuple(f"{self.source or self.task}[{k}]" for k in range(len(self)))
         for name, values in [*columns.items(), ("names", names)]:
@@ -132,6 +150,13 @@ class PuzzleSet:
         blank = task_named(self.task).blank
         return (self.inputs > (1 if blank is None else blank)).sum(axis=1)
 
+    @property
+    def disguises(self) -> tuple[str, ...]:
+        """Return the name of each puzzle's identifier, (P,); () where identifiers or their names are not known."""
+        if self.identifiers is None or not self.identifier_names:
+            return ()
+        return tuple(self.identifier_names[k] for k in self.identifiers)
+
     def take(self, rows: Sequence[int] | np.ndarray | slice) -> PuzzleSet:
         """Return the puzzles in some rows, in that order."""
         index = np.arange(len(self))[rows]
@@ -141,4 +166,5 @@ class PuzzleSet:
             labels=None if self.labels is None else self.labels[index],
             columns={name: tuple(values[k] for k in index) for name, values in self.columns.items()},
             names=tuple(self.names[k] for k in index),
+            identifiers=None if self.identifiers is None else self.identifiers[index],
         )

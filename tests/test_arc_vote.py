@@ -51,8 +51,9 @@ def agrees(cases, ranked, want):
     for task, tests in want["votes"].items():
         assert len(tests) == len(by_task[task])
         for expected, candidates in zip(tests, by_task[task], strict=True):
-            assert len(expected) == len(candidates)
-            for one, other in zip(expected, candidates, strict=True):
+            more = expected[-1].get("further", 0)  # beyond eight they are only counted
+            assert len(expected) - (more > 0) + more == len(candidates)
+            for one, other in zip(expected[: len(expected) - (more > 0)], candidates, strict=False):
                 got = told(other)
                 if not isinstance(one.get("grid"), list):  # too large to be written out; its hash is there
                     del got["grid"]

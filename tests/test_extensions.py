@@ -1,4 +1,4 @@
-"""One file adds a family, an analysis or a verb: in the folder for it, or in another package by an entry point.
+"""One file adds a family, a task, an analysis or a verb: in the folder for it, or in another package by an entry point.
 
 The files are the examples of CONTRIBUTING.md.
 """
@@ -22,7 +22,8 @@ from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.validate import validate
 from eqrlab.core import build, families, load, models, plugins, save
 from eqrlab.core.models.families import built_in, family_named
-from eqrlab.datasets import bundled
+from eqrlab.datasets import bundled, oracle, read_puzzles, registry, tasks
+from eqrlab.datasets.registry import lookup
 
 GUIDE = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
 if not GUIDE.exists():
@@ -33,22 +34,26 @@ FILES = {
         r"^```python\n# (\S+)\n(.*?)^```", GUIDE.read_text(), re.DOTALL | re.MULTILINE
     )
 }
-FAMILY, ANALYSIS, VERB = (Path(p) for p in (
-    "core/models/leaky.py", "attractors/answers/flips.py", "analyses/commands/flips.py",
+FAMILY, TASK, ANALYSIS, VERB = (Path(p) for p in (
+    "core/models/leaky.py", "datasets/registry/latin.py", "attractors/answers/flips.py", "analyses/commands/flips.py",
 ))  # fmt: skip
 SIZES = {"vocab_size": 8, "seq_len": 36, "hidden_size": 16}
+
+
+def forget():
+    for cached in (built_in, verbs_module.verbs, lookup.families, lookup.task):
+        cached.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def forgotten():
     """Let no test see what another one added."""
     yield
-    for cached in (built_in, verbs_module.verbs):
-        cached.cache_clear()
+    forget()
     for name in [
         name
         for name in sys.modules
-        if name.endswith((".leaky", ".flips", "commands.train")) or "eqrlab_more" in name
+        if name.endswith((".leaky", ".latin", ".flips", "commands.train")) or "eqrlab_more" in name
     ]:
         del sys.modules[name]
 
@@ -59,8 +64,7 @@ def add_file(package, path, tmp_path, monkeypatch):
     folder.mkdir()
     (folder / path.name).write_text(FILES[path])
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
-    for cached in (built_in, verbs_module.verbs):
-        cached.cache_clear()
+    forget()
 
 
 def add_package(tmp_path, monkeypatch, **entries):
@@ -76,6 +80,7 @@ def add_package(tmp_path, monkeypatch, **entries):
     groups = (f"[eqrlab.{group}]\n" + "\n".join(lines) for group, lines in entries.items())
     (about / "entry_points.txt").write_text("\n".join(groups) + "\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+    forget()
     return package
 
 
@@ -97,7 +102,7 @@ def leaky_is_a_family_like_any_other(tmp_path):
 
 
 def test_the_examples_of_the_guide_have_at_most_ten_lines_of_code():
-    for path in (FAMILY, ANALYSIS, VERB):
+    for path in (FAMILY, TASK, ANALYSIS, VERB):
         lines = [line for line in FILES[path].splitlines() if line.strip()]
         code = [line for line in lines if not line.startswith(("import ", "from "))]
         assert len(code) <= 12 and len(lines) - len(code) <= 5, path
@@ -157,6 +162,40 @@ def test_another_package_cannot_replace_a_family_or_a_verb(tmp_path, monkeypatch
     )  # fmt: skip
     assert family_named("eqr").__name__ == "EqR" and families().count("eqr") == 1
     assert verbs_module.command_of("info").name == "info" and verbs_module.installed() == {}
+
+
+def latin_is_a_task_like_any_other(tmp_path):
+    square = ["".join(str((row + column) % 5 + 1) for column in range(5)) for row in range(5)]
+    swapped = [square[1], square[0], *square[2:]]
+    lines = [f"{'.....' + ''.join(s[1:])},{''.join(s)}" for s in (square, swapped)]
+    (tmp_path / "latin.csv").write_text("\n".join(["puzzle,solution", *lines]) + "\n")
+    puzzles = read_puzzles(tmp_path / "latin.csv")
+    assert puzzles.task == "latin5" and "latin5" in tasks()
+    judge = oracle("latin5")
+    assert judge(puzzles.inputs, puzzles.labels).all()
+    wrong = puzzles.labels.copy()
+    wrong[:, :5] = 2
+    assert not judge(puzzles.inputs, wrong).any() and not judge(puzzles.labels, puzzles.labels[::-1]).any()
+    options = "--hidden 16 --steps 2 --batch-size 4 --quiet --device cpu --no-symmetries --puzzles"
+    done = CliRunner().invoke(
+        cli,
+        ["train", "latin5", *options.split(), str(tmp_path / "latin.csv"), "--out", str(tmp_path / "run")],
+    )
+    assert done.exit_code == 0, (done.output, done.exception)
+    model = load(tmp_path / "run" / "model.safetensors")
+    assert model.task == "latin5"
+    found = at.sample(model, puzzles.inputs, oracle=judge, restarts=1, depth=2)
+    assert found.attrs["oracle"] == "Latin square"
+
+
+def test_a_task_is_one_file_in_datasets(tmp_path, monkeypatch):
+    add_file(registry, TASK, tmp_path, monkeypatch)
+    latin_is_a_task_like_any_other(tmp_path)
+
+
+def test_a_task_may_come_from_another_package(tmp_path, monkeypatch):
+    add_package(tmp_path, monkeypatch, tasks=["latin5 = eqrlab_more.registry_latin:TASK"])
+    latin_is_a_task_like_any_other(tmp_path)
 
 
 def test_an_analysis_is_one_file_whose_result_is_archived_and_verified(tmp_path, monkeypatch):

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import functools
+import pkgutil
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
 import numpy as np
 
 from eqrlab.core.messages import brief, one_line
+from eqrlab.datasets import registry
 from eqrlab.datasets.registry import arc, generic, maze, sudoku
 from eqrlab.datasets.registry.family import Board, Family, family_of
 from eqrlab.datasets.registry.task import Augment, Oracle, Task
 
 GROUP = "eqrlab.tasks"
-_OWN = (sudoku.FAMILY, maze.FAMILY, arc.FAMILY)
+_FIRST = (sudoku.FAMILY, maze.FAMILY, arc.FAMILY)  # asked before others what a text or a size is
+
+
+def _own() -> list[Family]:
+    """Return what the files of this folder define as FAMILY or TASK, `generic` left out."""
+    modules = [
+        import_module(f"{registry.__name__}.{file.name}") for file in pkgutil.iter_modules(registry.__path__)
+    ]
+    found = [family for family in (vars(module).get("FAMILY") for module in modules) if family is not None]
+    single = [
+        family_of(task) for task in (vars(module).get("TASK") for module in modules) if task is not None
+    ]
+    return [*_FIRST, *(family for family in (*found, *single) if family not in (*_FIRST, generic.FAMILY))]
 
 
 @functools.cache
@@ -27,7 +42,7 @@ def families() -> tuple[Family, ...]:
     ValueError
         If what an entry point names cannot be loaded, is no task, or takes a name that is taken.
     """
-    known = list(_OWN)
+    known = _own()
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         where = one_line(f"entry point {point.name!r} of {GROUP} ({point.value})", 300)
         try:

@@ -10,6 +10,8 @@ from typing import Any
 import click
 import torch
 
+from eqrlab.core.checkpoints.foreign_configs import parse_setting
+
 
 class Numbers(click.ParamType):
     """Integers of at least 1, separated by commas; they come sorted, each once."""
@@ -35,6 +37,22 @@ class Limit(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         return sys.maxsize if value == "all" else click.IntRange(1).convert(value, param, ctx)
+
+
+class Setting(click.ParamType):
+    """An option of a model's configuration, KEY=VALUE."""
+
+    name = "KEY=VALUE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Any]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return parse_setting(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 def device_named(name: str) -> str:
@@ -74,6 +92,23 @@ def together(*options: Callable) -> Callable:
     return decorate
 
 
+def _kept(context: click.Context, option: click.Parameter, value: Any) -> None:
+    """Leave an option where `commands.common.checkpoints` finds it: it goes with the CKPT, not into the command."""
+    context.meta[f"eqrlab.checkpoint.{option.name}"] = value
+
+
+checkpoint = together(
+    click.option("--config", type=click.Path(path_type=Path), metavar="FILE", expose_value=False, callback=_kept,
+                 help="Configuration (YAML or JSON) of weights that come without one."),
+    click.option("--set", type=Setting(), multiple=True, metavar="KEY=VALUE", expose_value=False, callback=_kept,
+                 help="One option of the model's configuration, such as H_cycles=3; may be repeated."),
+    click.option("--seq-len", type=click.IntRange(1), expose_value=False, callback=_kept,
+                 help="Grid cells, where neither weights nor puzzles tell them."),
+    click.option("--weights", type=click.Choice(["auto", "ema", "raw"]), expose_value=False, callback=_kept,
+                 help="Averaged or raw weights of files that hold both (default: what the configuration says)."),
+    click.option("--step", type=click.IntRange(0), expose_value=False, callback=_kept,
+                 help="Training step, where CKPT is a folder (default: the newest)."),
+)  # fmt: skip
 puzzles = together(
     click.option("--puzzles", metavar="FILE|DIR",
                  help="Puzzles (default: the bundled test set of the model's task)."),

@@ -12,6 +12,7 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.common.checkpoints import load_checkpoint
 from eqrlab.analyses.commands.common.cost import study_cost_line
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import (
@@ -27,7 +28,6 @@ from eqrlab.attractors.landscape.estimate import DECISIONS, STOPS, restarts_for
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import FATES
-from eqrlab.core import load
 
 SHOWN = 4  # attractors of a puzzle that get a line of their own
 
@@ -67,6 +67,7 @@ SHOWN = 4  # attractors of a puzzle that get a line of their own
 @opt.dtype("float32", "float64", "bfloat16")
 @opt.out()
 @opt.quiet
+@opt.checkpoint
 def basins_command(
     checkpoint: str, half_width: float, confidence: float, max_restarts: int, above: float | None, puzzles: str | None,
     split: str, limit: int | None, allow_several: bool, depth: int, seed: int, noise: float | None, device: str,
@@ -79,7 +80,7 @@ def basins_command(
     law.  Writes OUT/basins.nc.
     """
     began = time.monotonic()
-    model = load(checkpoint)
+    model = load_checkpoint(checkpoint)
     chosen = puzzles_for(model, puzzles, split, limit, allow_several, seed=seed, quiet=quiet)
     require_writable(out, "basins.nc")
     outside = "" if model.random_starts else ", from random states outside its training law"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.common.checkpoints import all_in, load_checkpoint
 from eqrlab.analyses.commands.common.cost import study_cost_line
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for, short_source
@@ -28,7 +29,7 @@ from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import MODES
 from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
-from eqrlab.core import Reasoner, load
+from eqrlab.core import Reasoner
 from eqrlab.core.files import replaced_whole
 
 PARAMETERS = {"noise": "noise beta", "damping": "damping lambda", "sigma": "size of the starts sigma_0"}
@@ -78,6 +79,7 @@ class Over(click.ParamType):
 @opt.dtype("float32", "float64")
 @opt.out()
 @opt.quiet
+@opt.checkpoint
 def continuation_command(
     checkpoints: tuple[str, ...], over: tuple[str, tuple[float, ...]] | None, match: str, puzzles: str | None,
     split: str, limit: int, restarts: int, depth: int, seed: int, noise: float, device: str, dtype: str | None,
@@ -140,21 +142,21 @@ def family_of_systems(
     if over is not None:
         if len(checkpoints) != 1 or Path(checkpoints[0]).is_dir():
             raise ValueError(f"--over takes one checkpoint, got {' '.join(checkpoints)}")
-        model = load(checkpoints[0])
+        model = load_checkpoint(checkpoints[0])
         name, values = over
         systems = {v: changed(model, name, v) for v in values}
         if model.random_starts:
             return PARAMETERS[name], systems, None
         laws = {v: scaled(model, v if name == "sigma" else 1.0) for v in values}
         return PARAMETERS[name], systems, laws
-    paths = [str(p) for c in checkpoints for p in models_in(c)]
-    models = [load(p) for p in paths]
+    paths = [p for c in checkpoints for p in all_in(c)]
+    models = [load_checkpoint(p) for p in paths]
     tasks = {m.task for m in models} | {str(m.state_shape) for m in models}
     if len(models) < 2 or len(tasks) > 2:
         raise ValueError(
             f"two or more checkpoints of one task and shape are required, got {', '.join(paths)}"
         )
-    steps = [int(m.provenance.get("steps") or -1) for m in models]
+    steps = [trained_steps(m) for m in models]
     known = min(steps) >= 0 and len(set(steps)) == len(steps)
     order = [int(i) for i in np.argsort(steps)] if known else list(range(len(models)))
     found = {float(steps[i] if known else i): models[i] for i in order}
@@ -163,15 +165,10 @@ def family_of_systems(
     return "training step" if known else "checkpoint", found, outside
 
 
-def models_in(checkpoint: str) -> list[Path | str]:
-    """Return the models that a run kept on the way, or the checkpoint itself where it is no folder."""
-    folder = Path(checkpoint)
-    if not folder.is_dir():
-        return [checkpoint]
-    kept: list[Path | str] = list(sorted(folder.glob("model-*.safetensors")))
-    if not kept:
-        raise ValueError(f"{checkpoint}: no model-*.safetensors in it; train with --keep-every N")
-    return kept
+def trained_steps(model: Reasoner) -> int:
+    """Return how many training steps a model has seen, -1 where that is not recorded."""
+    steps = model.provenance.get("steps", model.provenance.get("step"))
+    return -1 if steps is None else int(steps)
 
 
 def changed(model: Reasoner, name: str, value: float) -> Reasoner:

@@ -13,6 +13,7 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.common.checkpoints import load_checkpoint
 from eqrlab.analyses.commands.common.cost import cost_line
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import (
@@ -32,7 +33,7 @@ from eqrlab.analyses.text.names import shown_name, typed
 from eqrlab.analyses.text.signals import trust_sentence
 from eqrlab.analyses.text.verdicts import drift_sentence, landscape_sentence, verdict_rows
 from eqrlab.attractors.results import archive
-from eqrlab.core import Reasoner, load
+from eqrlab.core import Reasoner
 from eqrlab.datasets import PuzzleSet
 
 DEFAULT = ("eqr-sudoku6", "eqr-attention-sudoku6")  # two bundled models with contrasting landscapes
@@ -45,7 +46,7 @@ def named(checkpoints: Sequence[str], compiled: bool = False) -> dict[str, Reaso
     """Load checkpoints under names of their own: the bundled name or the file's stem, numbered where two agree."""
     models: dict[str, Reasoner] = {}
     for checkpoint in checkpoints:
-        models[shown_name(checkpoint, models)] = load(checkpoint)
+        models[shown_name(checkpoint, models)] = load_checkpoint(checkpoint)
     if compiled:
         for model in models.values():
             model.compile()
@@ -105,6 +106,7 @@ sampling_options = opt.together(
     click.option("--resume", is_flag=True,
                  help="Go on with a run that was stopped: checkpoints that are done are not run again."),
     opt.quiet,
+    opt.checkpoint,
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.common.checkpoints import load_checkpoint
 from eqrlab.analyses.commands.common.cost import study_cost_line
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for
@@ -18,7 +19,7 @@ from eqrlab.analyses.commands.diagnose import table
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import FATES
-from eqrlab.core import Reasoner, load
+from eqrlab.core import Reasoner
 from eqrlab.datasets import PuzzleSet
 
 EIGENVALUE = 60  # evaluations that a leading eigenvalue of a state takes, as a rule
@@ -28,6 +29,7 @@ common = opt.together(
     click.argument("checkpoint", metavar="CKPT"),
     opt.depth(text="Outer steps, noise off, before the analysis."),
     opt.study(default_limit=4, default_restarts=2),
+    opt.checkpoint,
 )
 
 
@@ -39,7 +41,7 @@ def settled_runs(
 
     Sees first that `file` can be written, and tells the cost; `then` is what follows, and its evaluations for a state.
     """
-    model = load(checkpoint).smooth()
+    model = load_checkpoint(checkpoint).smooth()
     chosen = puzzles_for(model, puzzles, split, limit, several=True)
     require_writable(file.parent, file.name)
     random = None if model.random_starts else model.random_initial

@@ -28,6 +28,7 @@ LISTED = 24  # runs whose evidence is printed
     help="Outer steps over which the exponents of runs that do not come to rest are averaged.",
 )
 @opt.study(default_limit=12, default_restarts=4)
+@opt.checkpoint
 def dynamics_command(
     checkpoints: tuple[str, ...], puzzles: str | None, split: str, limit: int, restarts: int, depth: int, steps: int,
     dtype: str, device: str, seed: int, out: Path, quiet: bool,

@@ -17,6 +17,7 @@ import click
 
 from eqrlab import datasets
 from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.common.checkpoints import as_attribute, load_checkpoint
 from eqrlab.analyses.commands.common.cost import at_a_time, duration, seconds_an_evaluation
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import (
@@ -37,7 +38,7 @@ from eqrlab.attractors.results.validate import validate
 from eqrlab.attractors.streaming.batch_store import folder_of, read_plan
 from eqrlab.attractors.streaming.export import Progress, status
 from eqrlab.attractors.streaming.export_size import export_size
-from eqrlab.core import Reasoner, load
+from eqrlab.core import Reasoner
 
 DEFAULTS: dict[str, Any] = {"restarts": 64, "depth": 64, "seed": 0, "keep": ("summary",), "device": "auto"}
 
@@ -75,8 +76,9 @@ def _job(
         raise click.UsageError("CKPT is required, unless --like or --resume tells it")
     else:
         old, source = {}, {"checkpoint_source": checkpoint}
-    model, name = (load(checkpoint), checkpoint) if checkpoint else same_model(source)
-    origin = {"checkpoint_source": str(Path(name).resolve()) if Path(name).exists() else name}
+    model, name = (load_checkpoint(checkpoint), checkpoint) if checkpoint else same_model(source)
+    options = as_attribute(model) or {k: v for k, v in source.items() if k == "checkpoint_options"}
+    origin = {"checkpoint_source": str(Path(name).resolve()) if Path(name).exists() else name, **options}
     chosen = {k: given.pop(k) for k in ("puzzles", "split", "limit", "allow_several")}
     starts = given.pop("starts")
     job = {**DEFAULTS, **old, **{k: v for k, v in given.items() if v is not None}}
@@ -194,6 +196,7 @@ def _estimate(model: Reasoner, out: Path, job: dict[str, Any]) -> None:
     "--shard", metavar="I/N", help="Compute the I-th of N shares, from 0; torchrun tells it by itself."
 )
 @opt.quiet
+@opt.checkpoint
 def export_command(
     checkpoint: str | None, out: Path, resume: bool, like: Path | None, estimate: bool, shard: str | None,
     keep: tuple[str, ...], compiled: bool, quiet: bool, **given: Any,

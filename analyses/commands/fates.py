@@ -9,13 +9,13 @@ import click
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.common.checkpoints import load_checkpoint
 from eqrlab.analyses.commands.common.cost import study_cost_line
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for, short_source
 from eqrlab.analyses.commands.diagnose import table
 from eqrlab.analyses.studies import fates
 from eqrlab.attractors.results import archive
-from eqrlab.core import load
 
 RETURNED = 22  # evaluations a step of the return test of a run: itself, and 7 directions of 3 sizes
 
@@ -38,6 +38,7 @@ RETURNED = 22  # evaluations a step of the return test of a run: itself, and 7 d
     help="Most settled wrong, and right, runs in the return test.",
 )
 @opt.study(default_limit=12, default_restarts=16)
+@opt.checkpoint
 def fates_command(
     checkpoint: str, puzzles: str | None, split: str, limit: int, restarts: int, depths: list[int], noise: float,
     pushed: int, dtype: str, device: str, seed: int, out: Path, quiet: bool,
@@ -48,7 +49,7 @@ def fates_command(
     all.  Families with one stored start are started from random states, outside their training law.  Writes
     OUT/fates.nc.
     """
-    model = load(checkpoint)
+    model = load_checkpoint(checkpoint)
     chosen = puzzles_for(model, puzzles, split, limit, several=True)
     require_writable(out, "fates.nc")
     options: dict[str, Any] = {

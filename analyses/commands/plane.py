@@ -48,6 +48,7 @@ SIZES = (0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
 @opt.dtype("float32", "float64")
 @opt.out()
 @opt.quiet
+@opt.checkpoint
 def plane_command(
     checkpoint: str, puzzles: str | None, split: str, puzzle: int, through: str, resolution: int,
     extent: float | None, depth: int, field: str | None, field_steps: int, stability: bool, seed: int, noise: float,

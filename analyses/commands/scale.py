@@ -78,6 +78,7 @@ SHOWN = ("top1_converged", "majority", "any_correct")
 @opt.compiled
 @opt.out()
 @opt.quiet
+@opt.checkpoint
 def scale_command(
     checkpoint: str | None, depths: list[int], breadths: list[int], source: Path | None, puzzles: str | None,
     split: str, limit: int | None, allow_several: bool, adaptive: bool, accuracy: float | None, against: str | None,

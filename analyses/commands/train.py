@@ -17,13 +17,14 @@ from tqdm import tqdm
 
 from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands.common import train_options
+from eqrlab.analyses.commands.common.checkpoints import load_checkpoint
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.run_folder import FILES, NOT_KEPT, recall, state_of
 from eqrlab.analyses.commands.common.slots import end_slot, last_accuracy
 from eqrlab.analyses.commands.common.stopping import Stopped, exit_code, stop_signals
 from eqrlab.analyses.studies.training_recipes import PRESETS, configurations
 from eqrlab.analyses.text.describe import aligned, describe, flat, plain
-from eqrlab.core import families, load
+from eqrlab.core import families
 from eqrlab.core.files import replaced_whole
 from eqrlab.core.messages import one_line
 from eqrlab.core.training.trainer import Trainer
@@ -249,6 +250,7 @@ def _run(
 @opt.device()
 @opt.as_json
 @opt.quiet
+@opt.checkpoint
 def evaluate(
     checkpoint: str,
     puzzles: str | None,
@@ -271,7 +273,7 @@ def evaluate(
     """
     from eqrlab.analyses.studies.accuracy import measure  # here, so that the other commands start quickly
 
-    reasoner = load(checkpoint)
+    reasoner = load_checkpoint(checkpoint)
     chosen = read_puzzles(puzzles, split=split) if puzzles else bundled(reasoner.task, split)
     chosen, unsolvable = _solvable(chosen.take(slice(limit)))
     if unsolvable:
@@ -331,12 +333,13 @@ def _share(result: dict[str, float]) -> str:
 @click.command("info", epilog="Example:  eqrlab info eqr-sudoku6")
 @click.argument("checkpoint", metavar="CKPT")
 @opt.as_json
+@opt.checkpoint
 def info(checkpoint: str, as_json: bool) -> None:
     """Show what a checkpoint is: family, configuration, provenance.
 
     CKPT is a file (official or eqrlab's own) or the name of a bundled model.
     """
-    reasoner = load(checkpoint)
+    reasoner = load_checkpoint(checkpoint)
     facts = describe(reasoner)
     if as_json:
         click.echo(json.dumps({"checkpoint": checkpoint, **facts}))

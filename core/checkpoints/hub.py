@@ -9,7 +9,7 @@ from eqrlab.core.errors import CheckpointError
 from eqrlab.core.messages import one_line
 
 SCHEME = "hf://"
-_CONFIGS = ("all_config.yaml", "config.yaml")  # plain weights need the one beside them
+_CONFIGS = ("all_config.yaml", "config.yaml", "config.json")  # plain weights need the one beside them
 
 
 def fetch(address: str) -> Path:

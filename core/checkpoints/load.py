@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from eqrlab.core.checkpoints import hub, shards
+from eqrlab.core.checkpoints import folders, hub, shards
 from eqrlab.core.checkpoints.build import assemble, plain_values
 from eqrlab.core.checkpoints.official import Asked, load_official
 from eqrlab.core.checkpoints.puzzle_rows import kept_table, kept_tensors
@@ -64,13 +64,15 @@ def load(
     config: str | Path | dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
     puzzle_cells: Callable[[], int] | None = None,
+    step: int | None = None,
 ) -> Reasoner:
     """Load a model: a bundled name, an eqrlab .safetensors file, or an official checkpoint, here or on the hub.
 
     Parameters
     ----------
     source
-        A path, the name of a bundled model, or hf://owner/repository/path, for which `eqrlab[hub]` must be installed.
+        A file, a folder of checkpoints, of which the newest is taken, the name of a bundled model, or
+        hf://owner/repository/path, for which `eqrlab[hub]` must be installed.
     weights
         For official files that hold both: "ema", "raw", or "auto" (what the official evaluator uses).
     seq_len
@@ -81,6 +83,8 @@ def load(
         Single options, by the names of the file's own configuration, that count instead of what is stored.
     puzzle_cells
         Gives the grid cells of the puzzles at hand; called where neither weights nor configuration tell.
+    step
+        Training step of the checkpoint that is wanted of a folder.
 
     Returns
     -------
@@ -106,6 +110,10 @@ def load(
     names = bundled()
     name = str(source)
     path = hub.fetch(name) if name.startswith(hub.SCHEME) else names.get(name, Path(source))
+    if path.is_dir():
+        path = folders.newest(path, step)
+    elif step is not None:
+        raise CheckpointError(f"{source}: is no folder, of which step {step} could be taken")
     try:
         problem = what_is_wrong(path)
     except OSError as error:

@@ -15,6 +15,7 @@ from eqrlab.core import Reasoner, load
 from eqrlab.core.checkpoints.load import bundled
 from eqrlab.core.files import sha256
 from eqrlab.core.messages import one_line
+from eqrlab.core.regular import parse_json
 
 Job = tuple[dict[str, Any], dict[str, Any]]
 KEPT = {
@@ -23,6 +24,7 @@ KEPT = {
     "trajectory": "trajectory",
     "logit_delta": "logit_delta",
 }
+_OPTIONS = ("config", "settings", "seq_len", "weights", "step")
 LAWS = {"restart law of the system": "own", "random_initial": "random"}
 
 
@@ -114,7 +116,11 @@ def same_model(about: dict[str, Any]) -> tuple[Reasoner, str]:
                 "ones: give it as CKPT"
             )
         name = found[0]
-    model = load(name)
+    try:
+        options = parse_json(about.get("checkpoint_options", "{}"), "checkpoint_options")
+        model = load(name, **{k: v for k, v in options.items() if k in _OPTIONS})
+    except (TypeError, AttributeError):  # values of other kinds than the options have
+        raise ValueError(f"{name}: checkpoint_options are none that it can have; give it as CKPT") from None
     if model.provenance["checkpoint_sha256"] != wanted:
         found_not = (
             f"{name}: is another file than the one of SHA-256 {wanted[:16]} that was run; give it as CKPT"

@@ -1,0 +1,67 @@
+"""How a CKPT of the command line becomes a model: with the options beside it that say what it lacks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from eqrlab.core import Reasoner, load
+from eqrlab.core.checkpoints import folders
+from eqrlab.datasets import read_puzzles
+
+_KEY = "eqrlab.checkpoint."  # of what `options.checkpoint` leaves in the context
+
+
+def given() -> dict[str, Any]:
+    """Return the arguments of `core.load` that the running command was given beside its CKPT."""
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return {}
+    options = {k.removeprefix(_KEY): v for k, v in context.meta.items() if k.startswith(_KEY)}
+    options["settings"] = dict(options.pop("set", ()))
+    puzzles, split = context.params.get("puzzles"), context.params.get("split") or "test"
+    if puzzles:
+        options["puzzle_cells"] = lambda: read_puzzles(puzzles, split=split, limit=1).inputs.shape[1]
+    return {name: value for name, value in options.items() if value not in (None, {})}
+
+
+def as_attribute(model: Reasoner) -> dict[str, str]:
+    """Return the attribute by which an archive records these options, so that its model can be loaded again."""
+    options = {k: str(v) if isinstance(v, Path) else v for k, v in given().items()}
+    if options.pop("puzzle_cells", None):
+        options["seq_len"] = model.config.seq_len
+    return {"checkpoint_options": json.dumps(options)} if options else {}
+
+
+def load_checkpoint(name: str) -> Reasoner:
+    """Load the model that a CKPT of the running command names, as its options say.
+
+    Raises
+    ------
+    CheckpointError
+        See `core.load`.
+    """
+    return load(name, **given())
+
+
+def all_in(name: str) -> list[str]:
+    """Return the checkpoints of a folder that have a training step, by step, or the CKPT itself where it is no folder.
+
+    Raises
+    ------
+    ValueError
+        When there are none.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        return [name]
+    found = [str(p) for p in folders.checkpoints_in(folder) if folders.step_of(p) is not None]
+    if not found:
+        raise ValueError(
+            f"{name}: no checkpoint in it has a step in its name (step_500, model-000500.safetensors); "
+            "train with --keep-every N"
+        )
+    return found

@@ -23,16 +23,16 @@ def write_sparse(
     The bytes of the table are a hole in the file, but for the pages with the rows given.
     """
     small = io.BytesIO()
-    torch.save({**tensors, table: torch.zeros(2, shape[1])}, small)
+    torch.save({**tensors, table: torch.zeros(5, shape[1])}, small)
     with zipfile.ZipFile(small) as archive:
         names = archive.namelist()
         content = {name: archive.read(name) for name in names}
     pickle = next(name for name in names if name.endswith("/data.pkl"))
-    # the one storage of 2 * width values and the one shape (2, width) become the large ones
-    counted, large = 2 * shape[1], shape[0] * shape[1]
+    # the one storage of 5 * width values and the one shape (5, width) become the large ones
+    counted, large = 5 * shape[1], shape[0] * shape[1]
     count = (b"M" + struct.pack("<H", counted), b"J" + struct.pack("<i", large))
     shaped = (
-        b"K\x02M" + struct.pack("<H", shape[1]),
+        b"K\x05M" + struct.pack("<H", shape[1]),
         b"J" + struct.pack("<i", shape[0]) + b"M" + struct.pack("<H", shape[1]),
     )
     hole = next(n for n in names if "/data/" in n and len(content[n]) == counted * 4)

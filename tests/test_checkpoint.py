@@ -146,7 +146,7 @@ def test_bundled_models_load_by_name():
 
 
 def test_folders_empty_files_and_texts_are_refused(tmp_path):
-    refused(tmp_path, "is a directory")
+    refused(tmp_path, "a folder without a checkpoint")
     for content in (
         b"",
         b"{}",

@@ -105,7 +105,8 @@ def test_misuse_ends_in_one_line(arguments, code, message, folder, tmp_path):
 
 def test_a_folder_without_models_is_named(folder, tmp_path):
     printed = run(folder, tmp_path)
-    assert "no model-*.safetensors in it; train with --keep-every N" in str(printed.exception)
+    assert "no checkpoint in it has a step in its name" in str(printed.exception)
+    assert "train with --keep-every N" in str(printed.exception)
 
 
 def test_births_and_deaths_are_said_with_what_becomes_of_the_states():

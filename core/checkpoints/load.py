@@ -110,11 +110,11 @@ def load(
     names = bundled()
     name = str(source)
     path = hub.fetch(name) if name.startswith(hub.SCHEME) else names.get(name, Path(source))
-    if path.is_dir():
-        path = folders.newest(path, step)
-    elif step is not None:
-        raise CheckpointError(f"{source}: is no folder, of which step {step} could be taken")
     try:
+        if path.is_dir():
+            path = folders.newest(path, step)
+        elif step is not None:
+            raise CheckpointError(f"{source}: is no folder, of which step {step} could be taken")
         problem = what_is_wrong(path)
     except OSError as error:
         problem = str(error.strerror)

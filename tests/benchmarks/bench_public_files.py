@@ -74,7 +74,7 @@ def test_public_shapes(name, tmp_path, shared):
         DEPTH,
     ]
     run += ["--no-local", "--no-checks", "--out", tmp_path / "out"]
-    output, said, seconds, wall, peak = measured(*run)
+    output, said, seconds, _, peak = measured(*run)
     assert "2 restarts" in output and (tmp_path / "out" / "report.html").exists()
     estimate = next(line for line in said.replace("\r", "\n").splitlines() if line.startswith("about "))
     record(

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from eqrlab.datasets import checks, npy
+from eqrlab.datasets.arc.files import is_arc, read_arc
 from eqrlab.datasets.faults import Fault, PuzzleFileError
 from eqrlab.datasets.puzzles import Draw, PuzzleSet
 from eqrlab.datasets.registry.lookup import task as task_named
@@ -55,6 +56,10 @@ def scan(
         task_named(task)  # known, or the list
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be >= 1, got {limit}")
+    if is_arc(path):
+        if task not in (None, "arc"):
+            raise PuzzleFileError(f"{path}: JSON of ARC tasks is read, not {task}")
+        return read_arc(path, split, limit, draw), []
     read = functools.partial(npy.scan_folder, split=split) if path.is_dir() else scan_text
     return read(path, task, limit=limit, draw=draw)
 
@@ -79,7 +84,9 @@ def read_puzzles(
           `.` or `0` = blank; the solutions may be empty or left out;
         - text with one puzzle a line; empty lines and comment lines starting with `#` are allowed;
         - either with any line ends, with or without a byte order mark, and may be gzip;
-        - a folder with dataset.json and `<set>__*.npy`, or the folder above it.
+        - a folder with dataset.json and `<set>__*.npy`, or the folder above it; where the puzzles have identifiers,
+          their names are taken from identifiers.json in one of the two;
+        - ARC tasks in JSON: a task file, a folder of them, or tasks by name, solutions in the file beside challenges.
 
         Sudoku of 4x4, 6x6 (boxes of 2 rows x 3 columns) and 9x9; mazes over the characters `# SGo`.
     task

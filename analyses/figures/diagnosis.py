@@ -20,6 +20,7 @@ from eqrlab.analyses.text import tables
 from eqrlab.analyses.text.format import percent, percent_interval, plural
 from eqrlab.analyses.text.verdicts import auc_depth, auc_text, share_of
 from eqrlab.analyses.text.vocabulary import MODE_NAMES, UNDEFINED
+from eqrlab.attractors.ensemble.schedule import measured_of
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import MODES, STATUS
 
@@ -126,8 +127,9 @@ def residual_paths(ensemble: xr.Dataset) -> Figure:
     """
     figure = _figure(3.6)
     axes = figure.subplots()
-    steps = ensemble["step"].values
-    residual = _positive(ensemble["relative_residual"].values)
+    measured = measured_of(ensemble)
+    steps = ensemble["step"].values[measured]
+    residual = _positive(ensemble["relative_residual"].values[:, :, measured])
     many = residual[..., 0].size > EACH_RUN
     for kind, chosen in runs_of(ensemble).items():
         paths = residual[chosen]

@@ -9,13 +9,15 @@ import numpy as np
 import xarray as xr
 from scipy.special import gammaln
 
+from eqrlab.attractors.ensemble.schedule import measured_of
+
 WINDOW = 3  # steps over which the convergence scores are averaged (EqR, eq. 20)
 HALT = 0.0  # a restart halts where its halting logit exceeds this
 EXACT_VOTE = 64  # votes of more restarts are drawn, not enumerated
 DRAWS = 4000
 
 SELECTORS = {
-    "top1_converged": "least residual, averaged over the last 3 steps",
+    "top1_converged": "least residual, averaged over the last 3 steps (those measured)",
     "top1_logit_delta": "least change of the logits, averaged over the last 3 steps",
     "majority": "most frequent whole answer",
     "halting": "highest halting logit",
@@ -99,7 +101,13 @@ def selector_score(ensemble: xr.Dataset, name: str, depth: int) -> np.ndarray:
         score = -(answer[:, :, None] == answer[:, None, :]).mean(2)
     else:
         name = {"top1_converged": "residual", "top1_logit_delta": "logit_delta"}[name]
-        window = ensemble[name].values[:, :, max(0, depth - WINDOW) : depth].astype(float)
+        first = max(0, depth - WINDOW)
+        window = ensemble[name].values[:, :, first:depth].astype(float)
+        if name == "residual":
+            window = window[:, :, measured_of(ensemble)[first:depth]]
+            if not window.shape[2]:
+                raise ValueError(f"no residual was measured in the last {WINDOW} steps up to {depth}: "
+                                 "sample with residuals='all'")  # fmt: skip
         if name == "logit_delta":
             window = window[:, :, 1:] if depth <= WINDOW else window  # nothing precedes the first step
             window = window if window.shape[2] else np.full((*window.shape[:2], 1), np.nan)

@@ -14,6 +14,7 @@ from eqrlab.attractors.ensemble.certainty import certainty
 from eqrlab.attractors.ensemble.contract import draw_start, require_state
 from eqrlab.attractors.ensemble.judge import Answers
 from eqrlab.attractors.ensemble.recipe import FEATURES, PATH_FEATURES, TRACE, Recipe
+from eqrlab.attractors.ensemble.schedule import measured_steps
 from eqrlab.core import KeyedNoise, System
 from eqrlab.core.models.products import weights_held
 from eqrlab.core.models.reasoner import cast_floating, take_rows
@@ -39,7 +40,13 @@ def norm(z: Tensor) -> Tensor:
 
 
 def iterate(
-    system: System, x: Any, z: Tensor, depth: int, keys: Tensor | None, before: int = 0
+    system: System,
+    x: Any,
+    z: Tensor,
+    depth: int,
+    keys: Tensor | None,
+    before: int = 0,
+    measured: np.ndarray | None = None,
 ) -> Iterator[Moment]:
     """Yield the batch after 1, 2, ..., `depth` outer steps from the starts z.
 
@@ -49,6 +56,8 @@ def iterate(
         (n,) int64 row keys of the noise, or None for none.
     before
         Outer steps taken before z: noise is keyed by the number of the step since the start.
+    measured
+        (depth,) bool: steps at which a residual that costs an evaluation is measured, others are NaN; None: all.
 
     Notes
     -----
@@ -69,11 +78,14 @@ def iterate(
             z,
             _checked(system.step(z, x, None if keys is None else KeyedNoise(keys, before + t)), z),
         )
-        precise = z.float() if half else z
-        residual = norm(system.step(precise, precise_x) - precise)
-        yield Moment(
-            t, z, residual, norm(z.float() - previous.float()) if half else norm(z - previous), norm(z)
-        )
+        size = norm(z)
+        if measured is None or measured[t - 1]:
+            precise = z.float() if half else z
+            residual = norm(system.step(precise, precise_x) - precise)
+        else:
+            residual = torch.full_like(size, torch.nan)
+        update = norm(z.float() - previous.float()) if half else norm(z - previous)
+        yield Moment(t, z, residual, update, size)
 
 
 def _checked(following: Tensor, z: Tensor) -> Tensor:
@@ -167,8 +179,9 @@ def run_rows(recipe: Recipe, rows: np.ndarray, tick: Callable[[int], None]) -> d
             "states",
         )
     }  # fmt: skip
+    measured = measured_steps(recipe.residuals, recipe.depth, recipe.before)
     logits = None
-    for moment in iterate(recipe.system, x, z, recipe.depth, row_keys, recipe.before):
+    for moment in iterate(recipe.system, x, z, recipe.depth, row_keys, recipe.before, measured):
         lists["residual"].append(moment.residual)
         lists["update"].append(moment.update)
         lists["norm"].append(moment.norm)

@@ -38,6 +38,7 @@ class RunOptions(DrawOptions, total=False):
     keep: Sequence[str]
     tolerances: Tolerances | None
     first_restart: int
+    residuals: str
 
 
 class WorkOptions(TypedDict, total=False):

@@ -16,6 +16,7 @@ from eqrlab.attractors.ensemble.options import WorkOptions, check_options
 from eqrlab.attractors.ensemble.recipe import Recipe
 from eqrlab.attractors.ensemble.records import digested, noise_size
 from eqrlab.attractors.ensemble.run import Run
+from eqrlab.attractors.ensemble.schedule import sparse_of
 from eqrlab.attractors.fates.fate import CODE, Tolerances, Verdict, classify, solved_band
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
@@ -159,6 +160,7 @@ def _judge(
             residual.astype(float), size.astype(float), records["code"], solved,
             digested(records, residual.shape[1], limits, before),
             epsilon=epsilon, noise=noise, tolerances=tolerances, before=before,
+            sparse=sparse_of(records, recipe.residuals, before),
         )  # fmt: skip
 
     right = records["correct"][:, -1] & judged

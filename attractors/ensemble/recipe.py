@@ -52,6 +52,8 @@ class Recipe:
         Number of the first restart; randomness is keyed by it, given starts are taken from 0.
     before
         Outer steps that led to given starts, 0 unless runs are continued.
+    residuals
+        "all" steps, or "sparse": at which of them a residual is measured that costs an evaluation.
     """
 
     system: System
@@ -68,6 +70,7 @@ class Recipe:
     place: Place = field(default_factory=Place)
     first_restart: int = 0
     before: int = 0
+    residuals: str = "all"
 
     @property
     def rows(self) -> int:

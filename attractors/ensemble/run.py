@@ -28,6 +28,7 @@ from eqrlab.attractors.ensemble.options import RunOptions, refuse_unknown
 from eqrlab.attractors.ensemble.place import Place
 from eqrlab.attractors.ensemble.recipe import KEEP, Recipe
 from eqrlab.attractors.ensemble.records import digest
+from eqrlab.attractors.ensemble.schedule import RESIDUALS
 from eqrlab.attractors.ensemble.to_dataset import assemble
 from eqrlab.attractors.fates.fate import Tolerances
 from eqrlab.attractors.results import schema
@@ -90,13 +91,17 @@ class Run(Recipe):
                 f"initial must begin with (puzzle, restart) = {expected}, got {tuple(initial.shape[:2])}"
             )
         identifiers = identifiers_of(options.get("identifiers"), len(tokens))
+        residuals = options.get("residuals", "all")
+        if residuals not in RESIDUALS:
+            raise ValueError(f"residuals {residuals!r} unknown; choose from {', '.join(RESIDUALS)}")
         system, noise = with_noise(system, options.get("noise"))
         place = Place.of(system, options.get("device"), options.get("dtype"))
         run = cls(
             system=place.bring(system), inputs=tokens, identifiers=identifiers,
             judge=Judge(solutions, options.get("oracle")),
             seed=int(options.get("seed", 0)), noise=noise, initial=initial, place=place,
-            keep=tuple(dict.fromkeys(("summary", *keep))), tolerances=options.get("tolerances") or Tolerances(),
+            residuals=residuals, keep=tuple(dict.fromkeys(("summary", *keep))),
+            tolerances=options.get("tolerances") or Tolerances(),
             **{k: int(v) for k, v in numbers.items()},
         )  # fmt: skip
         check_system(
@@ -160,7 +165,7 @@ class Run(Recipe):
             restarts=ensemble.sizes["restart"], depth=ensemble.sizes["step"], seed=int(recorded["seed"]),
             noise=noise, initial=_same_law(system, ensemble, initial),
             tolerances=Tolerances(**{k: v for k, v in stored.items() if k in names}), place=place,
-            first_restart=int(ensemble.restart.values[0]),
+            first_restart=int(ensemble.restart.values[0]), residuals=str(recorded.get("residuals", "all")),
         )  # fmt: skip
 
     def sample(

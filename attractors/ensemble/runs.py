@@ -10,10 +10,11 @@ import torch
 import xarray as xr
 
 from eqrlab.attractors.ensemble.judge import Judge
+from eqrlab.attractors.ensemble.schedule import measured_of
 from eqrlab.attractors.fates.clouds import recurs
 from eqrlab.attractors.fates.fate import CODE, Tolerances
 from eqrlab.attractors.fates.orbits import RATE_CAP
-from eqrlab.attractors.statistics.trends import decay_rate
+from eqrlab.attractors.statistics.trends import decay_rate, filled, tail
 
 RESOLUTION = {"float64": 1e-6}  # relative distance up to which two exact states are one attractor
 COARSE_RESOLUTION = 1e-3  # the same in lower precision
@@ -128,8 +129,8 @@ def state_error(ensemble: xr.Dataset) -> np.ndarray:
     """
     with np.errstate(invalid="ignore"):  # a nonfinite run has an infinite scale
         relative = ensemble.residual.values.astype(float) / ensemble.scale.values[:, :, None]
-    puzzles, restarts, depth = relative.shape
-    k = min(depth, 16)
+    puzzles, restarts, _ = relative.shape
+    k = tail(measured_of(ensemble), 16)
     recent = np.nan_to_num(relative[:, :, -k:], nan=1.0, posinf=1.0).reshape(-1, k)
     rate = np.clip(decay_rate(recent) if k > 1 else np.zeros(len(recent)), 0, RATE_CAP)
     left = np.nan_to_num(relative[:, :, -1], nan=1.0, posinf=1.0) / (1 - rate.reshape(puzzles, restarts))
@@ -216,7 +217,10 @@ def _arrivals(ensemble: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     has fallen below in the first half.  A periodic run was while its residuals did not repeat, one that diverged while
     they were as before.
     """
-    residual, fate = ensemble.residual.values.astype(float), ensemble.fate.values
+    residual, fate = (
+        filled(ensemble.residual.values.astype(float), measured_of(ensemble)),
+        ensemble.fate.values,
+    )
     depth = residual.shape[2]
     half = max(1, depth // 2)
     with np.errstate(invalid="ignore"):

@@ -12,9 +12,11 @@ import xarray as xr
 from eqrlab.attractors.ensemble.arguments import identifier_variable
 from eqrlab.attractors.ensemble.recipe import Recipe
 from eqrlab.attractors.ensemble.records import answer_ids, digested, noise_size
+from eqrlab.attractors.ensemble.schedule import sparse_of
 from eqrlab.attractors.fates.fate import (
     CODE,
     LongRun,
+    Sparse,
     Tolerances,
     Verdict,
     answer_window,
@@ -54,7 +56,8 @@ def assemble(
     judged, labels, limits = recipe.judge.known, recipe.judge.labels, recipe.tolerances
     residual, size = records["residual"], records["norm"]
     state_dtype = state_precision(recipe, residual.dtype)
-    verdict = _verdict(records, judged, torch.finfo(state_dtype).eps, noise, limits, threshold)
+    sparse = sparse_of(records, recipe.residuals, recipe.before)
+    verdict = _verdict(records, judged, torch.finfo(state_dtype).eps, noise, limits, threshold, sparse)
     with np.errstate(invalid="ignore", divide="ignore"):
         relative = np.where(size > 0, residual / size, np.where(residual == 0, 0, np.inf)).astype(
             residual.dtype
@@ -158,6 +161,8 @@ def assemble(
         },
         "oracle": recipe.judge.name,
     }
+    if sparse is not None:
+        attributes["residuals"] = recipe.residuals
     products = how_multiplied(state_dtype, recipe.place.device)
     if products and isinstance(recipe.system, Reasoner):
         attributes["products"] = products
@@ -199,6 +204,7 @@ def _verdict(
     noise: float,
     limits: Tolerances,
     threshold: float | None,
+    sparse: Sparse | None,
 ) -> Verdict:
     """Decide the fates of all rows, some at a time; without a threshold, with the band of all their solved runs."""
     rows, depth = records["residual"].shape
@@ -217,9 +223,12 @@ def _verdict(
             band, np.ones(len(band), bool), limits, limits.numerical_floor(epsilon), noise
         )
     verdicts = [
-        classify(*facts(piece), epsilon=epsilon, noise=noise, tolerances=limits, threshold=threshold)
+        classify(
+            *facts(piece), epsilon=epsilon, noise=noise, tolerances=limits, threshold=threshold,
+            sparse=sparse and sparse._replace(update=sparse.update[piece]),
+        )
         for piece in pieces
-    ]
+    ]  # fmt: skip
     fields = {
         field.name: np.concatenate([getattr(v, field.name) for v in verdicts])
         for field in dataclasses.fields(Verdict)

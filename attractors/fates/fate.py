@@ -16,7 +16,7 @@ import numpy as np
 from eqrlab.attractors.fates.cycles import find_period, longest_period
 from eqrlab.attractors.fates.drift import answer_stands, grows_for_ever, turn_left
 from eqrlab.attractors.results.schema import ANSWER_FATES, FATES
-from eqrlab.attractors.statistics.trends import block_medians, kendall, way_left
+from eqrlab.attractors.statistics.trends import block_medians, filled, kendall, way_left
 
 LEAVES, RISEN = 8, 4.0  # steps in which a residual rises by this factor where a run leaves a slow passage
 CODE = {name: i for i, name in enumerate(FATES)}
@@ -117,6 +117,13 @@ class Verdict:
     state_fate: np.ndarray
     answer_fate: np.ndarray
     drift: np.ndarray
+
+
+class Sparse(NamedTuple):
+    """Residuals measured at some steps only: which, (D,) bool, the last among them; and the updates (n, D) of all."""
+
+    measured: np.ndarray
+    update: np.ndarray
 
 
 class LongRun(NamedTuple):
@@ -344,6 +351,7 @@ def classify(
     tolerances: Tolerances,
     before: int = 0,
     threshold: float | None = None,
+    sparse: Sparse | None = None,
 ) -> Verdict:
     """Decide the fate of every row.
 
@@ -365,6 +373,10 @@ def classify(
         Outer steps taken before the first one given.
     threshold
         Upper end of the solved band; None finds it from these rows.
+    sparse
+        Where residuals were not measured at every step.  Trends are then those of measured steps, and a residual falls
+        only where the updates of all steps do not contradict: few steps of noise may fall by chance.  A run settled at
+        the first measured step since which it was.
 
     Notes
     -----
@@ -389,25 +401,30 @@ def classify(
     scale = state_scale(size)
     with np.errstate(invalid="ignore"):
         relative = residual / scale[:, None]
-    final, recent = relative[:, -1], relative[:, -k:]
+    seen_at = np.arange(depth) if sparse is None else np.flatnonzero(sparse.measured)
+    step, near = seen_at + 1, seen_at[seen_at >= depth - k]
+    final, recent = relative[:, -1], relative[:, near]
     finite = np.isfinite(residual[:, -1]) & np.isfinite(size[:, -1]) & seen.finite
     safe = np.where(finite[:, None], recent, 1.0)
-    long = relative[:, -min(depth, max(k, (before + depth) // 2)) :]
+    long = relative[:, seen_at[seen_at >= depth - max(k, (before + depth) // 2)]]
     blocks = block_medians(np.where((finite & np.isfinite(long).all(1))[:, None], long, 1.0))
     falling = is_falling(safe, t, t.drop) | is_falling(blocks, t, t.drop)
     floor = t.numerical_floor(epsilon)
     with np.errstate(divide="ignore", invalid="ignore"):
         rounding = np.minimum(floor / np.maximum(np.where(finite, final, 1.0), 1e-300), 1.0)
         creeping = falling | is_falling(safe, t, rounding) | is_falling(blocks, t, rounding)
+        if sparse is not None:
+            confirmed = kendall(sparse.update[:, -k:]) <= t.falling / 2
+            falling, creeping = falling & confirmed, creeping & confirmed
         leaving = (kendall(safe[:, -LEAVES:]) >= 0.9) & (safe[:, -1] >= RISEN * safe[:, -LEAVES:][:, 0])
-    left = way_left(np.where(finite[:, None], relative, 1.0))
+    left = way_left(np.where(finite[:, None], relative[:, seen_at], 1.0), step)
     if threshold is None:
         threshold = solved_band(final, solved & constant & finite, t, floor, noise)
     hovering = (final <= threshold) & ~creeping & ~seen.drifting
     resting = (final <= floor) | hovering | (creeping & (left <= t.travel))
     with np.errstate(invalid="ignore", over="ignore"):
         growing = (np.diff(size[:, -k:], axis=1) > 0).all(1) & (size[:, -1] > 1.01 * size[:, -k])
-        growing &= residual[:, -1] >= residual[:, -k]
+        growing &= residual[:, -1] >= residual[:, near[0]]
         far = size[:, -1] >= t.growth * np.maximum(size[:, 0], 1e-300)
     spread = seen.spread / np.where(finite, scale, 1.0)
     moving = falling | growing | (before + depth < t.least_steps) | ((final <= threshold) & creeping)
@@ -432,15 +449,17 @@ def classify(
     otherwise = np.where(on_the_way, CODE["unfinished"], CODE["wandering"])
     fate = np.where(at_rest & ~constant, otherwise, state_fate).astype(np.int8)
     drifts = constant & np.isin(state_fate, [CODE["unfinished"], CODE["diverged"]])
-    drifts &= grows_for_ever(residual, size, before) & answer_stands(since, seen.turn, before + depth)
+    whole = residual if sparse is None else filled(residual, sparse.measured)
+    drifts &= grows_for_ever(whole, size, before) & answer_stands(since, seen.turn, before + depth)
     fate[drifts] = CODE["recurrent"]
     spread = np.where(drifts, np.maximum(spread, seen.turn), spread)
     is_settled = fate == CODE["settled"]
     period = np.where(is_settled, 1, np.where(fate == CODE["periodic"], seen.period, 0)).astype(np.int32)
     limit = np.maximum(threshold, final) * (1 + 1e-6)
     with np.errstate(invalid="ignore"):
-        above = np.where(~(relative <= limit[:, None]), np.arange(1, depth + 1), 0).max(1) + before
-    settling = np.where(is_settled, np.maximum(above + 1, since), -1).astype(np.int32)
+        above = np.where(~(relative[:, seen_at] <= limit[:, None]), step, 0).max(1)
+    below = np.append(step, depth + 1)[np.searchsorted(step, above, side="right")] + before
+    settling = np.where(is_settled, np.maximum(below, since), -1).astype(np.int32)
     place = _representative(seen, fate, noise > 0)
     place[~finite] = np.nan
     return Verdict(

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import xarray as xr
 
+from eqrlab.attractors.ensemble.schedule import measured_of
 from eqrlab.attractors.fates.fate import CODE, Tolerances
 from eqrlab.attractors.landscape.basins import basins
 from eqrlab.attractors.landscape.mode_rule import ModeRule as ModeRule
@@ -19,7 +20,7 @@ from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles
 from eqrlab.attractors.statistics.intervals import proportion_interval
 from eqrlab.attractors.statistics.ranks import PooledAuc
-from eqrlab.attractors.statistics.trends import decay_rate, slows_for_ever
+from eqrlab.attractors.statistics.trends import decay_rate, filled, slows_for_ever, tail
 
 UNDECIDED = schema.MODES.index("undecided")
 MOST = 256  # a verdict that so many times the restarts would not decide is beyond buying
@@ -141,7 +142,8 @@ def restarts_needed(evidence: Evidence, restarts: int, rule: ModeRule) -> np.nda
 
 def slowing(ensemble: xr.Dataset) -> np.ndarray:
     """Return the unfinished runs, (puzzle, restart) bool, that decay too slowly ever to come to rest."""
-    scaled = np.nan_to_num(ensemble.relative_residual.values.astype(float), nan=1.0, posinf=1.0)
+    relative = filled(ensemble.relative_residual.values.astype(float), measured_of(ensemble))
+    scaled = np.nan_to_num(relative, nan=1.0, posinf=1.0)
     slow = slows_for_ever(scaled.reshape(-1, scaled.shape[2])).reshape(scaled.shape[:2])
     return slow & (ensemble.fate.values == CODE["unfinished"])
 
@@ -157,7 +159,7 @@ def depth_needed(ensemble: xr.Dataset) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         relative = ensemble.residual.values.astype(float) / ensemble.scale.values[:, :, None]
     relative = np.nan_to_num(relative, nan=1.0, posinf=1.0)
-    recent = relative[:, :, -max(2, min(depth, 16)) :]
+    recent = relative[:, :, -max(2, tail(measured_of(ensemble), 16)) :]
     rate = decay_rate(recent.reshape(-1, recent.shape[2])).reshape(unfinished.shape)
     with np.errstate(divide="ignore", invalid="ignore"):
         left = np.maximum(recent[:, :, -1] / np.maximum(1 - rate, 1e-300), 1e-300)

@@ -148,7 +148,7 @@ def now() -> str:
 CARRIED = (
     "Conventions", "schema_version", "title", "source", "checkpoint", "checkpoint_sha256", "checkpoint_provenance",
     "family", "task", "config", "seed", "restarts", "depth", "noise", "init_std", "initial_law", "dtype", "device",
-    "products", "tolerances", "oracle", "history",
+    "products", "tolerances", "oracle", "residuals", "history",
 )  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 BLOCKS = 32  # medians by which a long stretch of residuals is judged
@@ -37,8 +39,36 @@ def block_medians(series: np.ndarray, blocks: int = BLOCKS) -> np.ndarray:
     return np.median(series[:, series.shape[1] - count * size :].reshape(len(series), count, size), axis=2)
 
 
-def way_left(residual: np.ndarray) -> np.ndarray:
+def filled(series: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Return positive series (..., D) with power laws drawn between the steps that were measured, (D,) bool."""
+    if measured.all():
+        return series
+    known = np.flatnonzero(measured)
+    values = series.copy()
+    time = np.log(np.arange(1, series.shape[-1] + 1))
+    for a, b in itertools.pairwise(known):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            low, high = np.log(series[..., a]), np.log(series[..., b])
+            for j in range(a + 1, b):
+                part = (time[j] - time[a]) / (time[b] - time[a])
+                values[..., j] = np.exp((1 - part) * low + part * high)
+    values[..., : known[0]] = series[..., known[:1]]
+    return values
+
+
+def tail(measured: np.ndarray, most: int) -> int:
+    """Return how many last steps, up to `most`, were measured (D,) without a gap."""
+    gaps = np.flatnonzero(~measured)
+    return min(most, len(measured) - (int(gaps[-1]) + 1 if len(gaps) else 0))
+
+
+def way_left(residual: np.ndarray, step: np.ndarray | None = None) -> np.ndarray:
     """Return what each row of residuals (n, D) has left to go if it falls geometrically, inf where that is not shown.
+
+    Parameters
+    ----------
+    step
+        (D,) ascending, at which they were measured; None: 1, ..., D.
 
     Notes
     -----
@@ -47,16 +77,18 @@ def way_left(residual: np.ndarray) -> np.ndarray:
     stability or in the bottleneck that a pair of fixed points leaves when it has vanished.  A residual that was as low
     before and rose again by that factor says nothing of what comes next.
     """
-    n, depth = residual.shape
-    step = np.arange(1, depth + 1)
-    last = residual[:, -1]
+    n = len(residual)
+    step = np.arange(1, residual.shape[1] + 1) if step is None else step
+    depth, last = int(step[-1]), residual[:, -1]
     with np.errstate(invalid="ignore", over="ignore"):
         first, second = (
             depth - np.where(residual > factor * last[:, None], step, 0).max(1) for factor in (FALL, FALL**2)
         )
         shown = (second < depth) & (second + 1 >= GEOMETRIC * first)
         lowest = np.minimum.accumulate(residual, axis=1)
-        rose = (first < depth) & (lowest[np.arange(n), np.maximum(depth - first - 1, 0)] <= last)
+        rose = (first < depth) & (
+            lowest[np.arange(n), np.searchsorted(step, np.maximum(depth - first, 1))] <= last
+        )
         rate = FALL ** (-1 / np.maximum(first, 1))
         return np.where(shown & ~rose, last * rate / (1 - rate), np.inf)
 

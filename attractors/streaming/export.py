@@ -118,6 +118,8 @@ def export(
     path, share = Path(path), Shard(*shard)
     if not 0 <= share.number < share.of:
         raise ValueError(f"shard must be (i, n) with 0 <= i < n, got {tuple(shard)}")
+    if options.get("residuals", "all") != "all":
+        raise ValueError("an export has residuals at every step: leave residuals at 'all'")
     recipe = Run.of(system, inputs, **options)
     joining, folder = resume or share.of > 1, folder_of(path)
     if _completed(path) and not joining:

@@ -41,6 +41,8 @@ from eqrlab.attractors.perturbation.plane import plane
 from eqrlab.attractors.perturbation.shock import critical_shock
 from eqrlab.attractors.perturbation.stability import basin_stability
 from eqrlab.attractors.results.archive import completed_part, open_ensemble
+from eqrlab.attractors.results.named import read, words
+from eqrlab.attractors.results.summary import summary
 from eqrlab.attractors.streaming.export import export
 
 __all__ = [
@@ -80,6 +82,7 @@ __all__ = [
     "outcomes",
     "plane",
     "prolong",
+    "read",
     "replay",
     "return_test",
     "sample",
@@ -88,6 +91,8 @@ __all__ = [
     "signals",
     "singular_values",
     "spectrum",
+    "summary",
     "trajectory_exponents",
     "transitions",
+    "words",
 ]

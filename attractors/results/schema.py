@@ -14,6 +14,7 @@ import torch
 import xarray as xr
 
 from eqrlab import __version__
+from eqrlab.attractors.results.named import named
 
 SCHEMA_VERSION = 1  # of names, dimensions and attributes: see SCHEMA.md
 MIGRATIONS: dict[
@@ -48,7 +49,7 @@ def dataset(
     codes: Mapping[str, tuple[str, ...]] | None = None,
 ) -> xr.Dataset:
     """Build a labelled dataset: every variable gets `long_name` and `units`, every dimension a coordinate
-    (`mode_name` for the dimension `mode`, since `mode` is also a variable).
+    (`mode_name` for the dimension `mode`, since `mode` is also a variable: see `named.NamedDataset`).
 
     Parameters
     ----------
@@ -74,7 +75,7 @@ def dataset(
         labels = np.asarray(values)
         units = {} if labels.dtype.kind in "OU" else {"units": "1"}
         result = result.assign_coords({name: (dim, labels, {"long_name": str(dim), **units})})
-    return result
+    return named(result)
 
 
 def plain(value: Any) -> Any:

@@ -53,7 +53,7 @@ def test_a_grid_warns_for_random_starts_and_for_the_own_one():
 def test_the_advice_tells_it():
     groups = plan.mode_d()
     alignment = groups["alignment"].isel(puzzle=np.zeros(30, int)).copy(deep=True)
-    assert "does harm" not in wording.buy_sentence(groups["modes"], alignment)
+    assert "does harm" not in wording.advice_sentence(groups["modes"], alignment)
     i = list(alignment.selector.values).index("mean")
     alignment.accuracy_puzzle[:, i, -1] = 0.1
     assert "too much depth does harm" in wording.landscape_sentence(groups["modes"], alignment)

@@ -42,7 +42,7 @@ def test_report_opens_with_the_verdict(letter, groups):
     assert f"Mode ({letter}): {wording.mode_meaning(letter)}." in text
     for sentence in (
         wording.residual_sentence(groups()["alignment"]),
-        wording.buy_sentence(groups()["modes"], groups()["alignment"]),
+        wording.advice_sentence(groups()["modes"], groups()["alignment"]),
     ):
         assert report._figures(sentence).replace("\u00a0", " ") in text
 

@@ -24,24 +24,26 @@ def test_sentence_names_the_mode_its_meaning_and_its_share(letter, groups):
 def test_sentence_recommends_what_the_mode_calls_for():
     for groups, what in (
         (plan.mode_a, "Retrain"),
-        (plan.mode_b, "Buy restarts"),
+        (plan.mode_b, "Run more restarts"),
         (plan.mode_d, "Depth is enough"),
     ):
         assert what in wording.landscape_sentence(groups()["modes"], groups()["alignment"])
     narrow = wording.landscape_sentence(plan.mode_c()["modes"], plan.mode_c()["alignment"])
-    assert "Buy restarts to reach the basin, and depth" in narrow and "choose by top-1 converged" in narrow
+    assert (
+        "Run more restarts to reach the basin, and deeper" in narrow and "choose by top-1 converged" in narrow
+    )
 
 
 def test_unfinished_runs_are_undecided_and_ask_for_depth():
     text = wording.landscape_sentence(plan.unfinished()["modes"], plan.unfinished()["alignment"])
     assert text.startswith("Undecided: too little evidence on 4 of 4 puzzles; unfinished runs leave 100 %")
-    assert "buy depth beyond 40 steps" in text
+    assert "run deeper than 40 steps" in text
 
 
 def test_few_restarts_are_undecided_and_ask_for_restarts():
     text = wording.landscape_sentence(plan.DEGENERATE["one restart"]()["modes"])
     assert text.startswith("Undecided: too little evidence on 3 of 3 puzzles")
-    assert "buy more than 1 restart." in text
+    assert "run more than 1 restart." in text
 
 
 def test_puzzles_in_different_modes_are_called_a_split_not_too_little_evidence():
@@ -85,8 +87,8 @@ def test_residual_sentence_says_when_it_is_never_defined():
         (0.6, 0.55, 0.65, "hardly"),
         (0.6, 0.45, 0.75, "does not tell"),
         (0.2, 0.1, 0.3, "misleads"),
-        (1.0, 0.37, 1.0, "told right from wrong on these puzzles, too few"),
-        (0.05, 0.0, 0.6, "misled on these puzzles, too few"),
+        (1.0, 0.37, 1.0, "told right from wrong on these puzzles; with so few"),
+        (0.05, 0.0, 0.6, "misled on these puzzles; with so few"),
         (0.5, np.nan, np.nan, "does not tell"),
         (0.95, np.nan, np.nan, "the residual tells right from wrong"),
     ],

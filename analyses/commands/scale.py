@@ -1,4 +1,4 @@
-"""`eqrlab scale`: what depth and breadth buy at test time, from one ensemble."""
+"""`eqrlab scale`: accuracy over depth and breadth at test time, from one ensemble."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def heat_map(scaling: xr.Dataset, selector: str = "top1_converged") -> Figure:
 
 @styled
 def frontier(scaling: xr.Dataset) -> Figure:
-    """Draw the accuracy that a number of outer steps buys, best over depth and breadth, by selector."""
+    """Draw the best accuracy that each selector reaches with a number of outer steps, over depth and breadth."""
     figure = Figure((5.0, 4.5), layout="constrained")
     axes = figure.subplots()
     _frontier(axes, scaling)

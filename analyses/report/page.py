@@ -244,7 +244,7 @@ def _judged(
         "sentences": [
             ("Landscape", wording.mode_sentence(modes)),
             ("Residual", wording.residual_sentence(alignment)),
-            ("What to buy", wording.buy_sentence(modes, alignment)),
+            ("What to do next", wording.advice_sentence(modes, alignment)),
         ],
         "tiles": [
             (

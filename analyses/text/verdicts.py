@@ -25,12 +25,12 @@ from eqrlab.attractors.results.schema import ADVICE, MODES, STATUS
 
 __all__ = [
     "accuracy_text",
+    "advice_sentence",
     "advice_text",
     "auc_depth",
     "auc_meaning",
     "auc_text",
     "best_selector",
-    "buy_sentence",
     "drift_sentence",
     "fate_meaning",
     "is_split",
@@ -61,14 +61,14 @@ def landscape_mode(modes: xr.Dataset) -> str:
 
 
 def landscape_sentence(modes: xr.Dataset, alignment: xr.Dataset | None = None) -> str:
-    """Return the verdict on a checkpoint: its mode and what that means, whether the residual helps, what to buy.
+    """Return the verdict on a checkpoint: its mode and meaning, whether the residual helps, and what to run next.
 
     Parameters
     ----------
     modes, alignment
         From `attractors.modes` and `attractors.alignment`, of the same ensemble.
     """
-    parts = [mode_sentence(modes), buy_sentence(modes, alignment)]
+    parts = [mode_sentence(modes), advice_sentence(modes, alignment)]
     if alignment is not None:
         parts.insert(1, residual_sentence(alignment))
     return " ".join(parts)
@@ -150,8 +150,8 @@ def auc_meaning(value: float, low: float, high: float) -> str:
     if np.isfinite(low) and low <= 0.5 <= high:
         if abs(value - 0.5) >= 0.4:
             did = "told right from wrong" if value > 0.5 else "misled"
-            return f"the residual {did} on these puzzles, too few to say so of others (chance is inside the interval)"
-        return "the residual does not tell right from wrong (chance is inside the interval)"
+            return f"the residual {did} on these puzzles; with so few that may be chance (the interval contains 0.5)"
+        return "the residual does not tell right from wrong (the interval contains 0.5)"
     if not np.isfinite(low) and abs(value - 0.5) < 0.1:
         return "the residual does not tell right from wrong"
     if value < 0.5:
@@ -181,35 +181,35 @@ def _auc_clause(alignment: xr.Dataset, index: int) -> str:
     return f"{auc_meaning(value, low, high)}, AUC {number_interval(value, low, high)}"
 
 
-def buy_sentence(modes: xr.Dataset, alignment: xr.Dataset | None = None) -> str:
-    """Return what to buy, or what would decide, and where depth does harm, as sentences."""
+def advice_sentence(modes: xr.Dataset, alignment: xr.Dataset | None = None) -> str:
+    """Return what to run next, or what would decide, and where depth does harm, as sentences."""
     drop = None if alignment is None else drop_in_alignment(alignment)
-    return _purchase(modes, alignment) + (f" {drop.text}" if drop else "")
+    return _advice(modes, alignment) + (f" {drop.text}" if drop else "")
 
 
-def _purchase(modes: xr.Dataset, alignment: xr.Dataset | None) -> str:
+def _advice(modes: xr.Dataset, alignment: xr.Dataset | None) -> str:
     letter = landscape_mode(modes)
     if letter == "undecided":
         advice = modes["advice"].values
         deeper, wider = ((advice == ADVICE.index(a)).sum() for a in ("buy_depth", "buy_restarts"))
         stuck = int((advice == ADVICE.index("depth_will_not_tell")).sum())
         if is_split(modes):
-            return "Read the verdicts puzzle by puzzle; more puzzles would tell which mode prevails."
+            return "Read the verdicts puzzle by puzzle; more puzzles would show which mode prevails."
         if stuck > max(deeper, wider):
             return (
-                f"Depth will not tell on {plural(stuck, 'puzzle')}: unfinished runs slow down like 1 / time, "
+                f"More depth will not decide {plural(stuck, 'puzzle')}: unfinished runs slow down like 1 / depth, "
                 "and so never come to rest."
             )
         if deeper >= wider:
             also = f", and more restarts on {plural(int(wider), 'other')}" if wider else ""
             where = f"runs are unfinished on {plural(int(deeper), 'puzzle')}"
-            return f"To decide, buy depth beyond {_size(modes, 'depth', 'step')}: {where}{also}."
-        also = f", and depth on {plural(int(deeper), 'other')}" if deeper else ""
-        return f"To decide, buy more than {_size(modes, 'restarts', 'restart')}{also}."
+            return f"To decide, run deeper than {_size(modes, 'depth', 'step')}: {where}{also}."
+        also = f", and deeper on {plural(int(deeper), 'other')}" if deeper else ""
+        return f"To decide, run more than {_size(modes, 'restarts', 'restart')}{also}."
     text = {
         "a": "Retrain: neither depth nor restarts reach a correct attractor",
-        "b": "Buy restarts; depth helps only inside the right basin",
-        "c": "Buy restarts to reach the basin, and depth to settle in it",
+        "b": "Run more restarts; more depth helps only inside the right basin",
+        "c": "Run more restarts to reach the basin, and deeper to settle in it",
         "d": "Depth is enough: one restart, run until it settles",
     }[letter]
     if 2 * puzzle_modes(modes).count(letter) < modes.sizes["puzzle"]:
@@ -298,12 +298,12 @@ def verdict_rows(groups: Mapping[str, xr.Dataset]) -> list[dict[str, str]]:
 
 
 def probability_text(modes: xr.Dataset, puzzle: int) -> str:
-    """Return the probability of a puzzle's mode; where undecided, that of the likeliest, "open" if none is."""
+    """Return the probability of a puzzle's mode; where undecided, that of the likeliest."""
     code, chances = int(modes["mode"].values[puzzle]), modes["mode_probability"].values[puzzle]
     if MODES[code] != "undecided":
         return percent(float(chances[code]))
     likeliest = MODES[int(chances.argmax())]
-    return f"{'open' if likeliest == 'undecided' else likeliest} {percent(float(chances.max()))}"
+    return f"{likeliest} {percent(float(chances.max()))}"
 
 
 def mass_text(basins: xr.Dataset, name: str, puzzle: int) -> str:

@@ -16,27 +16,27 @@ MODE_NAMES = {
 MODE_MEANINGS = {
     "a": "no correct attractor was found: no restart comes to rest at a right answer",
     "b": "right and wrong attractors coexist: where a run ends depends on where it starts",
-    "c": "a correct attractor exists but is hard to reach: most failed runs settle nowhere",
+    "c": "a correct attractor exists but is hard to reach: most failed runs never settle",
     "d": "the correct basin is broad and stable: nearly every restart ends there",
     "undecided": "the evidence does not single out a mode",
 }
 ADVICE_TEXTS = {
     "deeper_is_enough": "depth is enough: one restart, run until it settles",
-    "more_restarts": "buy restarts and choose among their answers; depth helps only inside the right basin",
-    "more_restarts_and_depth": "buy restarts to reach the basin, and depth to settle in it",
+    "more_restarts": "run more restarts and choose among their answers; more depth helps only inside the right basin",
+    "more_restarts_and_depth": "run more restarts to reach the basin, and deeper to settle in it",
     "retrain": "retrain: neither depth nor restarts reach a correct attractor",
-    "buy_restarts": "undecided: buy restarts, more of them would tell",
-    "buy_depth": "undecided: buy depth, too many runs are unfinished",
-    "depth_will_not_tell": "undecided, and depth will not tell: runs slow down like 1 / time and never rest",
+    "buy_restarts": "undecided: more restarts would decide",
+    "buy_depth": "undecided: more depth would decide, too many runs are unfinished",
+    "depth_will_not_tell": "undecided, and depth will not help: runs slow down like 1 / depth and never come to rest",
 }
 ADVICE_SHORT = {
     "deeper_is_enough": "depth is enough",
-    "more_restarts": "restarts",
-    "more_restarts_and_depth": "restarts and depth",
+    "more_restarts": "more restarts",
+    "more_restarts_and_depth": "more restarts and depth",
     "retrain": "retrain",
-    "buy_restarts": "open: more restarts",
-    "buy_depth": "open: more depth",
-    "depth_will_not_tell": "open: depth will not tell",
+    "buy_restarts": "undecided: more restarts",
+    "buy_depth": "undecided: more depth",
+    "depth_will_not_tell": "undecided: depth will not help",
 }
 FATE_MEANINGS = {
     "settled": "the state stopped moving and the answer is constant",
@@ -69,7 +69,7 @@ SELECTOR_MEANINGS = {
     "mean": "a single restart, on average: no selection",
     "any_correct": "some restart is right: the ceiling of all selection, not itself usable",
 }
-# Among equally accurate selectors the first is the best buy: a single restart costs least.
+# Among equally accurate selectors the first is the one to use: a single restart costs least.
 USABLE = ("mean", "halting", "answer_entropy", "majority", "top1_converged", "settle_time")
 
 
@@ -102,7 +102,7 @@ def mode_meaning(letter: str) -> str:
 
 
 def advice_text(code: str | int) -> str:
-    """Return what compute can buy, as a clause, for an advice code (its name or its number in the archive).
+    """Return what more compute can achieve, as a clause, for an advice code (its name or its number in the archive).
 
     Raises
     ------

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from scipy.stats import binomtest
 
 from eqrlab.analyses.commands.train import evaluate, info, train
-from eqrlab.analyses.studies.accuracy import clustered, measure
+from eqrlab.analyses.studies.accuracy import measure
+from eqrlab.analyses.studies.shares import clustered
 from eqrlab.analyses.studies.training_recipes import OPTIONS, configurations
 from eqrlab.analyses.text.describe import blocks_per_step, describe
 from eqrlab.core import load, save

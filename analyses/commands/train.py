@@ -138,7 +138,7 @@ def train(context: click.Context, task: str, **options: Any) -> None:
         sys.exit(exit_code(Stopped(stopped[0])))
     click.echo(f"wrote {out / 'model.safetensors'}")
     if test is not None and accuracy is not None:
-        from eqrlab.analyses.studies.accuracy import proportion  # here, for a quick start
+        from eqrlab.analyses.studies.shares import proportion  # here, for a quick start
 
         click.echo(
             f"exact accuracy at depth {options['depth']}: {_share(proportion(accuracy, len(test)))} "

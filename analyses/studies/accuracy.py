@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
+from eqrlab.analyses.studies import arc
+from eqrlab.analyses.studies.shares import clustered
 from eqrlab.attractors import sample
-from eqrlab.attractors.statistics.intervals import proportion_interval
 from eqrlab.core import Reasoner
 from eqrlab.datasets import PuzzleSet
 
@@ -23,7 +22,9 @@ def measure(
     device: str = "cpu",
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Return exact and cell accuracy with 95 % intervals whose units are puzzles.
+    """Return exact and cell accuracy with 95 % intervals whose units are puzzles; of ARC also what the vote gives.
+
+    None where it is not known what is right.  Of ARC puzzles whose tasks are known see also `arc.vote_results`.
 
     Raises
     ------
@@ -40,6 +41,7 @@ def measure(
         reasoner.to(device),
         puzzles.inputs,
         labels=puzzles.labels,
+        identifiers=puzzles.identifiers,
         restarts=restarts,
         depth=depth,
         seed=seed,
@@ -48,8 +50,12 @@ def measure(
         device=device,
         progress=progress,
     )
-    exact = ensemble.correct.values[:, :, -1].astype(float)
-    cells = None if puzzles.labels is None else ensemble.token_accuracy.values[:, :, -1].astype(float)
+    exact = cells = None
+    if "correct" in ensemble:
+        exact = clustered(ensemble.correct.values[:, :, -1].astype(float), 1)
+    if puzzles.labels is not None:
+        counted = int((puzzles.labels != 0).sum(axis=1).mean())
+        cells = clustered(ensemble.token_accuracy.values[:, :, -1].astype(float), counted)
     return {
         "family": reasoner.family,
         "task": puzzles.task,
@@ -58,32 +64,7 @@ def measure(
         "restarts": restarts,
         "noise": reasoner.noise_scale if noise is None else noise,
         "seed": seed,
-        "exact": clustered(exact, 1),
-        "cells": None if cells is None else clustered(cells, puzzles.inputs.shape[1]),
+        "exact": exact,
+        "cells": cells,
+        **(arc.vote_results(ensemble, puzzles) if arc.shown_names(puzzles) else {}),
     }
-
-
-def clustered(shares: np.ndarray, trials: int) -> dict[str, float]:
-    """Return the mean of shares (puzzle, restart) of `trials` each, with a 95 % interval whose units are puzzles.
-
-    Notes
-    -----
-    A Wilson interval at the effective number of trials p (1 - p) / var(mean), the variance taken between puzzles; this
-    number is at least the number of puzzles (so also where all puzzles agree) and at most all trials.
-
-    References
-    ----------
-    Dean & Pagano 2015, "Evaluating confidence interval methods for binomial proportions in clustered surveys".
-    """
-    means = shares.mean(axis=1)
-    p, n = float(means.mean()), len(means)
-    variance = float(means.var(ddof=1)) / n if n > 1 else np.inf
-    effective = p * (1 - p) / variance if variance else np.inf
-    effective = min(max(effective, n), shares.size * trials) if 0 < p < 1 else n
-    return proportion(p, effective)
-
-
-def proportion(p: float, trials: float) -> dict[str, float]:
-    """Return a proportion of independent trials with its 95 % Wilson interval."""
-    low, high = proportion_interval(np.array(p * trials), np.array(trials), method="wilson")
-    return {"value": p, "low": float(low), "high": float(high)}

@@ -5,12 +5,30 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import click
 import torch
 
 from eqrlab.core.checkpoints.foreign_configs import parse_setting
+
+
+class Given(TypedDict, total=False):
+    """What commands get of the options that several verbs share, those that a verb has: settings of runs, and puzzles.
+
+    The names are those of the flags; settings of runs have the names of `attractors.RunOptions`.
+    """
+
+    puzzles: str | None
+    split: str
+    limit: int | None
+    allow_several: bool
+    restarts: int
+    depth: int
+    seed: int
+    noise: float | None
+    device: str
+    dtype: str | None
 
 
 class Numbers(click.ParamType):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import click
 import numpy as np
@@ -22,6 +22,7 @@ from eqrlab.analyses.commands.common.puzzle_choice import (
     puzzles_for,
     short_source,
 )
+from eqrlab.analyses.commands.common.run_options import outside, run_options
 from eqrlab.analyses.commands.diagnose import table
 from eqrlab.analyses.text.format import percent, percent_interval, plural
 from eqrlab.attractors.landscape.estimate import DECISIONS, STOPS, restarts_for
@@ -69,9 +70,8 @@ SHOWN = 4  # attractors of a puzzle that get a line of their own
 @opt.quiet
 @opt.checkpoint
 def basins_command(
-    checkpoint: str, half_width: float, confidence: float, max_restarts: int, above: float | None, puzzles: str | None,
-    split: str, limit: int | None, allow_several: bool, depth: int, seed: int, noise: float | None, device: str,
-    dtype: str | None, out: Path, quiet: bool,
+    checkpoint: str, half_width: float, confidence: float, max_restarts: int, above: float | None, out: Path,
+    quiet: bool, **given: Unpack[opt.Given],
 ) -> None:  # fmt: skip
     """Measure the basins of each puzzle to a requested precision.
 
@@ -81,16 +81,16 @@ def basins_command(
     """
     began = time.monotonic()
     model = load_checkpoint(checkpoint)
-    chosen = puzzles_for(model, puzzles, split, limit, allow_several, seed=seed, quiet=quiet)
+    chosen = puzzles_for(
+        model, given["puzzles"], given["split"], given["limit"], given["allow_several"], seed=given["seed"],
+        quiet=quiet,
+    )  # fmt: skip
     require_writable(out, "basins.nc")
-    outside = "" if model.random_starts else ", from random states outside its training law"
     click.echo(
-        f"{checkpoint}: {len(chosen)} puzzles of {short_source(chosen)}{how_chosen(chosen)}, depth {depth}{outside}\n"
+        f"{checkpoint}: {len(chosen)} puzzles of {short_source(chosen)}{how_chosen(chosen)}, depth {given['depth']}"
+        f"{outside(model)}\n"
     )
-    options: dict[str, Any] = {
-        "labels": chosen.labels, "oracle": chosen.oracle, "depth": depth, "noise": noise, "seed": seed,
-        "initial": None if model.random_starts else model.random_initial, "device": device, "dtype": dtype,
-    }  # fmt: skip
+    options = run_options(model, chosen, given)
     if not quiet:
         usual = max_restarts if above else restarts_for(half_width, confidence)
         most = at.Run.of(model, chosen.inputs, restarts=min(usual, max_restarts), **options)

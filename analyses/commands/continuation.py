@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import click
 import numpy as np
@@ -20,6 +20,7 @@ from eqrlab.analyses.commands.common.checkpoints import all_in, load_checkpoint
 from eqrlab.analyses.commands.common.cost import study_cost_line
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for, short_source
+from eqrlab.analyses.commands.common.run_options import outside, run_options
 from eqrlab.analyses.commands.diagnose import table
 from eqrlab.analyses.text.format import percent_interval
 from eqrlab.analyses.text.names import typed
@@ -81,9 +82,8 @@ class Over(click.ParamType):
 @opt.quiet
 @opt.checkpoint
 def continuation_command(
-    checkpoints: tuple[str, ...], over: tuple[str, tuple[float, ...]] | None, match: str, puzzles: str | None,
-    split: str, limit: int, restarts: int, depth: int, seed: int, noise: float, device: str, dtype: str | None,
-    out: Path, quiet: bool,
+    checkpoints: tuple[str, ...], over: tuple[str, tuple[float, ...]] | None, match: str, out: Path, quiet: bool,
+    **given: Unpack[opt.Given],
 ) -> None:  # fmt: skip
     """Follow attractors over training, noise, damping or starts.
 
@@ -94,23 +94,22 @@ def continuation_command(
     began = time.monotonic()
     name, systems, laws = family_of_systems(checkpoints, over)
     first = next(iter(systems.values()))
-    chosen = puzzles_for(first, puzzles, split, limit, several=True)
+    chosen = puzzles_for(first, given["puzzles"], given["split"], given["limit"], several=True)
     require_writable(out, "continuation.nc", "continuation.png")
-    options: dict[str, Any] = {
-        "labels": chosen.labels, "oracle": chosen.oracle, "restarts": restarts, "depth": depth, "seed": seed,
-        "noise": None if over and over[0] == "noise" else noise, "dtype": dtype, "device": device,
-    }  # fmt: skip
+    options = run_options(first, chosen, given) | {"initial": laws}
+    if over and over[0] == "noise":
+        options["noise"] = None
     if not quiet:
         last = next(reversed(systems))  # of a noise that is followed, the one with noise
-        run = at.Run.of(systems[last], chosen.inputs, initial=laws[last] if laws else None, **options)
+        run = at.Run.of(systems[last], chosen.inputs, **{**options, "initial": laws[last] if laws else None})
         follow = (
-            {"following attractors": len(systems) * len(chosen) * FOLLOWED * depth}
+            {"following attractors": len(systems) * len(chosen) * FOLLOWED * run.depth}
             if match == "state"
             else {}
         )
         click.echo(study_cost_line(run, follow, times=len(systems)), err=True)
     found = at.continuation(
-        systems, chosen.inputs, parameter=name, match=match, initial=laws, progress=not quiet, **options
+        systems, chosen.inputs, parameter=name, match=match, progress=not quiet, **options
     )
     found.attrs |= {"name": typed(" ".join(checkpoints)), "puzzles": typed(short_source(chosen))}
     archive.write(out / "continuation.nc", {"continuation": found})
@@ -118,10 +117,9 @@ def continuation_command(
 
     with replaced_whole(out / "continuation.png") as temporary:
         continuation_picture(found).savefig(temporary, format="png", dpi=150, facecolor="white")
-    outside = "" if first.random_starts else ", from random states outside the training law"
     click.echo(
-        f"{len(systems)} values of the {name}, {len(chosen)} puzzles of {short_source(chosen)}, {restarts} restarts, "
-        f"depth {depth}{outside}\n"
+        f"{len(systems)} values of the {name}, {len(chosen)} puzzles of {short_source(chosen)}, "
+        f"{given['restarts']} restarts, depth {given['depth']}{outside(first)}\n"
     )
     for lines in (table(value_rows(found)), event_lines(found)):
         click.echo("\n".join(lines) + "\n")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Unpack
 
 import click
 
 from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for, short_source
+from eqrlab.analyses.commands.common.run_options import run_options
 from eqrlab.analyses.commands.diagnose import named, table
 from eqrlab.analyses.diagnose import archive_groups
 from eqrlab.analyses.studies import endings
@@ -30,9 +32,8 @@ LISTED = 24  # runs whose evidence is printed
 @opt.study(default_limit=12, default_restarts=4)
 @opt.checkpoint
 def dynamics_command(
-    checkpoints: tuple[str, ...], puzzles: str | None, split: str, limit: int, restarts: int, depth: int, steps: int,
-    dtype: str, device: str, seed: int, out: Path, quiet: bool,
-) -> None:  # fmt: skip
+    checkpoints: tuple[str, ...], steps: int, out: Path, quiet: bool, **given: Unpack[opt.Given]
+) -> None:
     """Classify where runs end: fixed points, saddles, cycles, chaos.
 
     Right and wrong runs are counted apart.  Noise off; families with one stored start are started from random states,
@@ -45,15 +46,15 @@ def dynamics_command(
     require_writable(out, "dynamics.nc", "dynamics.svg")
     results: dict[str, endings.Groups] = {}
     for name, model in named(checkpoints).items():
-        chosen = puzzles_for(model, puzzles, split, limit, several=True)
+        chosen = puzzles_for(model, given["puzzles"], given["split"], given["limit"], several=True)
+        options = run_options(model, chosen, given)
         results[name] = endings.endings_study(
-            model.smooth(), chosen.inputs, labels=chosen.labels, oracle=chosen.oracle, restarts=restarts, depth=depth,
-            steps=steps, seed=seed, initial=None if model.random_starts else model.random_initial, dtype=dtype,
-            device=device, progress=not quiet,
-        )  # fmt: skip
+            model.smooth(), chosen.inputs, steps=steps, progress=not quiet, **options
+        )
         archive.write(out / "dynamics.nc", archive_groups(results))  # so far
         click.echo(
-            f"{name}: {len(chosen)} puzzles of {short_source(chosen)}, {restarts} restarts, depth {depth}"
+            f"{name}: {len(chosen)} puzzles of {short_source(chosen)}, {given['restarts']} restarts, "
+            f"depth {given['depth']}"
         )
     write_svg(endings.endings_figure(results), out / "dynamics.svg")
     evidence = endings.evidence_rows(results)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import click
 
@@ -13,6 +13,7 @@ from eqrlab.analyses.commands.common.checkpoints import load_checkpoint
 from eqrlab.analyses.commands.common.cost import study_cost_line
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for, short_source
+from eqrlab.analyses.commands.common.run_options import run_options
 from eqrlab.analyses.commands.diagnose import table
 from eqrlab.analyses.studies import fates
 from eqrlab.attractors.results import archive
@@ -40,9 +41,8 @@ RETURNED = 22  # evaluations a step of the return test of a run: itself, and 7 d
 @opt.study(default_limit=12, default_restarts=16)
 @opt.checkpoint
 def fates_command(
-    checkpoint: str, puzzles: str | None, split: str, limit: int, restarts: int, depths: list[int], noise: float,
-    pushed: int, dtype: str, device: str, seed: int, out: Path, quiet: bool,
-) -> None:  # fmt: skip
+    checkpoint: str, depths: list[int], pushed: int, out: Path, quiet: bool, **given: Unpack[opt.Given]
+) -> None:
     """Tell wrong runs that settled from unfinished ones, by depth.
 
     Halting is off.  Also pushes runs that settled and sees whether they come back; checks that the map does anything at
@@ -50,12 +50,9 @@ def fates_command(
     OUT/fates.nc.
     """
     model = load_checkpoint(checkpoint)
-    chosen = puzzles_for(model, puzzles, split, limit, several=True)
+    chosen = puzzles_for(model, given["puzzles"], given["split"], given["limit"], several=True)
     require_writable(out, "fates.nc")
-    options: dict[str, Any] = {
-        "labels": chosen.labels, "oracle": chosen.oracle, "restarts": restarts, "seed": seed, "noise": noise,
-        "initial": None if model.random_starts else model.random_initial, "dtype": dtype, "device": device,
-    }  # fmt: skip
+    options = run_options(model, chosen, given)
     if not quiet:
         run = at.Run.of(model, chosen.inputs, depth=depths[-1], **options)
         returns = 2 * min(pushed, run.rows) * min(depths[-1], 4 * depths[0]) * RETURNED
@@ -66,7 +63,8 @@ def fates_command(
     archive.write(out / "fates.nc", groups)
     found = groups["outcomes"]
     click.echo(
-        f"{checkpoint}: {len(chosen)} puzzles of {short_source(chosen)}, {restarts} restarts, noise {noise:g}\n"
+        f"{checkpoint}: {len(chosen)} puzzles of {short_source(chosen)}, {given['restarts']} restarts, "
+        f"noise {given['noise']:g}\n"
     )
     for title, rows in (
         ("share of runs, with intervals over puzzles", fates.outcome_rows(found)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import click
 import numpy as np
@@ -13,15 +13,26 @@ from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for
+from eqrlab.analyses.commands.common.run_options import run_options
 from eqrlab.analyses.commands.diagnose import named, table
 from eqrlab.analyses.figures.planes import ftle_picture, plane_picture, stability_curve
 from eqrlab.analyses.text.names import safe
+from eqrlab.attractors.ensemble.options import part_of
+from eqrlab.attractors.perturbation.plane_geometry import SliceOptions
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.core.files import replaced_whole
 
 STARTS = 24  # runs that find the attractors
 SIZES = (0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
+
+
+class PlaneGiven(opt.Given, total=False):
+    """What the command gets beside its own options."""
+
+    resolution: int
+    extent: float | None
+    quiet: bool
 
 
 @click.command(
@@ -50,9 +61,8 @@ SIZES = (0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
 @opt.quiet
 @opt.checkpoint
 def plane_command(
-    checkpoint: str, puzzles: str | None, split: str, puzzle: int, through: str, resolution: int,
-    extent: float | None, depth: int, field: str | None, field_steps: int, stability: bool, seed: int, noise: float,
-    device: str, dtype: str | None, out: Path, quiet: bool,
+    checkpoint: str, puzzle: int, through: str, field: str | None, field_steps: int, stability: bool, out: Path,
+    **given: Unpack[PlaneGiven],
 ) -> None:  # fmt: skip
     """Draw the basins on a plane through state space.
 
@@ -62,36 +72,36 @@ def plane_command(
     also OUT/ftle-NAME-PUZZLE.png: bright where perturbations within the plane grow, as between basins.
     """
     ((name, model),) = named([checkpoint]).items()
-    chosen = puzzles_for(model, puzzles, split, puzzle + 1, several=True)
+    chosen = puzzles_for(model, given["puzzles"], given["split"], puzzle + 1, several=True)
     if puzzle >= len(chosen):
         raise ValueError(f"--puzzle {puzzle}: the set has {len(chosen)} puzzles, numbered from 0")
     one = chosen.take(slice(puzzle, puzzle + 1))
     part = f"{safe(name)}-{puzzle}"
     stem, beside = f"plane-{part}", [f"ftle-{part}.png"] * bool(field) + [f"stability-{part}.png"] * stability
     require_writable(out, f"{stem}.nc", f"{stem}.png", *beside)
-    law = None if model.random_starts else model.random_initial
-    common: dict[str, Any] = {"labels": one.labels, "oracle": one.oracle, "depth": depth, "seed": seed, "noise": noise,
-              "initial": law, "device": device, "dtype": dtype, "progress": not quiet}  # fmt: skip
+    common = run_options(model, one, given) | {"progress": not given["quiet"]}
     ensemble = at.sample(model, one.inputs, restarts=STARTS, keep=("summary", "final_state"), **common)
     found = at.basins(ensemble)
     states = largest_attractors(ensemble, found)
-    given = states if through == "attractors" and states is not None else None
-    result = at.plane(
-        model, one.inputs, resolution=resolution, extent=extent, states=given, ensemble=ensemble, **common
-    )
+    given_states = states if through == "attractors" and states is not None else None
+    which: SliceOptions = {
+        "resolution": given["resolution"],
+        "extent": given["extent"],
+        "states": given_states,
+    }
+    result = at.plane(model, one.inputs, ensemble=ensemble, **which, **common)
     result = result.assign_coords(puzzle=("puzzle", [puzzle], result["puzzle"].attrs))
     groups = {"plane": result, "basins": found}
     title = f"{name}, puzzle {puzzle}"
     pictures = {f"{stem}.png": lambda: plane_picture(result, 0, title)}
     if field:
-        exponents = at.ftle_field(model.smooth(), one.inputs, steps=field_steps, resolution=resolution, extent=extent,
-                                  states=given, initial=law, seed=seed, dtype=dtype, device=device,
-                                  progress=not quiet)  # fmt: skip
+        exponents = at.ftle_field(model.smooth(), one.inputs, steps=field_steps, initial=common["initial"], **which,
+                                  **part_of(common, at.StateOptions))  # fmt: skip
         groups["ftle"] = exponents.assign_coords(puzzle=("puzzle", [puzzle], result["puzzle"].attrs))
         pictures[f"ftle-{part}.png"] = lambda: ftle_picture(exponents, 0, title)
     if stability and states is not None:
-        curve = at.basin_stability(model, one.inputs, states, sizes=SIZES, trials=32, depth=depth, seed=seed,
-                                   device=device, dtype=dtype, progress=not quiet)  # fmt: skip
+        curve = at.basin_stability(model, one.inputs, states, sizes=SIZES, trials=32, depth=given["depth"],
+                                   **part_of(common, at.StateOptions))  # fmt: skip
         groups["stability"] = curve
         labels = [f"attractor {a + 1}" for a in range(curve.sizes["point"])]
         pictures[f"stability-{part}.png"] = lambda: stability_curve(curve, 0, labels)
@@ -101,7 +111,7 @@ def plane_command(
     click.echo("\n".join(table(rows_of(result))))
     for label in result["label"].values:
         click.echo(border_line(result, str(label)))
-    if through == "attractors" and given is None:
+    if through == "attractors" and given_states is None:
         click.echo("no run ended at an attractor: the plane goes through two restarts")
     click.echo(f"\npicture {out / stem}.png, archive {out / stem}.nc")
 

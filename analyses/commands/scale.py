@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import click
 import numpy as np
@@ -20,6 +20,7 @@ from eqrlab.analyses.commands.common.puzzle_choice import (
     puzzles_for,
     short_source,
 )
+from eqrlab.analyses.commands.common.run_options import outside, run_options
 from eqrlab.analyses.commands.diagnose import named, table
 from eqrlab.analyses.figures.scaling import USABLE, scaling_figure
 from eqrlab.analyses.studies.adaptive import trial, trial_lines
@@ -35,6 +36,15 @@ from eqrlab.core import Reasoner
 
 SAMPLE = 64  # puzzles of a bundled set unless --limit says otherwise
 SHOWN = ("top1_converged", "majority", "any_correct")
+
+
+class ScaleGiven(opt.Given, total=False):
+    """What the command gets beside its own options: the models, how they are run, and what is shown."""
+
+    against: str | None
+    batch_size: int | None
+    compiled: bool
+    quiet: bool
 
 
 @click.command(
@@ -80,9 +90,8 @@ SHOWN = ("top1_converged", "majority", "any_correct")
 @opt.quiet
 @opt.checkpoint
 def scale_command(
-    checkpoint: str | None, depths: list[int], breadths: list[int], source: Path | None, puzzles: str | None,
-    split: str, limit: int | None, allow_several: bool, adaptive: bool, accuracy: float | None, against: str | None,
-    compiled: bool, out: Path, quiet: bool, **options: Any,
+    checkpoint: str | None, depths: list[int], breadths: list[int], source: Path | None, adaptive: bool,
+    accuracy: float | None, out: Path, **given: Unpack[ScaleGiven],
 ) -> None:  # fmt: skip
     """Measure accuracy over depth and breadth, and what it costs.
 
@@ -99,7 +108,7 @@ def scale_command(
     groups: dict[str, xr.Dataset]
     layers: int | None = None
     if source is not None:
-        if against or puzzles or limit or compiled:
+        if any(given[name] for name in ("against", "puzzles", "limit", "compiled")):
             raise click.UsageError(
                 "--from takes puzzles and runs from the archive: it goes without other sources"
             )
@@ -108,7 +117,7 @@ def scale_command(
         name = str(groups["ensemble"].attrs.get("name", source.stem))
         steps, restarts = (groups["ensemble"].sizes[d] for d in ("step", "restart"))
         depths, breadths = (
-            [v for v in given if v <= most] for given, most in ((depths, steps), (breadths, restarts))
+            [v for v in asked if v <= most] for asked, most in ((depths, steps), (breadths, restarts))
         )
         if not (depths and breadths):
             raise ValueError(
@@ -116,19 +125,21 @@ def scale_command(
             )
     else:
         assert checkpoint is not None
-        models = named([checkpoint] if against is None else [checkpoint, against], compiled)
+        against, puzzles, quiet = given["against"], given["puzzles"], given["quiet"]
+        models = named([checkpoint] if against is None else [checkpoint, against], given["compiled"])
         (name, model), *others = models.items()
-        few = limit or (SAMPLE if puzzles is None else None)
-        chosen = puzzles_for(model, puzzles, split, few, allow_several, seed=options["seed"], quiet=quiet)
+        few = given["limit"] or (SAMPLE if puzzles is None else None)
+        chosen = puzzles_for(
+            model, puzzles, given["split"], few, given["allow_several"], seed=given["seed"], quiet=quiet
+        )
         require_writable(out, "scaling.nc", "scaling.svg")
         layers = blocks_per_step(model)
-        outside = "" if model.random_starts else ", from random states outside its training law"
         click.echo(
             f"{name}: {len(chosen)} puzzles of {short_source(chosen)}{how_chosen(chosen)}, "
-            f"up to {breadths[-1]} restarts of {depths[-1]} steps{outside}\n"
+            f"up to {breadths[-1]} restarts of {depths[-1]} steps{outside(model)}\n"
         )
-        common: dict[str, Any] = {
-            "labels": chosen.labels, "oracle": chosen.oracle, "depth": depths[-1], "progress": not quiet, **options,
+        common = run_options(model, chosen, given) | {
+            "depth": depths[-1], "batch_size": given["batch_size"], "progress": not quiet,
         }  # fmt: skip
         groups = sampled(model, chosen.inputs, breadths[-1], common)
         for found in groups.values():
@@ -155,12 +166,8 @@ def sampled(
     model: Reasoner, inputs: np.ndarray, restarts: int, common: dict[str, Any]
 ) -> dict[str, xr.Dataset]:
     """Return the ensemble, and for families with a stored start one run from it as well."""
-    law = None if model.random_starts else model.random_initial
-    groups = {
-        "ensemble": at.sample(
-            model, inputs, restarts=restarts, initial=law, keep=("summary", "logit_delta"), **common
-        )
-    }
+    keep = ("summary", "logit_delta")
+    groups = {"ensemble": at.sample(model, inputs, restarts=restarts, keep=keep, **common)}
     if not model.random_starts:
         groups["own_start"] = own_run(model, inputs, common)
     return groups
@@ -168,7 +175,7 @@ def sampled(
 
 def own_run(model: Reasoner, inputs: np.ndarray, common: dict[str, Any]) -> xr.Dataset:
     """Return an ensemble of one run a puzzle from the family's own start."""
-    return at.sample(model, inputs, restarts=1, **common)
+    return at.sample(model, inputs, restarts=1, **{**common, "initial": None})
 
 
 def stored(source: Path) -> dict[str, xr.Dataset]:

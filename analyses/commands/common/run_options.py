@@ -1,0 +1,22 @@
+"""The options of runs that a command was given, with the puzzles' solutions and the restart law."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from eqrlab import attractors as at
+from eqrlab.attractors.ensemble.options import part_of
+from eqrlab.core import Reasoner
+from eqrlab.datasets import PuzzleSet
+
+
+def run_options(model: Reasoner, chosen: PuzzleSet, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of `attractors.Run.of`: a family with one stored start is started from random states."""
+    law = None if model.random_starts else model.random_initial
+    return {"labels": chosen.labels, "oracle": chosen.oracle, "initial": law, **part_of(given, at.RunOptions)}
+
+
+def outside(model: Reasoner) -> str:
+    """Return what is said of random starts behind a run where they are not the model's own."""
+    return "" if model.random_starts else ", from random states outside its training law"

@@ -20,7 +20,7 @@ from eqrlab.analyses.commands.common.checkpoints import all_in, load_checkpoint
 from eqrlab.analyses.commands.common.cost import study_cost_line
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for, short_source
-from eqrlab.analyses.commands.common.run_options import outside, run_options
+from eqrlab.analyses.commands.common.run_options import run_options
 from eqrlab.analyses.commands.diagnose import table
 from eqrlab.analyses.text.format import percent_interval
 from eqrlab.analyses.text.names import typed
@@ -117,9 +117,10 @@ def continuation_command(
 
     with replaced_whole(out / "continuation.png") as temporary:
         continuation_picture(found).savefig(temporary, format="png", dpi=150, facecolor="white")
+    starts = "" if first.random_starts else ", from random states outside the training law"
     click.echo(
         f"{len(systems)} values of the {name}, {len(chosen)} puzzles of {short_source(chosen)}, "
-        f"{given['restarts']} restarts, depth {given['depth']}{outside(first)}\n"
+        f"{given['restarts']} restarts, depth {given['depth']}{starts}\n"
     )
     for lines in (table(value_rows(found)), event_lines(found)):
         click.echo("\n".join(lines) + "\n")

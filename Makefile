@@ -16,7 +16,7 @@ SECONDS ?= 60
 FUZZED ?= puzzles npy pickled zipped configured safetensors own_header archived
 
 .DEFAULT_GOAL := help
-.PHONY: help diagnose test check bench docs fuzz clean install
+.PHONY: help diagnose test check bench docs schema fuzz clean install
 .DELETE_ON_ERROR:
 
 help:  ## list these targets
@@ -40,6 +40,9 @@ bench: $(INSTALLED)  ## races with peers and cost at full size: tables and BENCH
 docs: $(INSTALLED_DOCS)  ## build the user guide into docs/_build/html
 	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+schema: $(INSTALLED)  ## write the tables of attractors/SCHEMA.md from attractors/results/variables.py
+	@$(BIN)/python -m eqrlab.attractors.results.schema_page
 
 # Linux, Python 3.11 to 3.13. Inputs that reach new code stay in .fuzz and begin the next run; a crash is .fuzz/TARGET-crash-*.
 fuzz: $(INSTALLED_FUZZ)  ## search readers of files for crashes, SECONDS=60 for each of FUZZED='puzzles npy ...'

@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 
 from eqrlab import attractors as at
-from eqrlab.attractors.results import archive, archive_rules, schema
+from eqrlab.attractors.results import archive, archive_rules, schema, schema_page, variables
 from eqrlab.attractors.results.validate import schema_tables, unlisted, validate
 from tests.zoo import puzzles, selector
 
@@ -43,7 +43,33 @@ def test_what_is_written_is_sound_and_listed(written):
     assert unlisted(written) == []
 
 
-def test_the_schema_page_is_read_as_it_is_written():
+def test_the_schema_page_has_the_tables_of_the_registry():
+    text = schema_page.PAGE.read_text(encoding="utf-8")
+    assert schema_page.page(text) == text, "run make schema"
+    assert "| `residual` | puzzle restart step | float | noise-free residual \\|\\|f(z; x) - z\\|\\|" in text
+
+
+def test_a_row_of_the_registry_is_on_the_page_and_in_force(monkeypatch):
+    added = variables.Variable("mood?", "puzzle", ("calm", "wild"), "how it felt", least=0, most="attractor")
+    group = variables.Group("feelings", "What was felt.", (added,))
+    for module in (schema_page, archive_rules):
+        monkeypatch.setattr(module, "GROUPS", (group,))
+    page, tables = schema_page.page("# title\n"), archive_rules.read_schema.__wrapped__()
+    assert "## Group feelings\n\nWhat was felt. `?`: not in every one." in page
+    assert "| `mood`? | puzzle | flag: calm wild | how it felt |" in page
+    assert "| `feelings/mood` | 0 | attractor |" in page
+    assert tables.groups["feelings"]["mood"] == archive_rules.Rule(("puzzle",), "flag", "calm wild", False)
+    assert tables.ranges["feelings/mood"] == (0, "attractor")
+
+
+def test_no_variable_of_the_registry_is_listed_twice():
+    for group in variables.GROUPS:
+        names = [v.name.rstrip("?") for v in group.variables]
+        assert len(names) == len(set(names)), group.name
+    assert len({g.name for g in variables.GROUPS}) == len(variables.GROUPS)
+
+
+def test_the_schema_is_what_rules_check():
     attributes, groups = schema_tables()
     assert {"ensemble", "basins", "alignment", "modes", "spectrum", "compare"} <= set(groups)
     assert groups["ensemble"]["residual"].dims == ("puzzle restart step",)

@@ -1,4 +1,4 @@
-"""Is an archive what SCHEMA.md says?  The first violation, in a sentence; checksums included.
+"""Is an archive what the schema says?  The first violation, in a sentence; checksums included.
 
 Runs in the child process of `archive.look`, so it imports nothing heavy.
 """
@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import netCDF4
 import numpy as np
+
+from eqrlab.attractors.results.variables import ATTRIBUTES, GROUPS, SCHEMA_VERSION
 
 SLAB = 2**25  # bytes read at once ...
 READING = 20  # ... and seconds of processor time that may take
@@ -40,7 +42,7 @@ Bound = tuple[float, float | str]  # the name of a dimension: its last number; "
 
 
 class Rule(NamedTuple):
-    """What SCHEMA.md says of a variable: its possible dimensions, kind, meanings of flags, and if it must be there."""
+    """What the schema says of a variable: its possible dimensions, kind, meanings of flags, and if it must be there."""
 
     dims: tuple[str, ...]
     kind: str
@@ -49,7 +51,7 @@ class Rule(NamedTuple):
 
 
 class Schema(NamedTuple):
-    """SCHEMA.md as tables: its version; attribute to (groups, type), those that may be missing apart; group to its
+    """The schema as tables: its version; attribute to (groups, type), those that may be missing apart; group to its
     variables; "group/variable" or attribute to its range."""
 
     version: int
@@ -71,32 +73,28 @@ class Found(NamedTuple):
 
 @functools.cache
 def read_schema() -> Schema:
-    """Return the tables of SCHEMA.md."""
-    text = Path(__file__).parents[1].joinpath("SCHEMA.md").read_text(encoding="utf-8")
-    found = re.search(r"^# .*version (\d+)$", text, re.MULTILINE)
-    assert found is not None
-    schema = Schema(int(found[1]), {}, {}, {}, {})
-    for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
-        title, _, body = section.partition("\n")
-        rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in body.splitlines() if line.startswith("| `")]
-        cells = [[cell.strip() for cell in row] for row in rows]
-        if title == "Attributes":
-            for name, where, kind, _ in cells:
-                known = schema.optional if name.endswith("?") else schema.attributes
-                known[name.strip("`?")] = (tuple(where.split()), kind)
-        elif title == "Ranges":
-            for names, low, high in cells:
-                bound: Bound = (float(low or "-inf"), high if high[:1].isalpha() else float(high or "inf"))
-                schema.ranges.update(dict.fromkeys(re.findall(r"`(.*?)`", names), bound))
-        elif title.startswith("Group "):
-            schema.groups[title.removeprefix("Group ").strip()] = {
-                name.strip("?`"): Rule(
-                    tuple("" if d == "-" else d for d in dims.split(" or ")),
-                    kind.split(":")[0], kind.partition(": ")[2], not name.endswith("?"),
-                )
-                for name, dims, kind, _ in cells
-            }  # fmt: skip
+    """Return the registry as tables."""
+    schema = Schema(SCHEMA_VERSION, {}, {}, {}, {})
+    for a in ATTRIBUTES:
+        name, known = a.name.rstrip("?"), schema.optional if a.name.endswith("?") else schema.attributes
+        known[name] = (tuple(a.groups.split()), a.kind)
+        if a.least is not None or a.most is not None:
+            schema.ranges[name] = _bound(a.least, a.most)
+    for group in GROUPS:
+        rules = schema.groups[group.name] = {}
+        for v in group.variables:
+            name, flags = v.name.rstrip("?"), "" if isinstance(v.kind, str) else " ".join(v.kind)
+            dims = tuple("" if d == "-" else d for d in v.dims.split(" or "))
+            rules[name] = Rule(dims, v.kind if isinstance(v.kind, str) else "flag", flags, name == v.name)
+            if v.least is not None or v.most is not None:
+                schema.ranges[f"{group.name}/{name}"] = _bound(v.least, v.most)
+        for name, least in group.coordinates.items():
+            schema.ranges[f"{group.name}/{name}"] = _bound(least, None)
     return schema
+
+
+def _bound(least: float | None, most: float | str | None) -> Bound:
+    return (-math.inf if least is None else least, math.inf if most is None else most)
 
 
 def check(

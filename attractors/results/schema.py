@@ -15,25 +15,16 @@ import xarray as xr
 
 from eqrlab import __version__
 from eqrlab.attractors.results.named import named
+from eqrlab.attractors.results.variables import ADVICE as ADVICE
+from eqrlab.attractors.results.variables import ANSWER_FATES as ANSWER_FATES
+from eqrlab.attractors.results.variables import FATES as FATES
+from eqrlab.attractors.results.variables import MODES as MODES
+from eqrlab.attractors.results.variables import SCHEMA_VERSION
+from eqrlab.attractors.results.variables import STATUS as STATUS
 
-SCHEMA_VERSION = 1  # of names, dimensions and attributes: see SCHEMA.md
 MIGRATIONS: dict[
     int, Callable[[xr.Dataset], xr.Dataset]
 ] = {}  # n: a group of version n as one of version n + 1
-FATES = ("settled", "periodic", "recurrent", "wandering", "unfinished", "diverged", "nonfinite")
-ANSWER_FATES = ("constant", "periodic", "changing")
-MODES = ("a", "b", "c", "d", "undecided")
-ADVICE = (
-    "deeper_is_enough",
-    "more_restarts",
-    "more_restarts_and_depth",
-    "retrain",
-    "buy_restarts",
-    "buy_depth",
-    "depth_will_not_tell",
-)
-STATUS = ("ok", "all_right", "all_wrong", "no_residual_spread")
-
 Variable = tuple[tuple[str, ...], np.ndarray | np.generic, str]
 
 

@@ -1,4 +1,4 @@
-"""Whether a file is what SCHEMA.md says; checksums included."""
+"""Whether a file is what the schema says; checksums included."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Summary(NamedTuple):
 
 
 def schema_tables() -> tuple[dict[str, tuple[tuple[str, ...], str]], dict[str, dict[str, Rule]]]:
-    """Return the tables of SCHEMA.md: attribute to (groups, type), and group to its variables."""
+    """Return the tables of the schema: attribute to (groups, type), and group to its variables."""
     return read_schema().attributes, read_schema().groups
 
 
@@ -56,5 +56,5 @@ def validate(path: str | Path, *, checksums: bool = True) -> Summary:
 
 
 def unlisted(path: str | Path) -> list[str]:
-    """Return the variables of known groups that SCHEMA.md does not list, as /group/name."""
+    """Return the variables of known groups that the schema does not list, as /group/name."""
     return archive.look(path)["unlisted"]

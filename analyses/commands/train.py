@@ -354,6 +354,11 @@ def info(checkpoint: str, as_json: bool) -> None:
         "state": f"{facts['state_dimension']:,} numbers: {' x '.join(map(str, shape))} (streams, positions, channels)",
         "outer step": f"{facts['level_calls']} level calls, {facts['equivalent_layers']} equivalent layers",
     }
+    if reasoner.identifiers > 1:
+        lines["identifiers"] = (
+            f"{reasoner.identifiers:,} of puzzles, an embedding each; puzzles need the identifiers.json that the model "
+            "was trained with"
+        )
     click.echo("\n".join(aligned(lines)))
     for title, values in (("configuration", facts["config"]), ("provenance", facts["provenance"])):
         click.echo("\n".join(["", title, *aligned({f"  {k}": plain(v) for k, v in flat(values).items()})]))

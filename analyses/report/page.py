@@ -19,6 +19,7 @@ from eqrlab.analyses.figures.scaling import frontier, heat_map, selector_curves
 from eqrlab.analyses.figures.signals import risk_figure
 from eqrlab.analyses.figures.style import COLOURS, to_svg
 from eqrlab.analyses.report.boards import board, board_kind
+from eqrlab.analyses.report.disguises import disguise_view
 from eqrlab.analyses.report.local import eigenvalue_plane, local_view
 from eqrlab.analyses.studies import checks
 from eqrlab.analyses.text import tables
@@ -190,7 +191,7 @@ def _checkpoint(number: int, name: str, groups: Groups) -> dict[str, Any]:
         "provenance": tables.provenance(groups), "letter": "unknown",
         "floor": plots.settled_below(ensemble), "zeros": bool((ensemble["residual"].values == 0).any()),
         "rule": "the most attractors, the largest basin, the most runs at no attractor", "local": None,
-        "scaling": None,
+        "scaling": None, "disguises": None,
     }  # fmt: skip
     if "scaling" in groups:
         view["scaling"] = groups["scaling"].attrs
@@ -200,6 +201,8 @@ def _checkpoint(number: int, name: str, groups: Groups) -> dict[str, Any]:
             ("curves", selector_curves, "Accuracy of every selector against breadth and depth"),
         ):
             view[kind] = figure(kind, draw(groups["scaling"]), f"{text}, {name}")
+    if "disguises" in groups:
+        view["disguises"] = disguise_view(groups["disguises"])
     if "spectrum" in groups and "verdict" in groups["spectrum"]:
         view["local"] = local_view(groups["spectrum"], basins)
         text = f"Leading eigenvalues at the attractors of {name}, beside the unit circle"

@@ -25,6 +25,7 @@ def describe(reasoner: Reasoner) -> dict[str, Any]:
         "state_dimension": math.prod(reasoner.state_shape),
         "level_calls": len(reasoner.schedule),
         "equivalent_layers": blocks_per_step(reasoner),
+        "identifiers": reasoner.identifiers,
         "config": c.to_dict(),
         "provenance": reasoner.provenance,
     }
@@ -39,7 +40,8 @@ def blocks_per_step(reasoner: Reasoner) -> int:
         for block in reasoner.modules()
         if isinstance(block, Block)
     ]
-    x = reasoner.encode(torch.zeros(1, reasoner.config.seq_len, dtype=torch.long, device=reasoner.device))
+    tokens = torch.zeros(1, reasoner.config.seq_len, dtype=torch.long, device=reasoner.device)
+    x = reasoner.encode(tokens, torch.zeros(1, dtype=torch.long))
     reasoner.step(torch.zeros(1, *reasoner.state_shape, dtype=x.dtype, device=x.device), x)
     for hook in hooks:
         hook.remove()

@@ -142,3 +142,24 @@ def _recorded(begin, made):
 def test_a_bar_waits_a_second_and_is_taken_away():
     assert shown(True) == {"disable": None, "leave": False, "delay": 1.0}
     assert shown(False)["disable"] is True and shown(lambda done, every: None)["disable"] is True
+
+
+def test_a_slow_map_is_measured_by_one_row_and_a_shorter_diagnosis_is_named(monkeypatch):
+    system, asked = counted(seconds=0.02)
+    monkeypatch.setattr(cost, "MEASURED", 0.01)
+    run = at.Run.of(system, torch.zeros(3, 1, dtype=torch.long), restarts=40, depth=64)
+    asked.clear()
+    each = cost.seconds_an_evaluation(run, None)
+    assert sum(asked) == 2 and 0.02 <= each < 0.06  # a row, its step and its residual
+    assert "--limit" not in cost.cost_line(run, local=False, checks=False)
+    monkeypatch.setattr(cost, "AFFORDABLE", 60.0)
+    assert (
+        cost.affordable(run, 5.0)
+        == "--limit 2 --restarts 1 --depth 4 --no-local --no-checks takes about 50 s"
+    )
+    assert cost.affordable(run, 0.02).startswith(
+        "--limit 3 --restarts 16 --depth 32 --no-local --no-checks takes about"
+    )
+    assert cost.affordable(run, 500.0) == ""
+    told = cost.cost_line(run, local=False, checks=False)
+    assert re.search(r"; --limit \d --restarts 16 --depth 32 --no-local --no-checks takes about \d+ s$", told)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
+from torch import Tensor
 
 from eqrlab import attractors as at
 from eqrlab.analyses.studies.checks import FOLLOWED, NOOP_DEPTH, NOOP_RESTARTS
@@ -14,6 +15,7 @@ MEASURED = 1.0  # seconds that the measurement may take, about ...
 MEASURED_RESTARTS = 64  # ... and restarts of a puzzle in it
 LOCAL = 800  # evaluations of a puzzle for local dynamics: pushes, returns, products with the Jacobian
 VERDICT = 0.05  # seconds a puzzle for attractors, modes and the report, which hardly depend on the model
+AFFORDABLE = 3600.0  # seconds of a diagnosis beyond which a shorter one is named
 FIXED = 2.0  # seconds for the archive and the pictures
 
 
@@ -44,9 +46,15 @@ def seconds_an_evaluation(run: at.Run, batch_size: int | None) -> float:
 
     Notes
     -----
-    Two depths are timed, each twice: what a run costs beside its steps does not count.
+    Two depths are timed, each twice: what a run costs beside its steps does not count.  Where one run of one step takes
+    longer than the measurement may, as with the largest models on a CPU, that is the measurement.
     """
     puzzles, per_step = 1, 2 if run.noise > 0 else 1
+    if not isinstance(run.initial, Tensor):
+        one, began = run.puzzles(slice(1)).with_(restarts=1, depth=1), time.perf_counter()
+        one.sample(batch_size=batch_size)
+        if (taken := time.perf_counter() - began) > MEASURED:
+            return taken / sampling(one)
     while True:
         few = run.puzzles(slice(puzzles))
         few.with_(depth=1).sample(batch_size=batch_size)  # what happens only once
@@ -61,6 +69,23 @@ def seconds_an_evaluation(run: at.Run, batch_size: int | None) -> float:
         if more <= puzzles:
             return step / (few.rows * per_step)
         puzzles = more
+
+
+def affordable(run: at.Run, each: float) -> str:
+    """Name a diagnosis of less than an hour, at so many seconds an evaluation; nothing where the least takes longer.
+
+    The breadth and depth are the largest of a few, none above those asked for, that leave time for a puzzle.
+    """
+    for breadth, depth in ((16, 32), (8, 16), (4, 16), (2, 8), (1, 4)):
+        few = run.with_(restarts=min(run.restarts, breadth), depth=min(run.depth, depth))
+        puzzles = min(int(AFFORDABLE / (each * sampling(few) / len(few.inputs))), len(run.inputs))
+        if puzzles:
+            time_ = duration(each * sampling(few) / len(few.inputs) * puzzles)
+            return (
+                f"--limit {puzzles} --restarts {few.restarts} --depth {few.depth} --no-local --no-checks takes about "
+                f"{time_}"
+            )
+    return ""
 
 
 def estimate(run: at.Run, *, local: bool, checks: bool, batch_size: int | None = None) -> dict[str, float]:
@@ -86,8 +111,13 @@ def duration(seconds: float) -> str:
 
 def cost_line(run: at.Run, *, local: bool, checks: bool, batch_size: int | None = None) -> str:
     """Return the cost of a diagnosis in one line, measured."""
+    counts = evaluations(run, local=local, checks=checks)
     phases = estimate(run, local=local, checks=checks, batch_size=batch_size)
-    return _told(phases, sum(evaluations(run, local=local, checks=checks).values()))
+    told = _told(phases, sum(counts.values()))
+    less = ""
+    if sum(phases.values()) > AFFORDABLE:
+        less = affordable(run, phases["sampling"] / counts["sampling"])
+    return f"{told}; {less}" if less else told
 
 
 def study_cost_line(run: at.Run, also: Mapping[str, int], *, times: int = 1, at_most: bool = False) -> str:

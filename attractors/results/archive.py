@@ -363,8 +363,8 @@ def checksum(values: np.ndarray) -> str:
 
 def _with_checksums(dataset: xr.Dataset) -> xr.Dataset:
     dataset = dataset.copy()
-    for name in dataset.variables:
-        dataset[name].attrs["sha256"] = checksum(dataset[name].values)
+    for variable in dataset.variables.values():
+        variable.attrs["sha256"] = checksum(variable.values)
     return dataset
 
 

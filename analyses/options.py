@@ -11,6 +11,7 @@ import click
 import torch
 
 from eqrlab.core.checkpoints.foreign_configs import parse_setting
+from eqrlab.datasets import task
 
 
 class Given(TypedDict, total=False):
@@ -115,6 +116,22 @@ def _kept(context: click.Context, option: click.Parameter, value: Any) -> None:
     context.meta[f"eqrlab.checkpoint.{option.name}"] = value
 
 
+def _task_kept(context: click.Context, _option: click.Parameter, name: str | None) -> None:
+    """Leave the task of the puzzles where `asked_task` finds it; an unknown one is wrong usage, with the list."""
+    if name is not None:
+        try:
+            task(name)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--task") from None
+    context.meta["eqrlab.puzzles.task"] = name
+
+
+def asked_task() -> str | None:
+    """Return the task that --task of the running command names, None where it names none."""
+    context = click.get_current_context(silent=True)
+    return None if context is None else context.meta.get("eqrlab.puzzles.task")
+
+
 checkpoint = together(
     click.option("--config", type=click.Path(path_type=Path), metavar="FILE", expose_value=False, callback=_kept,
                  help="Configuration (YAML or JSON) of weights that come without one."),
@@ -131,6 +148,8 @@ puzzles = together(
     click.option("--puzzles", metavar="FILE|DIR",
                  help="Puzzles (default: the bundled test set of the model's task)."),
     click.option("--split", default="test", show_default=True, help="Split of a bundled set or .npy folder."),
+    click.option("--task", metavar="NAME", expose_value=False, callback=_task_kept,
+                 help="What the puzzles are: sudoku6-3x2, maze7x12, generic-7x8, ... (default: what they look like)."),
 )  # fmt: skip
 allow_several = click.option(
     "--allow-several", is_flag=True, help="Accept puzzles of a file that have several solutions."

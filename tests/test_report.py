@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 from eqrlab.analyses.diagnose import archive_groups
+from eqrlab.analyses.report import boards
 from eqrlab.analyses.report import page as report
 from eqrlab.analyses.report.boards import board, wrong_cells
 from eqrlab.analyses.text import tables
@@ -15,6 +16,7 @@ from eqrlab.analyses.text import verdicts as wording
 from eqrlab.analyses.text.format import number, percent, percent_interval
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.schema import MODES
+from eqrlab.datasets import task
 from tests import planted as plan
 from tests.browser import Browser, find_chromium
 
@@ -197,7 +199,7 @@ def test_sudoku_boards_have_boxes_givens_and_marks(side, box):
     solution = plan.sudoku_solution(side)
     given, answer = np.where(np.arange(side**2) == side + 1, solution, 1), solution.copy()
     answer[0] = answer[1]
-    html = board(f"sudoku{side}", answer, given, solution, False)
+    html = str(board(task(f"sudoku{side}"), answer, given, solution, False))
     rows = re.findall(r"<tr>(.*?)</tr>", html)
     cells = [re.findall(r"<td([^>]*)>(.)</td>", row) for row in rows]
     assert [[int(digit) + 1 for _, digit in row] for row in cells] == answer.reshape(side, side).tolist()
@@ -212,40 +214,61 @@ def test_without_labels_cells_in_conflict_and_changed_givens_are_marked():
     solution = plan.sudoku_solution(6)
     answer = solution.copy()
     answer[[0, 1]] = answer[[1, 0]]  # a conflict in both columns, none in the row
-    found = wrong_cells("sudoku", answer, np.ones(36, int), None, False)
+    found = wrong_cells(task("sudoku6"), answer, np.ones(36, int), None, False)
     expected = {0, 1} | {k for k in range(6, 36) if (answer[k], k % 6) in ((answer[0], 0), (answer[1], 1))}
     assert set(np.flatnonzero(found)) == expected and len(expected) == 4
     swapped = np.where(solution == 2, 3, np.where(solution == 3, 2, solution))
     given = np.where(np.arange(36) == 0, solution, 1)
-    assert set(np.flatnonzero(wrong_cells("sudoku", swapped, given, None, False))) == {0}
-    assert not wrong_cells("sudoku", swapped, given, solution, True).any()
+    assert set(np.flatnonzero(wrong_cells(task("sudoku6"), swapped, given, None, False))) == {0}
+    assert not wrong_cells(task("sudoku6"), swapped, given, solution, True).any()
 
 
 def test_oracle_without_labels_marks_the_wrong_attractor_in_the_report():
     html = report.render(tree_of(plan.sudoku(6, False)))
-    boards = re.findall(r'<table class="sudoku n6".*?</table>', html, flags=re.S)
-    assert sorted({b.count("bad") for b in boards}) == [0, 4]
+    drawn = re.findall(r'<table class="board n6".*?</table>', html, flags=re.S)
+    assert sorted({b.count("bad") for b in drawn}) == [0, 4]
 
 
 def test_mazes_are_drawn_cell_by_cell():
     groups = plan.maze()
     answer = groups["ensemble"].labels.values[0]
-    html = str(board("maze7", answer, groups["ensemble"].inputs.values[0], answer, True))
-    walls = re.search(r'class="wall" d="([^"]*)"', html)[1]
+    html = str(board(task("maze7"), answer, groups["ensemble"].inputs.values[0], answer, True))
+    walls = re.search(r'fill:var\(--wall\)" d="([^"]*)"', html)[1]
     assert sum(int(n) for n in re.findall(r"h(\d+)", walls)) == int((answer == 1).sum())
-    assert 'class="start"' in html and 'class="goal"' in html and "bad" not in html
+    assert "var(--start)" in html and "var(--goal)" in html and "bad" not in html
     wrong = np.where(np.arange(49) == 9, 2, answer)
-    assert str(board("maze7", wrong, None, answer, False)).count("M2.2 1.2") == 1
+    assert str(board(task("maze7"), wrong, None, answer, False)).count("M2.2 1.2") == 2  # and its rim
 
 
 def test_unknown_tasks_show_tokens_and_long_answers_are_cut():
-    html = str(board("unknown", np.arange(100), None, np.zeros(100, int) + 3, False))
-    assert (
-        "and 19 more" in html
-        and '<span class="bad" title="should be 3">0</span>' in html
-        and "<span>3</span>" in html
-    )
-    assert "tokens" in str(board("sudoku6", np.arange(20), None, None, False))
+    unknown = boards.task_of("chess", boards.LISTED + 19)
+    html = str(board(unknown, np.arange(boards.LISTED + 19), None, np.full(boards.LISTED + 19, 3), False))
+    assert "and 19 more" in html and "<span>3</span>" in html
+    assert '<span class="bad" title="should be 3">0</span>' in html
+    assert boards.task_of("sudoku6", 20).board == (1, 20)  # an archive that says what cannot be
+
+
+def test_generic_grids_are_tables_of_rows_and_columns():
+    known = task("generic-2x3-v200")
+    answer, label = np.array([1, 20, 199, 0, 5, 6]), np.array([1, 20, 100, 0, 5, 6])
+    html = str(board(known, answer, None, label, False))
+    rows = [re.findall(r">(\d+)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", html)]
+    assert rows == [["1", "20", "199"], ["0", "5", "6"]]
+    assert html.count("bad") == 1 and 'title="should be 100"' in html
+    assert "given" not in str(board(known, answer, answer, label, False))
+
+
+def test_pictures_of_arc_show_the_grid_in_its_colours_and_no_more():
+    known = task("arc")
+    grid = np.zeros((30, 30), int)
+    grid[:2, :3] = [[2, 3, 4], [5, 6, 7]]
+    grid[2, :3] = grid[:2, 3] = 1
+    html = str(board(known, grid.ravel(), None, grid.ravel(), True))
+    assert 'viewBox="0 0 4 3"' in html
+    for token, colour in known.colours.items():
+        assert (colour in html) == (token in grid)
+    noise = np.where(grid == 0, 9, grid)  # where nothing counts
+    assert 'viewBox="0 0 4 3"' in str(board(known, noise.ravel(), None, grid.ravel(), True))
 
 
 # the page in a browser

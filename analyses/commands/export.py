@@ -109,6 +109,7 @@ def _job(
                 f"{like or folder_of(out)}: puzzles of {given_inputs[0].size} cells and tokens up to "
                 f"{given_inputs.max()}, the model reads {cells} cells and {tokens} tokens"
             )
+        model.task = str(source.get("task", model.task))
         job["oracle"] = datasets.oracle(model.task) if judged else None
     law = starts or job.pop("starts", None) or ("own" if model.random_starts else "random")
     job.pop("starts", None)

@@ -19,6 +19,7 @@ from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands.common import train_options
 from eqrlab.analyses.commands.common.checkpoints import load_checkpoint
 from eqrlab.analyses.commands.common.outputs import require_writable
+from eqrlab.analyses.commands.common.puzzle_choice import as_the_model_has_it, bundled_for
 from eqrlab.analyses.commands.common.run_folder import FILES, NOT_KEPT, recall, state_of
 from eqrlab.analyses.commands.common.slots import end_slot, last_accuracy
 from eqrlab.analyses.commands.common.stopping import Stopped, exit_code, stop_signals
@@ -274,7 +275,9 @@ def evaluate(
     from eqrlab.analyses.studies.accuracy import measure  # here, so that the other commands start quickly
 
     reasoner = load_checkpoint(checkpoint)
-    chosen = read_puzzles(puzzles, split=split) if puzzles else bundled(reasoner.task, split)
+    task = opt.asked_task()
+    chosen = read_puzzles(puzzles, task, split) if puzzles else bundled_for(task or reasoner.task, split)
+    chosen = as_the_model_has_it(reasoner, chosen)
     chosen, unsolvable = _solvable(chosen.take(slice(limit)))
     if unsolvable:
         click.echo(f"eqrlab: {_left_out(unsolvable, len(chosen))}", err=True)

@@ -1,35 +1,39 @@
-"""Decoded answers as HTML: Sudoku boards as tables, mazes as pictures, everything else as lists of tokens."""
+"""Puzzles and decoded answers as HTML: boards as tables or coloured pictures, sequences as a row of tokens."""
 
 from __future__ import annotations
 
 import numpy as np
 from markupsafe import Markup, escape
 
+from eqrlab.datasets import Task
 from eqrlab.datasets import task as task_named
-from eqrlab.datasets.sudoku import BLANK, FIRST_DIGIT, geometry
 
-LISTED = 81  # tokens of an answer to an unknown task
-MAZE_CELLS = {1: "wall", 3: "start", 4: "goal", 5: "path"}
+LISTED = 512  # tokens of a sequence
+CELL = {6: 32, 9: 23, 16: 20}  # columns up to which a cell of a table is so many pixels wide,
+SMALL_CELL = 16  # and of wider boards
+DRAWN = 8  # pixels of a cell of a picture, at least
 
 
-def board_kind(task: str, tokens: int) -> str:
-    """Return how answers of `tokens` tokens to a task are shown: "sudoku", "maze" or "tokens"."""
+def task_of(name: str, tokens: int) -> Task:
+    """Return the task of an archive whose answers have so many tokens; a sequence where it is not known here."""
     try:
-        known = task_named(task)
+        known = task_named(name)
     except ValueError:
-        return "tokens"
-    return known.kind if known.seq_len == tokens and known.kind in ("sudoku", "maze") else "tokens"
+        known = None
+    if known is not None and known.seq_len == tokens:
+        return known
+    return Task(name="unknown", vocab_size=1, board=(1, tokens))
 
 
 def wrong_cells(
-    kind: str, answer: np.ndarray, inputs: np.ndarray | None, labels: np.ndarray | None, correct: bool
+    task: Task, answer: np.ndarray, inputs: np.ndarray | None, labels: np.ndarray | None, correct: bool
 ) -> np.ndarray:
     """Return which cells (L,) of an answer are wrong.
 
     Parameters
     ----------
-    kind
-        From `board_kind`.
+    task
+        What the board is.
     answer, inputs, labels
         Tokens (L,); inputs and labels None where there are none.
     correct
@@ -37,101 +41,158 @@ def wrong_cells(
 
     Notes
     -----
-    Against the label where there is one (its cells of token 0 do not count).  Else, in Sudoku, cells that differ from
-    their given, are blank, or repeat a digit of their row, column or box.
+    Against the label where there is one (its cells of token 0 do not count).  Else, on boards with boxes, cells that
+    differ from their given, are blank, or repeat a token of their row, column or box.
     """
     if correct:
         return np.zeros(len(answer), bool)
     if labels is not None:
         return (answer != labels) & (labels != 0)
-    if kind != "sudoku":
+    if task.boxes is None or task.blank is None:
         return np.zeros(len(answer), bool)
-    shape = geometry(int(len(answer) ** 0.5))
-    row, column = np.divmod(np.arange(shape.cells), shape.side)
-    wrong = answer < FIRST_DIGIT
-    for unit in (row, column, shape.box_of):
-        same = (unit[:, None] == unit) & (answer[:, None] == answer) & ~np.eye(shape.cells, dtype=bool)
+    row, column = np.divmod(np.arange(task.seq_len), task.board[1])
+    height, width = task.boxes
+    box = row // height * (task.board[1] // width) + column // width
+    wrong = answer <= task.blank
+    for unit in (row, column, box):
+        same = (unit[:, None] == unit) & (answer[:, None] == answer) & ~np.eye(task.seq_len, dtype=bool)
         wrong |= same.any(1)
     if inputs is not None:
-        wrong |= (inputs > BLANK) & (inputs != answer)
+        wrong |= (inputs > task.blank) & (inputs != answer)
     return wrong
 
 
 def board(
-    task: str, answer: np.ndarray, inputs: np.ndarray | None, labels: np.ndarray | None, correct: bool
+    task: Task,
+    answer: np.ndarray,
+    inputs: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    correct: bool = True,
+    *,
+    what: str = "decoded",
 ) -> Markup:
     """Return an answer as HTML, with givens set apart and wrong cells marked in colour and by a cross.
 
     Parameters
     ----------
     task
-        Of the archive, e.g. "sudoku6"; an unknown one gives a list of tokens.
+        From `task_of`.
     answer, inputs, labels, correct
         See `wrong_cells`.
+    what
+        What is shown, for those who cannot see it.
     """
-    kind = board_kind(task, len(answer))
     if inputs is not None and len(inputs) != len(answer):
         inputs = None
-    wrong = wrong_cells(kind, answer, inputs, labels, correct)
-    if kind == "sudoku":
-        return _sudoku(answer, inputs, labels, wrong)
-    if kind == "maze":
-        return _maze(answer, wrong)
-    return _tokens(answer, labels, wrong)
+    wrong = wrong_cells(task, answer, inputs, labels, correct)
+    said = f"{what}, {int(wrong.sum())} of {len(wrong)} cells wrong" if wrong.any() or not correct else what
+    if task.colours is not None:
+        return _picture(task, answer, labels, wrong, said)
+    if task.is_grid:
+        return _table(task, answer, inputs, labels, wrong, said)
+    return _sequence(task, answer, labels, wrong, said)
 
 
-def _digit(token: int) -> str:
-    return "·" if token == BLANK else "?" if token < BLANK else str(token - FIRST_DIGIT + 1)
+def width(task: Task) -> int:
+    """Return the pixels across that a board needs."""
+    columns = task.board[1]
+    if not task.is_grid:
+        return 320 if columns > 20 else 212
+    return max(212, min(columns * DRAWN, 320) if task.colours is not None else columns * _pixels(task) + 6)
 
 
-def _sudoku(
-    answer: np.ndarray, inputs: np.ndarray | None, labels: np.ndarray | None, wrong: np.ndarray
+def caption(task: Task) -> str:
+    """Return what explains the boards."""
+    wrong = "Crosses mark wrong cells." if task.is_grid else "Wrong tokens are struck through."
+    given = (
+        "Bold cells are givens." if task.is_grid and task.blank is not None and task.colours is None else ""
+    )
+    return " ".join(part for part in (task.legend or given, wrong) if part)
+
+
+def _pixels(task: Task) -> int:
+    """Return the pixels across a cell of a table."""
+    usual = next((size for most, size in CELL.items() if task.board[1] <= most), SMALL_CELL)
+    longest = max(map(len, task.symbols), default=len(str(task.vocab_size - 1)))
+    return max(usual, 8 * longest + 4 if longest > 1 else 0)
+
+
+def _table(
+    task: Task,
+    answer: np.ndarray,
+    inputs: np.ndarray | None,
+    labels: np.ndarray | None,
+    wrong: np.ndarray,
+    said: str,
 ) -> Markup:
-    shape = geometry(int(len(answer) ** 0.5))
+    (height, across), (box_rows, box_columns) = task.board, task.boxes or (0, 0)
     rows = []
-    for r in range(shape.side):
+    for r in range(height):
         cells = []
-        for c in range(shape.side):
-            k = r * shape.side + c
+        for c in range(across):
+            k = r * across + c
             classes = [
                 name
                 for name, holds in (
-                    ("given", inputs is not None and inputs[k] > BLANK),
+                    ("given", inputs is not None and task.blank is not None and inputs[k] > task.blank),
                     ("bad", wrong[k]),
-                    ("bt", r % shape.box_rows == 0),
-                    ("bl", c % shape.box_columns == 0),
+                    ("bt", box_rows and r % box_rows == 0),
+                    ("bl", box_columns and c % box_columns == 0),
                 )
                 if holds
             ]
-            note = f' title="should be {_digit(int(labels[k]))}"' if wrong[k] and labels is not None else ""
             name = f' class="{" ".join(classes)}"' if classes else ""
-            cells.append(f"<td{name}{note}>{_digit(int(answer[k]))}</td>")
+            cells.append(f"<td{name}{_note(task, labels, wrong, k)}>{_symbol(task, answer[k])}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    text = f"decoded board, {_count(wrong)}"
-    return Markup(f'<table class="sudoku n{shape.side}" aria-label="{text}">{"".join(rows)}</table>')
+    size = next((most for most in CELL if across <= most), max(CELL) + 1)
+    style = f"--cell:{_pixels(task)}px"
+    table = f'<table class="board n{size}" style="{style}" aria-label="{said}">{"".join(rows)}</table>'
+    return Markup(f'<div class="wide">{table}</div>')
 
 
-def _count(wrong: np.ndarray) -> str:
-    return f"{int(wrong.sum())} of {len(wrong)} cells wrong"
+def _symbol(task: Task, token: int) -> Markup:
+    """Return how a token is shown in a table; a blank as a dot in the middle."""
+    return Markup("·") if token == task.blank else escape(task.symbol(int(token)))
 
 
-def _maze(answer: np.ndarray, wrong: np.ndarray) -> Markup:
-    side = int(len(answer) ** 0.5)
-    grid, bad = answer.reshape(side, side), wrong.reshape(side, side)
+def _note(task: Task, labels: np.ndarray | None, wrong: np.ndarray, k: int) -> str:
+    return f' title="should be {_symbol(task, labels[k])}"' if wrong[k] and labels is not None else ""
+
+
+def _picture(
+    task: Task, answer: np.ndarray, labels: np.ndarray | None, wrong: np.ndarray, said: str
+) -> Markup:
+    rows, columns = _shown(task, answer, labels)
+    grid, bad = (cells.reshape(task.board)[:rows, :columns] for cells in (answer, wrong))
     shapes = [
-        f'<path class="{name}" d="{_cells(grid == token)}"/>'
-        for token, name in MAZE_CELLS.items()
+        f'<path style="fill:{escape(colour)}" d="{_cells(grid == token)}"/>'
+        for token, colour in (task.colours or {}).items()
         if (grid == token).any()
     ]
     crosses = "".join(
-        f"M{c + 0.2} {r + 0.2}l.6 .6m0-.6l-.6 .6" for r, c in zip(*np.nonzero(bad), strict=True)
+        f"M{c + 0.2:g} {r + 0.2:g}l.6 .6m0-.6l-.6 .6" for r, c in zip(*np.nonzero(bad), strict=True)
     )
     if crosses:
-        shapes.append(f'<path class="bad" d="{crosses}"/>')
-    text = f"decoded maze, {_count(wrong)}"
-    return Markup(
-        f'<svg class="maze" viewBox="0 0 {side} {side}" role="img" aria-label="{text}">{"".join(shapes)}</svg>'
-    )
+        shapes += [f'<path class="bad {k}" d="{crosses}"/>' for k in ("under", "over")]
+    size = f'viewBox="0 0 {columns} {rows}" style="aspect-ratio:{columns}/{rows}"'
+    return Markup(f'<svg class="picture" {size} role="img" aria-label="{said}">{"".join(shapes)}</svg>')
+
+
+def _shown(task: Task, answer: np.ndarray, labels: np.ndarray | None) -> tuple[int, int]:
+    """Return how many rows and columns of a picture are shown: all that are used, where boards are larger than needed.
+
+    A task with a canonical form says what of an answer is used; where there is a label its cells are shown as well.
+    """
+    if task.canonical is None:
+        return task.board
+    used = task.canonical(answer[None])[0] != 0
+    if labels is not None:
+        used |= labels != 0
+    row, column = (np.flatnonzero(used.reshape(task.board).any(axis=axis)) for axis in (1, 0))
+    sizes = zip((row, column), task.board, strict=True)
+    beyond = 1 if labels is None else 0  # what ends the part in use
+    height, across = (min(int(k.max(initial=1)) + 1 + beyond, most) for k, most in sizes)
+    return height, across
 
 
 def _cells(mask: np.ndarray) -> str:
@@ -143,10 +204,12 @@ def _cells(mask: np.ndarray) -> str:
     return "".join(parts)
 
 
-def _tokens(answer: np.ndarray, labels: np.ndarray | None, wrong: np.ndarray) -> Markup:
+def _sequence(
+    task: Task, answer: np.ndarray, labels: np.ndarray | None, wrong: np.ndarray, said: str
+) -> Markup:
     items = []
-    for k, token in enumerate(answer[:LISTED]):
-        note = f' title="should be {escape(labels[k])}"' if wrong[k] and labels is not None else ""
-        items.append(f'<span class="bad"{note}>{token}</span>' if wrong[k] else f"<span>{token}</span>")
+    for k, token in enumerate(answer[:LISTED].tolist()):
+        name = ' class="bad"' if wrong[k] else ""
+        items.append(f"<span{name}{_note(task, labels, wrong, k)}>{_symbol(task, token)}</span>")
     more = f"<i>and {len(answer) - LISTED:,} more</i>" if len(answer) > LISTED else ""
-    return Markup(f'<p class="tokens" aria-label="decoded tokens">{" ".join(items)} {more}</p>')
+    return Markup(f'<p class="tokens" aria-label="{said}">{" ".join(items)} {more}</p>')

@@ -18,7 +18,7 @@ from eqrlab.analyses.figures import diagnosis as plots
 from eqrlab.analyses.figures.scaling import frontier, heat_map, selector_curves
 from eqrlab.analyses.figures.signals import risk_figure
 from eqrlab.analyses.figures.style import COLOURS, to_svg
-from eqrlab.analyses.report.boards import board, board_kind
+from eqrlab.analyses.report import boards
 from eqrlab.analyses.report.disguises import disguise_view
 from eqrlab.analyses.report.local import eigenvalue_plane, local_view
 from eqrlab.analyses.studies import checks
@@ -280,6 +280,7 @@ def _puzzle(groups: Groups, p: int, reason: str, figure: Any) -> dict[str, Any]:
     ensemble, basins, modes = groups["ensemble"], groups["basins"], groups.get("modes")
     label = basins["puzzle"].values[p]
     found = int(basins["attractors"].values[p])
+    task = boards.task_of(str(ensemble.attrs.get("task", "")), basins.sizes["token"])
     view = {
         "label": label,
         "reason": reason,
@@ -289,10 +290,12 @@ def _puzzle(groups: Groups, p: int, reason: str, figure: Any) -> dict[str, Any]:
         "found": plural(found, "attractor"),
         "basins": figure("basins", plots.basin_masses(basins, p), f"Basin masses of puzzle {label}"),
         "fates": tables.fate_bar(ensemble["fate"].values[p]),
+        "given": given_views(ensemble, p),
         "boards": [attractor_view(groups, p, a) for a in range(min(found, BOARDS))],
         "more": max(0, found - BOARDS),
         "phase": None,
-        "kind": board_kind(str(ensemble.attrs.get("task", "")), basins.sizes["token"]),
+        "caption": boards.caption(task),
+        "width": boards.width(task),
     }
     if "sketch_path" in ensemble:
         view["phase"] = figure(
@@ -311,12 +314,26 @@ def attractor_view(groups: Mapping[str, xr.Dataset], puzzle: int, a: int) -> dic
     kind = ("right" if correct else "wrong") if judged else "none"
     inputs = ensemble["inputs"].values[puzzle] if "inputs" in ensemble else None
     labels = ensemble["labels"].values[puzzle] if labelled else None
-    task = str(ensemble.attrs.get("task", "unknown"))
+    task = boards.task_of(str(ensemble.attrs.get("task", "")), len(one["answer"]))
     return {
         "number": a + 1,
         "kind": kind,
         "mass": percent_interval(*Interval.of(one, "mass")),
         "fate": f"period {period}" if fate == "periodic" else fate,
         "residual": f"{float(one['residual']):.2g}",
-        "board": board(task, one["answer"].values, inputs, labels, correct and judged),
+        "board": boards.board(
+            task, one["answer"].values, inputs, labels, correct and judged, what="decoded answer"
+        ),
     }
+
+
+def given_views(ensemble: xr.Dataset, puzzle: int) -> list[dict[str, Any]]:
+    """Return the puzzle itself and its solution as boards, as far as they are stored."""
+    views = []
+    for name, title in (("inputs", "Puzzle"), ("labels", "Solution")):
+        if name in ensemble:
+            tokens = ensemble[name].values[puzzle]
+            task = boards.task_of(str(ensemble.attrs.get("task", "")), len(tokens))
+            inputs = ensemble["inputs"].values[puzzle]
+            views.append({"title": title, "board": boards.board(task, tokens, inputs, what=title.lower())})
+    return views

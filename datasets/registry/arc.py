@@ -72,6 +72,7 @@ def arc() -> Task:
         board=(SIDE, SIDE),
         symbols=("·", "|", *map(str, range(COLOURS))),
         colours={END: MARK} | dict(enumerate(PALETTE, start=FIRST_COLOUR)),
+        legend="The ten colours of the benchmark; pale violet cells are the marks that end a grid.",
         canonical=canonical,
     )
 

@@ -66,6 +66,7 @@ def maze_task(board: Board) -> Task:
         board=board,
         alphabet=maze.ALPHABET,
         colours=_COLOURS,
+        legend="Dark cells are walls, blue ones the path, green the start, orange the goal.",
         oracle=Oracle(name, "maze shortest path", judge, rows * columns),
         augment=functools.partial(maze.augment, board=board),
         device_augment=device_augment,

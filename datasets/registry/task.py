@@ -107,6 +107,8 @@ class Task:
         Token -> CSS colour: boards are then drawn as pictures; tokens without one stay empty.
     boxes
         Rows and columns of the boxes that are set apart when a board is drawn.
+    legend
+        A sentence that explains the drawing; made where left out.
     blank
         The token of a cell that is to be filled in; others of a puzzle are givens.
     oracle
@@ -155,6 +157,7 @@ class Task:
     symbols: tuple[str, ...] = ()
     colours: Mapping[int, str] | None = None
     boxes: tuple[int, int] | None = None
+    legend: str = ""
     blank: int | None = None
     oracle: Oracle | None = None
     canonical: Callable[[np.ndarray], np.ndarray] | None = None

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from eqrlab.analyses.options import asked_task
 from eqrlab.core import Reasoner, load
 from eqrlab.core.checkpoints import folders
 from eqrlab.datasets import read_puzzles
@@ -24,7 +25,9 @@ def given() -> dict[str, Any]:
     options["settings"] = dict(options.pop("set", ()))
     puzzles, split = context.params.get("puzzles"), context.params.get("split") or "test"
     if puzzles:
-        options["puzzle_cells"] = lambda: read_puzzles(puzzles, split=split, limit=1).inputs.shape[1]
+        options["puzzle_cells"] = lambda: read_puzzles(
+            puzzles, asked_task(), split=split, limit=1
+        ).inputs.shape[1]
     return {name: value for name, value in options.items() if value not in (None, {})}
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
+
+from eqrlab.analyses.options import asked_task
 from eqrlab.analyses.text.names import typed
 from eqrlab.core import Reasoner
 from eqrlab.core.progress import shown, tqdm
-from eqrlab.datasets import Draw, PuzzleSet, read_puzzles
-from eqrlab.datasets import bundled as bundled_puzzles
+from eqrlab.datasets import Draw, PuzzleSet, bundled, bundled_names, read_puzzles
+from eqrlab.datasets import task as task_named
 from eqrlab.datasets.checks import unsolvable
+from eqrlab.datasets.registry.generic import NAME as GENERIC
+from eqrlab.datasets.registry.generic import generic
+from eqrlab.datasets.registry.sudoku import PROOF_SECONDS
 
 SAMPLE = 12  # puzzles of a bundled set that are diagnosed unless --limit says otherwise; their difficulties alternate
 DRAWN = 64  # puzzles of a file, drawn at random unless --limit says otherwise
@@ -32,9 +39,10 @@ def puzzles_for(
     Parameters
     ----------
     reasoner
-        Whose task they must be of.
+        What reads them; it is told their task.
     path, split
-        A file or folder, None for the bundled set of the task; which part of a set.
+        A file or folder, None for the bundled set of the task; which part of a set.  What they are, --task of the
+        running command may tell.
     limit
         The first so many; None is some of a file drawn at random, the first few of a bundled set.
     several
@@ -48,25 +56,90 @@ def puzzles_for(
     Raises
     ------
     ValueError
-        When the model's task has no bundled set, the puzzles are of another task than the model, or one has
-        no solution, or more than one and `several` does not allow that.
+        When the task has no bundled set, the puzzles are of other sizes than the model, or one has no solution, or
+        more than one and `several` does not allow that.
     """
+    task = asked_task()
     if path is None:
-        puzzles = bundled_puzzles(reasoner.task, split).take(slice(SAMPLE if limit is None else limit))
+        puzzles = bundled_for(task or reasoner.task, split).take(slice(SAMPLE if limit is None else limit))
     else:
         draw = Draw(DRAWN, seed) if limit is None else None
         with tqdm(unit="puzzle", desc="solving", **shown(not quiet)) as bar:
-            puzzles = read_puzzles(path, split=split, limit=limit, unique=not several, draw=draw,
+            puzzles = read_puzzles(path, task, split=split, limit=limit, unique=not several, draw=draw,
                                    tick=lambda done, all_: _advance(bar, done, all_))  # fmt: skip
             if several:  # else that is known already
                 _require_solvable(puzzles, lambda done: _advance(bar, done, len(puzzles)))
-    shape = (reasoner.config.seq_len, reasoner.config.vocab_size)
-    if puzzles.inputs.shape[1] != shape[0] or puzzles.inputs.max() >= shape[1]:
+    puzzles = as_the_model_has_it(reasoner, puzzles)
+    if puzzles.unproved:
+        click.echo(f"eqrlab: {not_proved(puzzles)}", err=True)
+    return puzzles
+
+
+def bundled_for(task: str, split: str) -> PuzzleSet:
+    """Return the bundled puzzles of a task.
+
+    Raises
+    ------
+    ValueError
+        When there are none, with what to do.
+    """
+    if f"{task}-{split}" not in bundled_names():
+        raise ValueError(
+            f"no puzzles of the task {task} are bundled (split {split}): --puzzles FILE|DIR gives some; bundled are "
+            f"{', '.join(bundled_names())}"
+        )
+    return bundled(task, split)
+
+
+def require_fitting(reasoner: Reasoner, puzzles: PuzzleSet) -> None:
+    """Refuse puzzles, or labels, that the model does not read.
+
+    Raises
+    ------
+    ValueError
+        With the sizes of both, or the place of a token that the model does not know.
+    """
+    cells, tokens = reasoner.config.seq_len, reasoner.config.vocab_size
+    if puzzles.inputs.shape[1] != cells:
         raise ValueError(
             f"{puzzles.source}: {puzzles.task} puzzles of {puzzles.inputs.shape[1]} cells, "
-            f"the model reads {reasoner.task} of {shape[0]} cells and {shape[1]} tokens"
+            f"the model reads {reasoner.task} of {cells} cells and {tokens} tokens"
         )
+    for what, values in (("the puzzle", puzzles.inputs), ("the solution", puzzles.labels)):
+        foreign = None if values is None else (values >= tokens).any(axis=1)
+        if values is not None and foreign is not None and foreign.any():
+            row = int(foreign.argmax())
+            raise ValueError(
+                f"{Path(puzzles.source).parent / puzzles.names[row]}: {what} has token {values[row].max()}, "
+                f"the model reads {reasoner.task} of {cells} cells and {tokens} tokens"
+            )
+
+
+def as_the_model_has_it(reasoner: Reasoner, puzzles: PuzzleSet) -> PuzzleSet:
+    """Tell a model the task of its puzzles, and return them.
+
+    Those of no named task get the vocabulary of the model, and its board where only that tells the sides.
+
+    Raises
+    ------
+    ValueError
+        See `require_fitting`.
+    """
+    require_fitting(reasoner, puzzles)
+    known, config = task_named(puzzles.task), reasoner.config
+    if known.kind == GENERIC:
+        board = known.board if known.is_grid or config.board is None else config.board
+        puzzles = dataclasses.replace(puzzles, task=generic(config.vocab_size, board).name)
+    reasoner.task = puzzles.task
     return puzzles
+
+
+def not_proved(puzzles: PuzzleSet) -> str:
+    """Say of how many puzzles it is not proved that they have one solution."""
+    return (
+        f"{puzzles.unproved} of {len(puzzles)} puzzles are not proved to have one solution: the search of so large "
+        f"boards ends after {PROOF_SECONDS:g} s; answers are judged all the same"
+    )
 
 
 def _require_solvable(puzzles: PuzzleSet, tick: Callable[[int], object]) -> None:

@@ -72,6 +72,13 @@ SECTIONS = {
         "Cost of Jacobian products, and leading eigenvalues with their measured residuals ||J v - value v|| / |value|.",
         "bench_full_size.py",
     ),
+    "public files": (
+        "Files of the shapes of the public checkpoints",
+        "Random weights in files of exactly the names, shapes and options of public checkpoints: `eqrlab info`, and "
+        "`eqrlab diagnose` with one puzzle, 2 restarts, depth 3, no local dynamics and no checks; processor time and peak "
+        "memory of the whole process. Said before: what the command says in advance.",
+        "bench_public_files.py",
+    ),
     "exact values": (
         "Exact values",
         "Systems whose answer is known, in float64: our value, the largest error, and the tolerance it is held to.",

@@ -75,8 +75,8 @@ SECTIONS = {
     "public files": (
         "Files of the shapes of the public checkpoints",
         "Random weights in files of exactly the names, shapes and options of public checkpoints: `eqrlab info`, and "
-        "`eqrlab diagnose` with one puzzle, 2 restarts, depth 3, no local dynamics and no checks; processor time and peak "
-        "memory of the whole process. Said before: what the command says in advance.",
+        "`eqrlab diagnose` with one puzzle, 2 restarts, depth 3, no local dynamics and no checks; processor time and "
+        "peak memory of the whole process. Said before: what the command says in advance.",
         "bench_public_files.py",
     ),
     "exact values": (

@@ -269,8 +269,9 @@ def evaluate(
 
     CKPT is a file (official or eqrlab's own) or the name of a bundled model.  An answer is exact when it is valid (a
     Sudoku rule for every row, column and box; a shortest path), whatever the stored solution.  Accuracies are means
-    over restarts; their 95 % intervals take puzzles as the independent units, not restarts.  Puzzles that have no
-    solution are named and left out: no answer to them is right.
+    over restarts; their 95 % intervals take puzzles as the independent units, not restarts.  "halting" is what comes of
+    stopping every run at the first step at which its halting head asks for it.  Puzzles that have no solution are named
+    and left out: no answer to them is right.
     """
     from eqrlab.analyses.studies.accuracy import measure  # here, so that the other commands start quickly
 
@@ -303,8 +304,19 @@ def evaluate(
         "cells": _share(result["cells"])
         if result["cells"]
         else "not known: the puzzles come without solutions",
+        **({"halting": _halting(result["halting"], depth)} if result["halting"] else {}),
     }
     click.echo("\n".join(aligned(lines)))
+
+
+def _halting(found: dict[str, Any], depth: int) -> str:
+    """Say what comes of stopping where the halting head asks for it."""
+    steps, never = found["steps"], 1 - found["halted"]["value"]
+    mean = f"{steps['value']:.1f}"
+    if steps["low"] is not None:
+        mean += f" [{steps['low']:.1f}, {steps['high']:.1f}]"
+    asked = f", {never:.0%} of runs never asked to stop" if never else ""
+    return f"exact {_share(found['exact'])} at {mean} of {depth} steps{asked}"
 
 
 def _solvable(puzzles: PuzzleSet) -> tuple[PuzzleSet, list[str]]:

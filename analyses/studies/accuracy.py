@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
+
+import numpy as np
+from torch import Tensor
 
 from eqrlab.analyses.studies import arc
 from eqrlab.analyses.studies.shares import clustered
 from eqrlab.attractors import sample
+from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
 from eqrlab.core import Reasoner
 from eqrlab.datasets import PuzzleSet
 
@@ -37,8 +42,9 @@ def measure(
             f"{puzzles.source}: {puzzles.task} puzzles of {puzzles.inputs.shape[1]} cells, "
             f"the model reads {c.seq_len} cells and tokens 0 to {c.vocab_size - 1}"
         )
+    votes = bool(arc.shown_names(puzzles))  # which weigh answers by the halting logit itself
     ensemble = sample(
-        reasoner.to(device),
+        reasoner.to(device) if votes else by_halting_rule(reasoner.to(device)),
         puzzles.inputs,
         labels=puzzles.labels,
         identifiers=puzzles.identifiers,
@@ -50,9 +56,11 @@ def measure(
         device=device,
         progress=progress,
     )
-    exact = cells = None
+    exact = cells = halted = None
     if "correct" in ensemble:
         exact = clustered(ensemble.correct.values[:, :, -1].astype(float), 1)
+        if not (votes and reasoner.continue_head):
+            halted = halting(ensemble.correct.values, ensemble.halt_logit.values)
     if puzzles.labels is not None:
         counted = int((puzzles.labels != 0).sum(axis=1).mean())
         cells = clustered(ensemble.token_accuracy.values[:, :, -1].astype(float), counted)
@@ -66,5 +74,50 @@ def measure(
         "seed": seed,
         "exact": exact,
         "cells": cells,
-        **(arc.vote_results(ensemble, puzzles) if arc.shown_names(puzzles) else {}),
+        "halting": halted,
+        **(arc.vote_results(ensemble, puzzles) if votes else {}),
+    }
+
+
+def by_halting_rule(reasoner: Reasoner) -> Reasoner:
+    """Return a model whose halting logit is above 0 where the rule of its training halts a row.
+
+    Families that learn to continue (HRM) halt where the halting logit exceeds the logit of continuing.
+    """
+    if not reasoner.continue_head:
+        return reasoner
+    other = copy.copy(reasoner)
+
+    def margin(z: Tensor, x: Tensor) -> Tensor:
+        q = reasoner.q_values(z)
+        return q[:, 0] - q[:, 1]
+
+    object.__setattr__(other, "halt_logit", margin)
+    return other
+
+
+def halting(correct: np.ndarray, logit: np.ndarray) -> dict[str, Any]:
+    """Return what comes of stopping every run at the first step at which its halting head asks for it.
+
+    Parameters
+    ----------
+    correct, logit
+        Whether the answer is right, and what is above 0 where the head halts: (puzzle, restart, step).
+
+    Returns
+    -------
+    dict
+        `exact`: accuracy of the answers at which runs stop, the last one where none asks; `steps`: their mean number
+        of outer steps; `halted`: share of runs that ask at all; each with a 95 % interval whose units are puzzles.
+    """
+    asks = logit > 0
+    some, depth = asks.any(axis=2), asks.shape[2]
+    step = np.where(some, asks.argmax(axis=2), depth - 1)
+    right = np.take_along_axis(correct, step[:, :, None], axis=2)[:, :, 0]
+    share, low, high = share_over_puzzles((step + 1.0).mean(axis=1) / depth)
+    bounds = (None if np.isnan(v) else float(depth * v) for v in (low, high))  # one puzzle has none
+    return {
+        "exact": clustered(right.astype(float), 1),
+        "steps": dict(zip(("value", "low", "high"), (float(depth * share), *bounds), strict=True)),
+        "halted": clustered(some.astype(float), 1),
     }

@@ -162,4 +162,7 @@ def test_a_slow_map_is_measured_by_one_row_and_a_shorter_diagnosis_is_named(monk
     )
     assert cost.affordable(run, 500.0) == ""
     told = cost.cost_line(run, local=False, checks=False)
-    assert re.search(r"; --limit \d --restarts 16 --depth 32 --no-local --no-checks takes about \d+ s$", told)
+    assert re.search(
+        r"; --limit \d --restarts 16 --depth 32 --no-local --no-checks takes about \d+ s; \d", told
+    )
+    assert re.search(r"; \d+\.\d GB of memory are in use so far$", told)

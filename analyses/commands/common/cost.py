@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 
@@ -117,7 +118,17 @@ def cost_line(run: at.Run, *, local: bool, checks: bool, batch_size: int | None 
     less = ""
     if sum(phases.values()) > AFFORDABLE:
         less = affordable(run, phases["sampling"] / counts["sampling"])
-    return f"{told}; {less}" if less else told
+    return f"{told}; {less}; {peak_memory()} of memory are in use so far" if less else told
+
+
+def peak_memory() -> str:
+    """Return the most memory that this process has had, as text."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return "an unknown amount"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return f"{peak / 1e9:.1f} GB"
 
 
 def study_cost_line(run: at.Run, also: Mapping[str, int], *, times: int = 1, at_most: bool = False) -> str:

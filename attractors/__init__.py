@@ -41,7 +41,8 @@ from eqrlab.attractors.perturbation.plane import plane
 from eqrlab.attractors.perturbation.shock import critical_shock
 from eqrlab.attractors.perturbation.stability import basin_stability
 from eqrlab.attractors.results.archive import completed_part, open_ensemble
-from eqrlab.attractors.results.named import read, words
+from eqrlab.attractors.results.groups import read
+from eqrlab.attractors.results.named import words
 from eqrlab.attractors.results.summary import summary
 from eqrlab.attractors.streaming.export import export
 

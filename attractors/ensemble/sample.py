@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.judge import Oracle
+from eqrlab.attractors.ensemble.options import WorkOptions, check_options
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.fates.fate import Tolerances
@@ -27,7 +29,6 @@ def sample(
     seed: int = 0,
     noise: float | None = None,
     initial: Tensor | Law | None = None,
-    batch_size: int | None = None,
     keep: Sequence[str] = ("summary",),
     oracle: Oracle | None = None,
     device: str | torch.device | None = None,
@@ -35,7 +36,7 @@ def sample(
     tolerances: Tolerances | None = None,
     first_restart: int = 0,
     residuals: str = "all",
-    progress: bool | Callable[[int, int], None] = False,
+    **work: Unpack[WorkOptions],
 ) -> xr.Dataset:
     """Run `restarts` trajectories of `depth` outer steps for every puzzle.
 
@@ -117,10 +118,11 @@ def sample(
     >>> ensemble.fate.values.tolist()  # 0 is "settled"
     [[0, 0, 0, 0]]
     """
+    check_options(work, WorkOptions, "sample")
     run = Run.of(
         system, inputs, labels=labels, identifiers=identifiers,
         restarts=restarts, depth=depth, seed=seed, noise=noise, initial=initial,
         keep=keep, oracle=oracle, device=device, dtype=dtype, tolerances=tolerances, first_restart=first_restart,
         residuals=residuals,
     )  # fmt: skip
-    return run.sample(batch_size=batch_size, progress=progress)
+    return run.sample(**work)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -113,34 +112,6 @@ def named(found: xr.Dataset) -> xr.Dataset:
 
 def _as(kind: type[xr.Dataset], found: xr.Dataset) -> xr.Dataset:
     return kind({str(n): found.variables[n] for n in found.data_vars}, found.coords, found.attrs)
-
-
-def read(path: str | Path) -> dict[str, xr.Dataset]:
-    """Read an archive into memory: group name to result, as the analyses returned them.
-
-    Parameters
-    ----------
-    path
-        An archive of `eqrlab diagnose`, `export`, ... of this version or an older one.
-
-    Returns
-    -------
-    dict
-        "ensemble", "basins", ...; those of a second checkpoint are "NAME/ensemble", ...
-
-    Raises
-    ------
-    ValueError
-        When the file is missing, no archive, damaged, or of a newer schema version.
-    """
-    from eqrlab.attractors.results import archive
-
-    tree = archive.read(path)
-    return {
-        node.path.lstrip("/"): named(node.to_dataset(inherit=False))
-        for node in tree.subtree
-        if node.data_vars
-    }
 
 
 def words(found: Found) -> Found:

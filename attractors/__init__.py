@@ -16,7 +16,6 @@ from eqrlab.attractors.dynamics.lyapunov import lyapunov
 from eqrlab.attractors.dynamics.run_exponents import trajectory_exponents
 from eqrlab.attractors.dynamics.singular import singular_values
 from eqrlab.attractors.dynamics.spectrum import spectrum
-from eqrlab.attractors.ensemble.noop import noop_test
 from eqrlab.attractors.ensemble.options import (
     AnalysisOptions,
     DrawOptions,
@@ -33,6 +32,7 @@ from eqrlab.attractors.landscape.continuation import continuation
 from eqrlab.attractors.landscape.estimate import estimate_basins
 from eqrlab.attractors.landscape.foreign_starts import asymptotic_alignment
 from eqrlab.attractors.landscape.modes import ModeRule, mode_sensitivity, modes
+from eqrlab.attractors.landscape.noop import noop_test
 from eqrlab.attractors.landscape.return_test import return_test
 from eqrlab.attractors.landscape.shells import shells
 from eqrlab.attractors.landscape.transitions import transitions

@@ -70,7 +70,8 @@ def build(
     foreign = set(given) - set(inspect.signature(known.build).parameters)
     if foreign:
         raise ValueError(f"{task} puzzles are generated without {' and '.join(sorted(foreign))}")
-    return known.build(count, difficulty, seed, exclude, **given)
+    made = known.build(count, difficulty, seed, exclude, **given)
+    return PuzzleSet(made.inputs, made.labels, known.name, made.columns, f"{known.name}, seed {seed}")
 
 
 def generated() -> tuple[str, ...]:

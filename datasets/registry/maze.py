@@ -6,17 +6,14 @@ import functools
 import math
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from eqrlab.datasets import maze
 from eqrlab.datasets.maze import Board
 from eqrlab.datasets.registry.family import Family
-from eqrlab.datasets.registry.task import Oracle, Solutions, Task, Tick
-
-if TYPE_CHECKING:
-    from eqrlab.datasets.puzzles import PuzzleSet
+from eqrlab.datasets.registry.task import Made, Oracle, Solutions, Task, Tick
 
 SIDES = range(5, 100)
 _COLOURS = {
@@ -51,7 +48,7 @@ def maze_task(board: Board) -> Task:
 
     def build(
         count: int, difficulty: str | None, seed: int, exclude: Iterable[int], steps: Board | None = None
-    ) -> PuzzleSet:
+    ) -> Made:
         return _build(task, count, difficulty, seed, exclude, steps)
 
     def describe(inputs: np.ndarray) -> dict[str, str]:
@@ -120,16 +117,15 @@ def _faults(task: Task, inputs: np.ndarray, labels: np.ndarray | None) -> dict[i
 
 def _build(
     task: Task, count: int, difficulty: str | None, seed: int, exclude: Iterable[int], steps: Board | None
-) -> PuzzleSet:
+) -> Made:
     from eqrlab.datasets.maze_generate import generate_mazes
-    from eqrlab.datasets.puzzles import PuzzleSet
 
     drawn = list(generate_mazes(task.board, count, difficulty or "unique", seed, exclude, steps=steps))
     tokens = np.array([(one.maze, one.solution) for one in drawn], dtype=np.int64).reshape(
         count, 2, task.seq_len
     )
     columns = {"kind": tuple(one.kind for one in drawn), "steps": tuple(str(one.steps) for one in drawn)}
-    return PuzzleSet(tokens[:, 0], tokens[:, 1], task.name, columns, f"{task.name}, seed {seed}")
+    return Made(tokens[:, 0], tokens[:, 1], columns)
 
 
 def _find(name: str) -> Task | None:

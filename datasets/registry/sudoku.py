@@ -6,17 +6,14 @@ import functools
 import math
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from eqrlab.datasets import sudoku, symmetry
 from eqrlab.datasets.registry.family import Board, Family
-from eqrlab.datasets.registry.task import Oracle, Solutions, Task, Tick
+from eqrlab.datasets.registry.task import Made, Oracle, Solutions, Task, Tick
 from eqrlab.datasets.sudoku import Geometry, geometry
-
-if TYPE_CHECKING:
-    from eqrlab.datasets.puzzles import PuzzleSet
 
 PROOF_SECONDS = 60.0  # for the puzzles of a set, on boards that may take for ever
 ALWAYS_PROVED = 9  # side up to which no puzzle takes long
@@ -63,7 +60,7 @@ def sudoku_task(side: int, box: Board | None = None) -> Task:
         exclude: Iterable[int],
         first: int = 0,
         workers: int = 1,
-    ) -> PuzzleSet:
+    ) -> Made:
         return _build(task, board, count, difficulty, seed, exclude, first, workers)
 
     task = Task(
@@ -128,10 +125,9 @@ def _build(
     exclude: Iterable[int],
     first: int,
     workers: int,
-) -> PuzzleSet:
+) -> Made:
     from eqrlab.datasets.generate import generate
     from eqrlab.datasets.hardest import NAME, generate_hardest
-    from eqrlab.datasets.puzzles import PuzzleSet
 
     if difficulty == NAME:
         if task.name != "sudoku9":
@@ -149,7 +145,7 @@ def _build(
         "guesses": tuple(str(one.guesses) for one in made),
         "clues": tuple(str(one.clues) for one in made),
     }
-    return PuzzleSet(tokens[:, 0], tokens[:, 1], task.name, columns, f"{task.name}, seed {seed}")
+    return Made(tokens[:, 0], tokens[:, 1], columns)
 
 
 def _find(name: str) -> Task | None:

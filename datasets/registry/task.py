@@ -6,12 +6,9 @@ import dataclasses
 import hashlib
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from eqrlab.datasets.puzzles import PuzzleSet
 
 Judge = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Augment = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
@@ -24,6 +21,14 @@ def as_numpy(tokens: Any) -> np.ndarray:
     if torch is not None and isinstance(tokens, torch.Tensor):
         return tokens.detach().cpu().numpy()
     return np.asarray(tokens)
+
+
+class Made(NamedTuple):
+    """Generated puzzles and solutions, tokens (P, L) int64, and what else is known of them: column to P strings."""
+
+    inputs: np.ndarray
+    labels: np.ndarray
+    columns: Mapping[str, tuple[str, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +135,7 @@ class Task:
     no_solution, several
         What is said of a puzzle without and with more than one.
     build
-        `(count, difficulty, seed, exclude, **options) -> PuzzleSet`: generated puzzles.
+        `(count, difficulty, seed, exclude, **options) -> Made`: generated puzzles.
     describe
         `(inputs) -> {line: text}`: what `eqrlab data info` says beside what it says of all tasks.
     sized
@@ -169,7 +174,7 @@ class Task:
     count: Callable[[np.ndarray, int, Tick | None], Solutions] | None = None
     no_solution: str = "the puzzle has no solution"
     several: str = "the puzzle has more than one solution"
-    build: Callable[..., PuzzleSet] | None = None
+    build: Callable[..., Made] | None = None
     describe: Callable[[np.ndarray], dict[str, str]] | None = None
     sized: Callable[[int, tuple[int, int]], Task] | None = None
 

@@ -14,6 +14,7 @@ from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands.common.checkpoints import load_checkpoint
 from eqrlab.analyses.commands.common.cost import study_cost_line
+from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import (
     SAMPLE,
@@ -67,12 +68,13 @@ SHOWN = 4  # attractors of a puzzle that get a line of their own
 @opt.device()
 @opt.dtype("float32", "float64", "bfloat16")
 @opt.out()
+@prints_json
 @opt.quiet
 @opt.checkpoint
 def basins_command(
     checkpoint: str, half_width: float, confidence: float, max_restarts: int, above: float | None, out: Path,
     quiet: bool, **given: Unpack[opt.Given],
-) -> None:  # fmt: skip
+) -> Path:  # fmt: skip
     """Measure the basins of each puzzle to a requested precision.
 
     Draws as many restarts as that takes, and no more.  A mass is the probability of ending at an attractor under the
@@ -104,6 +106,7 @@ def basins_command(
     for lines in (table(puzzle_rows(found)), table(basin_rows(found)), cost_lines(found)):
         click.echo("\n".join(lines) + "\n")
     click.echo(f"archive {out / 'basins.nc'}, {time.monotonic() - began:.0f} s")
+    return out / "basins.nc"
 
 
 def _share(found: xr.Dataset, name: str, *place: int) -> str:

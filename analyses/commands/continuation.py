@@ -18,6 +18,7 @@ from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands.common.checkpoints import all_in, load_checkpoint
 from eqrlab.analyses.commands.common.cost import study_cost_line
+from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for, short_source
 from eqrlab.analyses.commands.common.run_options import run_options
@@ -79,12 +80,13 @@ class Over(click.ParamType):
 @opt.device()
 @opt.dtype("float32", "float64")
 @opt.out()
+@prints_json
 @opt.quiet
 @opt.checkpoint
 def continuation_command(
     checkpoints: tuple[str, ...], over: tuple[str, tuple[float, ...]] | None, match: str, out: Path, quiet: bool,
     **given: Unpack[opt.Given],
-) -> None:  # fmt: skip
+) -> Path:  # fmt: skip
     """Follow attractors over training, noise, damping or starts.
 
     Prints the attractors' masses and the modes at each value.  CKPT is the folder of a run trained with --keep-every,
@@ -126,6 +128,7 @@ def continuation_command(
         click.echo("\n".join(lines) + "\n")
     files = f"archive {out / 'continuation.nc'}, picture {out / 'continuation.png'}"
     click.echo(f"{files}, {time.monotonic() - began:.0f} s")
+    return out / "continuation.nc"
 
 
 def family_of_systems(

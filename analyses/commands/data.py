@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ import click
 import numpy as np
 
 from eqrlab import datasets
+from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.core.messages import one_line
 from eqrlab.core.progress import shown, tqdm
@@ -203,11 +206,14 @@ def _solved(puzzles: PuzzleSet) -> PuzzleSet:
 @_task
 @_limit
 @_split
-def info(source: str, measure: int, task: str | None, limit: int | None, split: str) -> None:
+@prints_json
+def info(source: str, measure: int, task: str | None, limit: int | None, split: str) -> dict[str, str]:
     """Describe a puzzle file: number, size, clues, difficulty, labels, repetitions."""
     puzzles = _read(source, task, split, limit)
-    for name, value in _describe(puzzles, measure).items():
-        click.echo(f"{name:<18} {one_line(value)}")
+    facts = {name: one_line(value) for name, value in _describe(puzzles, measure).items()}
+    for name, value in facts.items():
+        click.echo(f"{name:<18} {value}")
+    return facts
 
 
 @contextlib.contextmanager
@@ -274,9 +280,11 @@ def _guesses(known: Task, inputs: np.ndarray) -> str:
 @_task
 @_limit
 @_split
+@opt.as_json
 @click.pass_context
 def check(
     context: click.Context,
+    as_json: bool,
     source: str,
     against: tuple[str, ...],
     allow_several: bool,
@@ -299,6 +307,10 @@ def check(
         folder = Path(puzzles.source).parent
         reasons += [f"{folder / puzzles.names[row]}: {reason}" for row, reason in sorted(found.items())]
         sound = len(puzzles) - len(found)
+    if as_json:
+        reasons = [one_line(reason) for reason in reasons]
+        click.echo(json.dumps({"sound": sound, "wrong": reasons, "unproved": unproved}))
+        context.exit(1 if reasons else 0)
     for reason in reasons:
         click.echo(one_line(reason))
     note = f"; of {unproved} it is not proved that they have one solution" if unproved else ""

@@ -15,6 +15,7 @@ from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands.common.checkpoints import load_checkpoint
 from eqrlab.analyses.commands.common.cost import cost_line
+from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import (
     SAMPLE,
@@ -105,6 +106,7 @@ sampling_options = opt.together(
     opt.out(),
     click.option("--resume", is_flag=True,
                  help="Go on with a run that was stopped: checkpoints that are done are not run again."),
+    prints_json,
     opt.quiet,
     opt.checkpoint,
 )  # fmt: skip
@@ -207,7 +209,7 @@ def finish(target: Path, groups: dict[str, xr.Dataset], kept: Kept, began: float
 @click.command("diagnose", epilog="Example:  eqrlab diagnose eqr-sudoku6 --restarts 64 --depth 64 --out out")
 @click.argument("checkpoints", nargs=-1, metavar="[CKPT]...")
 @sampling_options
-def diagnose_command(checkpoints: tuple[str, ...], out: Path, **options: Any) -> None:
+def diagnose_command(checkpoints: tuple[str, ...], out: Path, **options: Any) -> Path:
     """Diagnose the landscape of checkpoints: verdict and report.
 
     CKPT is a file (official or eqrlab's own) or the name of a bundled model; without any, two bundled models with
@@ -219,6 +221,7 @@ def diagnose_command(checkpoints: tuple[str, ...], out: Path, **options: Any) ->
     began, target = time.monotonic(), out / "diagnosis.nc"
     results, kept = run_all(checkpoints or DEFAULT, target=target, **options)
     click.echo(finish(target, archive_groups(results), kept, began))
+    return target
 
 
 @click.command(
@@ -226,7 +229,7 @@ def diagnose_command(checkpoints: tuple[str, ...], out: Path, **options: Any) ->
 )
 @click.argument("checkpoints", nargs=-1, metavar="CKPT CKPT...")
 @sampling_options
-def compare_command(checkpoints: tuple[str, ...], out: Path, **options: Any) -> None:
+def compare_command(checkpoints: tuple[str, ...], out: Path, **options: Any) -> Path:
     """Compare checkpoints on the same puzzles and seeds.
 
     Differences are to the first CKPT; their intervals pair the puzzles.  Writes OUT/compare.nc and OUT/report.html, the
@@ -243,6 +246,7 @@ def compare_command(checkpoints: tuple[str, ...], out: Path, **options: Any) -> 
         "mean over puzzles, then the difference to the first with its 95 % interval, paired by puzzle\n"
     )
     click.echo(files)
+    return target
 
 
 @click.command("report", epilog="Example:  eqrlab report out/diagnosis.nc --out out/report.html")

@@ -13,6 +13,7 @@ from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands.common.checkpoints import load_checkpoint
 from eqrlab.analyses.commands.common.cost import study_cost_line
+from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for
 from eqrlab.analyses.commands.diagnose import table
@@ -28,6 +29,7 @@ FIXED_POINT = 1000  # evaluations that the search from a state takes, with its c
 common = opt.together(
     click.argument("checkpoint", metavar="CKPT"),
     opt.depth(text="Outer steps, noise off, before the analysis."),
+    prints_json,
     opt.study(default_limit=4, default_restarts=2),
     opt.checkpoint,
 )
@@ -62,10 +64,11 @@ def _run_row(ensemble: xr.Dataset, puzzle: int, point: int) -> dict[str, str]:
     }
 
 
-def _finish(out: Path, name: str, groups: dict[str, xr.Dataset], rows: list[dict[str, str]]) -> None:
+def _finish(out: Path, name: str, groups: dict[str, xr.Dataset], rows: list[dict[str, str]]) -> Path:
     archive.write(out / f"{name}.nc", groups)
     click.echo("\n".join(table(rows)))
     click.echo(f"\narchive {out / f'{name}.nc'}")
+    return out / f"{name}.nc"
 
 
 @click.command("spectrum", epilog="Example:  eqrlab spectrum eqr-sudoku6 --limit 2 --restarts 2 -k 4")
@@ -74,7 +77,7 @@ def _finish(out: Path, name: str, groups: dict[str, xr.Dataset], rows: list[dict
 @click.option("--tol", type=float, default=1e-4, show_default=True, help="Relative residual asked for.")
 @click.option("--which", default="modulus", show_default=True, metavar="modulus|real|NUMBER",
               help="The largest modulus, the largest real part, or nearest to a number.")  # fmt: skip
-def spectrum_command(k: int, tol: float, which: str, out: Path, **options: Any) -> None:
+def spectrum_command(k: int, tol: float, which: str, out: Path, **options: Any) -> Path:
     """Compute the Jacobian's leading eigenvalues where runs end.
 
     The Jacobian is that of one outer step.  At a fixed point a spectral radius below 1 means stable; elsewhere it
@@ -96,7 +99,7 @@ def spectrum_command(k: int, tol: float, which: str, out: Path, **options: Any) 
             "" if bool(result.complete.values[p, m]) else " not converged"
         )
         rows.append({**_run_row(ensemble, p, m), **row})
-    _finish(out, "spectrum", {"ensemble": ensemble, "spectrum": result}, rows)
+    return _finish(out, "spectrum", {"ensemble": ensemble, "spectrum": result}, rows)
 
 
 def _radius(result: xr.Dataset, p: int, m: int) -> str:
@@ -126,7 +129,7 @@ def _complex(value: complex) -> str:
 @click.option("--max-steps", type=click.IntRange(1), default=1000, show_default=True)
 @click.option("--deflate", type=click.IntRange(0), default=0, show_default=True,
               help="Further searches from every run, each kept away from what it found before.")  # fmt: skip
-def fixed_points_command(method: str, max_steps: int, deflate: int, out: Path, **options: Any) -> None:
+def fixed_points_command(method: str, max_steps: int, deflate: int, out: Path, **options: Any) -> Path:
     """Find and certify the fixed points next to where runs end.
 
     Equal ones are merged, and each is told stable or not.  Writes OUT/fixed-points.nc.
@@ -167,7 +170,7 @@ def fixed_points_command(method: str, max_steps: int, deflate: int, out: Path, *
         "spectral radius",
         "error bound",
     )
-    _finish(
+    return _finish(
         out,
         "fixed-points",
         {"ensemble": ensemble, "fixed_points": result},
@@ -181,7 +184,7 @@ def fixed_points_command(method: str, max_steps: int, deflate: int, out: Path, *
 @click.option(
     "--steps", type=click.IntRange(20), default=200, show_default=True, help="Outer steps averaged over."
 )
-def lyapunov_command(k: int, steps: int, out: Path, **options: Any) -> None:
+def lyapunov_command(k: int, steps: int, out: Path, **options: Any) -> Path:
     """Compute the leading Lyapunov exponents of runs that go on.
 
     Each goes on, noise off, from where it ended.  Natural logarithm per outer step; a positive one with its interval
@@ -200,4 +203,4 @@ def lyapunov_command(k: int, steps: int, out: Path, **options: Any) -> None:
             value, low, high = ends
             row[f"exponent {i + 1}"] = f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
         rows.append({**_run_row(ensemble, p, m), **row})
-    _finish(out, "lyapunov", {"ensemble": ensemble, "lyapunov": result}, rows)
+    return _finish(out, "lyapunov", {"ensemble": ensemble, "lyapunov": result}, rows)

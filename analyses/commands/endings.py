@@ -8,6 +8,7 @@ from typing import Unpack
 import click
 
 from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for, short_source
 from eqrlab.analyses.commands.common.run_options import run_options
@@ -29,11 +30,12 @@ LISTED = 24  # runs whose evidence is printed
     show_default=True,
     help="Outer steps over which the exponents of runs that do not come to rest are averaged.",
 )
+@prints_json
 @opt.study(default_limit=12, default_restarts=4)
 @opt.checkpoint
 def dynamics_command(
     checkpoints: tuple[str, ...], steps: int, out: Path, quiet: bool, **given: Unpack[opt.Given]
-) -> None:
+) -> Path:
     """Classify where runs end: fixed points, saddles, cycles, chaos.
 
     Right and wrong runs are counted apart.  Noise off; families with one stored start are started from random states,
@@ -71,3 +73,4 @@ def dynamics_command(
     if len(evidence) > LISTED:
         click.echo(f"... and {len(evidence) - LISTED} more in the archive")
     click.echo(f"\narchive {out / 'dynamics.nc'}, picture {out / 'dynamics.svg'}")
+    return out / "dynamics.nc"

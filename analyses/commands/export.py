@@ -19,6 +19,7 @@ from eqrlab import datasets
 from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands.common.checkpoints import as_attribute, load_checkpoint
 from eqrlab.analyses.commands.common.cost import at_a_time, duration, seconds_an_evaluation
+from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import (
     SAMPLE,
@@ -146,8 +147,8 @@ def _bytes(count: int) -> str:
     return f"{count} bytes"
 
 
-def _estimate(model: Reasoner, out: Path, job: dict[str, Any]) -> None:
-    """Print what the export would write, and how long it would take."""
+def _estimate(model: Reasoner, out: Path, job: dict[str, Any]) -> dict[str, Any]:
+    """Print what the export would write, and how long it would take; return the numbers."""
     size = export_size(model, **job)
     run = Run.of(model, job["inputs"], **{k: v for k, v in job.items() if k not in ("inputs", "batch_size")})
     seconds = size.evaluations * seconds_an_evaluation(at_a_time(run), job.get("batch_size"))
@@ -158,6 +159,7 @@ def _estimate(model: Reasoner, out: Path, job: dict[str, Any]) -> None:
     click.echo(f"free            {_bytes(free)} in {folder}")
     click.echo(f"map evaluations {size.evaluations:,}")
     click.echo(f"time            about {duration(seconds)} on this machine, one process")
+    return {**size._asdict(), "free": free, "seconds": seconds}
 
 
 @click.command("export", epilog="Example:  eqrlab export eqr-sudoku6 --out runs.nc --restarts 1000 --resume")
@@ -196,12 +198,13 @@ def _estimate(model: Reasoner, out: Path, job: dict[str, Any]) -> None:
 @click.option(
     "--shard", metavar="I/N", help="Compute the I-th of N shares, from 0; torchrun tells it by itself."
 )
+@prints_json
 @opt.quiet
 @opt.checkpoint
 def export_command(
     checkpoint: str | None, out: Path, resume: bool, like: Path | None, estimate: bool, shard: str | None,
     keep: tuple[str, ...], compiled: bool, quiet: bool, **given: Any,
-) -> None:  # fmt: skip
+) -> dict[str, Any]:  # fmt: skip
     """Write trajectories to an archive: streamed and resumable.
 
     Memory stays bounded, however long the archive.  FILE.nc is whole at any time: missing, of what is completed so far,
@@ -216,8 +219,7 @@ def export_command(
     if compiled:
         model.compile()
     if estimate:
-        _estimate(model, out, job)
-        return
+        return _estimate(model, out, job)
     require_writable(out.absolute().parent, out.name)
     show = not quiet and share[0] == 0
     try:
@@ -230,16 +232,17 @@ def export_command(
         click.echo(f"eqrlab: stopped. {kept.removesuffix('; resume to go on')}; go on with "
                    f"eqrlab export --out {out} --resume{' --compile' if compiled else ''}", err=True)  # fmt: skip
         sys.exit(exit_code(stop))
-    _say(done, out, job, time.monotonic() - began)
+    return _say(done, out, job, time.monotonic() - began)
 
 
-def _say(done: Progress, out: Path, job: dict[str, Any], seconds: float) -> None:
-    """Print what came of it."""
+def _say(done: Progress, out: Path, job: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Print what came of it, and return it."""
     if done.complete:
         size = f"{plural(len(job['inputs']), 'puzzle')}, {job['restarts']} restarts, depth {job['depth']}"
         click.echo(f"archive {out}: {size}, {_bytes(out.stat().st_size)}, {seconds:.0f} s")
     else:
         click.echo(f"{out}: {done.done} of {done.total} batches are done, the others are for other processes")
+    return {"archive": str(out), "complete": done.complete, "batches_done": done.done, "batches": done.total}
 
 
 @click.command("verify", epilog="Example:  eqrlab verify out/diagnosis.nc")
@@ -247,12 +250,14 @@ def _say(done: Progress, out: Path, job: dict[str, Any], seconds: float) -> None
 @click.option(
     "--checksums/--no-checksums", default=True, show_default=True, help="Also read and compare all values."
 )
-def verify_command(archives: tuple[Path, ...], checksums: bool) -> None:
+@prints_json
+def verify_command(archives: tuple[Path, ...], checksums: bool) -> dict[str, Any]:
     """Check archives against the schema and their checksums.
 
     Names, dimensions, units, flags and attributes are checked, and unless told otherwise all values.  The first
     violation ends it with exit code 1.  The schema is described in SCHEMA.md of eqrlab.attractors.
     """
+    sound = {}
     for file in archives:
         found = validate(file, checksums=checksums)
         state = status(file)
@@ -261,3 +266,5 @@ def verify_command(archives: tuple[Path, ...], checksums: bool) -> None:
         )
         click.echo(f"{file}: sound, {plural(found.groups, 'group')}, {plural(found.variables, 'variable')}, "
                    f"{plural(found.checksums, 'checksum')} right{unfinished}")  # fmt: skip
+        sound[str(file)] = {**found._asdict(), "complete": not unfinished}
+    return sound

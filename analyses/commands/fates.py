@@ -11,6 +11,7 @@ from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands.common.checkpoints import load_checkpoint
 from eqrlab.analyses.commands.common.cost import study_cost_line
+from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for, short_source
 from eqrlab.analyses.commands.common.run_options import run_options
@@ -38,11 +39,12 @@ RETURNED = 22  # evaluations a step of the return test of a run: itself, and 7 d
     show_default=True,
     help="Most settled wrong, and right, runs in the return test.",
 )
+@prints_json
 @opt.study(default_limit=12, default_restarts=16)
 @opt.checkpoint
 def fates_command(
     checkpoint: str, depths: list[int], pushed: int, out: Path, quiet: bool, **given: Unpack[opt.Given]
-) -> None:
+) -> Path:
     """Tell wrong runs that settled from unfinished ones, by depth.
 
     Halting is off.  Also pushes runs that settled and sees whether they come back; checks that the map does anything at
@@ -77,3 +79,4 @@ def fates_command(
         click.echo(fates.return_sentence(groups["return_test"]))
     click.echo(fates.noop_sentence(groups["noop"]))
     click.echo(f"\narchive {out / 'fates.nc'}")
+    return out / "fates.nc"

@@ -15,6 +15,7 @@ from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands.common import train_options
 from eqrlab.analyses.commands.common.cost import duration, sampling, seconds_an_evaluation
+from eqrlab.analyses.commands.common.json_result import prints_json, records
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.stopping import Stopped, exit_code, stop_signals
 from eqrlab.analyses.studies.ladder.climb import Interrupted, climb, deepest
@@ -53,8 +54,9 @@ TRIED = 2  # optimiser steps that are timed
 @train_options.device
 @train_options.threads
 @opt.out("runs/ladder")
+@prints_json
 @opt.quiet
-def ladder_command(task: str, **options: Any) -> None:
+def ladder_command(task: str, **options: Any) -> dict[str, Any]:
     """Train a ladder of models, one ingredient more at each rung.
 
     Tells what each does to accuracy and landscape on TASK.
@@ -113,6 +115,8 @@ def ladder_command(task: str, **options: Any) -> None:
     for text in (*ladder_text.sentences(summary), *ladder_text.notes(summary)):
         click.echo("\n".join(textwrap.wrap(text, 110)))
     click.echo(f"\nwrote {out / 'ladder.nc'}, {out / 'ladder.md'} and {out / 'ladder.svg'}")
+    table_of_values = summary[["mean", "low", "high"]].to_dataframe().reset_index()
+    return {"archive": str(out / "ladder.nc"), "rungs": records(table_of_values)}
 
 
 def cost_of(ladder: Ladder) -> str:

@@ -11,6 +11,7 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for
 from eqrlab.analyses.commands.common.run_options import run_options
@@ -58,12 +59,13 @@ class PlaneGiven(opt.Given, total=False):
 @opt.device()
 @opt.dtype("float32", "float64")
 @opt.out()
+@prints_json
 @opt.quiet
 @opt.checkpoint
 def plane_command(
     checkpoint: str, puzzle: int, through: str, field: str | None, field_steps: int, stability: bool, out: Path,
     **given: Unpack[PlaneGiven],
-) -> None:  # fmt: skip
+) -> Path:  # fmt: skip
     """Draw the basins on a plane through state space.
 
     Each cell of the picture is a state of the model; its colour is the attractor it leads to (blue for right answers,
@@ -114,6 +116,7 @@ def plane_command(
     if through == "attractors" and given_states is None:
         click.echo("no run ended at an attractor: the plane goes through two restarts")
     click.echo(f"\npicture {out / stem}.png, archive {out / stem}.nc")
+    return out / f"{stem}.nc"
 
 
 def save(figure, path: Path) -> None:

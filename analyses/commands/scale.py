@@ -13,6 +13,7 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import (
     how_chosen,
@@ -87,12 +88,13 @@ class ScaleGiven(opt.Given, total=False):
 @opt.batch_size
 @opt.compiled
 @opt.out()
+@prints_json
 @opt.quiet
 @opt.checkpoint
 def scale_command(
     checkpoint: str | None, depths: list[int], breadths: list[int], source: Path | None, adaptive: bool,
     accuracy: float | None, out: Path, **given: Unpack[ScaleGiven],
-) -> None:  # fmt: skip
+) -> Path:  # fmt: skip
     """Measure accuracy over depth and breadth, and what it costs.
 
     Prints the depth x breadth table of every selector, where breadth starts to pay, the cheapest points, and a warning
@@ -160,6 +162,7 @@ def scale_command(
     click.echo(
         f"\narchive {out / 'scaling.nc'}, picture {out / 'scaling.svg'}, {time.monotonic() - began:.0f} s"
     )
+    return out / "scaling.nc"
 
 
 def sampled(

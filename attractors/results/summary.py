@@ -17,6 +17,7 @@ from eqrlab.attractors.statistics.intervals import proportion_interval
 LONG = re.compile(
     r"state_\d+|token|input_token|feature|phase|coordinate|projection|restart|step|row|column|ri"
 )
+RENAMED = {"value": "parameter", "quantity": "measure"}  # dimensions that have the name of another column
 ALL = "all"  # what stands for the mean over puzzles
 WHY = {
     "mode_probability": "a posterior probability under the rule: uncertainty itself",
@@ -104,7 +105,9 @@ def _rows(found: xr.Dataset, name: str) -> Iterator[dict[str, Any]]:
     for place, value in np.ndenumerate(one.values):
         if padding is not None and padding[place]:
             continue  # beyond the last attractor of this puzzle
-        at = {str(d): label[i] for d, label, i in zip(one.dims, labels, place, strict=True)}
+        at = {
+            RENAMED.get(str(d), str(d)): label[i] for d, label, i in zip(one.dims, labels, place, strict=True)
+        }
         row: dict[str, Any] = {
             "quantity": name,
             "at": at,

@@ -142,7 +142,7 @@ def test_spectrum_at_a_wandering_full_size_state():
 def test_spectrum_of_the_bundled_9x9_model():
     model, inputs, z, residual = settled_right_state("eqr-sudoku9", "sudoku9", 64, 96)
     found = spectrum_row(
-        "eqr-sudoku9, d = 20,736, k = 6",
+        "eqr-sudoku9 of 3,000 steps (bundled until 2026-11-26), d = 20,736, k = 6",
         f"right, relative residual {residual:.0e}, float32",
         lambda: at.spectrum(model, inputs, z, k=6, tol=1e-4),
     )

@@ -64,7 +64,17 @@ def test_json_is_the_archive_in_rows_with_intervals_and_nothing_else(verb, tiny,
     for name, group in groups.items():
         told = found["results"][name]
         assert told["attributes"]["schema_version"] == group.attrs["schema_version"]
-        columns = {"quantity", "value", "low", "high", "word", "why", *map(str, group.sizes), "parameter"}
+        columns = {
+            "quantity",
+            "value",
+            "low",
+            "high",
+            "word",
+            "why",
+            *map(str, group.sizes),
+            "parameter",
+            "measure",
+        }
         assert all({"quantity"} < set(row) <= columns for row in told["rows"])
     rows = [row for told in found["results"].values() for row in told["rows"]]
     assert rows and all("value" in row or "word" in row or "low" in row or "high" in row for row in rows)

@@ -164,6 +164,12 @@ compiled = click.option(
     "--compile", "compiled", is_flag=True,
     help="Fuse the blocks by torch.compile: equal to rounding, seconds to begin with, then faster; needs a compiler.",
 )  # fmt: skip
+commit = click.option(
+    "--commit",
+    type=click.FloatRange(0, 1, min_open=True),
+    metavar="SHARE",
+    help="Where no restart halts, write so much of each one's surest cells into the puzzle, restart; usual: 0.2.",
+)
 quiet = click.option("--quiet", is_flag=True, help="No progress bar.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 

@@ -25,6 +25,7 @@ from eqrlab.analyses.commands.common.run_options import outside, run_options
 from eqrlab.analyses.commands.diagnose import named, table
 from eqrlab.analyses.figures.scaling import USABLE, scaling_figure
 from eqrlab.analyses.studies.adaptive import trial, trial_lines
+from eqrlab.analyses.studies.commit import clues_of, commit_lines, commit_trial
 from eqrlab.analyses.studies.ladder.plot import write_svg
 from eqrlab.analyses.text.describe import blocks_per_step
 from eqrlab.analyses.text.format import percent
@@ -43,6 +44,7 @@ class ScaleGiven(opt.Given, total=False):
     """What the command gets beside its own options: the models, how they are run, and what is shown."""
 
     against: str | None
+    commit: float | None
     batch_size: int | None
     compiled: bool
     quiet: bool
@@ -81,6 +83,7 @@ class ScaleGiven(opt.Given, total=False):
     metavar="CKPT",
     help="With --adaptive: the model whose one run of fixed depth is the baseline (default: CKPT itself).",
 )
+@opt.commit
 @opt.seed()
 @opt.noise()
 @opt.device()
@@ -110,7 +113,7 @@ def scale_command(
     groups: dict[str, xr.Dataset]
     layers: int | None = None
     if source is not None:
-        if any(given[name] for name in ("against", "puzzles", "limit", "compiled")):
+        if any(given[name] for name in ("against", "puzzles", "limit", "compiled", "commit")):
             raise click.UsageError(
                 "--from takes puzzles and runs from the archive: it goes without other sources"
             )
@@ -143,7 +146,16 @@ def scale_command(
         common = run_options(model, chosen, given) | {
             "depth": depths[-1], "batch_size": given["batch_size"], "progress": not quiet,
         }  # fmt: skip
-        groups = sampled(model, chosen.inputs, breadths[-1], common)
+        commit = given["commit"]
+        if commit is not None:
+            clues_of(chosen.task)
+            if breadths[-1] < 2:
+                raise click.UsageError("--commit needs at least 2 restarts, for two stages")
+        groups = sampled(model, chosen.inputs, breadths[-1], common, states=commit is not None)
+        if commit is not None:
+            drawn = {"drawn": groups["ensemble"], "restarts": breadths[-1] // 2}
+            groups["commit"] = commit_trial(model, chosen, commit, **drawn, **common)
+            groups["ensemble"] = groups["ensemble"].drop_vars("final_state")
         for found in groups.values():
             found.attrs |= {"name": name, **puzzle_attributes(chosen)}
         if others:
@@ -153,6 +165,8 @@ def scale_command(
     groups["scaling"] = at.scaling(ensemble, depths, breadths, layers=layers)
     groups["signals"] = at.signals(ensemble)
     lines = scaling_lines(groups)
+    if "commit" in groups:
+        lines += ["", *commit_lines(groups["commit"])]
     if adaptive:
         groups["adaptive"] = trial(ensemble, groups.get("baseline", groups.get("own_start")), accuracy)
         lines += ["", *trial_lines(groups["adaptive"])]
@@ -166,10 +180,10 @@ def scale_command(
 
 
 def sampled(
-    model: Reasoner, inputs: np.ndarray, restarts: int, common: dict[str, Any]
+    model: Reasoner, inputs: np.ndarray, restarts: int, common: dict[str, Any], states: bool = False
 ) -> dict[str, xr.Dataset]:
-    """Return the ensemble, and for families with a stored start one run from it as well."""
-    keep = ("summary", "logit_delta")
+    """Return the ensemble, with its final states if asked, and for families with a stored start one run from it."""
+    keep = ("summary", "logit_delta", *(["final_state"] if states else []))
     groups = {"ensemble": at.sample(model, inputs, restarts=restarts, keep=keep, **common)}
     if not model.random_starts:
         groups["own_start"] = own_run(model, inputs, common)

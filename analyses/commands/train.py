@@ -246,6 +246,7 @@ def _run(
 @opt.limit()
 @opt.depth(16)
 @opt.restarts(1)
+@opt.commit
 @opt.seed()
 @opt.noise()
 @opt.device()
@@ -259,6 +260,7 @@ def evaluate(
     limit: int | None,
     depth: int,
     restarts: int,
+    commit: float | None,
     seed: int,
     noise: float | None,
     device: str,
@@ -272,8 +274,12 @@ def evaluate(
     over restarts; their 95 % intervals take puzzles as the independent units, not restarts.  "halting" is what comes of
     stopping every run at the first step at which its halting head asks for it.  Puzzles that have no solution are named
     and left out: no answer to them is right.
+
+    With --commit the puzzles are also answered by two stages of --restarts runs (4 unless more than one is given), from
+    random states where the family has a stored start, and beside them by as many plain restarts.
     """
     from eqrlab.analyses.studies.accuracy import measure  # here, so that the other commands start quickly
+    from eqrlab.analyses.studies.commit import STAGE, clues_of, commit_figures, commit_lines, commit_trial
 
     reasoner = load_checkpoint(checkpoint)
     task = opt.asked_task()
@@ -282,6 +288,8 @@ def evaluate(
     chosen, unsolvable = _solvable(chosen.take(slice(limit)))
     if unsolvable:
         click.echo(f"eqrlab: {_left_out(unsolvable, len(chosen))}", err=True)
+    if commit is not None:
+        clues_of(chosen.task)  # refused before anything is run
     result = measure(
         reasoner,
         chosen,
@@ -292,6 +300,13 @@ def evaluate(
         device=device,
         progress=not (as_json or quiet) and sys.stderr.isatty(),
     )
+    tried = None
+    if commit is not None:
+        tried = commit_trial(
+            reasoner, chosen, commit, restarts=restarts if restarts > 1 else STAGE, depth=depth, noise=noise,
+            seed=seed, device=device, progress=not (as_json or quiet) and sys.stderr.isatty(),
+        )  # fmt: skip
+        result["commit"] = commit_figures(tried)
     result = {"checkpoint": checkpoint, **result, "unsolvable": len(unsolvable)}
     if as_json:
         click.echo(json.dumps(result))
@@ -307,6 +322,8 @@ def evaluate(
         **({"halting": _halting(result["halting"], depth)} if result["halting"] else {}),
     }
     click.echo("\n".join(aligned(lines)))
+    if tried is not None:
+        click.echo("\n".join(["", *commit_lines(tried)]))
 
 
 def _halting(found: dict[str, Any], depth: int) -> str:

@@ -29,6 +29,7 @@ def signal_rows(signals: xr.Dataset) -> list[dict[str, str]]:
                 "signal": signal_name(str(one["signal"].values)),
                 "right": percent_interval(*Interval.of(one, "accuracy")),
                 "over one restart": points(*Interval.of(one, "gain")),
+                "over residual": "" if i == 0 else points(*Interval.of(one, "over_residual")),
                 "AUC within": number_interval(*Interval.of(one, "auc_within")),
                 "AUC across": number_interval(*Interval.of(one, "auc_across")),
                 "risk area": number_interval(*Interval.of(one, "risk_area")),

@@ -26,8 +26,8 @@ ACCEPTS = ("halt", "settled")
 CELLS = ("confident", "random")
 
 
-class CommitOptions(RunOptions, WorkOptions, total=False):
-    """Options of `commit`: those of `sample`, and
+class StageOptions(WorkOptions, total=False):
+    """Options of committing a run, besides those of `WorkOptions`.
 
     confidence, resamples
         Of the intervals, which resample whole puzzles; 0.95 and 1000 unless given.
@@ -35,6 +35,10 @@ class CommitOptions(RunOptions, WorkOptions, total=False):
 
     confidence: float
     resamples: int
+
+
+class CommitOptions(RunOptions, StageOptions, total=False):
+    """Options of `commit`: those of `sample`, and of `StageOptions`."""
 
 
 def commit(
@@ -125,19 +129,66 @@ def commit_run(
     share: float = 0.2,
     accept: str | None = None,
     cells: str = "confident",
-    confidence: float = 0.95,
-    resamples: int = 1000,
-    **work: Unpack[WorkOptions],
+    drawn: xr.Dataset | None = None,
+    **options: Unpack[StageOptions],
 ) -> xr.Dataset:
     """Do as `commit` with a run that is described already.
+
+    Parameters
+    ----------
+    run, clues, share, accept, cells
+        As for `commit`.
+    drawn
+        An ensemble of this run with twice its restarts or more, and their final states: the first stage and the plain
+        restarts are taken from it, which saves drawing them again.
+    **options
+        See `StageOptions`.
 
     Raises
     ------
     ValueError
-        As `commit`.
+        As `commit`, and for an ensemble of too few restarts or without final states.
     """
-    if accept is None:
-        accept = "settled" if getattr(run.system, "halt_logit", None) is None else "halt"
+    draw = {"confidence": options.pop("confidence", 0.95), "resamples": options.pop("resamples", 1000)}
+    work: WorkOptions = options
+    accept = _checked(run, share, accept, cells)
+    run = run.with_(keep=("summary", "final_state"))
+    if drawn is not None:
+        _require_drawn(run, drawn)
+    ensemble = run.sample(**work) if drawn is None else drawn.isel(restart=slice(0, run.restarts))
+    first = _Stage.of(ensemble, accept)
+    failed = np.flatnonzero(~first.accepted.any(1))
+    plain = second = first.take(failed[:0])
+    written, right = np.full(len(run.inputs), np.nan), np.full(len(run.inputs), np.nan)
+    if len(failed):
+        plain = _Stage.of(_plain(run, failed, drawn, work), accept)
+        given = np.repeat(run.inputs[failed].numpy(), run.restarts, 0)
+        filled = committed_inputs(
+            given, _logits(run, ensemble, failed), clues, share, seed=run.seed if cells == "random" else None
+        )
+        second = _committed_stage(run, filled, failed, accept, work)
+        new = (filled != given).reshape(len(failed), run.restarts, -1)
+        written[failed] = new.sum(2).mean(1)
+        if run.judge.labels is not None:
+            agree = new & (filled.reshape(new.shape) == run.judge.labels[failed][:, None])
+            with np.errstate(invalid="ignore"):
+                right[failed] = agree.sum((1, 2)) / new.sum((1, 2))
+    attributes = {
+        **schema.carried(ensemble), "title": "eqrlab: commit and restart", "share": share, "accept": accept,
+        "cells": cells, "restarts": run.restarts, "confidence": draw["confidence"],
+        "bootstrap": f"{draw['resamples']} resamples of puzzles",
+    }  # fmt: skip
+    variables = _answers(run, (first, second, plain), failed) | {
+        "written": (("puzzle",), written, "mean number of clues a run wrote"),
+        "written_right": (("puzzle",), right, "share of the clues written that agree with the labels"),
+    }
+    return schema.dataset(variables | _totals(variables, draw), attributes)
+
+
+def _checked(run: Run, share: float, accept: str | None, cells: str) -> str:
+    """Refuse what cannot be committed; return what accepts a run."""
+    head = getattr(run.system, "halt_logit", None) is not None
+    accept = accept or ("halt" if head else "settled")
     if not 0 < share <= 1:
         raise ValueError(f"share must be above 0 and at most 1, got {share}")
     for name, given, known in (("accept", accept, ACCEPTS), ("cells", cells, CELLS)):
@@ -145,44 +196,24 @@ def commit_run(
             raise ValueError(f"{name} {given!r} unknown; choose from {', '.join(known)}")
     if getattr(run.system, "logits", None) is None:
         raise ValueError("commit needs a system with a method logits(z, x), to know what a run is sure of")
-    if accept == "halt" and getattr(run.system, "halt_logit", None) is None:
+    if accept == "halt" and not head:
         raise ValueError("accept 'halt' needs a halting head, this system has none; choose accept='settled'")
     if isinstance(run.initial, Tensor):
         raise ValueError("commit draws fresh restarts: initial must be a law, not given starts")
     if not run.judge.known:
         raise ValueError("commit needs to know what is correct: give labels or an oracle")
-    run = run.with_(keep=("summary", "final_state"))
-    ensemble = run.sample(**work)
-    first = _Stage.of(ensemble, accept)
-    failed = np.flatnonzero(~first.accepted.any(1))
-    plain = second = first.take(failed[:0])
-    written, right = np.full(len(run.inputs), np.nan), np.full(len(run.inputs), np.nan)
-    if len(failed):
-        again = {"inputs": run.inputs[failed], "judge": run.judge.of(failed), "keep": ("summary",)}
-        further = run.with_(**again, first_restart=run.first_restart + run.restarts)
-        plain = _Stage.of(further.sample(**work), accept)
-        filled = committed_inputs(
-            np.repeat(run.inputs[failed].numpy(), run.restarts, 0), _logits(run, ensemble, failed), clues,
-            share, seed=run.seed if cells == "random" else None,
-        )  # fmt: skip
-        second = _committed_stage(run, filled, failed, accept, work)
-        new = (filled != np.repeat(run.inputs[failed].numpy(), run.restarts, 0)).reshape(
-            len(failed), run.restarts, -1
-        )
-        written[failed] = new.sum(2).mean(1)
-        if run.judge.labels is not None and new.any():
-            agree = new & (filled.reshape(new.shape) == run.judge.labels[failed][:, None])
-            right[failed] = agree.sum((1, 2)) / np.maximum(new.sum((1, 2)), 1)
-    settings = {
-        **schema.carried(ensemble), "share": share, "accept": accept, "cells": cells, "confidence": confidence,
-        "bootstrap": f"{resamples} resamples of puzzles", "title": "eqrlab: commit and restart",
-    }  # fmt: skip
-    draw = {"confidence": confidence, "resamples": resamples}
-    variables = _answers(run, (first, second, plain), failed) | {
-        "written": (("puzzle",), written, "mean number of clues a run wrote"),
-        "written_right": (("puzzle",), right, "share of the clues written that agree with the labels"),
-    }
-    return schema.dataset(variables | _totals(variables, draw), settings)
+    return accept
+
+
+def _plain(run: Run, failed: np.ndarray, drawn: xr.Dataset | None, work: WorkOptions) -> xr.Dataset:
+    """Return as many further restarts of the puzzles where none was accepted."""
+    if drawn is not None:
+        return drawn.isel(puzzle=failed, restart=slice(run.restarts, 2 * run.restarts))
+    further = run.with_(
+        inputs=run.inputs[failed], judge=run.judge.of(failed), keep=("summary",),
+        first_restart=run.first_restart + run.restarts,
+    )  # fmt: skip
+    return further.sample(**work)
 
 
 def committed_inputs(
@@ -229,6 +260,17 @@ def committed_inputs(
     rank = np.argsort(order, axis=1, kind="stable")
     count = np.maximum(np.round(share * legal.any(2).sum(1)), 1)
     return np.where(fits & (rank < count[:, None]), token, inputs)
+
+
+def _require_drawn(run: Run, drawn: xr.Dataset) -> None:
+    """Refuse an ensemble that does not hold both stages of a run."""
+    if drawn.sizes["restart"] < 2 * run.restarts or "final_state" not in drawn:
+        raise ValueError(
+            f"drawn must hold {2 * run.restarts} restarts or more and their final states, "
+            f"got {drawn.sizes['restart']}{'' if 'final_state' in drawn else ' without'}"
+        )
+    if not np.array_equal(drawn.inputs.values, run.inputs.numpy()):
+        raise ValueError("drawn must be an ensemble of the puzzles of the run")
 
 
 @dataclass(frozen=True)

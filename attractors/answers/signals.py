@@ -41,9 +41,10 @@ def signals(
         Over signal, named as the selectors that go by it (`top1_converged` is the residual, `majority` the share of
         the restarts that agree): `auc_within` = P(the wrong one of a right and a wrong run of a puzzle looks worse),
         mean over puzzles that have both; `auc_across` = the same of runs of different puzzles; `accuracy` of the answer
-        chosen among all restarts, `gain` of it over one restart; `risk(signal, coverage)` = share of wrong answers when
-        only that share of the puzzles is answered, those whose chosen answers look best; `risk_area`, its mean over all
-        coverages, and `least_risk_area`, what it would be if right answers came first.  All with `_low`, `_high`.
+        chosen among all restarts, `gain` of it over one restart and `over_residual` over choosing by the residual;
+        `risk(signal, coverage)` = share of wrong answers when only that share of the puzzles is answered, those whose
+        chosen answers look best; `risk_area`, its mean over all coverages, and `least_risk_area`, what it would be if
+        right answers came first.  All with `_low`, `_high`.
         `held_out(puzzle)`: the half that did not choose the signal; `trusted_accuracy`, and `trusted_gain` over
         choosing by the residual, on that half, with bounds.  Attributes: `trusted`, the signal most accurate on the
         first half (of equals the one of least risk area), "none" with fewer than 4 puzzles; `warning`, a sentence where
@@ -56,9 +57,9 @@ def signals(
 
     Notes
     -----
-    Ties share throughout.  A NaN signal looks worst.  Every interval resamples whole puzzles; `gain` and `trusted_gain`
-    are paired by puzzle.  The signal is chosen on one half and reported on the other, since the best of several looks
-    better than it is where it was chosen.
+    Ties share throughout.  A NaN signal looks worst.  Every interval resamples whole puzzles; `gain`, `over_residual`
+    and `trusted_gain` are paired by puzzle.  The signal is chosen on one half and reported on the other, since the best
+    of several looks better than it is where it was chosen.
 
     References
     ----------
@@ -100,6 +101,11 @@ def signals(
             "share of puzzles whose chosen answer is right",
         ),
         ("gain", _difference(chance - single, draw), "that accuracy above that of one restart"),
+        (
+            "over_residual",
+            _difference(chance - chance[:, :1], draw),
+            "that accuracy above that of least residual",
+        ),
         (
             "risk_area",
             _risk(best, chance, draw, risk_area),

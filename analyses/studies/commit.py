@@ -1,0 +1,107 @@
+"""Commit and restart on a model's puzzles, and what is said of it."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import xarray as xr
+
+from eqrlab import attractors as at
+from eqrlab.analyses.text.format import percent_interval, plural
+from eqrlab.analyses.text.signals import points
+from eqrlab.attractors.answers.commit import Clues, commit_run
+from eqrlab.attractors.results.interval import Interval
+from eqrlab.core import Reasoner
+from eqrlab.datasets import PuzzleSet, task
+
+STAGE = 4  # restarts of either stage
+
+
+def clues_of(name: str) -> Clues:
+    """Return what may be written into puzzles of a task as clues.
+
+    Raises
+    ------
+    ValueError
+        For a task whose answers cannot be written into its puzzles.
+    """
+    found = task(name).clues
+    if found is None:
+        raise ValueError(
+            f"committing writes cells of an answer into the puzzle as clues, and {name} has no such clues: "
+            "its answers use other tokens than its puzzles take"
+        )
+    return found
+
+
+def commit_trial(
+    model: Reasoner,
+    puzzles: PuzzleSet,
+    share: float,
+    *,
+    restarts: int = STAGE,
+    drawn: xr.Dataset | None = None,
+    **options: Any,
+) -> xr.Dataset:
+    """Commit and restart on puzzles; families with a stored start begin at random states.
+
+    Parameters
+    ----------
+    share, restarts, drawn
+        See `attractors.answers.commit.commit_run`; `restarts` is that of either stage.
+    options
+        `depth`, `seed`, `noise`, `device`, `dtype`, `batch_size`, `progress` of `attractors.sample`.
+
+    Raises
+    ------
+    ValueError
+        For a task without clues.
+    """
+    clues = clues_of(puzzles.task)
+    work = {name: options.pop(name) for name in ("batch_size", "progress") if name in options}
+    law = None if model.random_starts else model.random_initial
+    own = {"labels": puzzles.labels, "oracle": puzzles.oracle, "initial": law, "restarts": restarts}
+    run = at.Run.of(model, puzzles.inputs, **{**options, **own})  # type: ignore[arg-type]
+    return commit_run(run, clues, share=share, drawn=drawn, **work)
+
+
+def commit_lines(found: xr.Dataset) -> list[str]:
+    """Return what committing gave, beside plain restarts of equal cost, as lines."""
+    stage, puzzles = int(found.attrs["restarts"]), found.sizes["puzzle"]
+    tried = int(found["committed"].values.sum())
+    rule = "halted" if found.attrs["accept"] == "halt" else "settled"
+    shares = {
+        end: percent_interval(*Interval.of(found, f"accuracy{end}")) for end in ("_first", "", "_restarts")
+    }
+    lost = int((~found["any_correct_restarts"].values).sum())
+    text = (
+        f"Commit and restart: {plural(stage, 'run')}, and where none {rule} ({tried} of {plural(puzzles, 'puzzle')}) "
+        f"each one's surest {float(found.attrs['share']):.0%} of the open cells written in, {stage} more. "
+        f"Right: {shares['_first']} before, {shares['']} with committing, {shares['_restarts']} with {stage} plain "
+        f"restarts instead, at equal cost: {points(*Interval.of(found, 'gain'))}."
+    )
+    if lost:
+        text += (
+            f" Of the {plural(lost, 'puzzle')} that all {2 * stage} plain restarts get wrong it answers "
+            f"{percent_interval(*Interval.of(found, 'rescued'))} right."
+        )
+    return textwrap.wrap(text, 110)
+
+
+def commit_figures(found: xr.Dataset) -> dict[str, Any]:
+    """Return what committing gave as plain numbers, with their intervals."""
+    names = {
+        "exact": "accuracy",
+        "exact_first": "accuracy_first",
+        "exact_restarts": "accuracy_restarts",
+        "gain": "gain",
+    }
+    figures: dict[str, Any] = {
+        name: dict(zip(("value", "low", "high"), Interval.of(found, stored), strict=True))
+        for name, stored in names.items()
+    }
+    return figures | {
+        "share": float(found.attrs["share"]), "restarts": int(found.attrs["restarts"]),
+        "committed": int(found["committed"].values.sum()), "outer_steps": int(found["nfe"].values.sum()),
+    }  # fmt: skip

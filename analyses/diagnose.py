@@ -11,6 +11,7 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses.studies.checks import run_checks, states_fit
+from eqrlab.analyses.studies.commit import commit_where_none_is_right
 from eqrlab.analyses.text.names import group_names
 from eqrlab.attractors.results.validate import schema_tables
 from eqrlab.core import System
@@ -50,7 +51,7 @@ def diagnose(
     -------
     dict
         The groups of the archive: `ensemble`, `basins`, `alignment`, `modes`, `signals`; `spectrum` with `local`;
-        `outcomes`, `noop` and `sensitivity` with `checks`.
+        `outcomes`, `noop`, `sensitivity` with `checks`, and `commit` where puzzles in mode (a) take clues.
     """
     run = at.Run.of(system, torch.as_tensor(inputs), **options)
     kept = ("final_state",) if (checks or local) and states_fit(system, run.rows) else ()
@@ -68,6 +69,7 @@ def diagnose(
         groups["spectrum"] = at.local_dynamics(run, ensemble, groups["basins"], progress=progress is True)
     if checks:
         groups |= run_checks(run, ensemble, batch_size=batch_size, progress=progress is True)
+        groups |= commit_where_none_is_right(run, groups["modes"], batch_size=batch_size)
     return groups
 
 

@@ -1,12 +1,25 @@
 """Commit and restart: what is written, who judges, and what it costs, on a puzzle whose landscape is known."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from eqrlab import attractors as at
+from eqrlab.analyses.cli import cli
+from eqrlab.analyses.diagnose import diagnose
+from eqrlab.analyses.studies.checks import check_sentences
+from eqrlab.analyses.studies.commit import commit_where_none_is_right
+from eqrlab.analyses.text.vocabulary import mode_meaning
 from eqrlab.attractors.answers.commit import committed_inputs
-from eqrlab.core import MapSystem
+from eqrlab.attractors.results import archive
+from eqrlab.attractors.results.schema import MODES
+from eqrlab.attractors.results.validate import validate
+from eqrlab.core import EqR, EqRConfig, MapSystem, load, save
+from eqrlab.datasets import build, read_puzzles, task, write_csv
 
 BLANK, DOWN, UP = 1, 2, 3
 
@@ -131,3 +144,105 @@ def test_misuse_is_answered_in_a_sentence():
         at.commit(bare, inputs, clues, labels=labels[:, :1], depth=2)
     with pytest.raises(TypeError, match="commit"):
         at.commit(Three(), inputs, clues, labels=labels, dpeth=2)
+
+
+def test_a_policy_restarts_failed_runs_on_the_puzzle_with_their_clues():
+    system, inputs, labels = Three(), torch.full((1, 3), BLANK), torch.full((1, 3), UP)
+    plain = at.Policy(
+        restarts=2, depth=20, stop="halt", schedule=((0, 1),), agree=1, select="halting", min_steps=20
+    )
+    answered = []
+    for seed in range(20):
+        results = [at.adaptive(system, inputs, p, clues=clues, labels=labels, seed=seed)
+                   for p in (plain, dataclasses.replace(plain, commit=1 / 3))]  # fmt: skip
+        answered.append([bool(r.correct[0]) for r in results])
+        same = at.commit(system, inputs, clues, share=1 / 3, labels=labels, restarts=1, depth=20, seed=seed)
+        assert answered[-1] == [bool(same.correct_restarts[0]), bool(same.correct[0])]
+        assert int(results[1].nfe[0]) == int(same.nfe[0])
+    assert not all(row[0] for row in answered) and all(row[1] for row in answered)
+
+
+def test_a_policy_that_cannot_commit_says_why():
+    with pytest.raises(ValueError, match=r"such as \(\(0, 2\),\)"):
+        at.Policy(restarts=4, commit=0.2)
+    with pytest.raises(ValueError, match="commit must be from 0 to 1"):
+        at.Policy(restarts=4, commit=2, schedule=((0, 2),))
+    policy = at.Policy(restarts=4, depth=3, commit=0.2, schedule=((0, 2),))
+    inputs, labels = torch.full((1, 3), BLANK), torch.full((1, 3), UP)
+    with pytest.raises(ValueError, match="needs `clues`"):
+        at.adaptive(Three(), inputs, policy)
+    with pytest.raises(ValueError, match="cannot be committed"):
+        at.replay(at.sample(Three(), inputs, labels=labels, restarts=4, depth=3), policy)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A small model of 4x4 Sudoku that never halts, and two puzzles."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("tiny")
+    config = EqRConfig(vocab_size=6, seq_len=16, hidden_size=16, num_heads=2, H_cycles=1, L_cycles=1)
+    save(EqR(config, "sudoku4"), folder / "model.safetensors")
+    puzzles = build("sudoku4", 2, seed=1)
+    write_csv(folder / "two.csv", puzzles)
+    return folder
+
+
+def command(verb, *arguments):
+    return CliRunner().invoke(cli, [verb, *map(str, arguments), "--quiet"])
+
+
+def test_scale_prints_and_keeps_what_committing_gave_from_the_runs_it_has(tiny, tmp_path):
+    done = command("scale", tiny / "model.safetensors", "--puzzles", tiny / "two.csv", "--depths", "3", "--breadths",
+                   "4", "--commit", "0.25", "--out", tmp_path)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "2 runs, and where none halted (2 of 2 puzzles) each one's surest 25%" in " ".join(
+        done.output.split()
+    )
+    tree = archive.read(tmp_path / "scaling.nc")
+    kept, puzzles = tree["commit"].to_dataset(), read_puzzles(tiny / "two.csv")
+    assert "final_state" not in tree["ensemble"]
+    alone = at.commit(load(tiny / "model.safetensors"), puzzles.inputs, task("sudoku4").clues, share=0.25, restarts=2,
+                      labels=puzzles.labels, oracle=puzzles.oracle, depth=3)  # fmt: skip
+    np.testing.assert_array_equal(kept.answer, alone.answer)
+    np.testing.assert_array_equal(kept.written, alone.written)
+    assert validate(tmp_path / "scaling.nc").groups >= 4
+
+
+def test_evaluate_gives_the_same_figures_as_json(tiny):
+    done = command("evaluate", tiny / "model.safetensors", "--puzzles", tiny / "two.csv", "--depth", "3", "--commit",
+                   "0.25", "--json")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)["commit"]
+    assert found["committed"] == 2 and found["restarts"] == 4 and found["outer_steps"] == 2 * 8 * 3
+    assert set(found["gain"]) == {"value", "low", "high"}
+
+
+def test_tasks_whose_answers_are_no_clues_are_refused_before_anything_runs():
+    for verb in (("evaluate",), ("scale", "--breadths", "2")):
+        done = command(*verb, "eqr-maze9", "--limit", "2", "--commit", "0.2")
+        assert done.exit_code == 1 and isinstance(done.exception, ValueError)
+        assert "clues, and maze9 has no such clues" in str(done.exception)
+
+
+def test_a_verdict_of_mode_a_is_relative_to_the_puzzle_and_says_what_committing_reaches(tiny):
+    puzzles = read_puzzles(tiny / "two.csv")
+    run = at.Run.of(
+        load(tiny / "model.safetensors"), puzzles.inputs, labels=puzzles.labels, restarts=6, depth=8
+    )
+    modes = at.modes(run.sample())
+    modes["mode"][:] = [MODES.index("c"), MODES.index("a")]
+    groups = commit_where_none_is_right(run, modes)
+    assert groups["commit"].puzzle.values.tolist() == [1] and int(groups["commit"].attrs["restarts"]) == 4
+    told = dict(check_sentences(groups))["Commit and restart"]
+    assert told.startswith("Mode (a) is relative to the puzzle as given. With 20% of the open cells")
+    assert "answer 0 of 1 puzzle in that mode right" in told and told.endswith("8 plain restarts 0.")
+    assert "of the puzzle as given" in mode_meaning("a")
+    modes["mode"][:] = MODES.index("c")
+    assert commit_where_none_is_right(run, modes) == {}
+
+
+def test_nothing_is_committed_where_no_puzzle_is_in_mode_a_or_none_takes_clues():
+    inputs, labels = torch.full((1, 3), BLANK), torch.full((1, 3), UP)
+    assert "commit" not in diagnose(Three(), inputs, labels=labels, restarts=8, depth=32, checks=True), (
+        "a map"
+    )

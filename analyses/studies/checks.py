@@ -9,13 +9,14 @@ import torch
 import xarray as xr
 
 from eqrlab import attractors as at
+from eqrlab.analyses.studies.commit import commit_sentence
 from eqrlab.analyses.studies.fates import late_sentence, noop_sentence
 from eqrlab.analyses.text.format import percent_interval, plural
 from eqrlab.attractors.ensemble.contract import require_law
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.core import System
 
-GROUPS = ("outcomes", "noop", "sensitivity")
+GROUPS = ("outcomes", "noop", "sensitivity", "commit")
 NOOP_RESTARTS, NOOP_DEPTH = 4, 32  # at most, of the no-op test
 FOLLOWED = 4  # restarts of each puzzle that go on to twice the depth
 MOST_NUMBERS = 2**27  # of states that are kept for it
@@ -70,6 +71,8 @@ def check_sentences(groups: Mapping[str, xr.Dataset]) -> list[tuple[str, str]]:
         told.append(("Thresholds", sensitivity_sentence(groups["sensitivity"])))
     if "noop" in groups:
         told.append(("The map acts", noop_sentence(groups["noop"])))
+    if "commit" in groups:
+        told.append(("Commit and restart", commit_sentence(groups["commit"])))
     return told
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
+import numpy as np
+import torch
 import xarray as xr
 
 from eqrlab import attractors as at
@@ -12,6 +14,7 @@ from eqrlab.analyses.text.format import percent_interval, plural
 from eqrlab.analyses.text.signals import points
 from eqrlab.attractors.answers.commit import Clues, commit_run
 from eqrlab.attractors.results.interval import Interval
+from eqrlab.attractors.results.schema import MODES
 from eqrlab.core import Reasoner
 from eqrlab.datasets import PuzzleSet, task
 
@@ -64,6 +67,42 @@ def commit_trial(
     own = {"labels": puzzles.labels, "oracle": puzzles.oracle, "initial": law, "restarts": restarts}
     run = at.Run.of(model, puzzles.inputs, **{**options, **own})  # type: ignore[arg-type]
     return commit_run(run, clues, share=share, drawn=drawn, **work)
+
+
+def commit_where_none_is_right(
+    run: at.Run, modes: xr.Dataset, share: float = 0.2, batch_size: int | None = None
+) -> dict[str, xr.Dataset]:
+    """Commit and restart on the puzzles in mode (a); without any, or where their task takes no clues, nothing.
+
+    Returns
+    -------
+    dict
+        The group `commit`, over these puzzles.
+    """
+    chosen = np.flatnonzero(modes["mode"].values == MODES.index("a"))
+    try:
+        clues = task(str(getattr(run.system, "task", "unknown"))).clues
+    except ValueError:  # a map of one's own
+        clues = None
+    able = run.judge.known and not isinstance(run.initial, torch.Tensor) and hasattr(run.system, "logits")
+    if not len(chosen) or clues is None or not able:
+        return {}
+    found = commit_run(run.puzzles(chosen).with_(restarts=STAGE), clues, share=share, batch_size=batch_size)
+    return {"commit": found.assign_coords(puzzle=modes["puzzle"].values[chosen]).assign_attrs(of="mode (a)")}
+
+
+def commit_sentence(found: xr.Dataset) -> str:
+    """Return what committing gave as a sentence; of puzzles in mode (a), that this mode is relative to their clues."""
+    if found.attrs.get("of") != "mode (a)":
+        return " ".join(commit_lines(found))
+    right, stage = int(found["correct"].values.sum()), int(found.attrs["restarts"])
+    share = percent_interval(*Interval.of(found, "accuracy"))
+    return (
+        f"Mode (a) is relative to the puzzle as given. With {float(found.attrs['share']):.0%} of the open cells of "
+        f"each run written in as clues, those it is surest of, {stage} + {stage} runs answer {right} of "
+        f"{plural(found.sizes['puzzle'], 'puzzle')} in that mode right ({share}); {2 * stage} plain restarts "
+        f"{int(found['correct_restarts'].values.sum())}."
+    )
 
 
 def commit_lines(found: xr.Dataset) -> list[str]:

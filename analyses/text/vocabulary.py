@@ -14,7 +14,7 @@ MODE_NAMES = {
     "undecided": "too little evidence",
 }
 MODE_MEANINGS = {
-    "a": "no correct attractor was found: no restart comes to rest at a right answer",
+    "a": "no correct attractor of the puzzle as given was found: no restart comes to rest at a right answer",
     "b": "right and wrong attractors coexist: where a run ends depends on where it starts",
     "c": "a correct attractor exists but is hard to reach: most failed runs never settle",
     "d": "the correct basin is broad and stable: nearly every restart ends there",

@@ -13,10 +13,11 @@ import xarray as xr
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from eqrlab.attractors.answers.commit import Clues, committed_inputs
 from eqrlab.attractors.answers.policy import ENDS, REASONS, Policy, Race
 from eqrlab.attractors.ensemble.batches import one_thread_a_batch
 from eqrlab.attractors.ensemble.iterate import norm, starts
-from eqrlab.attractors.ensemble.options import DrawOptions, check_options
+from eqrlab.attractors.ensemble.options import DrawOptions, check_options, part_of
 from eqrlab.attractors.ensemble.recipe import Law, Recipe
 from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.results import schema
@@ -26,6 +27,16 @@ from eqrlab.core import KeyedNoise, System
 from eqrlab.core.models.reasoner import take_rows
 from eqrlab.core.progress import shown, tqdm
 from eqrlab.core.random import restart_keys
+
+
+class AdaptiveOptions(DrawOptions, total=False):
+    """Options of `adaptive` besides those of `DrawOptions`.
+
+    clues
+        Which tokens may be written into which cells, see `commit`: for a policy that commits.
+    """
+
+    clues: Clues
 
 
 def adaptive(
@@ -38,7 +49,7 @@ def adaptive(
     confidence: float = 0.95,
     resamples: int = 1000,
     progress: bool = False,
-    **options: Unpack[DrawOptions],
+    **options: Unpack[AdaptiveOptions],
 ) -> xr.Dataset:
     """Answer every puzzle with as few outer steps as a policy needs.
 
@@ -58,6 +69,8 @@ def adaptive(
         Of the intervals, which resample whole puzzles.
     progress
         Show a bar on a terminal.
+    **options
+        Also `clues`, see `AdaptiveOptions`.
 
     Returns
     -------
@@ -71,7 +84,8 @@ def adaptive(
     Raises
     ------
     ValueError
-        For arguments as in `sample`, or a policy that looks at a halting logit which the system has not.
+        For arguments as in `sample`, or a policy that looks at a halting logit which the system has not, or commits
+        without clues.
 
     Notes
     -----
@@ -96,13 +110,16 @@ def adaptive(
     >>> adaptive(half, torch.arange(5)[:, None], eager).nfe.values.tolist()  # no answer before the first step
     [4, 4, 4, 4, 4]
     """
-    check_options(options, DrawOptions, "adaptive")
-    policy = policy or Policy()
-    recipe = Run.of(system, inputs, restarts=policy.restarts, depth=policy.depth, initial=initial, **options)
+    check_options(options, AdaptiveOptions, "adaptive")
+    policy, clues = policy or Policy(), options.get("clues")
+    drawing = part_of(options, DrawOptions)
+    recipe = Run.of(system, inputs, restarts=policy.restarts, depth=policy.depth, initial=initial, **drawing)
     if policy.needs_halting and getattr(recipe.system, "halt_logit", None) is None:
         raise ValueError(
             "the policy looks at a halting logit, and this system has none; choose stop='settled'"
         )
+    if policy.commit and (clues is None or getattr(recipe.system, "logits", None) is None):
+        raise ValueError("a policy that commits needs `clues`, and a system with a method logits(z, x)")
     if int(slots) != slots or slots < 1:
         raise ValueError(f"slots must be an integer >= 1, got {slots}")
     puzzles = len(recipe.inputs)
@@ -113,7 +130,7 @@ def adaptive(
         one_thread_a_batch(recipe.place.device, queues) as run,
     ):
         share = max(1, slots // queues)
-        parts = list(run(lambda ids: _Stream(recipe, policy, ids, share).run(bar.update), pieces))
+        parts = list(run(lambda ids: _Stream(recipe, policy, ids, share, clues).run(bar.update), pieces))
     order = np.argsort(np.concatenate(pieces))
     answer = np.concatenate([stream.answer for stream in parts])[order]
     field = lambda name: np.concatenate([getattr(stream.race, name) for stream in parts])[order]
@@ -177,8 +194,11 @@ def weighted_mean(values: np.ndarray, weight: np.ndarray) -> float:
 class _Stream:
     """A queue of puzzles over a fixed number of slots; rows are runs (puzzle, lane) with state, context and key."""
 
-    def __init__(self, recipe: Recipe, policy: Policy, puzzles: np.ndarray, slots: int):
-        self.recipe, self.slots, self.puzzles = recipe, slots, puzzles
+    def __init__(
+        self, recipe: Recipe, policy: Policy, puzzles: np.ndarray, slots: int, clues: Clues | None = None
+    ):
+        self.recipe, self.slots, self.puzzles, self.clues = recipe, slots, puzzles, clues
+        self.filled: dict[tuple[int, int], np.ndarray] = {}  # (place, lane): its puzzle with clues
         self.race = Race(policy, len(puzzles))
         self.keys = recipe.keys(puzzles)
         self.admitted = 0
@@ -211,6 +231,8 @@ class _Stream:
             ended = self.race.advance(ids, self.update[ids], self.halt[ids], self.code[ids])
             for i, lane in zip(*np.nonzero(ended >= 0), strict=True):
                 self.found[ids[i]][int(ended[i, lane])] = self.tokens[ids[i]][lane].copy()
+            if self.race.policy.commit:
+                self._commit(ids, ended)
             done = ids[self.race.chosen[ids] >= 0]
             for i in done:
                 answers[i] = self.found[i][int(self.race.chosen[i])]
@@ -247,6 +269,22 @@ class _Stream:
             self.tokens[i][j] = tokens
         self.stepped[rows] = True
 
+    def _commit(self, ids: np.ndarray, ended: np.ndarray) -> None:
+        """Write the surest cells of runs that ended without being accepted into the puzzle of what runs there next."""
+        for i, lane in zip(*np.nonzero(ended >= 0), strict=True):
+            place, lane = int(ids[i]), int(lane)
+            was_filled = self.filled.pop((place, lane), None) is not None
+            exhausted = ENDS[self.race.end[place, ended[i, lane]]] == "exhausted"
+            if was_filled or not exhausted or self.race.restart[place, lane] < 0:
+                continue
+            row = torch.as_tensor(np.flatnonzero((self.row == (place, lane)).all(1)))
+            z, x = (take_rows(part, row.to(self.recipe.place.device)) for part in self.state[:2])
+            given = self.recipe.inputs[self.puzzles[place]].numpy()[None]
+            assert self.clues is not None
+            logits = self.recipe.system.logits(z, x)  # type: ignore[attr-defined]
+            filled = committed_inputs(given, logits, self.clues, self.race.policy.commit)
+            self.filled[place, lane] = filled[0]
+
     def _renew(self, ids: np.ndarray) -> None:
         """Remove the rows of ended runs of puzzles that advanced, and fill the slots from the queue."""
         advanced = np.isin(self.row[:, 0], ids)
@@ -276,6 +314,14 @@ class _Stream:
         recipe, (place, lane) = self.recipe, added.T
         puzzles, restarts = self.puzzles[place], self.race.restart[place, lane]
         x = recipe.context(puzzles)
+        if any(tuple(row) in self.filled for row in added.tolist()):
+            given = zip(puzzles, added.tolist(), strict=True)
+            tokens = [self.filled.get(tuple(row), recipe.inputs[p].numpy()) for p, row in given]
+            x = (
+                recipe.puzzles(puzzles)
+                .with_(inputs=torch.as_tensor(np.stack(tokens)))
+                .context(np.arange(len(puzzles)))
+            )
         mine = {int(p): self.keys[i] for p, i in zip(puzzles, place, strict=True)}
         z = starts(recipe, x, puzzles, restarts, mine)
         keys = torch.tensor([self.keys[i] for i in place], dtype=torch.int64)

@@ -209,11 +209,8 @@ def _plain(run: Run, failed: np.ndarray, drawn: xr.Dataset | None, work: WorkOpt
     """Return as many further restarts of the puzzles where none was accepted."""
     if drawn is not None:
         return drawn.isel(puzzle=failed, restart=slice(run.restarts, 2 * run.restarts))
-    further = run.with_(
-        inputs=run.inputs[failed], judge=run.judge.of(failed), keep=("summary",),
-        first_restart=run.first_restart + run.restarts,
-    )  # fmt: skip
-    return further.sample(**work)
+    again = run.puzzles(failed).with_(keep=("summary",), first_restart=run.first_restart + run.restarts)
+    return again.sample(**work)
 
 
 def committed_inputs(
@@ -316,7 +313,7 @@ def _logits(run: Run, ensemble: xr.Dataset, puzzles: np.ndarray) -> Tensor:
     parts = []
     for i, puzzle in enumerate(puzzles):
         z = states[i].to(run.place.device)
-        x = run.place.context(run.system, run.inputs[puzzle : puzzle + 1].expand(len(z), -1))
+        x = run.context(np.full(len(z), puzzle))
         parts.append(run.system.logits(z, x).cpu())  # type: ignore[attr-defined]
     return torch.cat(parts)
 
@@ -325,7 +322,7 @@ def _committed_stage(
     run: Run, filled: np.ndarray, failed: np.ndarray, accept: str, work: WorkOptions
 ) -> _Stage:
     """Run each filled puzzle (n * restarts, L) once, and judge it by the puzzle as it was given."""
-    alone = run.with_(
+    alone = run.puzzles(np.repeat(failed, run.restarts)).with_(
         inputs=torch.as_tensor(filled), judge=Judge(), restarts=1, keep=("summary",),
         first_restart=run.first_restart + run.restarts,
     )  # fmt: skip

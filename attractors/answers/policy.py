@@ -41,6 +41,10 @@ class Policy:
         "halting" logit stay.
     agree
         The puzzle ends as soon as this many accepted runs have the same answer; 1: with the first; None: never so.
+    commit
+        Share of the open cells, those it is surest of, that a run which ends without being accepted writes into the
+        puzzle as clues; the restart that takes its place starts from that puzzle.  Once: a run on such a puzzle hands
+        on no clues.  0: never.  `adaptive` needs the legal clues, and `schedule` must leave restarts to follow.
     select
         Which answer a puzzle gets that ends otherwise, among its accepted runs, or the exhausted ones if none was
         accepted: "majority" (ties to the first restart), "residual", "halting".  Majority ends a puzzle as soon as the
@@ -68,6 +72,7 @@ class Policy:
     keep_by: str = "residual"
     agree: int | None = None
     select: str = "majority"
+    commit: float = 0.0
 
     def __post_init__(self) -> None:
         for name, options in (("stop", STOPS), ("select", SELECTS), ("keep_by", KEEPS)):
@@ -79,6 +84,13 @@ class Policy:
                 raise ValueError(f"{name} must be an integer >= 1, got {value}")
         if not self.settled_below > 0:
             raise ValueError(f"settled_below must be > 0, got {self.settled_below}")
+        if not 0 <= self.commit <= 1:
+            raise ValueError(f"commit must be from 0 to 1, got {self.commit}")
+        if self.commit and (self.stop == "never" or self.lanes >= self.restarts):
+            raise ValueError(
+                "commit needs runs that can be accepted and restarts that follow: a stop other than 'never', and a "
+                f"schedule narrower than the {self.restarts} restarts, such as ((0, {max(1, self.restarts // 2)}),)"
+            )
         steps = [step for step, _ in self.schedule]
         if self.schedule and (steps[0] != 0 or steps != sorted(set(steps))):
             raise ValueError(f"schedule must begin at step 0 and its steps grow, got {self.schedule}")

@@ -94,6 +94,8 @@ def check_enough(ensemble: xr.Dataset, policy: Policy) -> None:
             raise ValueError(
                 f"the policy has {name} {getattr(policy, name)}, the ensemble only {ensemble.sizes[dim]}"
             )
+    if policy.commit:
+        raise ValueError("recorded runs cannot be committed: a policy with commit needs `adaptive`")
     if policy.needs_halting and "halt_logit" not in ensemble:
         raise ValueError("the policy looks at a halting logit, and the ensemble holds none")
 

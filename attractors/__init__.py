@@ -12,6 +12,7 @@ from eqrlab.attractors.dynamics.at_attractors import local_dynamics
 from eqrlab.attractors.dynamics.endings import endings
 from eqrlab.attractors.dynamics.fixed_points import fixed_points
 from eqrlab.attractors.dynamics.ftle import ftle
+from eqrlab.attractors.dynamics.input_sensitivity import input_sensitivity
 from eqrlab.attractors.dynamics.lyapunov import lyapunov
 from eqrlab.attractors.dynamics.run_exponents import trajectory_exponents
 from eqrlab.attractors.dynamics.singular import singular_values
@@ -36,8 +37,10 @@ from eqrlab.attractors.landscape.noop import noop_test
 from eqrlab.attractors.landscape.return_test import return_test
 from eqrlab.attractors.landscape.shells import shells
 from eqrlab.attractors.landscape.transitions import transitions
+from eqrlab.attractors.perturbation.duels import duels
 from eqrlab.attractors.perturbation.ftle_plane import ftle_field
 from eqrlab.attractors.perturbation.plane import plane
+from eqrlab.attractors.perturbation.radius import basin_radius
 from eqrlab.attractors.perturbation.shock import critical_shock
 from eqrlab.attractors.perturbation.stability import basin_stability
 from eqrlab.attractors.results.archive import completed_part, open_ensemble
@@ -59,6 +62,7 @@ __all__ = [
     "adaptive",
     "alignment",
     "asymptotic_alignment",
+    "basin_radius",
     "basin_stability",
     "basins",
     "best_policy",
@@ -66,6 +70,7 @@ __all__ = [
     "completed_part",
     "continuation",
     "critical_shock",
+    "duels",
     "endings",
     "estimate_basins",
     "export",
@@ -73,6 +78,7 @@ __all__ = [
     "ftle",
     "ftle_field",
     "halving",
+    "input_sensitivity",
     "local_dynamics",
     "lyapunov",
     "matched_cost",

@@ -1,0 +1,176 @@
+"""Duels: from the midpoint between two runs with different answers, which answer wins?"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Unpack
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from eqrlab.attractors.ensemble.options import computing
+from eqrlab.attractors.ensemble.states import Points, take_points
+from eqrlab.attractors.perturbation.follow import Follower
+from eqrlab.attractors.perturbation.returns import ReturnOptions, follower_of
+from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.interval import Interval
+from eqrlab.attractors.statistics.intervals import proportion_interval
+from eqrlab.core import System
+
+
+def duels(
+    system: System,
+    inputs: Tensor | np.ndarray,
+    ensemble: xr.Dataset,
+    *,
+    answers: int = 4,
+    pairs: int = 16,
+    aside: float = 1e-3,
+    confidence: float = 0.95,
+    **options: Unpack[ReturnOptions],
+) -> xr.Dataset:
+    """Start from midpoints between runs with different answers, and count which answer the map falls to.
+
+    Parameters
+    ----------
+    system, inputs
+        Those the ensemble was sampled from.
+    ensemble
+        With `final_state` kept.
+    answers
+        Most answers of a puzzle that meet, the most frequent ones.
+    pairs
+        Most pairs of runs for each two answers; a run stands in one of them only.
+    aside
+        From each midpoint two runs start, this share of the distance to either side along a random direction, so that a
+        midpoint on the border itself is a draw.
+    confidence
+        Of the intervals.
+    **options
+        `depth` (64 unless given), `escape`, `tolerances`, see `ReturnOptions`, and those of `StateOptions`.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over (puzzle, contender): `answer_id` as in the ensemble at its last step, -1: none; `runs` with it; `correct`
+        where known; `strength` = mean share of wins over the others.  Over (puzzle, contender, opponent): `wins` =
+        share of the starts between both that end with the contender's answer, with `_low`, `_high`, and `duels` =
+        pairs; NaN and 0 for one that meets itself.
+
+    Raises
+    ------
+    ValueError
+        For an ensemble without final states, and for misuse, naming the argument.
+
+    Notes
+    -----
+    Starts that end with a third answer are won by neither.  Intervals are Wilson's at the number of pairs, which are
+    independent; the two starts of a pair are not, so that their mean varies less.  Who wins tells which basin reaches
+    further along these lines: it is a measure of basins, and as a selector it does not earn its cost.
+    Cost: 2 * pairs orbits for each two answers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from eqrlab.attractors import sample
+    >>> from eqrlab.core import MapSystem
+    >>> start = lambda x, g: torch.randn((len(x), 1), generator=g, dtype=torch.float64)
+    >>> sign = MapSystem(lambda z, x: torch.tanh(2 * z), start, lambda z, x: (z > 0).long() + 1)
+    >>> inputs = torch.zeros(1, 1, dtype=torch.long)
+    >>> runs = sample(sign, inputs, restarts=16, depth=64, keep=("final_state",))
+    >>> duels(sign, inputs, runs).wins.values[0, :2, :2].tolist()  # the border is half way
+    [[nan, 0.5], [0.5, nan]]
+    """
+    own = computing(options, "duels", ReturnOptions)
+    if "final_state" not in ensemble:
+        raise ValueError("the ensemble holds no states; sample with keep=('summary', 'final_state')")
+    for name, value, least in (("answers", answers, 2), ("pairs", pairs, 1)):
+        if int(value) != value or value < least:
+            raise ValueError(f"{name} must be an integer >= {least}, got {value}")
+    if not 0 < aside < 0.5:
+        raise ValueError(f"aside must be between 0 and 0.5, got {aside}")
+    points = take_points(
+        system, inputs, ensemble, identifiers=own.identifiers, dtype=own.dtype, device=own.device
+    )
+    follower = follower_of(points, {"depth": 64, **options}, 1.0)
+    puzzles, last = points.shape[0], ensemble.answer_id.values[:, :, -1]
+    present = points.fold(points.present)
+    number = np.full((puzzles, answers), -1, np.int32)
+    runs = np.zeros((puzzles, answers), np.int32)
+    correct = np.zeros((puzzles, answers), bool)
+    wins = np.full((3, puzzles, answers, answers), np.nan)
+    met = np.zeros((puzzles, answers, answers), np.int32)
+    ends = follower(_filled(points), np.arange(len(points.z)) // points.shape[1])
+    code = points.fold(ends.code)  # what the runs decode to at the end, and so what a duel is won with
+    for p in range(puzzles):
+        found = _contenders(last[p], code[p], present[p], answers)
+        for a, members in enumerate(found):
+            number[p, a], runs[p, a] = last[p, members[0]], len(members)
+            if "correct" in ensemble:
+                correct[p, a] = bool(ensemble.correct.values[p, members[0], -1])
+            for b, others in enumerate(found[:a]):
+                count = min(len(members), len(others), pairs)
+                share = _duel(follower, points, p, members[:count], others[:count], code[p], aside, own.seed)
+                met[p, a, b] = met[p, b, a] = count
+                for first, second, won in ((a, b, share[0]), (b, a, share[1])):
+                    low, high = proportion_interval(np.array(won * count), count, confidence, "wilson")
+                    wins[:, p, first, second] = won, low, high
+    every = ("puzzle", "contender", "opponent")
+    fought = ~np.isnan(wins[0])
+    with np.errstate(invalid="ignore"):
+        strength = np.where(fought, wins[0], 0).sum(2) / fought.sum(2)
+    pair = ("puzzle", "contender")
+    variables: dict[str, schema.Variable] = {
+        "answer_id": (pair, number, "number of the answer among those its puzzle has seen, -1 none"),
+        "runs": (pair, runs, "runs that end with the answer"),
+        "strength": (pair, strength, "mean share of wins over the other answers"),
+        "duels": (every, met, "pairs of runs that met"),
+        **Interval(*wins).variables("wins", every, "share of starts between both that end with the contender's answer"),
+    }  # fmt: skip
+    if "correct" in ensemble:
+        variables["correct"] = (pair, correct, "the answer is right")
+    attributes = points.attributes(
+        seed=own.seed, depth=follower.depth, pairs=pairs, aside=aside, confidence=confidence, noise=0.0,
+        evaluations=follower.evaluations, interval="Wilson, at the number of pairs",
+        tolerances=dataclasses.asdict(follower.tolerances),
+    )  # fmt: skip
+    return schema.dataset(variables, attributes, {"puzzle": ensemble.puzzle.values})
+
+
+def _filled(points: Points) -> Tensor:
+    """Return the states with gaps replaced by a present one, which nobody looks at."""
+    here = points.present.nonzero()[:1, 0]
+    if not len(here):
+        raise ValueError("all states are NaN; there is nothing to analyse")
+    return torch.where(points.present.view(-1, *(1,) * (points.z.ndim - 1)), points.z, points.z[here])
+
+
+def _contenders(last: np.ndarray, code: np.ndarray, present: np.ndarray, most: int) -> list[np.ndarray]:
+    """Return the runs of each of the most frequent answers that stay when the runs go on."""
+    groups = []
+    for answer in np.unique(last[present]):
+        members = np.flatnonzero(present & (last == answer))
+        values, counts = np.unique(code[members], return_counts=True)
+        groups.append(members[code[members] == values[counts.argmax()]])
+    distinct = {
+        int(code[g[0]]): g for g in sorted(groups, key=len)
+    }  # of those that go on to one answer the larger
+    return sorted(distinct.values(), key=len, reverse=True)[:most]
+
+
+def _duel(
+    follower: Follower, points: Points, puzzle: int, first: np.ndarray, second: np.ndarray, code: np.ndarray,
+    aside: float, seed: int,
+) -> tuple[float, float]:  # fmt: skip
+    """Return the shares of starts between pairs of runs that end with the first's and with the second's answer."""
+    flat = points.z.flatten(1)[puzzle * points.shape[1] : (puzzle + 1) * points.shape[1]]
+    one, two = (flat[torch.as_tensor(rows, device=flat.device)] for rows in (first, second))
+    generator = torch.Generator().manual_seed(seed)
+    way = torch.randn(one.shape, generator=generator, dtype=torch.float64).to(one)
+    step = aside * (one - two).norm(dim=1, keepdim=True) * way / way.norm(dim=1, keepdim=True)
+    middle = (one + two) / 2
+    z = torch.cat((middle + step, middle - step)).view(-1, *points.z.shape[1:])
+    ends = follower(z, np.full(len(z), puzzle))
+    return tuple(float((ends.code == code[rows[0]]).mean()) for rows in (first, second))  # type: ignore[return-value]

@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 
 from eqrlab import attractors as at
+from eqrlab.analyses.studies.borders import borders
 from eqrlab.analyses.studies.checks import run_checks, states_fit
 from eqrlab.analyses.studies.commit import commit_where_none_is_right
 from eqrlab.analyses.text.names import group_names
@@ -51,7 +52,8 @@ def diagnose(
     -------
     dict
         The groups of the archive: `ensemble`, `basins`, `alignment`, `modes`, `signals`; `spectrum` with `local`;
-        `outcomes`, `noop`, `sensitivity` with `checks`, and `commit` where puzzles in mode (a) take clues.
+        `outcomes`, `noop`, `sensitivity`, `radius` and `duels` with `checks`, `clues` with both; and with `checks`
+        `commit`, where puzzles in mode (a) take clues.
     """
     run = at.Run.of(system, torch.as_tensor(inputs), **options)
     kept = ("final_state",) if (checks or local) and states_fit(system, run.rows) else ()
@@ -69,6 +71,7 @@ def diagnose(
         groups["spectrum"] = at.local_dynamics(run, ensemble, groups["basins"], progress=progress is True)
     if checks:
         groups |= run_checks(run, ensemble, batch_size=batch_size, progress=progress is True)
+        groups |= borders(run, ensemble, groups, derivatives=local)
         groups |= commit_where_none_is_right(run, groups["modes"], batch_size=batch_size)
     return groups
 

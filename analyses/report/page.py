@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import xarray as xr
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -22,18 +21,31 @@ from eqrlab.analyses.report import boards
 from eqrlab.analyses.report.disguises import disguise_view
 from eqrlab.analyses.report.local import eigenvalue_plane, local_view
 from eqrlab.analyses.studies import checks
+from eqrlab.analyses.studies.borders import GROUPS as BORDERS
 from eqrlab.analyses.text import tables
 from eqrlab.analyses.text import verdicts as wording
+from eqrlab.analyses.text.borders import border_sentences
 from eqrlab.analyses.text.format import percent_interval, plural
 from eqrlab.analyses.text.signals import signal_rows, signal_warning, trust_sentence
+from eqrlab.analyses.text.telling import telling_puzzles
 from eqrlab.analyses.text.vocabulary import MODE_NAMES, SELECTOR_NAMES
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.results.schema import FATES, MODES
+from eqrlab.attractors.results.schema import FATES
 from eqrlab.core.files import replaced_whole
 
 Groups = dict[str, xr.Dataset]
-KNOWN = ("ensemble", "basins", "alignment", "modes", "signals", "spectrum", "scaling", *checks.GROUPS)
+KNOWN = (
+    "ensemble",
+    "basins",
+    "alignment",
+    "modes",
+    "signals",
+    "spectrum",
+    "scaling",
+    *checks.GROUPS,
+    *BORDERS,
+)
 BOARDS = 4  # attractors of a puzzle whose answers are shown
 
 
@@ -125,37 +137,6 @@ def checkpoint_name(node: xr.DataTree, ensemble: xr.Dataset) -> str:
     stem = Path(str(ensemble.attrs.get("checkpoint", "none"))).stem
     family = str(ensemble.attrs.get("family", "system"))
     return str(ensemble.attrs.get("name") or node.name or (stem if stem != "none" else family))
-
-
-def telling_puzzles(groups: Mapping[str, xr.Dataset]) -> list[tuple[int, str]]:
-    """Choose puzzles to show, with the reason: the likeliest example of each mode, and the most uncertain one.
-
-    Where modes are unknown: the puzzles with the most attractors, with the largest basin, and with the most runs that
-    reach none.  Ties go to the first.
-    """
-    chosen: dict[int, str] = {}
-    basins = groups["basins"]
-    if "modes" not in groups:
-        largest = np.nan_to_num(basins["mass"].values).max(1)
-        for score, reason in (
-            (basins["attractors"].values, "most attractors"),
-            (largest, "largest basin"),
-            (basins["mass_none"].values, "most runs at no attractor"),
-        ):
-            chosen.setdefault(int(np.argmax(score)), reason)
-        return list(chosen.items())
-    modes = groups["modes"]
-    code, chance = modes["mode"].values, modes["mode_probability"].values
-    for m, letter in enumerate(MODES[:-1]):
-        members = np.flatnonzero(code == m)
-        if len(members):
-            chosen[int(members[chance[members, m].argmax()])] = f"clearest example of mode ({letter})"
-    surest = chance[:, :-1].max(1)
-    if (code == MODES.index("undecided")).any() or not chosen:
-        chosen.setdefault(int(surest.argmin()), "most uncertain verdict")
-    if len(chosen) == 1 and len(code) > 1:  # one mode everywhere: show its least sure case too
-        chosen.setdefault(int(surest.argmin()), "least sure verdict")
-    return list(chosen.items())
 
 
 def _split(text: str) -> Markup:
@@ -293,6 +274,7 @@ def _puzzle(groups: Groups, p: int, reason: str, figure: Any) -> dict[str, Any]:
         "given": given_views(ensemble, p),
         "boards": [attractor_view(groups, p, a) for a in range(min(found, BOARDS))],
         "more": max(0, found - BOARDS),
+        "borders": border_sentences(groups, label),
         "phase": None,
         "caption": boards.caption(task),
         "width": boards.width(task),

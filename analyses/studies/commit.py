@@ -13,6 +13,7 @@ from eqrlab import attractors as at
 from eqrlab.analyses.text.format import percent_interval, plural
 from eqrlab.analyses.text.signals import points
 from eqrlab.attractors.answers.commit import Clues, commit_run
+from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import MODES
 from eqrlab.core import Reasoner
@@ -88,7 +89,9 @@ def commit_where_none_is_right(
     if not len(chosen) or clues is None or not able:
         return {}
     found = commit_run(run.puzzles(chosen).with_(restarts=STAGE), clues, share=share, batch_size=batch_size)
-    return {"commit": found.assign_coords(puzzle=modes["puzzle"].values[chosen]).assign_attrs(of="mode (a)")}
+    return {
+        "commit": schema.relabelled(found, puzzle=modes["puzzle"].values[chosen]).assign_attrs(of="mode (a)")
+    }
 
 
 def commit_sentence(found: xr.Dataset) -> str:

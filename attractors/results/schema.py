@@ -69,6 +69,16 @@ def dataset(
     return named(result)
 
 
+def relabelled(result: xr.Dataset, **labels: Any) -> xr.Dataset:
+    """Return a dataset with other labels along some dimensions it has, described as `dataset` does."""
+    for dim, values in labels.items():
+        if dim in result.dims:
+            given = np.asarray(values)
+            units = {} if given.dtype.kind in "OU" else {"units": "1"}
+            result = result.assign_coords({dim: (dim, given, {"long_name": dim, **units})})
+    return result
+
+
 def plain(value: Any) -> Any:
     """Return a value that NetCDF attributes can hold: numbers and text as they are, the rest as JSON or text."""
     if value is None:

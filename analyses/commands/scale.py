@@ -153,8 +153,9 @@ def scale_command(
                 raise click.UsageError("--commit needs at least 2 restarts, for two stages")
         groups = sampled(model, chosen.inputs, breadths[-1], common, states=commit is not None)
         if commit is not None:
-            drawn = {"drawn": groups["ensemble"], "restarts": breadths[-1] // 2}
-            groups["commit"] = commit_trial(model, chosen, commit, **drawn, **common)
+            groups["commit"] = commit_trial(
+                model, chosen, commit, restarts=breadths[-1] // 2, drawn=groups["ensemble"], **common
+            )
             groups["ensemble"] = groups["ensemble"].drop_vars("final_state")
         for found in groups.values():
             found.attrs |= {"name": name, **puzzle_attributes(chosen)}

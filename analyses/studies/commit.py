@@ -66,7 +66,7 @@ def commit_trial(
     work = {name: options.pop(name) for name in ("batch_size", "progress") if name in options}
     law = None if model.random_starts else model.random_initial
     own = {"labels": puzzles.labels, "oracle": puzzles.oracle, "initial": law, "restarts": restarts}
-    run = at.Run.of(model, puzzles.inputs, **{**options, **own})  # type: ignore[arg-type]
+    run = at.Run.of(model, puzzles.inputs, **{**options, **own})
     return commit_run(run, clues, share=share, drawn=drawn, **work)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
-from eqrlab.analyses.text.format import number, percent, percent_interval
+from eqrlab.analyses.text.format import percent, percent_interval
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.datasets import task
 
@@ -29,11 +29,11 @@ def _radius(one: xr.Dataset, groups: Mapping[str, xr.Dataset]) -> list[str]:
         value, low, high = Interval.of(one, "relative_radius", i)
         if np.isnan(value):
             continue
-        reach = float(groups["radius"].attrs["reach"])
-        size = f"beyond {reach:g}" if np.isinf(value) else f"{value:.2g}"
-        upper = "no bound" if np.isinf(high) else f"{high:.2g}"
-        parts.append(f"the {kind} answer at {size} [{low:.2g}, {upper}]")
-    return [f"Half of the pushes lose {' and '.join(parts)} of the state's norm."] if parts else []
+        reach = f"{float(groups['radius'].attrs['reach']):g}"
+        size, *bounds = (f"beyond {reach}" if np.isinf(v) else f"{v:.2g}" for v in (value, low, high))
+        interval = "" if np.isinf(low) else f" [{bounds[0]}, {bounds[1]}]"
+        parts.append(f"the {kind} answer at {size}{interval}")
+    return [f"Half of the pushes lose {' and '.join(parts)} times the state's norm."] if parts else []
 
 
 def _duels(one: xr.Dataset, groups: Mapping[str, xr.Dataset]) -> list[str]:
@@ -61,7 +61,8 @@ def _clues(one: xr.Dataset, groups: Mapping[str, xr.Dataset]) -> list[str]:
         order = np.argsort(np.where(np.isnan(share), np.inf, -share), kind="stable")[:CLUES]
         tokens = one["inputs"].values
         named = [
-            f"{board.symbol(int(tokens[c]))} in {board.cell(int(c))} ({_share(share[c])})" for c in order
+            f"{board.symbol(int(tokens[c]))} in {board.cell(int(c))} ({percent(float(share[c]))})"
+            for c in order
         ]
         told.append(f"The {kind} answer hangs most on the clues {'; '.join(named)}.")
     if told and "margin_lost" in one:
@@ -69,7 +70,3 @@ def _clues(one: xr.Dataset, groups: Mapping[str, xr.Dataset]) -> list[str]:
             " In brackets: the share of some cell's margin that would go with the clue, to first order."
         )
     return told
-
-
-def _share(value: float) -> str:
-    return percent(value) if value < 1 else f"{number(value)} times all of it"

@@ -387,7 +387,8 @@ GROUPS = (
     ), {"depth": 1}),
     Group("clues", "How far each clue moves a fixed point, to first order.", (
         Variable("moved", "puzzle point input_token", FLOAT,
-                 "length of the first-order change of the fixed point if the clue is taken out, over its norm", least=0),
+                 "length of the first-order change of the fixed point if the clue is taken out, over its norm",
+                 least=0),
         Variable("margin_lost?", "puzzle point input_token", FLOAT,
                  "largest share of a cell's margin that goes with the clue, to first order"),
         Variable("solve_residual", "puzzle point input_token", FLOAT,

@@ -89,10 +89,12 @@ def device_named(name: str) -> str:
         kind = torch.device(name).type
     except RuntimeError:
         raise click.BadParameter(
-            f"{name!r} is no device; choose from auto, cpu, cuda", param_hint="--device"
+            f"{name!r} is no device; choose from auto, cpu, cuda, mps", param_hint="--device"
         ) from None
     if kind == "cuda" and usual == "cpu":
         raise click.BadParameter("no CUDA device here; use --device cpu", param_hint="--device")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise click.BadParameter("no GPU of Apple here; use --device cpu", param_hint="--device")
     try:
         torch.zeros(1, device=name).item()  # a device without values, as "meta", is none to run on
     except (RuntimeError, AssertionError, NotImplementedError):
@@ -216,7 +218,7 @@ def device(
     def named(context: click.Context, option: click.Parameter, name: str | None) -> str | None:
         return None if name is None else device_named(name)
 
-    return click.option("--device", type=kind, default=default, show_default=True, metavar="[auto|cpu|cuda]",
+    return click.option("--device", type=kind, default=default, show_default=True, metavar="[auto|cpu|cuda|mps]",
                         callback=named, help=text)  # fmt: skip
 
 

@@ -35,11 +35,19 @@ def test_cuda_is_refused_where_there_is_none(cuda):
             opt.device_named("cuda:1")
 
 
+def test_mps_is_refused_where_there_is_none(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(click.BadParameter, match=r"no GPU of Apple here; use --device cpu"):
+        opt.device_named("mps")
+
+
 @pytest.mark.parametrize("verb", ["diagnose", "spectrum", "dynamics", "evaluate", "export"])
 def test_an_unknown_device_is_wrong_usage(verb, tmp_path):
     extra = ["--out", str(tmp_path / "runs.nc")] if verb == "export" else []
     result = CliRunner().invoke(cli, [verb, "eqr-sudoku6", "--device", "abacus", *extra])
-    assert result.exit_code == 2 and "'abacus' is no device; choose from auto, cpu, cuda" in result.output
+    assert (
+        result.exit_code == 2 and "'abacus' is no device; choose from auto, cpu, cuda, mps" in result.output
+    )
 
 
 @pytest.mark.parametrize(

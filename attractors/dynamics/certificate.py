@@ -84,7 +84,7 @@ def smallest_singular(jacobian: Jacobian, seed: int) -> tuple[Tensor, Tensor]:
         Inverse(jacobian), start, 1, tol=1e-2, subspace=INVERSE_SPACE, max_products=INVERSE_SOLVES
     )
     v = triples.left[:, 0]
-    return ((v - jacobian.push(v)).norm(dim=1) / v.norm(dim=1)).double().cpu(), v
+    return ((v - jacobian.push(v)).norm(dim=1) / v.norm(dim=1)).cpu().double(), v
 
 
 def merge(points: Points, residual: np.ndarray, found: np.ndarray, seed: int, batch: int) -> Merged:
@@ -98,7 +98,7 @@ def merge(points: Points, residual: np.ndarray, found: np.ndarray, seed: int, ba
     """
     n, (puzzles, per) = len(points.z), points.shape
     flat = points.z.flatten(1)
-    size = flat.norm(dim=1).double().cpu().numpy()
+    size = flat.norm(dim=1).cpu().double().numpy()
     floor = np.maximum(residual, LEAST_RESIDUAL * torch.finfo(flat.dtype).eps * size)
     label, leader = np.full(n, -1), np.full(n, -1)
     sigma, error, weakest = np.full(n, np.nan), np.full(n, np.nan), torch.zeros_like(flat)
@@ -123,7 +123,7 @@ def merge(points: Points, residual: np.ndarray, found: np.ndarray, seed: int, ba
             with np.errstate(divide="ignore", invalid="ignore"):
                 bound = np.where(floor[mine] > 0, 2 * floor[mine] / value, 0.0)
             reach = np.minimum(bound, WIDEST * size[mine])
-            distance = (flat[mine] - flat[row]).norm(dim=1).double().cpu().numpy()
+            distance = (flat[mine] - flat[row]).norm(dim=1).cpu().double().numpy()
             radius = reach + reach[row - mine[0]]
             same = rest[mine] & (distance <= radius)
             same[row - mine[0]] = True
@@ -172,5 +172,5 @@ def forward_and_return(points: Points, rows: Tensor, seed: int) -> tuple[np.ndar
     apart = torch.stack([(s - alone).flatten(1).norm(dim=1) for s in shocked]).amax(0) / (SHOCK * size)
     answer = points.system.decode(alone, x)
     same = torch.stack([(points.system.decode(s, x) == answer).flatten(1).all(1) for s in shocked]).all(0)
-    values = (torch.nan_to_num(v, nan=torch.inf).double().cpu().numpy() for v in (drift, apart))
+    values = (torch.nan_to_num(v, nan=torch.inf).cpu().double().numpy() for v in (drift, apart))
     return (*values, same.cpu().numpy())  # type: ignore[return-value]

@@ -60,7 +60,7 @@ class Known(NamedTuple):
 
 def complex_vectors(pairs: Pairs) -> np.ndarray:
     """Return unit eigenvectors (n, k + 1, d) from the real and imaginary parts kept in `pairs`."""
-    real = pairs.vector.double().cpu().numpy()
+    real = pairs.vector.cpu().double().numpy()
     out = real.astype(complex)
     for row, j in zip(*np.nonzero(np.nan_to_num(pairs.value).imag > 0), strict=True):
         out[row, j] = real[row, j] + 1j * real[row, j + 1]
@@ -90,7 +90,7 @@ def right_vectors(operator: Operator, left: Pairs, start: Tensor, m: int) -> Kno
     condition, residual = np.full(left.value.shape, np.inf), np.full(left.value.shape, np.inf)
     for row, values in enumerate(left.value):
         S, b = space.projected(row)
-        V = space.V[row, : len(b)].double().cpu().numpy()
+        V = space.V[row, : len(b)].cpu().double().numpy()
         for j in np.flatnonzero(~np.isnan(values)):
             if values[j].imag < 0:
                 condition[row, j], residual[row, j] = condition[row, j - 1], residual[row, j - 1]

@@ -142,7 +142,7 @@ def eigenvalues(
             mine, epsilon = off[rows.cpu().numpy()], float(torch.finfo(points.z.dtype).eps)
             if small:
                 parts.append(
-                    dense_eigenvalues(jacobian.dense().double().cpu().numpy(), k, wanted.order, epsilon, mine)
+                    dense_eigenvalues(jacobian.dense().cpu().double().numpy(), k, wanted.order, epsilon, mine)
                 )
             else:
                 start = random_directions(len(rows), points.size, wanted.seed, points.z)

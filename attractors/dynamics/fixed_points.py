@@ -294,7 +294,7 @@ def _certified(
     code, period, residual = given["code"], given["period"], given["residual"].astype(float)
     found = (code == CODE["converged"]) | (code == CODE["at_floor"])
     merged = merge(points, residual, found, seed, batch)
-    size = np.fmax(points.z.flatten(1).norm(dim=1).double().cpu().numpy(), given["scale"])
+    size = np.fmax(points.z.flatten(1).norm(dim=1).cpu().double().numpy(), given["scale"])
     size = np.where(size > 0, size, 1.0)
     radius, value = np.full((3, n), np.nan), np.full((n, k + 1), np.nan + 0j)
     stability, checks = np.full(n, -1, np.int8), np.full((n, 3), np.nan)

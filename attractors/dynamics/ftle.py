@@ -153,7 +153,7 @@ def _orbit(points: Points, rows: Tensor, steps: int) -> tuple[Orbit, np.ndarray]
 
 
 def _dense(orbit: Orbit, k: int) -> tuple[np.ndarray, np.ndarray]:
-    factors = [orbit.at(t).dense().double().cpu() for t in range(len(orbit.states))]
+    factors = [orbit.at(t).dense().cpu().double() for t in range(len(orbit.states))]
     product, scale = factors[0], torch.zeros(len(factors[0]), dtype=torch.float64)
     for F in [*factors[1:], None]:
         size = torch.linalg.matrix_norm(product).clamp(min=1e-300)

@@ -44,12 +44,12 @@ def gmres(apply: Any, b: Tensor, tol: Tensor) -> tuple[Tensor, int]:
         w, h, length = orthogonalise(V[:, : j + 1], w)
         length = torch.where(length <= 10 * torch.finfo(w.dtype).eps * before, 0.0, length)
         V[:, j + 1] = torch.where(length[:, None] > 0, w / length[:, None], 0.0)
-        H[:, : j + 1, j], H[:, j + 1, j] = h.double().cpu(), length.double().cpu()
+        H[:, : j + 1, j], H[:, j + 1, j] = h.cpu().double(), length.cpu().double()
         if j % 4 == 3 or j == m - 1:
             part = H[:, : j + 2, : j + 1]
             weights = torch.linalg.lstsq(part, right[:, : j + 2], driver="gelsd").solution
             left = (right[:, : j + 2] - part @ weights).norm(dim=1)[:, 0]
-            if (left <= tol.double().cpu()).all():
+            if (left <= tol.cpu().double()).all():
                 break
     used = weights.shape[1]
     return size[:, None] * (weights.transpose(1, 2).to(b) @ V[:, :used])[:, 0], j + 1

@@ -136,12 +136,12 @@ def _expand(operator: TwoSided, P: Tensor, Q: Tensor, B: Tensor, kept: int) -> T
         q = operator.forward(P[:, j].contiguous())
         q, c, alpha = _unit(q, Q[:, : max(j, 1)], epsilon, seed=2 * j)
         if j:
-            B[:, :j, j] = c[:, :j].double().cpu()
-        B[:, j, j] = alpha.double().cpu()
+            B[:, :j, j] = c[:, :j].cpu().double()
+        B[:, j, j] = alpha.cpu().double()
         Q[:, j] = q
         r = operator.adjoint(q)
         r, _, length = _unit(r, P[:, : j + 1], epsilon, seed=2 * j + 1)
-        P[:, j + 1], beta = r, length.double().cpu()
+        P[:, j + 1], beta = r, length.cpu().double()
     return beta
 
 

@@ -298,8 +298,8 @@ class KrylovSpace:
             length = torch.where(broken, 0.0, length)
             self.V[each, j + 1] = w
             rows, last = np.arange(len(self.H)), self.size
-            self.H[rows, : h.shape[1], last] = h.double().cpu().numpy()
-            self.H[rows, last + 1, last] = length.double().cpu().numpy()
+            self.H[rows, : h.shape[1], last] = h.cpu().double().numpy()
+            self.H[rows, last + 1, last] = length.cpu().double().numpy()
             self.size = self.size + 1
         return count
 

@@ -35,7 +35,7 @@ def uncertain_moves(
     """
     index = torch.as_tensor(rows, device=points.z.device)
     flat, epsilon = points.z[index].flatten(1), torch.finfo(points.z.dtype).eps
-    floor = np.maximum(residual[rows], LEAST_RESIDUAL * epsilon * flat.norm(dim=1).double().cpu().numpy())
+    floor = np.maximum(residual[rows], LEAST_RESIDUAL * epsilon * flat.norm(dim=1).cpu().double().numpy())
     if period == 1:
         way, error = merged.weakest[index], merged.error[rows]
     else:
@@ -80,7 +80,7 @@ def blind_radius(
             w = start
             for _ in range(period):
                 w = points.system.step(w, x)
-            left = (w - start).flatten(1).norm(dim=1).double().cpu().numpy()
+            left = (w - start).flatten(1).norm(dim=1).cpu().double().numpy()
             seen |= left <= 4 * residual
         going &= seen
         best[going] = length[going]
@@ -108,7 +108,7 @@ def jacobian_change(points: Points, rows: Tensor, moves: Tensor, steps: int) -> 
                 norms = w.norm(dim=1)
                 v = there.pull(w) - here.pull(w)
                 v = v / v.norm(dim=1, keepdim=True).clamp(min=1e-300)
-        change = np.fmax(change, norms.double().cpu().numpy())
+        change = np.fmax(change, norms.cpu().double().numpy())
     return change
 
 
@@ -148,7 +148,7 @@ def push_and_see(
         for _ in range(TURNS):
             for _ in range(period):
                 w = points.system.step(w, many)
-            distance.append((w - z).flatten(1).norm(dim=1).double().cpu().numpy())
+            distance.append((w - z).flatten(1).norm(dim=1).cpu().double().numpy())
         far = np.nan_to_num(np.stack(distance), nan=np.inf, posinf=np.inf)
         first, half, last = (far[i : i + WINDOW].max(0) for i in (0, TURNS // 2, TURNS - WINDOW))
         gain = CHANGE * first
@@ -170,7 +170,7 @@ def _neutral_directions(jacobian: Jacobian, high: float) -> tuple[Tensor, bool]:
         vectors = torch.cat((v, jacobian.push(v)))
         single = False
     else:
-        values, right = np.linalg.eig(jacobian.dense()[0].double().cpu().numpy())
+        values, right = np.linalg.eig(jacobian.dense()[0].cpu().double().numpy())
         neutral = np.flatnonzero((np.abs(values) >= inside) & (values.imag >= 0))
         single = len(neutral) == 1
         parts = [

@@ -206,7 +206,7 @@ def _follow(points: Points, rows: Tensor, depth: int, k: int, noisy: bool, seed:
         z, block = advance(one_step(points.system, x, z, keys, t), frame)
         frame, R = triangular(block)
         logs.append(log_factors(R).cpu())
-        drift.append((norm(z - previous) / norm(z).clamp(min=least)).clamp(min=least).log().double().cpu())
+        drift.append((norm(z - previous) / norm(z).clamp(min=least)).clamp(min=least).log().cpu().double())
         bar.update(len(rows))
     answer = points.system.decode(z, x).cpu().numpy()
     return _Run(torch.stack(logs, 1).numpy(), torch.stack(drift, 1).numpy(), answer)

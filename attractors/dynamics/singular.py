@@ -124,7 +124,7 @@ def singular_values(
     for rows in tqdm(points.batches(size), unit="batch", **shown(own.progress)):
         jacobian = Jacobian(points.system, points.context(rows), points.z[rows])
         if small:
-            parts.append(_dense(jacobian.dense().double().cpu().numpy(), k, horizon))
+            parts.append(_dense(jacobian.dense().cpu().double().numpy(), k, horizon))
         else:
             start = random_directions(len(rows), points.size, own.seed, points.z)
             parts.append(_krylov(jacobian, start, k, tol, horizon, max_products, own.seed))
@@ -200,7 +200,7 @@ def transient_growth(
         block = torch.stack([jacobian.push(block[:, j].contiguous()) for j in range(block.shape[1])], 1)
         if n == 1:
             continue
-        gram = (block @ block.transpose(1, 2)).double().cpu()
+        gram = (block @ block.transpose(1, 2)).cpu().double()
         norms.append(torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0).sqrt())
     table = torch.stack(norms, 1).numpy()
     best, when = table.max(1), table.argmax(1) + 1

@@ -389,7 +389,7 @@ def projection(search: Search, k: int = 6) -> None:
         stay = search.see(rows, z, residual)
         inside = (basis @ f[:, :, None])[:, :, 0]
         unit = torch.eye(basis.shape[1], dtype=torch.float64)
-        solved = torch.linalg.lstsq(unit - small, inside.double().cpu()[:, :, None], driver="gelsd").solution[
+        solved = torch.linalg.lstsq(unit - small, inside.cpu().double()[:, :, None], driver="gelsd").solution[
             :, :, 0
         ]
         z = z + f + ((solved.to(f) - inside)[:, None] @ basis)[:, 0]
@@ -415,4 +415,4 @@ def _slow_space(search: Search, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     )
     basis = torch.where(slow[..., None], basis, 0.0).contiguous()
     image = torch.stack([jacobian.push(basis[:, j].contiguous()) for j in range(basis.shape[1])], 1)
-    return basis, (basis @ image.transpose(1, 2)).double().cpu()
+    return basis, (basis @ image.transpose(1, 2)).cpu().double()

@@ -150,7 +150,7 @@ class Orbit:
         factors = []
         for t in range(len(self.states)):
             block, R = triangular(push_block(self.at(t), block))
-            factors.append(R.double().cpu())
+            factors.append(R.cpu().double())
         for t in reversed(range(len(self.states))):
             block, _ = triangular(pull_block(self.at(t), block))
         return block, factors

@@ -170,8 +170,9 @@ class Batches:
                 raise
         self.tick(-done)
         self.most = min(self.most or len(rows), (len(rows) + 1) // 2)
-        if self.recipe.place.device.type == "cuda":
-            torch.cuda.empty_cache()
+        kind = self.recipe.place.device.type
+        if kind in ("cuda", "mps"):
+            getattr(torch, kind).empty_cache()
         warnings.warn(
             f"{len(rows)} rows at once do not fit in memory: going on with {self.most}, equal to rounding",
             stacklevel=2,
@@ -180,10 +181,10 @@ class Batches:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error means that memory ran out; on a CPU PyTorch tells so in the text of a RuntimeError."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        type(error) is RuntimeError and "DefaultCPUAllocator" in str(error)
-    )
+    """Say whether an error means that memory ran out; but on CUDA PyTorch tells so in the text of a RuntimeError."""
+    if type(error) is RuntimeError:
+        return any(said in str(error) for said in ("DefaultCPUAllocator", "MPS backend out of memory"))
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError))
 
 
 def bounded_map(

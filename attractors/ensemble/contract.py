@@ -338,13 +338,13 @@ def _close(first: list[Tensor], second: list[Tensor], epsilons: float | None) ->
 
 def _sizes(first: Tensor, second: Tensor) -> Tensor:
     """Return the larger norm (n,) of each row of two tensors, what is not finite left out; never quite zero."""
-    norm = lambda v: v.reshape(len(v), -1).nan_to_num(0.0, 0.0, 0.0).double().norm(dim=1)
+    norm = lambda v: v.reshape(len(v), -1).nan_to_num(0.0, 0.0, 0.0).cpu().double().norm(dim=1)
     return torch.maximum(norm(first), norm(second)).clamp(min=torch.finfo(first.dtype).eps ** 0.5)
 
 
 def _near(first: Tensor, second: Tensor, size: Tensor, limit: float) -> bool:
     """Say whether rows agree up to `limit` of their sizes; what is not finite must be so in both."""
-    a, b = (v.reshape(len(v), -1).double() for v in (first, second))
+    a, b = (v.reshape(len(v), -1).cpu().double() for v in (first, second))
     gap = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, a - b).norm(dim=1)
     return bool((gap <= limit * size).all())
 

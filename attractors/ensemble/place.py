@@ -32,9 +32,10 @@ class Place:
         Raises
         ------
         ValueError
-            For a name that is no floating dtype.
+            For a name that is no floating dtype, and for float64 on a device that has none (mps).
         """
         where = torch.device(device if device is not None else getattr(system, "device", "cpu"))
+        _require_precision(where, dtype_of(dtype))
         return cls(where, dtype_of(dtype))
 
     def bring(self, system: System) -> System:
@@ -44,7 +45,10 @@ class Place:
         ------
         CheckpointError
             For weights that are infinite in the dtype.
+        ValueError
+            For weights that are float64 on a device that has none (mps).
         """
+        _require_precision(self.device, getattr(system, "dtype", None))
         moved = system.to(self.device) if isinstance(system, torch.nn.Module) else system
         if self.dtype is not None and isinstance(moved, Reasoner):
             moved.require_finite_in(self.dtype)  # layers cast their weights to the dtype of the state
@@ -54,6 +58,18 @@ class Place:
         """Return the context of puzzles (n, L), with identifiers (n,), on the device, floating tensors in the dtype."""
         x = context_of(system, tokens.to(self.device), identifiers)
         return cast_floating(x, self.dtype, self.device)
+
+
+def without_float64(device: torch.device) -> bool:
+    """Say whether a device cannot compute in float64: Apple's GPUs (mps) cannot."""
+    return device.type == "mps"
+
+
+def _require_precision(device: torch.device, dtype: Any) -> None:
+    if dtype == torch.float64 and without_float64(device):
+        raise ValueError(
+            f"the device {device} has no float64: use dtype float32 (--dtype float32), or the device cpu (--device cpu)"
+        )
 
 
 def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import identifiers_in, identifiers_of, tokens_of
 from eqrlab.attractors.ensemble.contract import check_rows, is_known, require_system
-from eqrlab.attractors.ensemble.place import Place, dtype_of
+from eqrlab.attractors.ensemble.place import Place, dtype_of, without_float64
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 from eqrlab.core.models.reasoner import take_rows
@@ -140,7 +140,9 @@ def take_points(
     precision = dtype_of(dtype) or (z.dtype if z.dtype == torch.float64 else torch.float32)
     if precision not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be float32 or float64 for derivatives, got {precision}")
-    place = Place.of(system, device if device is not None else getattr(system, "device", z.device), precision)
+    where = torch.device(device if device is not None else getattr(system, "device", z.device))
+    # Derivatives need sums in float64 in places, whatever the precision of the states.
+    place = Place.of(system, torch.device("cpu") if without_float64(where) else where, precision)
     system, shape = place.bring(system), (z.shape[0], z.shape[1])
     z = z.reshape(-1, *z.shape[2:]).to(device=place.device, dtype=precision)
     flat = z.flatten(1)

@@ -96,7 +96,7 @@ def _leading(points: Points, kind: str, k: int, seed: int) -> Tensor:
     for rows in points.batches(rows_within(points, 80)):
         jacobian = Jacobian(points.system, points.context(rows), points.z[rows])
         if points.size <= SMALL:
-            dense = jacobian.dense().double().cpu()
+            dense = jacobian.dense().cpu().double()
             vector = (
                 torch.linalg.svd(dense).Vh[:, :k] if kind == "singular" else _dense_eigenvectors(dense, k)
             )

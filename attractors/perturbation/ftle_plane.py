@@ -164,7 +164,7 @@ def _within(points: Points, frame: Frame, steps: int, batch_size: int | None) ->
             ok = z.flatten(1).isfinite().all(1) & block.flatten(1).isfinite().all(1)
             z, block = _held(z, ok), _held(block, ok)
             block, R = triangular(block)
-            factors.append(torch.where(ok[:, None, None], R, torch.nan).double().cpu())
+            factors.append(torch.where(ok[:, None, None], R, torch.nan).cpu().double())
         finite = torch.stack([f.isfinite().flatten(1).all(1) for f in factors]).all(0)
         logs = product_log_singular_values([torch.nan_to_num(f) for f in factors])[:, 0] / steps
         out[rows.cpu().numpy()] = torch.where(finite, logs, torch.nan).numpy()

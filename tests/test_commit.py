@@ -98,6 +98,13 @@ def test_a_wrong_clue_is_judged_by_the_puzzle_as_it_was_given():
     )
 
 
+def test_a_head_that_says_the_same_of_all_leaves_the_choice_to_the_entropy():
+    system = Three()
+    system.halt_logit = lambda z, x: torch.full((len(z),), -5.0, dtype=z.dtype)
+    found = run(system)
+    assert found["committed"].all() and found["correct"].mean() > found["correct_restarts"].mean()
+
+
 def test_without_a_head_runs_are_accepted_by_their_fate():
     found = run(Three(head=False), count=4)
     assert not found["committed"].any(), "every run settles here, right or wrong"

@@ -79,12 +79,13 @@ def commit(
     -------
     xarray.Dataset
         Over puzzle: `committed` (no run of the first stage was accepted), `answer` (token) of the run with the highest
-        halting logit of both stages (without a head, of least answer entropy), `correct`; `correct_first`, of the first
-        stage alone; `correct_restarts`, with plain restarts in the second stage; `any_correct_restarts`, whether any of
-        these runs is right; `nfe`, outer steps spent, the same for both; `written`, mean number of clues a run wrote;
-        `written_right`, share of them that agree with the labels, NaN without.  With `_low` and `_high`: `accuracy`,
-        `accuracy_first`, `accuracy_restarts`, `gain` = accuracy minus accuracy_restarts, paired by puzzle; `rescued` =
-        share answered right of the puzzles that all plain restarts get wrong.
+        halting logit of both stages (among equals and without a head, of least answer entropy), `correct`;
+        `correct_first`, of the first stage alone; `correct_restarts`, with plain restarts in the second stage;
+        `any_correct_restarts`, whether any of these runs is right; `nfe`, outer steps spent, the same for both;
+        `written`, mean number of clues a run wrote; `written_right`, share of them that agree with the labels, NaN
+        without.  With `_low` and `_high`: `accuracy`, `accuracy_first`, `accuracy_restarts`, `gain` = accuracy minus
+        accuracy_restarts, paired by puzzle; `rescued` = share answered right of the puzzles that all plain restarts get
+        wrong.
 
     Raises
     ------
@@ -272,10 +273,11 @@ def _require_drawn(run: Run, drawn: xr.Dataset) -> None:
 
 @dataclass(frozen=True)
 class _Stage:
-    """Runs (puzzle, restart) of one stage: accepted, score (lower is better), right, answer (token)."""
+    """Runs (puzzle, restart) of one stage: accepted, score, entropy where scores are equal, right, answer (token)."""
 
     accepted: np.ndarray
     score: np.ndarray
+    entropy: np.ndarray
     right: np.ndarray
     answer: np.ndarray
 
@@ -287,7 +289,8 @@ class _Stage:
         score = -score if last == "halt_logit" else score
         accepted = -score > HALT if accept == "halt" else ensemble.fate.values == CODE["settled"]
         right = ensemble.correct.values[:, :, -1] if "correct" in ensemble else np.zeros(score.shape, bool)
-        return cls(accepted, np.where(np.isnan(score), np.inf, score), right, ensemble.answer.values)
+        known = np.where(np.isnan(score), np.inf, score)
+        return cls(accepted, known, ensemble.answer_entropy.values[:, :, -1], right, ensemble.answer.values)
 
     def take(self, puzzles: np.ndarray) -> _Stage:
         """Return the runs of some puzzles."""
@@ -301,7 +304,7 @@ class _Stage:
 
     def chosen(self) -> tuple[np.ndarray, np.ndarray]:
         """Return whether the best run is right (puzzle,), and its answer (puzzle, token)."""
-        best = self.score.argmin(1)
+        best = np.lexsort((self.entropy, self.score), axis=1)[:, 0]
         rows = np.arange(len(best))
         return self.right[rows, best], self.answer[rows, best]
 
@@ -331,8 +334,8 @@ def _committed_stage(
     rows = np.repeat(failed, run.restarts)
     right, _ = run.judge.of(rows)(run.inputs.numpy()[rows], stage.answer[:, 0])
     return _Stage(
-        stage.accepted.reshape(shape), stage.score.reshape(shape), right.reshape(shape),
-        stage.answer.reshape(*shape, -1),
+        stage.accepted.reshape(shape), stage.score.reshape(shape), stage.entropy.reshape(shape),
+        right.reshape(shape), stage.answer.reshape(*shape, -1),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from eqrlab import __version__
 from eqrlab.analyses import verbs
@@ -28,6 +29,15 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return verbs.command_of(cmd_name)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the verbs, or options, that begin so; unlike in `click.Group` no verb is imported for it."""
+        known = {name: verb.summary for name, verb in verbs.verbs().items()}
+        known |= {name: f"From {package}." for name, package in verbs.installed().items()}
+        found = [
+            CompletionItem(name, help=text) for name, text in known.items() if name.startswith(incomplete)
+        ]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import click
 import pytest
 from click.testing import CliRunner
@@ -69,6 +73,19 @@ def test_a_missing_file_and_unknown_options_are_reasons(verb):
 def test_a_name_with_a_slip_is_answered_by_the_nearest(arguments, told):
     result = CliRunner().invoke(cli, arguments)
     assert told in (str(result.exception) if isinstance(result.exception, ValueError) else result.output)
+
+
+def test_completing_a_verb_imports_none():
+    code = "import sys; from eqrlab.analyses.cli import cli; cli(prog_name='eqrlab', complete_var='_EQRLAB_COMPLETE')"
+    about = {**os.environ, "_EQRLAB_COMPLETE": "bash_complete", "COMP_WORDS": "eqrlab di", "COMP_CWORD": "1"}
+    watch = f"import atexit; atexit.register(lambda: print('torch' in __import__('sys').modules)); {code}"
+    done = subprocess.run(
+        [sys.executable, "-c", watch], env=about, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == ["plain,diagnose", "False"], done.stderr
+    about |= {"COMP_WORDS": "eqrlab --v"}
+    done = subprocess.run([sys.executable, "-c", code], env=about, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["plain,--version"], done.stderr
 
 
 def commands():

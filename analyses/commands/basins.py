@@ -34,7 +34,7 @@ from eqrlab.attractors.results.schema import FATES
 SHOWN = 4  # attractors of a puzzle that get a line of their own
 
 
-@click.command("basins", epilog="Example:  eqrlab basins eqr-sudoku6 --limit 4 --half-width 0.05")
+@click.command("basins", epilog="Example:  eqrlab basins eqr-sudoku6 --limit 1 --half-width 0.2")
 @click.argument("checkpoint", metavar="CKPT")
 @click.option(
     "--half-width",

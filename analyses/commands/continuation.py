@@ -65,7 +65,7 @@ class Over(click.ParamType):
 
 @click.command(
     "continuation",
-    epilog="Example:  eqrlab continuation eqr-attention-sudoku6 --over noise=0,0.01,0.1 --limit 4",
+    epilog="Example:  eqrlab continuation eqr-attention-sudoku6 --over noise=0,0.1 --limit 1 --restarts 4 --depth 16",
 )
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CKPT...")
 @click.option("--over", type=Over(), help="Parameter of one CKPT to follow: noise, damping (EqR) or sigma.")

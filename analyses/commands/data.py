@@ -102,7 +102,7 @@ def _write(out: Path, form: str | None, split: str, puzzles: PuzzleSet) -> None:
 
 
 @data.command(
-    epilog="Example: eqrlab data build sudoku9 --count 100 --difficulty hard --seed 7 --out hard.csv.gz "
+    epilog="Example: eqrlab data build sudoku9 --count 20 --difficulty hard --seed 7 --out hard.csv.gz "
     "--exclude sudoku9-train"
 )
 @click.argument("task")
@@ -150,7 +150,7 @@ def build(
     _write(out, form, split, made)
 
 
-@data.command(epilog="Example: eqrlab data convert hard.txt --solve --out hard.csv.gz")
+@data.command(epilog="Example: eqrlab data convert sudoku6-test --limit 10 --out few.csv")
 @_source
 @_out
 @click.option(
@@ -273,7 +273,7 @@ def _guesses(known: Task, inputs: np.ndarray) -> str:
     return f"{_span(np.array(guesses))} (first {len(guesses)})"
 
 
-@data.command(epilog="Example: eqrlab data check mine.csv --against sudoku9-train")
+@data.command(epilog="Example: eqrlab data check sudoku6-test --against sudoku6-train")
 @_source
 @click.option("--against", multiple=True, metavar="PATH", help="No puzzle may be a disguise of one in here.")
 @click.option("--allow-several", is_flag=True, help="Puzzles with several solutions are fine.")

@@ -206,7 +206,7 @@ def finish(target: Path, groups: dict[str, xr.Dataset], kept: Kept, began: float
     return f"archive {target}, report {target.with_name(REPORT)}, {time.monotonic() - began:.0f} s"
 
 
-@click.command("diagnose", epilog="Example:  eqrlab diagnose eqr-sudoku6 --restarts 64 --depth 64 --out out")
+@click.command("diagnose", epilog="Example:  eqrlab diagnose eqr-sudoku6 --limit 2 --restarts 8 --depth 16")
 @click.argument("checkpoints", nargs=-1, metavar="[CKPT]...")
 @sampling_options
 def diagnose_command(checkpoints: tuple[str, ...], out: Path, **options: Any) -> Path:
@@ -225,7 +225,8 @@ def diagnose_command(checkpoints: tuple[str, ...], out: Path, **options: Any) ->
 
 
 @click.command(
-    "compare", epilog="Example:  eqrlab compare eqr-sudoku6 eqr-attention-sudoku6 --restarts 32 --depth 32"
+    "compare",
+    epilog="Example:  eqrlab compare eqr-sudoku6 trm-sudoku6 --limit 2 --restarts 4 --depth 16 --no-local",
 )
 @click.argument("checkpoints", nargs=-1, metavar="CKPT CKPT...")
 @sampling_options

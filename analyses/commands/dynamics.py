@@ -71,7 +71,7 @@ def _finish(out: Path, name: str, groups: dict[str, xr.Dataset], rows: list[dict
     return out / f"{name}.nc"
 
 
-@click.command("spectrum", epilog="Example:  eqrlab spectrum eqr-sudoku6 --limit 2 --restarts 2 -k 4")
+@click.command("spectrum", epilog="Example:  eqrlab spectrum eqr-sudoku6 --limit 1 --restarts 1 -k 2")
 @common
 @click.option("-k", type=click.IntRange(1), default=6, show_default=True, help="Leading eigenvalues.")
 @click.option("--tol", type=float, default=1e-4, show_default=True, help="Relative residual asked for.")
@@ -122,7 +122,7 @@ def _complex(value: complex) -> str:
     return f"{value.real:.3f}" if abs(value.imag) < 5e-4 else f"{value.real:.3f}{value.imag:+.3f}i"
 
 
-@click.command("fixed-points", epilog="Example:  eqrlab fixed-points eqr-sudoku6 --limit 2 --restarts 4")
+@click.command("fixed-points", epilog="Example:  eqrlab fixed-points eqr-sudoku6 --limit 1 --restarts 2")
 @common
 @click.option("--method", type=click.Choice(["staged", "picard", "anderson", "newton", "projection"]),
               default="staged", show_default=True)  # fmt: skip
@@ -178,7 +178,7 @@ def fixed_points_command(method: str, max_steps: int, deflate: int, out: Path, *
     )
 
 
-@click.command("lyapunov", epilog="Example:  eqrlab lyapunov eqr-sudoku6 --limit 2 --steps 200 -k 2")
+@click.command("lyapunov", epilog="Example:  eqrlab lyapunov eqr-sudoku6 --limit 1 --restarts 1 --steps 40")
 @common
 @click.option("-k", type=click.IntRange(1), default=2, show_default=True, help="Leading exponents.")
 @click.option(

@@ -20,7 +20,9 @@ from eqrlab.attractors.results import archive
 LISTED = 24  # runs whose evidence is printed
 
 
-@click.command("dynamics", epilog="Example:  eqrlab dynamics eqr-sudoku6 trm-sudoku6 --limit 6 --restarts 2")
+@click.command(
+    "dynamics", epilog="Example:  eqrlab dynamics eqr-sudoku6 --limit 1 --restarts 2 --depth 32 --steps 20"
+)
 @click.argument("checkpoints", metavar="CKPT...", nargs=-1, required=True)
 @opt.depth(text="Outer steps after which an answer counts as right or wrong.")
 @click.option(

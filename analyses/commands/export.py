@@ -162,7 +162,9 @@ def _estimate(model: Reasoner, out: Path, job: dict[str, Any]) -> dict[str, Any]
     return {**size._asdict(), "free": free, "seconds": seconds}
 
 
-@click.command("export", epilog="Example:  eqrlab export eqr-sudoku6 --out runs.nc --restarts 1000 --resume")
+@click.command(
+    "export", epilog="Example:  eqrlab export eqr-sudoku6 --out runs.nc --limit 2 --restarts 8 --depth 16"
+)
 @click.argument("checkpoint", required=False, metavar="[CKPT]")
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.nc")
 @click.option("--resume", is_flag=True, help="Go on with an unfinished export; begin where there is none.")

@@ -22,7 +22,7 @@ from eqrlab.attractors.results import archive
 RETURNED = 22  # evaluations a step of the return test of a run: itself, and 7 directions of 3 sizes
 
 
-@click.command("fates", epilog="Example:  eqrlab fates eqr-sudoku6 --limit 6 --restarts 8 --depths 16,64")
+@click.command("fates", epilog="Example:  eqrlab fates eqr-sudoku6 --limit 2 --restarts 2 --depths 8,16")
 @click.argument("checkpoint", metavar="CKPT")
 @click.option(
     "--depths",

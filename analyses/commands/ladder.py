@@ -29,7 +29,8 @@ TRIED = 2  # optimiser steps that are timed
 
 
 @click.command(
-    "ladder", epilog="Example:  eqrlab ladder sudoku6 --steps 1200 --seeds 3 --threads 1 --out runs/ladder"
+    "ladder",
+    epilog="Example:  eqrlab ladder sudoku6 --rungs tied,ri --seeds 1 --steps 20 --limit 2 --restarts 2",
 )
 @click.argument("task", default="sudoku6")
 @click.option("--rungs", default=",".join(PATH), show_default=True, help="Which rungs, with commas.")

@@ -37,7 +37,7 @@ class PlaneGiven(opt.Given, total=False):
 
 
 @click.command(
-    "plane", epilog="Example:  eqrlab plane eqr-attention-sudoku6 --puzzle 3 --through attractors --out out"
+    "plane", epilog="Example:  eqrlab plane eqr-attention-sudoku6 --puzzle 3 --resolution 12 --depth 16"
 )
 @click.argument("checkpoint", metavar="CKPT")
 @opt.puzzles

@@ -50,9 +50,7 @@ class ScaleGiven(opt.Given, total=False):
     quiet: bool
 
 
-@click.command(
-    "scale", epilog="Example:  eqrlab scale eqr-sudoku6 --depths 1,4,16,64 --breadths 1,4,16 --limit 32"
-)
+@click.command("scale", epilog="Example:  eqrlab scale eqr-sudoku6 --depths 1,4,16 --breadths 1,4 --limit 8")
 @click.argument("checkpoint", metavar="CKPT", required=False)
 @click.option(
     "--depths", type=opt.Numbers(), default="1,2,4,8,16,32,64", show_default=True, help="Outer steps D."

@@ -37,7 +37,7 @@ from eqrlab.datasets.registry.lookup import device_augmentation
 
 @click.command(
     "train",
-    epilog="Example:  eqrlab train sudoku6 --family eqr --steps 2000 --out runs/mine",
+    epilog="Example:  eqrlab train sudoku6 --family eqr --steps 50 --hidden 16 --out runs/mine",
 )
 @click.argument("task")
 @click.option("--family", type=click.Choice(families()), default="eqr", show_default=True)
@@ -239,7 +239,7 @@ def _run(
 
 @click.command(
     "evaluate",
-    epilog="Example:  eqrlab evaluate eqr-sudoku6 --depth 16 --restarts 8",
+    epilog="Example:  eqrlab evaluate eqr-sudoku6 --limit 50 --depth 8",
 )
 @click.argument("checkpoint", metavar="CKPT")
 @opt.puzzles

@@ -40,6 +40,26 @@ def faults(task: str, inputs: np.ndarray, labels: np.ndarray | None) -> dict[int
     return {} if known.faults is None else known.faults(inputs, labels)
 
 
+def best_fit(
+    task: str, inputs: np.ndarray, labels: np.ndarray | None, asked: bool
+) -> tuple[str, dict[int, str]]:
+    """Return the task that puzzles are of, and their faults.
+
+    Parameters
+    ----------
+    task, inputs, labels
+        As in `faults`.
+    asked
+        Whether this task was asked for; if not, and rows are none of it, a variant is taken of which all are: Sudoku
+        with other boxes.
+    """
+    reasons = faults(task, inputs, labels)
+    for other in () if asked or not reasons else task_named(task).variants:
+        if not faults(other, inputs, labels):
+            return other, {}
+    return task, reasons
+
+
 def uniqueness(task: str, inputs: np.ndarray, tick: Tick | None = None) -> tuple[dict[int, str], np.ndarray]:
     """Find the puzzles that do not have exactly one solution, and those of which that is not known.
 

@@ -16,8 +16,8 @@ _LEAST_TEXT = 1 << 24  # bytes of text that any gzip file may have,
 _MOST_RATIO = 100  # and more in proportion to its size
 
 
-def read_text(path: Path) -> str:
-    """Read a file of characters, decompressed if need be; a byte order mark is left out.
+def read_text(path: Path, *, json: bool = False) -> str:
+    """Read a file of characters, decompressed if need be; a byte order mark is left out.  JSON must be expected.
 
     Raises
     ------
@@ -46,8 +46,10 @@ def read_text(path: Path) -> str:
         raise PuzzleFileError(
             f"{path}:{line}: not a text file (byte {data[error.start]:#04x}); {READ}"
         ) from error
-    if text.lstrip()[:1] in ("{", "["):
-        raise PuzzleFileError(f"{path}:1: this is JSON; {READ}")
+    if not json and text.lstrip()[:1] in ("{", "["):
+        raise PuzzleFileError(
+            f"{path}:1: this is JSON; {READ}; JSON lines need a name in .jsonl, ARC tasks one in .json"
+        )
     return text
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from eqrlab.datasets import checks, npy
 from eqrlab.datasets.arc.files import is_arc, read_arc
 from eqrlab.datasets.faults import Fault, PuzzleFileError
+from eqrlab.datasets.formats.tables import is_table, scan_table
 from eqrlab.datasets.puzzles import Draw, PuzzleSet
 from eqrlab.datasets.registry.lookup import task as task_named
 from eqrlab.datasets.text import scan_text
@@ -61,6 +62,8 @@ def scan(
             raise PuzzleFileError(f"{path}: JSON of ARC tasks is read, not {task}")
         return read_arc(path, split, limit, draw), []
     read = functools.partial(npy.scan_folder, split=split) if path.is_dir() else scan_text
+    if path.is_file() and is_table(path):
+        read = scan_table
     return read(path, task, limit=limit, draw=draw)
 
 
@@ -88,7 +91,11 @@ def read_puzzles(
           their names are taken from identifiers.json in one of the two;
         - ARC tasks in JSON: a task file, a folder of them, or tasks by name, solutions in the file beside challenges.
 
-        Sudoku of 4x4, 6x6 (boxes of 2 rows x 3 columns) and 9x9; mazes over the characters `# SGo`.
+        - JSON lines (.jsonl) and what pandas reads (.parquet, .feather; `eqrlab[tables]`) with columns of the same
+          names, text or lists of integers; .npy and .npz arrays of tokens, `inputs` and `labels`.
+
+        Sudoku of any boxes up to 25x25, beyond 9 with letters (A = 10) or numbers set apart by spaces; mazes over the
+        characters `# SGo`; rows of numbers set apart by spaces are tokens of the task `generic`.
     task
         Task that is required, e.g. "sudoku9"; None takes it from the first puzzle or from dataset.json.
     split

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from eqrlab.datasets.solver import BitBoard, bit_board, search
 from eqrlab.datasets.sudoku import BLANK, FIRST_DIGIT, Geometry, geometry, geometry_of
-from eqrlab.datasets.symmetry import fingerprint
+from eqrlab.datasets.symmetry import fingerprint, random_symmetry
 
 DIFFICULTIES = ("easy", "medium", "hard", "extreme")
 _EASY = {4: (6, 9), 6: (14, 18), 9: (30, 36)}  # clues of an easy puzzle
 _MEDIUM = {4: (4, 5), 6: (8, 13), 9: (22, 29)}  # clues of a medium one
-_EXTREME = {4: 4, 6: 4, 9: 10}  # guess nodes from which a puzzle is extreme
+_OTHER_EASY, _OTHER_MEDIUM = (0.42, 0.5), (0.33, 0.41)  # of the cells, on other boards up to 9x9,
+_LARGE_EASY, _LARGE_MEDIUM = (0.54, 0.6), (0.47, 0.53)  # and on larger ones
+_EXTREME = {4: 4, 6: 4, 9: 10}  # guess nodes from which a puzzle is extreme; on others as on 9x9
+_GUESSING = 9  # side up to which puzzles that need guesses are generated: beyond, proofs may take for ever
+_SEARCHED = 16  # side up to which full boards are found by search
+_NODES = 2000  # guess nodes after which the search of a large board begins again
 _TRIES = 2000  # fruitless boards in a row after which a difficulty counts as out of reach
 
 
@@ -39,11 +45,20 @@ def random_solution(side: int | Geometry, rng: np.random.Generator) -> np.ndarra
 
     Notes
     -----
-    Every board can come up; the law is not exactly uniform.
+    Every board can come up up to 16x16; the law is not exactly uniform.  Larger ones are disguises of one pattern.
     """
-    solver = bit_board(board_of_side(side))
-    found, _, _ = solver.search(*solver.start({}), 1, rng)
-    return solver.tokens(found[0])
+    board = board_of_side(side)
+    if board.side > _SEARCHED:
+        row, column = np.divmod(np.arange(board.cells), board.side)
+        shift = row % board.box_rows * board.box_columns + row // board.box_rows
+        pattern = (shift + column) % board.side + FIRST_DIGIT
+        return random_symmetry(board, 1, rng).apply(pattern[None])[0]
+    solver = bit_board(board)
+    nodes = math.inf if board.side <= _GUESSING else _NODES
+    while True:
+        found, _, _ = solver.search(*solver.start({}), 1, rng, nodes)
+        if found:
+            return solver.tokens(found[0])
 
 
 def _by_singles(solver: BitBoard, clues: dict[int, int], cell: int) -> bool:
@@ -101,8 +116,17 @@ def grade(puzzle: np.ndarray, board: Geometry | None = None) -> tuple[str, int]:
     side = (board or geometry_of(puzzle)).side
     guesses, clues = search(puzzle, board=board).guesses, int((puzzle >= FIRST_DIGIT).sum())
     if guesses:
-        return ("extreme" if guesses >= _EXTREME[side] else "hard"), guesses
-    return ("easy" if clues >= _EASY[side][0] else "medium"), guesses
+        return ("extreme" if guesses >= _EXTREME.get(side, _EXTREME[9]) else "hard"), guesses
+    return ("easy" if clues >= clues_of("easy", side)[0] else "medium"), guesses
+
+
+def clues_of(difficulty: str, side: int) -> tuple[int, int]:
+    """Return the fewest and most clues of an easy or medium puzzle."""
+    known, other, large = {
+        "easy": (_EASY, _OTHER_EASY, _LARGE_EASY), "medium": (_MEDIUM, _OTHER_MEDIUM, _LARGE_MEDIUM),
+    }[difficulty]  # fmt: skip
+    low, high = large if side > 9 else other
+    return known.get(side, (math.ceil(low * side * side), math.floor(high * side * side)))
 
 
 def parse_mix(difficulty: str) -> dict[str, float]:
@@ -144,7 +168,7 @@ def generate(
     Parameters
     ----------
     side
-        4, 6 or 9.
+        4 to 25, for any boxes a geometry.
     count
         How many puzzles; the first k do not depend on it.
     difficulty
@@ -172,12 +196,19 @@ def generate(
 
     Notes
     -----
-    A 9x9 takes about 10 to 40 ms, a 6x6 1 to 100 ms (6x6 puzzles that need a guess are rare).
+    Beyond 9x9 "easy" has 54 to 60 % of the cells as clues, "medium" 47 to 53 %, "mixed" is both.  A 9x9 takes about 10
+    to 40 ms, a 6x6 1 to 100 ms (6x6 puzzles that need a guess are rare).
     """
     board = board_of_side(side)
     if count < 0:
         raise ValueError(f"count must be >= 0, got {count}")
     side = board.side
+    if side > _GUESSING and difficulty == "mixed":
+        difficulty = "easy,medium"
+    if side > _GUESSING and {"hard", "extreme"} & set(parse_mix(difficulty)):
+        raise ValueError(
+            f"hard and extreme puzzles are generated up to 9x9, got {side}x{side}; ask for easy or medium"
+        )
     box = () if board == geometry(side) else (board.box_rows, board.box_columns)
     rng = np.random.default_rng([seed, side, *box])
     shares, made = parse_mix(difficulty), dict.fromkeys(DIFFICULTIES, 0)
@@ -202,8 +233,8 @@ def generate(
 def _attempt(board: Geometry, wanted: str, rng: np.random.Generator) -> Generated:
     """Dig one puzzle the way the wanted difficulty asks for; it may come out in another class."""
     solution = random_solution(board, rng)
-    clues = {"easy": _EASY, "medium": _MEDIUM}.get(wanted)
-    target = int(rng.integers(clues[board.side][0], clues[board.side][1] + 1)) if clues else 0
+    clues = clues_of(wanted, board.side) if wanted in ("easy", "medium") else None
+    target = int(rng.integers(clues[0], clues[1] + 1)) if clues else 0
     puzzle = dig(solution, target, singles=clues is not None, rng=rng, board=board)
     difficulty, guesses = grade(puzzle, board)
     return Generated(puzzle, solution, difficulty, guesses, int((puzzle >= FIRST_DIGIT).sum()))

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import itertools
 import json
-import math
-import os
 import re
-import tokenize
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,29 +14,17 @@ import numpy as np
 from eqrlab.core.messages import brief
 from eqrlab.datasets import checks
 from eqrlab.datasets.faults import Fault, PuzzleFileError
+from eqrlab.datasets.formats.array_files import load_array
 from eqrlab.datasets.puzzles import Draw, PuzzleSet, rows_drawn
 from eqrlab.datasets.registry.lookup import task as task_named
 from eqrlab.datasets.registry.lookup import task_of_shape
 from eqrlab.datasets.registry.task import Task
 
-_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-_BROKEN = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    RecursionError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    tokenize.TokenError,
-)  # what Python's own parser may say of a header
 IDENTIFIERS = "identifiers.json"
 _MOST_NAMES = (
     1 << 28
 )  # bytes of identifiers.json; some 40 a name, and the largest public build has 1.2 million
 _MOST_JSON = 1 << 20  # bytes; an official dataset.json has some 300
-_MOST_ARRAY_HEADER = 1 << 16  # bytes, of which NumPy reads 10,000
 _TOKENS = ("inputs", "labels")
 _ARRAYS = (*_TOKENS, "puzzle_identifiers", "puzzle_indices", "group_indices")
 
@@ -99,41 +83,6 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
-def _load(path: Path, ndim: int) -> np.ndarray:
-    """Load an integer array of some rank; its size is checked against its header before anything is allocated."""
-    if not path.exists():
-        raise PuzzleFileError(f"{path}: file is missing")
-    if not path.is_file():
-        raise PuzzleFileError(f"{path}: is no regular file")
-    with open(path, "rb") as file:
-        start = io.BytesIO(file.read(_MOST_ARRAY_HEADER))
-        try:
-            version = np.lib.format.read_magic(start)
-            if version not in _HEADERS:
-                raise ValueError(f"format version {version} is not supported")
-            shape, fortran, dtype = _HEADERS[version](start)
-        except _BROKEN as error:
-            raise PuzzleFileError(f"{path}: broken .npy file ({error})") from error
-        if dtype.kind not in "iu" or len(shape) != ndim:
-            kind = "structured values" if dtype.names or dtype.subdtype else dtype
-            raise PuzzleFileError(
-                f"{path}: integers with {ndim} axes are required, got {kind} with {len(shape)} axes"
-            )
-        if not all(type(size) is int and 0 <= size < 1 << 40 for size in shape):
-            raise PuzzleFileError(f"{path}: broken .npy file (a shape of {', '.join(map(brief, shape))})")
-        expected = math.prod(shape) * dtype.itemsize
-        there = os.fstat(file.fileno()).st_size - start.tell()
-        if expected != there:
-            raise PuzzleFileError(
-                f"{path}: broken .npy file ({expected} bytes of data announced, {there} there)"
-            )
-        file.seek(start.tell())
-        data = file.read(expected)
-    if len(data) != expected:
-        raise PuzzleFileError(f"{path}: broken .npy file (it became shorter while it was read)")
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
-
-
 def _offsets(path: Path, array: np.ndarray, last: int, what: str) -> None:
     """Check offsets: from 0 to the number of things they divide, never falling."""
     if not len(array) or array[0] != 0 or array[-1] != last or (array[1:] < array[:-1]).any():
@@ -155,7 +104,7 @@ class _Part(NamedTuple):
 def _read_part(folder: Path, name: str, header: dict[str, Any], limit: int | None) -> _Part:
     """Read the arrays of one set and check them against each other."""
     files = {key: folder / f"{name}__{key}.npy" for key in _ARRAYS}
-    arrays = {key: _load(file, 2 if key in _TOKENS else 1) for key, file in files.items()}
+    arrays = {key: load_array(file, 2 if key in _TOKENS else 1) for key, file in files.items()}
     examples, puzzles = len(arrays["inputs"]), len(arrays["puzzle_identifiers"])
     if len(arrays["puzzle_indices"]) != puzzles + 1:
         raise PuzzleFileError(
@@ -320,7 +269,7 @@ def scan_folder(
     known_names = identifier_names(
         folder, header, max(int(part.identifiers.max(initial=0)) for part in parts)
     )
-    reasons = checks.faults(found, inputs, labels)
+    found, reasons = checks.best_fit(found, inputs, labels, task is not None)
     wrong = [Fault(str(folder.parent / names[row]), reason) for row, reason in reasons.items()]
     keep = [row for row in range(len(inputs)) if row not in reasons]
     if not keep:
@@ -346,7 +295,7 @@ def arrays_of(puzzles: PuzzleSet) -> tuple[dict[str, np.ndarray], dict[str, Any]
     Notes
     -----
     Rows that follow one another with one identifier are the examples of a puzzle, puzzles that follow one another with
-    one entry in the column `group` a group; without identifiers every row is a group of its own.
+    one entry in the column `group` a group; without identifiers every row is a puzzle, without groups a group too.
     Tokens are of the smallest unsigned type that holds the vocabulary, offsets int32; missing solutions are written as
     0, which is the ignored label.
     """
@@ -368,6 +317,9 @@ def arrays_of(puzzles: PuzzleSet) -> tuple[dict[str, np.ndarray], dict[str, Any]
         new[1:] = (np.diff(puzzles.identifiers) != 0) | (np.diff(group) != 0)
         first = np.flatnonzero(new)
         groups = np.flatnonzero(np.append(True, np.diff(group[first]) != 0)[: len(first)])
+    elif "group" in puzzles.columns:
+        group = np.unique(puzzles.columns["group"], return_inverse=True)[1].reshape(-1)
+        groups = np.flatnonzero(np.append(True, np.diff(group) != 0)[:count])
     many = len(first)
     identifiers = np.zeros(count, int) if puzzles.identifiers is None else puzzles.identifiers
     arrays: dict[str, np.ndarray] = {

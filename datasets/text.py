@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import csv
 import dataclasses
 import io
@@ -10,38 +9,25 @@ import itertools
 import math
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from eqrlab.core.messages import brief
 from eqrlab.datasets import checks, maze
 from eqrlab.datasets.decode import read_text
 from eqrlab.datasets.faults import Fault, PuzzleFileError
+from eqrlab.datasets.formats.columns import PAIRS, Line, find_columns
 from eqrlab.datasets.puzzles import Draw, PuzzleSet, rows_drawn
+from eqrlab.datasets.registry.generic import MOST_TOKENS
+from eqrlab.datasets.registry.generic import NAME as GENERIC
 from eqrlab.datasets.registry.lookup import task as task_named
 from eqrlab.datasets.registry.lookup import task_of_text
+from eqrlab.datasets.registry.task import Task, are_numbers
 
-_PAIRS = (
-    ("puzzle", "solution"),
-    ("question", "answer"),  # the published Sudoku-Extreme files
-    ("quizzes", "solutions"),  # the files of a million that most tutorials use
-    ("quiz", "solution"),
-    ("puzzles", "solutions"),
-    ("questions", "answers"),
-)  # names of columns, in lower case
 _SEPARATORS = ",;\t|"
+FIELDS = ("puzzle", "solution")
 _MOST_FAULTS = 1000  # a file with more is not looked at any further
 _LOOKED_AT = 1000  # lines among which one must tell the task
-
-
-class Line(NamedTuple):
-    """One puzzle as written: line number, characters, characters of the solution ("": none), further fields."""
-
-    number: int
-    puzzle: str
-    solution: str
-    extra: tuple[str, ...]
 
 
 def csv_separator(path: Path, text: str) -> str | None:
@@ -55,7 +41,7 @@ def csv_separator(path: Path, text: str) -> str | None:
             names = {name.strip().lower() for name in next(csv.reader([first], delimiter=separator), [])}
         except csv.Error:
             continue
-        if names & {name for name, _ in _PAIRS}:
+        if names & {name for name, _ in PAIRS}:
             return separator
     named = path.name.lower().removesuffix(".gz").endswith((".csv", ".tsv"))
     return "," if named or ("," in first and first[0] != "#") else None
@@ -74,7 +60,7 @@ def csv_lines(path: Path, text: str, separator: str) -> tuple[list[str], Iterato
     header = [name.strip() for name in next(rows, [])]
     if not header:
         raise PuzzleFileError(f"{path}:1: empty file; a header with the columns puzzle,solution is required")
-    puzzle, solution = _columns(path, reader.line_num, header)
+    puzzle, solution = find_columns(f"{path}:{reader.line_num}", header)
     extra = [k for k in range(len(header)) if k not in (puzzle, solution)]
 
     def lines() -> Iterator[Line | Fault]:
@@ -95,28 +81,6 @@ def _csv_rows(path: Path, reader: Any) -> Iterator[list[str]]:
         yield from filter(None, reader)
     except csv.Error as error:
         raise PuzzleFileError(f"{path}:{reader.line_num}: broken CSV ({error})") from error
-
-
-def _columns(path: Path, line: int, header: list[str]) -> tuple[int, int | None]:
-    """Find the puzzle and the solution column; capitals count as small letters, and solutions may be left out."""
-    spelt = {name for pair in _PAIRS for name in pair} - set(header)
-    plain = [name.lower() if name.lower() in spelt else name for name in header]
-    for name, count in collections.Counter(plain).items():
-        if count > 1:
-            raise PuzzleFileError(f"{path}:{line}: column {brief(name)} stands {count} times in the header")
-    for puzzle, solution in _PAIRS:
-        if puzzle in plain and solution in plain:
-            return plain.index(puzzle), plain.index(solution)
-    begun = [pair for pair in _PAIRS if pair[0] in plain]
-    if begun and not any(solution in plain for _, solution in _PAIRS):
-        return plain.index(begun[0][0]), None
-    puzzle, solution = next((pair for pair in (*begun, *_PAIRS) if set(pair) & set(plain)), _PAIRS[0])
-    missing = solution if puzzle in plain else puzzle
-    told = ", ".join(brief(name) for name in header[:6]) + (", ..." if len(header) > 6 else "")
-    raise PuzzleFileError(
-        f"{path}:{line}: column {missing!r} is missing; the header must name puzzle,solution or question,answer "
-        f"(solutions may be left out), it names {told}"
-    )
 
 
 def _trimmed(field: str) -> str:
@@ -158,6 +122,8 @@ def guess_task(puzzles: list[str]) -> str:
         If none has.
     """
     for puzzle in puzzles:
+        if are_numbers(puzzle):
+            return GENERIC
         found = task_of_text(puzzle)
         if found is not None:
             return found.name
@@ -183,6 +149,19 @@ def scan_text(
     rows: Iterator[Line | Fault] = plain_lines(text)
     if separator is not None:
         columns, rows = csv_lines(path, text, separator)
+    return scan_rows(path, task, columns, rows, limit, draw)
+
+
+def scan_rows(
+    path: Path,
+    task: str | None,
+    columns: list[str],
+    rows: Iterator[Line | Fault],
+    limit: int | None,
+    draw: Draw | None = None,
+) -> tuple[PuzzleSet | None, list[Fault]]:
+    """Read the rows of a table as far as they are sound; see `files.scan`."""
+    asked = task is not None
     head = list(itertools.islice(rows, min(_LOOKED_AT, limit or _LOOKED_AT)))
     if not head:
         raise PuzzleFileError(f"{path}:1: no puzzles in this file")
@@ -195,6 +174,7 @@ def scan_text(
             task = guess_task([line.puzzle for line in lines])
         except ValueError as error:
             return None, [*wrong, Fault(f"{path}:{lines[0].number}", str(error))]
+    task = _with_length(task, lines)
     rows = itertools.chain(head, rows)
     if draw is not None:
         rows = iter(every := list(rows))
@@ -202,8 +182,18 @@ def scan_text(
         taken = rows_drawn(available, draw)
         if taken is not None:
             draw = dataclasses.replace(draw, available=available)
-            return _read_rows(path, task, columns, rows, limit, draw, set(taken.tolist()))
-    return _read_rows(path, task, columns, rows, limit)
+            return _read_rows(path, task, columns, rows, limit, draw, set(taken.tolist()), asked=asked)
+    return _read_rows(path, task, columns, rows, limit, asked=asked)
+
+
+def _with_length(task: str, lines: list[Line]) -> str:
+    """Return a task of open sizes with the length of the first puzzle, where it has none of its own."""
+    known = task_named(task)
+    if known.sized is None or all(known.board) or not lines:
+        return task
+    return f"{known.name.partition('-')[0]}-{max(1, len(lines[0].puzzle.replace(',', ' ').split()))}" + (
+        f"-v{known.vocab_size}" if known.vocab_size else ""
+    )
 
 
 def _read_rows(
@@ -214,6 +204,8 @@ def _read_rows(
     limit: int | None,
     draw: Draw | None = None,
     taken: Container[int] | None = None,
+    *,
+    asked: bool,
 ) -> tuple[PuzzleSet | None, list[Fault]]:
     """Read the first `limit` puzzles of a task, or those `taken`, as far as they are sound."""
     sound: list[Line] = []
@@ -244,7 +236,8 @@ def _read_rows(
     reasons: dict[int, str] = {}
     if sound:
         stacked, solutions = np.stack(inputs), np.stack(labels) if solved is not None else None
-        reasons = checks.faults(task, stacked, solutions)
+        if task_named(task).sized is None:  # a task of open vocabulary knows no faults
+            task, reasons = checks.best_fit(task, stacked, solutions, asked)
     if solved is not None:
         lacking = f"no solution here, but there is one in line {solved}"
         reasons |= {place: lacking for place, line in enumerate(sound) if not line.solution}
@@ -265,14 +258,20 @@ def _read_rows(
     return puzzles, wrong
 
 
+def _reading(task: str) -> Task:
+    """Return a task as its rows are read: one of open vocabulary takes any token."""
+    known = task_named(task)
+    return known if known.sized is None else known.sized(MOST_TOKENS, known.board)
+
+
 def _is_well_formed(task: str, line: Line) -> bool:
     """Say whether a line has the right length and characters, without reading it."""
-    known = task_named(task)
+    known = _reading(task)
     fields = (line.puzzle, line.solution) if line.solution else (line.puzzle,)
-    if known.alphabet:
-        return all(len(text) == known.seq_len and known.codes.keys() >= set(text) for text in fields)
+    if known.alphabet and all(len(text) == known.seq_len for text in fields):
+        return all(known.codes.keys() >= set(text) for text in fields)
     try:
-        return all(len(known.encode(text)) for text in fields)
+        return all(len(_encode(task, text, what)) for text, what in zip(fields, FIELDS, strict=False))
     except ValueError:
         return False
 
@@ -283,8 +282,17 @@ def _line_number(fault: Fault) -> int:
 
 def _encode(task: str, text: str, what: str) -> np.ndarray:
     """Read one field; a length that another size has is named as a mixture."""
-    known = task_named(task)
-    if known.alphabet and len(text) != known.seq_len:
+    known = _reading(task)
+    numbers = not known.alphabet or (len(text) != known.seq_len and are_numbers(text))
+    if numbers:
+        found = len(text.replace(",", " ").split())
+        if found != known.seq_len:
+            raise ValueError(
+                f"wrong length: the {what} has {found} tokens, {task} has {known.seq_len}; one file holds one size"
+            )
+        if what == "solution" and not known.alphabet:  # how most code says that a cell does not count
+            text = " ".join("0" if word == "-100" else word for word in text.replace(",", " ").split())
+    elif len(text) != known.seq_len:
         other = task_of_text(text) if what == "puzzle" else None
         hint = "; one file holds one size" if other is not None and other.kind == known.kind else ""
         raise ValueError(

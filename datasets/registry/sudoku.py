@@ -19,7 +19,6 @@ PROOF_SECONDS = 60.0  # for the puzzles of a set, on boards that may take for ev
 ALWAYS_PROVED = 9  # side up to which no puzzle takes long
 
 
-@functools.cache
 def sudoku_task(side: int, box: Board | None = None) -> Task:
     """Return the task of a side and a box shape, by default the usual one; `sudoku6` has boxes of 2 rows x 3 columns.
 
@@ -28,12 +27,14 @@ def sudoku_task(side: int, box: Board | None = None) -> Task:
     ValueError
         If there are no such boards.
     """
-    board = geometry(side, box)
-    usual = geometry(side)
-    shape = (board.box_rows, board.box_columns)
-    if board == usual and box is not None:
-        return sudoku_task(side)
-    name = f"sudoku{side}" if board == usual else f"sudoku{side}-{shape[0]}x{shape[1]}"
+    return _of_geometry(geometry(side, box))
+
+
+@functools.cache
+def _of_geometry(board: Geometry) -> Task:
+    """Return the task of a geometry."""
+    side, shape = board.side, (board.box_rows, board.box_columns)
+    name = f"sudoku{side}" if board == geometry(side) else f"sudoku{side}-{shape[0]}x{shape[1]}"
     digits = sudoku.DIGITS[:side]
     seconds = math.inf if side <= ALWAYS_PROVED else PROOF_SECONDS
 
@@ -71,8 +72,10 @@ def sudoku_task(side: int, box: Board | None = None) -> Task:
         alphabet="." + digits,
         spelt={"0": sudoku.BLANK}
         | {d.lower(): sudoku.FIRST_DIGIT + k for k, d in enumerate(digits) if d.isalpha()},
+        numbers_from=sudoku.BLANK,
         symbols=("?", ".", *digits),
         boxes=shape,
+        variants=tuple(f"sudoku{side}-{rows}x{columns}" for rows, columns in sudoku.boxes_of(side)[1:]),
         blank=sudoku.BLANK,
         oracle=Oracle(name, "sudoku validity", judge, board.cells),
         clues=functools.partial(sudoku.legal_clues, board=board),

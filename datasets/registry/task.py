@@ -31,6 +31,18 @@ class Made(NamedTuple):
     columns: Mapping[str, tuple[str, ...]]
 
 
+def are_numbers(text: str) -> bool:
+    """Say whether a text is two or more numbers set apart by spaces or commas.
+
+    Examples
+    --------
+    >>> are_numbers("17 0 113"), are_numbers("17"), are_numbers("# S G")
+    (True, False, False)
+    """
+    words = text.replace(",", " ").split()
+    return len(words) > 1 and all(word.isascii() and word.isdecimal() for word in words)
+
+
 @dataclasses.dataclass(frozen=True)
 class Oracle:
     """Decide whether answers are right, without labels.
@@ -106,6 +118,8 @@ class Task:
         The characters of tokens 1 to V - 1 in files, in order; "" where files hold numbers.
     spelt
         Further characters that files may use, with their tokens.
+    numbers_from
+        The token that the number 0 stands for in files of numbers.
     symbols
         How tokens 0 to V - 1 are shown; made from the alphabet where left out, and without one the numbers.
     colours
@@ -138,6 +152,8 @@ class Task:
         `(count, difficulty, seed, exclude, **options) -> Made`: generated puzzles.
     describe
         `(inputs) -> {line: text}`: what `eqrlab data info` says beside what it says of all tasks.
+    variants
+        Names of other tasks of these sizes, tried on puzzles that look like this one and are not.
     sized
         `(V, board) -> Task`: of a task that has no sizes of its own, the one that has these.
 
@@ -159,6 +175,7 @@ class Task:
     kind: str = ""
     alphabet: str = ""
     spelt: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    numbers_from: int = 0
     symbols: tuple[str, ...] = ()
     colours: Mapping[int, str] | None = None
     boxes: tuple[int, int] | None = None
@@ -176,6 +193,7 @@ class Task:
     several: str = "the puzzle has more than one solution"
     build: Callable[..., Made] | None = None
     describe: Callable[[np.ndarray], dict[str, str]] | None = None
+    variants: tuple[str, ...] = ()
     sized: Callable[[int, tuple[int, int]], Task] | None = None
 
     def __post_init__(self) -> None:
@@ -220,14 +238,14 @@ class Task:
         return f"row {row + 1}, column {column + 1}" if self.is_grid else f"place {column + 1}"
 
     def encode(self, text: str) -> np.ndarray:
-        """Read one row of characters as tokens (L,) int64, or numbers set apart by spaces where there are no letters.
+        """Read one row of characters, or of numbers set apart by spaces or commas, as tokens (L,) int64.
 
         Raises
         ------
         ValueError
             If the number of tokens is wrong or one of them is illegal, with its place.
         """
-        if not self.alphabet:
+        if not self.alphabet or (len(text) != self.seq_len and are_numbers(text)):
             return self._numbers(text)
         if len(text) != self.seq_len:
             raise ValueError(f"{self.name} has {self.seq_len} characters, got {len(text)}")
@@ -242,13 +260,14 @@ class Task:
         """Read tokens written as numbers."""
         words = text.replace(",", " ").split()
         if len(words) != self.seq_len:
-            raise ValueError(f"{self.name} has {self.seq_len} tokens, got {len(words)}")
+            raise ValueError(f"wrong length: {self.name} has {self.seq_len} tokens, got {len(words)}")
+        most = self.vocab_size - 1 - self.numbers_from
         for place, word in enumerate(words):
-            if not (word.isascii() and word.isdecimal() and len(word) < 10 and int(word) < self.vocab_size):
+            if not (word.isascii() and word.isdecimal() and len(word) < 10 and int(word) <= most):
                 raise ValueError(
-                    f"illegal token {word[:20]!r} in {self.cell(place)} ({self.name} has 0 to {self.vocab_size - 1})"
+                    f"illegal token {word[:20]!r} in {self.cell(place)} ({self.name} has 0 to {most})"
                 )
-        return np.array([int(word) for word in words], dtype=np.int64)
+        return np.array([int(word) + self.numbers_from for word in words], dtype=np.int64)
 
     def decode(self, tokens: np.ndarray) -> str:
         """Write tokens (L,) as a file holds them, row-major; where there are letters, others become `?`."""

@@ -1,0 +1,1 @@
+"""What tables of puzzles have in common, and those that are no text of lines."""

@@ -1,0 +1,59 @@
+"""The columns of a table of puzzles, and one of its rows."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from eqrlab.core.messages import brief
+from eqrlab.datasets.faults import PuzzleFileError
+
+PAIRS = (
+    ("puzzle", "solution"),
+    ("question", "answer"),  # the published Sudoku-Extreme files
+    ("quizzes", "solutions"),  # the files of a million that most tutorials use
+    ("quiz", "solution"),
+    ("puzzles", "solutions"),
+    ("questions", "answers"),
+    ("inputs", "labels"),  # as the official folders name them
+    ("input", "output"),
+    ("input", "label"),
+)  # names of columns, in lower case
+
+
+class Line(NamedTuple):
+    """One puzzle as written: line number, characters, characters of the solution ("": none), further fields."""
+
+    number: int
+    puzzle: str
+    solution: str
+    extra: tuple[str, ...]
+
+
+def find_columns(place: str, header: Sequence[str]) -> tuple[int, int | None]:
+    """Find the puzzle and the solution column; capitals count as small letters, and solutions may be left out.
+
+    Raises
+    ------
+    ValueError
+        If one is missing or named twice; `place` is named.
+    """
+    spelt = {name for pair in PAIRS for name in pair} - set(header)
+    plain = [name.lower() if name.lower() in spelt else name for name in header]
+    for name, count in collections.Counter(plain).items():
+        if count > 1:
+            raise PuzzleFileError(f"{place}: column {brief(name)} stands {count} times in the header")
+    for puzzle, solution in PAIRS:
+        if puzzle in plain and solution in plain:
+            return plain.index(puzzle), plain.index(solution)
+    begun = [pair for pair in PAIRS if pair[0] in plain]
+    if begun and not any(solution in plain for _, solution in PAIRS):
+        return plain.index(begun[0][0]), None
+    puzzle, solution = next((pair for pair in (*begun, *PAIRS) if set(pair) & set(plain)), PAIRS[0])
+    missing = solution if puzzle in plain else puzzle
+    told = ", ".join(brief(name) for name in header[:6]) + (", ..." if len(header) > 6 else "")
+    raise PuzzleFileError(
+        f"{place}: column {missing!r} is missing; the header must name puzzle,solution or question,answer "
+        f"(solutions may be left out), it names {told}"
+    )

@@ -1,0 +1,269 @@
+"""Tables of puzzles that are no CSV: JSON lines, what pandas reads (parquet, feather), and NumPy arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eqrlab.core.messages import brief
+from eqrlab.datasets import checks
+from eqrlab.datasets.decode import read_text
+from eqrlab.datasets.faults import Fault, PuzzleFileError
+from eqrlab.datasets.formats.array_files import read_array
+from eqrlab.datasets.formats.columns import Line, find_columns
+from eqrlab.datasets.puzzles import Draw, PuzzleSet, rows_drawn
+from eqrlab.datasets.registry.lookup import task as task_named
+from eqrlab.datasets.text import scan_rows
+
+FRAMES = (".parquet", ".feather", ".arrow")
+ARRAYS = (".npy", ".npz")
+LINES = (".jsonl", ".ndjson")
+IGNORED = -100  # how most code writes a label that does not count
+_MOST_LINE = 1 << 24  # characters of one JSON object
+_MOST_MEMBER = 1 << 31  # bytes of an array within a .npz
+
+
+def is_table(path: Path) -> bool:
+    """Say whether a file is one that is read here, by its name."""
+    return path.name.lower().removesuffix(".gz").endswith((*FRAMES, *ARRAYS, *LINES))
+
+
+def as_field(value: Any) -> str:
+    """Return a value of a table as a CSV file would hold it: integers of lists, nested or not, set apart by spaces.
+
+    Raises
+    ------
+    ValueError
+        For a value that is neither text nor integers.
+
+    Examples
+    --------
+    >>> as_field([[1, 2], [3, 4]]), as_field("53..7"), as_field(None)
+    ('1 2 3 4', '53..7', '')
+    """
+    if value is None or (isinstance(value, float) and value != value):
+        return ""
+    if isinstance(value, str):
+        return value
+    cells: list[int] = []
+    stack = [value]
+    while stack:
+        one = stack.pop()
+        if isinstance(one, np.ndarray):
+            one = one.tolist()
+        if isinstance(one, list | tuple):
+            stack += reversed(one)
+        elif type(one) is int and abs(one) < 1 << 31:
+            cells.append(one)
+        else:
+            raise ValueError(f"a text or a list of integers is required, got {brief(one)}")
+    return " ".join(map(str, cells))
+
+
+def json_lines(path: Path, text: str) -> tuple[list[str], Iterator[Line | Fault]]:
+    """Split JSON lines: names of the further columns, then puzzles and lines that hold none.
+
+    Raises
+    ------
+    ValueError
+        If the first object names no puzzle.
+    """
+    numbered = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    if not numbered:
+        raise PuzzleFileError(f"{path}:1: no puzzles in this file")
+    first = _object(path, *numbered[0])
+    if isinstance(first, Fault):
+        raise PuzzleFileError(str(first))
+    header = list(first)
+    puzzle, solution = find_columns(f"{path}:{numbered[0][0]}", header)
+    extra = [name for k, name in enumerate(header) if k not in (puzzle, solution)]
+
+    def lines() -> Iterator[Line | Fault]:
+        for number, line in numbered:
+            values = _object(path, number, line)
+            if isinstance(values, Fault):
+                yield values
+            elif header[puzzle] not in values:
+                yield Fault(f"{path}:{number}", f"key {header[puzzle]!r} is missing")
+            else:
+                known = None if solution is None else values.get(header[solution])
+                yield _line(path, number, values[header[puzzle]], known, [values.get(name) for name in extra])
+
+    return extra, lines()
+
+
+def _object(path: Path, number: int, line: str) -> dict[str, Any] | Fault:
+    if len(line) > _MOST_LINE:
+        return Fault(f"{path}:{number}", f"more than {_MOST_LINE} characters in a line")
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return Fault(f"{path}:{number}", f"not JSON ({str(error)[:100]})")
+    if not isinstance(value, dict):
+        return Fault(f"{path}:{number}", f"a JSON object is required, got {brief(value)}")
+    return value
+
+
+def _line(path: Path, number: int, puzzle: Any, solution: Any, extra: list[Any]) -> Line | Fault:
+    try:
+        fields = as_field(puzzle), as_field(solution)
+    except ValueError as error:
+        return Fault(f"{path}:{number}", str(error))
+    return Line(number, *fields, tuple("" if value is None else str(value) for value in extra))
+
+
+def frame_rows(path: Path) -> tuple[list[str], Iterator[Line | Fault]]:
+    """Split a table that pandas reads, as `json_lines` does; rows count from 1.
+
+    Raises
+    ------
+    ValueError
+        If pandas or pyarrow is not installed, the file is broken, or it names no puzzle.
+    """
+    try:
+        import pandas
+        import pyarrow.feather
+        import pyarrow.parquet
+    except ImportError as error:
+        raise PuzzleFileError(
+            f"{path}: {path.suffix} files are read through pandas and pyarrow; pip install 'eqrlab[tables]' ({error})"
+        ) from None
+    read = pandas.read_parquet if path.suffix.lower() == ".parquet" else pandas.read_feather
+    try:
+        frame = read(path)
+    except (pyarrow.lib.ArrowException, ValueError, OSError, KeyError, MemoryError) as error:
+        raise PuzzleFileError(f"{path}: not a sound {path.suffix} file ({str(error)[:200]})") from error
+    header = [str(name) for name in frame.columns]
+    if not header:
+        raise PuzzleFileError(f"{path}: a table without columns")
+    puzzle, solution = find_columns(f"{path}", header)
+    extra = [k for k in range(len(header)) if k not in (puzzle, solution)]
+
+    def rows() -> Iterator[Line | Fault]:
+        for number, row in enumerate(frame.itertuples(index=False, name=None), start=1):
+            known = None if solution is None else row[solution]
+            yield _line(path, number, row[puzzle], known, [row[k] for k in extra])
+
+    return [header[k] for k in extra], rows()
+
+
+def arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None, tuple[int, int] | None]:
+    """Read tokens of a .npy or .npz file: puzzles (n, L), their labels, and the board where the arrays have its sides.
+
+    Raises
+    ------
+    ValueError
+        For arrays of another kind or shape.
+
+    Notes
+    -----
+    A .npy file holds puzzles alone; a .npz file `inputs` and `labels`, or other names that the header of a CSV file may
+    have.  Arrays (n, rows, columns) are boards.
+    """
+    if path.suffix.lower() == ".npy":
+        with open(path, "rb") as file:
+            return _flat(path, read_array(file, path.stat().st_size, path), None)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            puzzle, solution = find_columns(f"{path}", list(members))
+            names = list(members)
+            chosen = [members[names[k]] for k in (puzzle, solution) if k is not None]
+            found = []
+            for info in chosen:
+                if info.file_size > _MOST_MEMBER:
+                    raise PuzzleFileError(f"{path}: {info.filename} has more than {_MOST_MEMBER} bytes")
+                with archive.open(info) as member:
+                    data = member.read(info.file_size + 1)
+                found.append(read_array(io.BytesIO(data), len(data), path))
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+        raise PuzzleFileError(f"{path}: not a sound .npz file ({str(error)[:200]})") from error
+    return _flat(path, found[0], found[1] if len(found) > 1 else None)
+
+
+def _flat(
+    path: Path, inputs: np.ndarray, labels: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None, tuple[int, int] | None]:
+    """Return arrays with one row a puzzle, and the sides of boards."""
+    if inputs.ndim not in (2, 3) or not inputs.size:
+        raise PuzzleFileError(
+            f"{path}: puzzles (n, cells) or (n, rows, columns) are required, got {inputs.shape}"
+        )
+    if labels is not None and labels.shape != inputs.shape:
+        raise PuzzleFileError(
+            f"{path}: labels must have the shape {inputs.shape} of the inputs, got {labels.shape}"
+        )
+    board = (inputs.shape[1], inputs.shape[2]) if inputs.ndim == 3 else None
+    flat = [None if a is None else a.reshape(len(a), -1).astype(np.int64) for a in (inputs, labels)]
+    assert flat[0] is not None
+    return flat[0], flat[1], board
+
+
+def scan_table(
+    path: Path, task: str | None, limit: int | None, draw: Draw | None = None
+) -> tuple[PuzzleSet | None, list[Fault]]:
+    """Read a table as far as it is sound; see `files.scan`."""
+    name = path.name.lower().removesuffix(".gz")
+    if name.endswith(ARRAYS):
+        return _scan_arrays(path, task, limit, draw)
+    columns, rows = (
+        frame_rows(path) if name.endswith(FRAMES) else json_lines(path, read_text(path, json=True))
+    )
+    return scan_rows(path, task, columns, rows, limit, draw)
+
+
+def _scan_arrays(
+    path: Path, task: str | None, limit: int | None, draw: Draw | None
+) -> tuple[PuzzleSet | None, list[Fault]]:
+    """Make puzzles of arrays; labels of -100 do not count."""
+    inputs, labels, board = arrays(path)
+    inputs, labels = inputs[:limit], None if labels is None else labels[:limit]
+    if labels is not None:
+        labels = np.where(labels == IGNORED, 0, labels)
+    for what, tokens in (("the puzzle", inputs), ("the solution", labels)):
+        if tokens is not None and (tokens < 0).any():
+            row = int((tokens < 0).any(axis=1).argmax())
+            return None, [
+                Fault(f"{path}:{row}", f"{what} has token {tokens[row].min()}, tokens are 0 or more")
+            ]
+    known = task_named(task or "generic")
+    if known.sized is not None:
+        most = max(int(tokens.max()) for tokens in (inputs, labels) if tokens is not None)
+        shape = known.board if all(known.board) else board or (1, inputs.shape[1])
+        known = known.sized(known.vocab_size or most + 1, shape)
+    if inputs.shape[1] != known.seq_len:
+        return None, [
+            Fault(str(path), f"puzzles of {inputs.shape[1]} cells, {known.name} has {known.seq_len}")
+        ]
+    for what, tokens in (("the puzzle", inputs), ("the solution", labels)):
+        alien = None if tokens is None else (tokens >= known.vocab_size).any(axis=1)
+        if tokens is not None and alien is not None and alien.any():
+            row = int(alien.argmax())
+            reason = f"{what} has token {tokens[row].max()}, {known.name} has 0 to {known.vocab_size - 1}"
+            return None, [Fault(f"{path}:{row}", reason)]
+    available = len(inputs)
+    taken = rows_drawn(available, draw)
+    rows = np.arange(len(inputs)) if taken is None else taken
+    inputs, labels = inputs[rows], None if labels is None else labels[rows]
+    reasons = checks.faults(known.name, inputs, labels)
+    wrong = [Fault(f"{path}:{rows[row]}", reason) for row, reason in reasons.items()]
+    keep = [row for row in range(len(rows)) if row not in reasons]
+    if not keep:
+        return None, wrong
+    drawn = None if draw is None or taken is None else dataclasses.replace(draw, available=available)
+    puzzles = PuzzleSet(
+        inputs[keep],
+        None if labels is None or not labels.any() else labels[keep],
+        known.name,
+        source=str(path),
+        names=tuple(f"{path.name}:{rows[row]}" for row in keep),
+        draw=drawn,
+    )
+    return puzzles, wrong

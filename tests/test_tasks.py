@@ -1,0 +1,305 @@
+"""Tasks of any board and vocabulary: found by name and sizes, read from any file, judged, solved and drawn."""
+
+import gzip
+import json
+import time
+
+import numpy as np
+import pytest
+
+from eqrlab import datasets
+from eqrlab.datasets import PuzzleSet, batch_solver, read_puzzles, sudoku
+from eqrlab.datasets.checks import faults, uniqueness
+from eqrlab.datasets.sudoku import geometry, legal_clues
+
+# --- names and sizes
+
+
+def test_every_listed_task_is_one():
+    names = datasets.tasks()
+    assert "generic" in names and "sudoku9" in names and len(set(names)) == len(names)
+    assert all(datasets.task(name).name == name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("name", "board", "vocab"),
+    [
+        ("sudoku6", (6, 6), 8), ("sudoku6-3x2", (6, 6), 8), ("sudoku8-4x2", (8, 8), 10), ("sudoku12", (12, 12), 14),
+        ("sudoku16", (16, 16), 18), ("sudoku25", (25, 25), 27), ("maze7x12", (7, 12), 6), ("maze9", (9, 9), 6),
+        ("arc", (30, 30), 12), ("generic-7x8-v8", (7, 8), 8), ("generic-3-v114", (1, 3), 114),
+    ],
+)  # fmt: skip
+def test_names_tell_boards_and_vocabularies(name, board, vocab):
+    known = datasets.task(name)
+    assert (known.name, known.board, known.vocab_size) == (name, board, vocab)
+
+
+def test_usual_boxes_are_not_named():
+    assert datasets.task("sudoku6-2x3") is datasets.task("sudoku6")
+    assert datasets.task("sudoku12").boxes == (3, 4)
+
+
+@pytest.mark.parametrize(
+    "name", ["sudoku6-6x1", "sudoku7", "sudoku27", "maze4x9", "generic-0", "generic-v0", "chess"]
+)
+def test_names_of_no_task_are_answered_with_the_list(name):
+    with pytest.raises(ValueError, match=r"unknown; choose from sudoku4, .*, arc, generic \("):
+        datasets.task(name)
+
+
+# --- Sudoku of any boxes
+
+
+def solution(side, box=None):
+    """A board whose rows are shifts of each other, valid for its boxes."""
+    shape = geometry(side, box)
+    row, column = np.divmod(np.arange(shape.cells), side)
+    return (row % shape.box_rows * shape.box_columns + row // shape.box_rows + column) % side + 2
+
+
+@pytest.mark.parametrize(("side", "box"), [(6, (3, 2)), (8, (4, 2)), (12, (2, 6)), (16, None), (25, None)])
+def test_the_oracle_knows_the_boxes(side, box):
+    shape = geometry(side, box)
+    known = datasets.task(f"sudoku{side}" + (f"-{shape.box_rows}x{shape.box_columns}" if box else ""))
+    right = solution(side, box)[None]
+    puzzle = np.where(np.arange(shape.cells) % 2, right, 1)
+    assert known.oracle(puzzle, right).all()
+    spoilt = right.copy()
+    spoilt[0, [0, 2]] = spoilt[0, [2, 0]]
+    assert not known.oracle(puzzle, spoilt).any()
+    assert not known.oracle(right, np.roll(right, 1, axis=1)).any()
+
+
+def test_boxes_of_three_rows_are_not_boxes_of_two():
+    right = solution(6, (3, 2))[None]
+    assert (
+        datasets.oracle("sudoku6-3x2")(right, right).all()
+        and not datasets.oracle("sudoku6")(right, right).any()
+    )
+    assert "box" in faults("sudoku6", right, None)[0] and faults("sudoku6-3x2", right, None) == {}
+
+
+def test_boxes_are_told_by_the_solutions(tmp_path):
+    made = datasets.build("sudoku6-3x2", 4, "medium", seed=3)
+    datasets.write_csv(tmp_path / "a.csv", made)
+    datasets.write_npy_folder(tmp_path / "b", made)
+    for path in (tmp_path / "a.csv", tmp_path / "b"):
+        assert read_puzzles(path).task == "sudoku6-3x2"
+        with pytest.raises(ValueError, match="stands twice in box"):
+            read_puzzles(path, "sudoku6")
+
+
+@pytest.mark.parametrize("name", ["sudoku6-3x2", "sudoku12", "sudoku16", "maze7x12"])
+def test_disguises_keep_solutions_right_and_fingerprints_equal(name):
+    known = datasets.task(name)
+    if name.startswith("maze"):
+        made = datasets.build(name, 2, seed=1)
+        inputs, labels = made.inputs, made.labels
+    else:
+        labels = solution(known.board[0], known.boxes)[None]
+        inputs = np.where(np.random.default_rng(0).random(labels.shape) < 0.4, labels, 1)
+    many = np.repeat(inputs, 6, axis=0), np.repeat(labels, 6, axis=0)
+    puzzles, answers = known.augment(*many, np.random.default_rng(3))
+    assert known.oracle(puzzles, answers).all()
+    assert len(np.unique(puzzles, axis=0)) > len(inputs)
+    assert (known.fingerprint(puzzles) == known.fingerprint(many[0])).all()
+
+
+def test_letters_stand_for_digits_beyond_nine():
+    known = datasets.task("sudoku16")
+    text = known.decode(solution(16))
+    assert set(text) == set("123456789ABCDEFG")
+    np.testing.assert_array_equal(known.encode(text.lower()), solution(16))
+    numbers = " ".join(str(token - 1) for token in solution(16))
+    np.testing.assert_array_equal(known.encode(numbers), solution(16))
+
+
+@pytest.mark.parametrize("name", ["sudoku6-3x2", "sudoku8", "sudoku12", "sudoku16", "sudoku25"])
+def test_generated_puzzles_of_other_boards_have_one_solution(name):
+    made = datasets.build(name, 2, "easy", seed=4)
+    assert faults(name, made.inputs, made.labels) == {}
+    assert uniqueness(name, made.inputs)[0] == {} and not len(uniqueness(name, made.inputs)[1])
+
+
+def test_a_search_that_takes_too_long_says_so_instead_of_hanging():
+    board = geometry(25)
+    open_board = np.ones((1, board.cells), int)
+    began = time.monotonic()
+    found = batch_solver.count_solutions(open_board, 1 << 60, board=board, seconds=1.0)
+    assert time.monotonic() - began < 20 and not found.proved.any()
+
+
+def test_what_is_not_proved_is_not_called_wrong(monkeypatch):
+    known = datasets.task("sudoku16")
+    monkeypatch.setattr(batch_solver.time, "monotonic", iter(range(0, 10**9, 10**6)).__next__)
+    puzzle = np.where(np.arange(256) == 0, solution(16), 1)[None]
+    reasons, unproved = uniqueness("sudoku16", puzzle)
+    assert reasons == {} and unproved.tolist() == [0] and known.oracle(puzzle, solution(16)[None]).all()
+
+
+def test_legal_clues_are_those_without_conflict():
+    inputs = np.where(np.arange(36) % 5 == 0, solution(6), 1)[None]
+    legal = legal_clues(inputs)
+    for cell in range(36):
+        for token in range(8):
+            tried = inputs.copy()
+            tried[0, cell] = token
+            fits = inputs[0, cell] == 1 and token >= 2 and not sudoku.conflicts(tried)[0]
+            assert legal[0, cell, token] == fits
+
+
+def test_mazes_and_generic_tasks_have_no_clues():
+    assert all(datasets.task(name).clues is None for name in ("maze9", "arc", "generic-3-v9"))
+
+
+# --- mazes of any rectangle
+
+
+def test_rectangular_mazes_are_made_and_judged(tmp_path):
+    made = datasets.build("maze7x12", 3, "several", seed=2)
+    assert made.inputs.shape == (3, 84) and made.oracle(made.inputs, made.labels).all()
+    datasets.write_csv(tmp_path / "a.csv", made)
+    again = read_puzzles(tmp_path / "a.csv", "maze7x12")
+    np.testing.assert_array_equal(again.labels, made.labels)
+    assert len(datasets.render("maze7x12", made.inputs[0])) == 7
+    datasets.write_npy_folder(tmp_path / "folder", made)  # which says its sides
+    assert read_puzzles(tmp_path / "folder").task == "maze7x12"
+
+
+# --- generic puzzles
+
+
+def addition(n=40, modulus=113):
+    rng = np.random.default_rng(0)
+    pair = rng.integers(0, modulus, (n, 2)) + 1
+    return np.column_stack([pair, np.full(n, 114)]), np.column_stack(
+        [np.zeros((n, 2), int), (pair.sum(1) - 2) % modulus + 1]
+    )
+
+
+def test_any_official_folder_is_read(tmp_path):
+    inputs, labels = addition()
+    datasets.write_npy_folder(tmp_path, PuzzleSet(inputs, labels, "generic-3-v115"))
+    found = read_puzzles(tmp_path)
+    assert found.task == "generic-3-v115" and found.oracle is None
+    np.testing.assert_array_equal(found.labels, labels)
+
+
+def test_a_folder_may_tell_the_sides_of_its_board(tmp_path):
+    tokens = np.random.default_rng(0).integers(1, 8, (5, 56))
+    datasets.write_npy_folder(tmp_path, PuzzleSet(tokens, tokens, "generic-7x8-v8"))
+    assert read_puzzles(tmp_path).task == "generic-7x8-v8"
+    header = json.loads((tmp_path / "test/dataset.json").read_text())
+    del header["board"]
+    (tmp_path / "test/dataset.json").write_text(json.dumps(header))
+    assert read_puzzles(tmp_path).task == "generic-56-v8"
+    assert read_puzzles(tmp_path, "generic-7x8").task == "generic-7x8-v8"
+    with pytest.raises(ValueError, match=r"dataset.json:1: has 8 tokens on 56 cells, sudoku9 has 11 on 81"):
+        read_puzzles(tmp_path, "sudoku9")
+    with pytest.raises(ValueError, match="has 8 tokens on 56 cells, generic-7x9-v8 has 8 on 63"):
+        read_puzzles(tmp_path, "generic-7x9")
+
+
+def written(tmp_path, kind):
+    """The same 40 puzzles in a file of some kind."""
+    inputs, labels = addition()
+    rows = [(" ".join(map(str, a)), " ".join(map(str, b))) for a, b in zip(inputs, labels, strict=True)]
+    path = tmp_path / f"a{kind}"
+    if kind in (".csv", ".csv.gz", ".tsv"):
+        gap = "\t" if kind == ".tsv" else ","
+        text = "\n".join(gap.join(row) for row in [("Quizzes", "Solutions"), *rows]).encode()
+        path.write_bytes(gzip.compress(text) if kind.endswith("gz") else text)
+    elif kind == ".jsonl":
+        lines = ({"input": a, "output": b} for a, b in zip(inputs.tolist(), labels.tolist(), strict=True))
+        path.write_text("\n".join(map(json.dumps, lines)))
+    elif kind == ".npz":
+        np.savez(path, inputs=inputs, labels=np.where(labels == 0, -100, labels))
+    else:
+        pandas = pytest.importorskip("pandas")
+        pytest.importorskip("pyarrow")
+        frame = pandas.DataFrame({"puzzle": list(inputs), "solution": list(labels), "source": "made"})
+        (frame.to_parquet if kind == ".parquet" else frame.to_feather)(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", [".csv", ".csv.gz", ".tsv", ".jsonl", ".npz", ".parquet", ".feather"])
+def test_every_kind_of_file_gives_the_same_puzzles(tmp_path, kind):
+    inputs, labels = addition()
+    found = read_puzzles(written(tmp_path, kind), unique=True)
+    assert found.task == "generic-3-v115" and found.unproved == 0
+    np.testing.assert_array_equal(found.inputs, inputs)
+    np.testing.assert_array_equal(found.labels, labels)
+    few = read_puzzles(written(tmp_path, kind), draw=datasets.Draw(7, 1))
+    assert len(few) == 7 and few.draw.available == 40
+    assert len(read_puzzles(written(tmp_path, kind), "generic-3-v200", limit=3)) == 3
+
+
+def test_a_parquet_file_without_pandas_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"read through .* pip install 'eqrlab\[tables\]'"):
+        read_puzzles(tmp_path / "a.parquet")
+
+
+def test_a_broken_parquet_file_is_refused(tmp_path):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1" + b"\0" * 90 + b"PAR1")
+    with pytest.raises(ValueError, match=r"a.parquet: not a sound .parquet file"):
+        read_puzzles(tmp_path / "a.parquet")
+
+
+def test_sudoku_in_json_lines_and_numbers(tmp_path):
+    made = datasets.build("sudoku4", 3, "easy", seed=1)
+    lines = [
+        json.dumps({"Puzzle": (a - 1).reshape(4, 4).tolist(), "Solution": (b - 1).tolist(), "note": k})
+        for k, (a, b) in enumerate(zip(made.inputs, made.labels, strict=True))
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    found = read_puzzles(tmp_path / "a.jsonl", "sudoku4")
+    np.testing.assert_array_equal(found.inputs, made.inputs)
+    np.testing.assert_array_equal(found.labels, made.labels)
+    assert found.columns["note"] == ("0", "1", "2")
+
+
+def test_an_array_with_three_axes_is_a_board(tmp_path):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).integers(1, 8, (5, 7, 8)))
+    found = read_puzzles(tmp_path / "a.npy")
+    assert datasets.task(found.task).board == (7, 8) and found.labels is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.csv", "puzzle,solution\n1 2 3,1 2 3\n1 2,1 2\n", "a.csv:3: wrong length: the puzzle has 2 tokens"),
+        ("a.csv", "puzzle,solution\n1 2 3,1 2\n", "a.csv:2: wrong length: the solution has 2 tokens"),
+        ("a.csv", "puzzle,solution\n1 2 3,1 2 x\n", "a.csv:2: solution: illegal token 'x' in place 3"),
+        ("a.csv", "puzzle,solution\n1 2 3,1 2 -5\n", "a.csv:2: solution: illegal token '-5' in place 3"),
+        ("a.jsonl", '{"puzzle": [1, 2]}\n{"puzzle": [1, 2.5]}\n', "a.jsonl:2: a text or a list of integers is req"),
+        ("a.jsonl", '{"puzzle": [1, 2]}\n{"solution": [1, 2]}\n', "a.jsonl:2: key 'puzzle' is missing"),
+        ("a.jsonl", '{"puzzle": [1, 2]}\n{"puzz\n', "a.jsonl:2: not JSON"),
+        ("a.jsonl", '{"tokens": [1, 2]}\n', "a.jsonl:1: column 'puzzle' is missing"),
+        ("a.jsonl", "[1, 2]\n", "a.jsonl:1: a JSON object is required, got a list"),
+        ("a.npy", b"\x93NUMPY", "a.npy: broken .npy file"),
+        ("a.npz", b"PK", "a.npz: not a sound .npz file"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_table_is_said_with_its_place(tmp_path, name, content, reason):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError) as error:
+        read_puzzles(path)
+    assert reason in str(error.value)
+
+
+def test_labels_beyond_the_vocabulary_are_named(tmp_path):
+    np.savez(tmp_path / "a.npz", inputs=np.ones((4, 3), int), labels=np.array([[1, 1, 1]] * 3 + [[1, 9, 1]]))
+    with pytest.raises(ValueError, match=r"a.npz:3: the solution has token 9, generic-3-v8 has 0 to 7"):
+        read_puzzles(tmp_path / "a.npz", "generic-3-v8")
+
+
+def test_groups_are_written_back(tmp_path):
+    tokens = np.arange(1, 13).reshape(6, 2)
+    one = PuzzleSet(tokens, tokens, "generic-2-v20", {"group": ("0", "0", "1", "2", "2", "2")})
+    datasets.write_npy_folder(tmp_path, one)
+    assert np.load(tmp_path / "test/all__group_indices.npy").tolist() == [0, 2, 3, 6]
+    assert read_puzzles(tmp_path).columns["group"] == one.columns["group"]

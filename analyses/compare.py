@@ -40,6 +40,7 @@ def puzzle_quantities(groups: Groups) -> dict[str, np.ndarray]:
         "spurious mass": basins.spurious_mass.values,
         **shares,
         "residual AUC within puzzle": alignment.auc_puzzle.values[:, -1],
+        **_signal_aucs(groups),
         UNBOUNDED[0]: settling,
         **(
             {UNBOUNDED[1]: groups["spectrum"].spectral_radius.values[:, 0].astype(float)}
@@ -47,6 +48,16 @@ def puzzle_quantities(groups: Groups) -> dict[str, np.ndarray]:
             else {}
         ),
     }
+
+
+def _signal_aucs(groups: Groups) -> dict[str, np.ndarray]:
+    """Return the AUC within each puzzle (P,) of the signals beside the residual, where they were measured."""
+    if "signals" not in groups or "auc_puzzle" not in groups["signals"]:
+        return {}
+    names = [str(name) for name in groups["signals"].signal.values]
+    values = groups["signals"].auc_puzzle.transpose("puzzle", "signal").values
+    shown = ("answer_entropy", "halting", "settle_time")
+    return {f"{n} AUC within puzzle": values[:, i] for i, n in enumerate(names) if n in shown}
 
 
 def compare(results: Mapping[str, Groups], *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:

@@ -117,6 +117,16 @@ def test_least_risk_area_bounds_every_area_and_intervals_hold_their_estimates():
         assert (low <= value + 1e-9).all() and (value <= high + 1e-9).all(), name
 
 
+def test_the_auc_of_each_puzzle_is_kept_and_averages_to_that_within():
+    found = at.signals(random_ensemble(seed=7))
+    np.testing.assert_allclose(
+        np.nanmean(found.auc_puzzle.values, axis=0), found.auc_within.values, rtol=1e-12
+    )
+    right = random_ensemble(seed=7).correct.values[:, :, 0]
+    both = right.any(1) & ~right.all(1)
+    assert (np.isfinite(found.auc_puzzle.values) == both[:, None]).all()
+
+
 def test_few_puzzles_choose_no_signal_and_unknown_correctness_is_refused():
     found = at.signals(random_ensemble(puzzles=3))
     assert found.attrs["trusted"] == "none" and np.isnan(found.trusted_accuracy)

@@ -40,11 +40,11 @@ def signals(
     xarray.Dataset
         Over signal, named as the selectors that go by it (`top1_converged` is the residual, `majority` the share of
         the restarts that agree): `auc_within` = P(the wrong one of a right and a wrong run of a puzzle looks worse),
-        mean over puzzles that have both; `auc_across` = the same of runs of different puzzles; `accuracy` of the answer
-        chosen among all restarts, `gain` of it over one restart and `over_residual` over choosing by the residual;
-        `risk(signal, coverage)` = share of wrong answers when only that share of the puzzles is answered, those whose
-        chosen answers look best; `risk_area`, its mean over all coverages, and `least_risk_area`, what it would be if
-        right answers came first.  All with `_low`, `_high`.
+        mean of `auc_puzzle(puzzle, signal)` over puzzles that have both; `auc_across` = the same of runs of different
+        puzzles; `accuracy` of the answer chosen among all restarts, `gain` of it over one restart and `over_residual`
+        over choosing by the residual; `risk(signal, coverage)` = share of wrong answers when only that share of the
+        puzzles is answered, those whose chosen answers look best; `risk_area`, its mean over all coverages, and
+        `least_risk_area`, what it would be if right answers came first.  All with `_low`, `_high`.
         `held_out(puzzle)`: the half that did not choose the signal; `trusted_accuracy`, and `trusted_gain` over
         choosing by the residual, on that half, with bounds.  Attributes: `trusted`, the signal most accurate on the
         first half (of equals the one of least risk area), "none" with fewer than 4 puzzles; `warning`, a sentence where
@@ -84,7 +84,7 @@ def signals(
     score = np.stack([selector_score(ensemble, name, depth) for name in names])
     chance = np.stack([least(values, correct, restarts) for values in score], axis=1)  # (puzzle, signal)
     single = correct.mean(1, keepdims=True)
-    within, across = _aucs(score, ~correct, draw)
+    within, across, each_puzzle = _aucs(score, ~correct, draw)
     best = score.min(2)
     half = _halves(puzzles, seed)
     variables: dict[str, schema.Variable] = {}
@@ -126,6 +126,7 @@ def signals(
         ("trusted_gain", on_half[1], "that accuracy above that of least residual, on the same half"),
     ):
         variables |= value.variables(name, (), text)
+    variables["auc_puzzle"] = (("puzzle", "signal"), each_puzzle, "that AUC within the puzzle")
     variables["held_out"] = (("puzzle",), half, "of the half that did not choose the trusted signal")
     gain = Interval.of(schema.dataset(variables, {}), "gain", 0)
     attributes = {
@@ -137,12 +138,15 @@ def signals(
     return schema.dataset(variables, attributes, coordinates)
 
 
-def _aucs(score: np.ndarray, wrong: np.ndarray, draw: dict[str, Any]) -> tuple[Interval, Interval]:
-    """Return the AUC of scores (signal, puzzle, restart) within and across puzzles, each (signal,)."""
+def _aucs(
+    score: np.ndarray, wrong: np.ndarray, draw: dict[str, Any]
+) -> tuple[Interval, Interval, np.ndarray]:
+    """Return the AUC of scores (signal, puzzle, restart) within and across puzzles (signal,), and in each puzzle."""
+    puzzles = np.empty((wrong.shape[0], len(score)))
     found: tuple[list[tuple], list[tuple]] = ([], [])
-    for values in score:
+    for i, values in enumerate(score):
         pooled = PooledAuc(values, wrong)
-        each = pooled.within()
+        each = puzzles[:, i] = pooled.within()
         known, both = np.isfinite(each), np.nan_to_num(each)
         defined = known.sum()
         inner = lambda w, k=known, b=both: float(w @ b / (w @ k)) if (w @ k) > 0 else np.nan
@@ -150,7 +154,7 @@ def _aucs(score: np.ndarray, wrong: np.ndarray, draw: dict[str, Any]) -> tuple[I
         for kind, (statistic, count) in enumerate(((inner, defined), (pooled.across, having))):
             found[kind].append(_bounded(statistic, len(wrong), int(count), draw))
     within, across = (Interval(*map(np.array, zip(*rows, strict=True))) for rows in found)
-    return within, across
+    return within, across, puzzles
 
 
 def _bounded(

@@ -222,6 +222,7 @@ GROUPS = (
                  "share of wrong answers among the puzzles answered, those whose answers look best", least=0, most=1),
         Variable("trusted_accuracy", "-", FLOAT, "accuracy of the trusted signal on the half that did not choose it"),
         Variable("trusted_gain", "-", FLOAT, "that accuracy above that of least residual, on the same half"),
+        Variable("auc_puzzle?", "puzzle signal", FLOAT, "that AUC within the puzzle", least=0, most=1),
         Variable("held_out", "puzzle", BOOL, "of the half that did not choose the trusted signal"),
     )),
     Group("modes",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from matplotlib.figure import Figure
 from eqrlab import attractors as at
 from eqrlab.analyses.figures.planes import plane_picture
 from eqrlab.analyses.figures.style import COLOURS, styled
+from eqrlab.analyses.studies.ladder.plot import write_svg
+from eqrlab.attractors.statistics.intervals import proportion_interval
 from eqrlab.core import MapSystem, load
 from eqrlab.datasets import bundled
 
@@ -67,6 +70,25 @@ def spectrum() -> Figure:
     return figure
 
 
+@styled
+def calibration() -> Figure:
+    """Predicted probabilities of modes and how often they came true, as `bench_calibration.py` measured them."""
+    stored = json.loads((HERE.parent / "tests/benchmarks/results.json").read_text())["reliability"]
+    told = np.array([float(name) for name in stored])
+    share, count = (
+        np.array([float(row[name]) for row in stored.values()]) for name in ("true in", "predictions")
+    )
+    low, high = proportion_interval(np.round(share * count).astype(int), count.astype(int))
+    figure = Figure(figsize=(5, 4.4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=COLOURS["muted"], linewidth=1)
+    bars = np.clip((share - low, high - share), 0, 1)
+    axes.errorbar(told, share, bars, fmt="o", color=COLOURS["right"], markersize=4, linewidth=1)
+    axes.set(xlabel="predicted probability of a mode", ylabel="how often it was the mode, 95 % intervals")
+    return figure
+
+
 if __name__ == "__main__":
     for name, draw in {"methods/plane": plane, "methods/spectrum": spectrum}.items():
         draw().savefig(HERE / f"{name}.png", dpi=110, facecolor="white", bbox_inches="tight")
+    write_svg(calibration(), HERE / "methods/calibration.svg")

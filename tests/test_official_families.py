@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import sys
 import types
 from pathlib import Path
@@ -532,6 +533,18 @@ def test_a_file_with_its_own_configuration_needs_no_other_and_a_revision_can_be_
     write(folder / "owner/models", eqr_trainer_file(model, model), None, "trm.pth")
     assert_same_outputs(model, load("hf://owner/models@v2/trm.pth"))
     assert {revision for _, _, revision in asked} == {"v2"}
+
+
+def test_a_model_in_several_files_is_fetched_whole(hub):
+    from tests.test_layouts import shards
+
+    folder, asked = hub
+    model = model_of("hrm")
+    shards(folder / "owner/models", official_tensors(model, ""), 3)
+    (folder / "owner/models/config.json").write_text(json.dumps(official_config(model)))
+    address = "hf://owner/models/model.safetensors.index.json"
+    assert_same_outputs(model, load(address, seq_len=6))
+    assert [name for _, name, _ in asked][1:4] == [f"model-0000{k}-of-00003.safetensors" for k in (1, 2, 3)]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 from pathlib import Path
 
+from eqrlab.core.checkpoints import shards
 from eqrlab.core.errors import CheckpointError
 from eqrlab.core.messages import one_line
 
@@ -13,7 +14,7 @@ _CONFIGS = ("all_config.yaml", "config.yaml", "config.json")  # plain weights ne
 
 
 def fetch(address: str) -> Path:
-    """Download a checkpoint, and the configuration beside it if there is one, into the hub's cache.
+    """Download a checkpoint, its other files, and the configuration beside it if there is one, into the hub's cache.
 
     Parameters
     ----------
@@ -44,11 +45,14 @@ def fetch(address: str) -> Path:
             f"{address}: needs the package huggingface_hub; run: pip install 'eqrlab[hub]'"
         ) from None
     where = {"repo_id": f"{owner}/{repository}", "revision": revision or None}
+    beside = posixpath.dirname(name)
     try:
         path = Path(hf_hub_download(filename=name, **where))
+        for shard in shards.files_of(path):
+            hf_hub_download(filename=posixpath.join(beside, shard), **where)
         for config in _CONFIGS:
             try:
-                hf_hub_download(filename=posixpath.join(posixpath.dirname(name), config), **where)
+                hf_hub_download(filename=posixpath.join(beside, config), **where)
             except EntryNotFoundError:
                 continue
             break

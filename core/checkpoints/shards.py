@@ -51,6 +51,17 @@ def read(index: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def files_of(path: Path) -> list[str]:
+    """Return the names of the files that an index names; of other files none.
+
+    Raises
+    ------
+    CheckpointError
+        See `read`.
+    """
+    return sorted(set(_weight_map(path).values())) if path.name.endswith(INDEX) else []
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a checkpoint: of the file, or of the digests of the index and its shards by name."""
     index = index_of(path)

@@ -416,7 +416,7 @@ def test_settings_change_own_files_too(tmp_path):
 
 def shards(folder, tensors, count=2):
     """Write tensors as the hub does: some files, and an index of where each tensor is."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     names, where = sorted(tensors), {}
     for k in range(count):
         file = f"model-{k + 1:05d}-of-{count:05d}.safetensors"

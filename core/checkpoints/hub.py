@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Sequence
 from pathlib import Path
 
 from eqrlab.core.checkpoints import shards
@@ -60,3 +61,46 @@ def fetch(address: str) -> Path:
         reason = str(error).strip() or type(error).__name__
         raise CheckpointError(f"{address}: the hub does not give it ({reason[:300]})") from None
     return path
+
+
+def repository(address: str) -> tuple[str, str]:
+    """Return repository (owner/name) and folder in it that an address hf://owner/repository[/folder] means.
+
+    Raises
+    ------
+    CheckpointError
+        When it is none.
+    """
+    owner, _, rest = address.removeprefix(SCHEME).partition("/")
+    name, _, folder = rest.partition("/")
+    odd = {".", ".."} & set(folder.split("/")) or one_line(address, 2000) != address or "@" in name
+    if odd or not all((address.startswith(SCHEME), owner, name)):
+        raise CheckpointError(f"{address}: an address hf://owner/repository, or a folder in it, is required")
+    return f"{owner}/{name}", folder.strip("/")
+
+
+def push(folder: Path, address: str, files: Sequence[str], *, private: bool = False) -> str:
+    """Upload files of a folder to a repository of models, which is made where it is not there; return its address.
+
+    Raises
+    ------
+    CheckpointError
+        When the address is none, huggingface_hub is not installed, or the hub refuses.
+    """
+    where, below = repository(address)
+    try:
+        from huggingface_hub import HfApi
+    except ImportError:
+        raise CheckpointError(
+            f"{address}: needs the package huggingface_hub; run: pip install 'eqrlab[hub]'"
+        ) from None
+    try:
+        api = HfApi()
+        api.create_repo(where, repo_type="model", private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=where, folder_path=str(folder), path_in_repo=below or None, allow_patterns=list(files)
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip() or type(error).__name__
+        raise CheckpointError(f"{address}: the hub does not take it ({reason[:300]})") from None
+    return address

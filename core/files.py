@@ -37,9 +37,9 @@ def sha256(path: str | Path) -> str:
 
 
 def what_is_wrong(path: Path) -> str | None:
-    """Say why a path cannot be a checkpoint, before it is opened: pipes and devices may have no end."""
+    """Say why a path is no file to read, before it is opened: pipes and devices may have no end."""
     if path.is_dir():
-        return "is a directory"
+        return "is a folder"
     if path.is_file():
         return None
     return "is no regular file" if path.exists() else "no such file"

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from eqrlab.core.files import what_is_wrong
+
 MOST = 1 << 20  # bytes of a file of options ...
 MOST_LOG = 1 << 26  # ... and of a log
 
@@ -19,10 +21,8 @@ def require_regular(*paths: Path) -> None:
         Naming the first that is something else.
     """
     for path in paths:
-        if path.is_dir():
-            raise ValueError(f"{path}: is a folder, a file is expected")
-        if path.exists() and not path.is_file():
-            raise ValueError(f"{path}: is no regular file")
+        if path.exists() and (problem := what_is_wrong(path)):
+            raise ValueError(f"{path}: {problem}, a file is expected")
 
 
 def read_text(path: Path, most: int = MOST) -> str:

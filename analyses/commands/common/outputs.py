@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from eqrlab.core.regular import require_regular
+
 SOURCES = ("checkpoint", "checkpoints", "puzzles", "test_puzzles", "source", "file", "archives", "like",
            "against", "exclude")  # fmt: skip
 READ = (".npy", ".json", ".safetensors", ".csv", ".gz")  # of a folder that is an input
@@ -26,11 +28,7 @@ def require_writable(folder: Path, *names: str) -> None:
         When one cannot be written.
     """
     targets = [folder / name for name in names]
-    for target in targets:
-        if target.is_dir():
-            raise ValueError(f"{target}: is a folder, and a file is to be written there")
-        if target.exists() and not target.is_file():
-            raise ValueError(f"{target}: is no regular file, and a file is to be written there")
+    require_regular(*targets)
     _require_others(targets)
     try:
         folder.mkdir(parents=True, exist_ok=True)

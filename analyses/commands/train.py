@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import click
 import numpy as np
@@ -254,18 +254,7 @@ def _run(
 @opt.quiet
 @opt.checkpoint
 def evaluate(
-    checkpoint: str,
-    puzzles: str | None,
-    split: str,
-    limit: int | None,
-    depth: int,
-    restarts: int,
-    commit: float | None,
-    seed: int,
-    noise: float | None,
-    device: str,
-    as_json: bool,
-    quiet: bool,
+    checkpoint: str, commit: float | None, as_json: bool, quiet: bool, **given: Unpack[opt.Given]
 ) -> None:
     """Measure the exact and the cell accuracy of a checkpoint.
 
@@ -283,29 +272,21 @@ def evaluate(
 
     reasoner = load_checkpoint(checkpoint)
     task = opt.asked_task()
+    puzzles, split, restarts = given["puzzles"], given["split"], given["restarts"]
     chosen = read_puzzles(puzzles, task, split) if puzzles else bundled_for(task or reasoner.task, split)
     chosen = as_the_model_has_it(reasoner, chosen)
-    chosen, unsolvable = _solvable(chosen.take(slice(limit)))
+    chosen, unsolvable = _solvable(chosen.take(slice(given["limit"])))
     if unsolvable:
         click.echo(f"eqrlab: {_left_out(unsolvable, len(chosen))}", err=True)
     if commit is not None:
         clues_of(chosen.task)  # refused before anything is run
-    result = measure(
-        reasoner,
-        chosen,
-        depth=depth,
-        restarts=restarts,
-        noise=noise,
-        seed=seed,
-        device=device,
-        progress=not (as_json or quiet) and sys.stderr.isatty(),
-    )
-    tried = None
+    runs: dict[str, Any] = {name: given[name] for name in ("depth", "restarts", "noise", "seed", "device")}
+    runs["progress"] = not (as_json or quiet) and sys.stderr.isatty()
+    result, tried = measure(reasoner, chosen, **runs), None
     if commit is not None:
         tried = commit_trial(
-            reasoner, chosen, commit, restarts=restarts if restarts > 1 else STAGE, depth=depth, noise=noise,
-            seed=seed, device=device, progress=not (as_json or quiet) and sys.stderr.isatty(),
-        )  # fmt: skip
+            reasoner, chosen, commit, **runs | {"restarts": restarts if restarts > 1 else STAGE}
+        )
         result["commit"] = commit_figures(tried)
     result = {"checkpoint": checkpoint, **result, "unsolvable": len(unsolvable)}
     if as_json:
@@ -314,12 +295,12 @@ def evaluate(
     lines = {
         "checkpoint": f"{checkpoint} ({reasoner.family})",
         "puzzles": f"{result['puzzles']} of {chosen.task} ({Path(chosen.source).name or chosen.source})",
-        "run": f"depth {depth}, restarts {restarts}, noise {result['noise']:g}, seed {seed}",
+        "run": f"depth {given['depth']}, restarts {restarts}, noise {result['noise']:g}, seed {given['seed']}",
         "exact": _share(result["exact"]),
         "cells": _share(result["cells"])
         if result["cells"]
         else "not known: the puzzles come without solutions",
-        **({"halting": _halting(result["halting"], depth)} if result["halting"] else {}),
+        **({"halting": _halting(result["halting"], given["depth"])} if result["halting"] else {}),
     }
     click.echo("\n".join(aligned(lines)))
     if tried is not None:

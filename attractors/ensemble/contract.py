@@ -12,6 +12,7 @@ import xarray as xr
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from eqrlab.attractors.ensemble.place import Place
 from eqrlab.core import KeyedNoise, System
 from eqrlab.core.models.families import built_in
 from eqrlab.core.models.reasoner import cast_floating, take_rows
@@ -102,8 +103,7 @@ def check_system(
     first_restart: int,
     seed: int,
     noisy: bool,
-    device: torch.device,
-    dtype: torch.dtype | None,
+    place: Place,
 ) -> None:
     """Make sure that a system keeps its promises on a few of the rows that are about to be run.
 
@@ -111,7 +111,7 @@ def check_system(
     ----------
     tokens, identifiers
         All puzzles (P, L), and their identifiers (P,).
-    initial, restarts, first_restart, seed, noisy, device, dtype
+    initial, restarts, first_restart, seed, noisy, place
         Of the run.
 
     Raises
@@ -131,6 +131,7 @@ def check_system(
         return
     few, known = tokens[:_PUZZLES], None if identifiers is None else identifiers[:_PUZZLES]
     keys = puzzle_keys(seed, few, known)
+    device, dtype = place.device, place.dtype
     x = cast_floating(_encoded(system, few.to(device), known), dtype, device)
     many = len(few)
     places = [(i % many, i // many) for i in range(_ROWS)]

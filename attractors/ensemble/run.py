@@ -106,7 +106,7 @@ class Run(Recipe):
         )  # fmt: skip
         check_system(
             run.system, tokens, identifiers, initial=initial, restarts=run.restarts,
-            first_restart=run.first_restart, seed=run.seed, noisy=noise > 0, device=place.device, dtype=place.dtype,
+            first_restart=run.first_restart, seed=run.seed, noisy=noise > 0, place=place,
         )  # fmt: skip
         return run
 

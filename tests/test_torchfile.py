@@ -39,7 +39,7 @@ def test_files_of_other_kinds_are_refused(tmp_path):
     refused(path, "without the one data.pkl")
     path.unlink()
     path.mkdir()
-    refused(path, "is a directory")
+    refused(path, "a folder without a checkpoint")
 
 
 def test_the_format_before_version_1_6_is_refused_with_its_remedy(tmp_path):

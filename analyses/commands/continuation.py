@@ -232,7 +232,7 @@ def event_lines(found: xr.Dataset) -> list[str]:
         lines.append((mass[i, p, b], line(i, p, b, f"born between {values[i - 1]:g} and {values[i]:g}")))
     for i, p, b in zip(*np.nonzero(alive[:-1] & ~alive[1:]), strict=True):
         goes = int(found["goes_to"].values[i, p, b])
-        fate = {-1: "settle nowhere", -2: "go to several"}.get(goes, f"go to {goes + 1}")
+        fate = {-1: "never settle", -2: "go to several"}.get(goes, f"go to {goes + 1}")
         text = line(i, p, b, f"dies between {values[i]:g} and {values[i + 1]:g}")
         lines.append((mass[i, p, b], text + (f": its states {fate}" if by_state else "")))
     lines.sort(key=lambda pair: -pair[0])

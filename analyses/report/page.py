@@ -241,7 +241,7 @@ def _judged(
             (
                 "Attractor reached",
                 tables.reached_text(basins),
-                "of runs; the others were unfinished or settle nowhere",
+                "of runs; the others were unfinished or never settle",
             ),
         ],
         "strip": tables.mode_strip(modes),

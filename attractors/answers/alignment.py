@@ -32,8 +32,8 @@ def alignment(
     Returns
     -------
     xarray.Dataset
-        Over depth (powers of two and the last step): `auc` = P(the wrong one of a right and a wrong run has the higher
-        residual), pooled over puzzles, `auc_within` = its mean over puzzles that have both, `spearman` = rank
+        Over depth (powers of two and the last step): `auc` = probability that a wrong run has a higher residual
+        than a right one, pooled over puzzles, `auc_within` = its mean over puzzles that have both, `spearman` = rank
         correlation of residual and error (share of wrong cells; without labels, wrong or right), each with `_low`,
         `_high`; `status` says why a value is NaN.  `auc_puzzle(puzzle, depth)`.  `accuracy(selector, depth)` with
         `_low`, `_high`, and `accuracy_puzzle(puzzle, selector, depth)`: `top1_converged` (least mean residual over the

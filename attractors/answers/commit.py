@@ -51,9 +51,9 @@ def commit(
     cells: str = "confident",
     **options: Unpack[CommitOptions],
 ) -> xr.Dataset:
-    """Answer every puzzle by some restarts; where none is accepted, by as many on the puzzle with clues of their own.
+    """Answer each puzzle by restarts; where none is accepted, restart with each run's surest cells as clues.
 
-    Beside it stands the same number of further restarts of the puzzle as it is, at equal cost.
+    For comparison the same number of further restarts of the unchanged puzzle is made, at equal cost.
 
     Parameters
     ----------

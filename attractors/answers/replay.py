@@ -24,7 +24,7 @@ def replay(
     confidence: float = 0.95,
     resamples: int = 1000,
 ) -> xr.Dataset:
-    """Tell what `adaptive` would have done with the runs of an ensemble.
+    """Apply a policy to the stored runs of an ensemble, as `adaptive` would have applied it to fresh ones.
 
     Parameters
     ----------
@@ -145,7 +145,8 @@ def best_policy(
     Parameters
     ----------
     ensemble
-        Of puzzles other than those on which the policy will be judged: the best of many looks better than it is.
+        Of puzzles other than those on which the policy will be judged: the best of many candidates looks better on
+        the puzzles that chose it than it is.
     policies
         Candidates.
     accuracy

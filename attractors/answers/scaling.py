@@ -27,7 +27,7 @@ def scaling(
     resamples: int = 1000,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Tell how accurate every selector is with B restarts of D steps, for all D and B within an ensemble.
+    """Compute the accuracy of every selector with B restarts of D steps, for all D and B up to the ensemble's.
 
     Parameters
     ----------
@@ -50,8 +50,8 @@ def scaling(
         holds.  `accuracy_puzzle(puzzle, selector, depth, breadth)`.  Over (depth, breadth): `nfe` = D B, `nle` =
         equivalent layers, `top1_minus_majority` with bounds and `top1_worse` where all of its interval is below 0,
         `nfe_first_to_halt` with bounds = steps spent when all restarts of a puzzle stop with the first that halts,
-        `path_gap` with bounds = chance that two restarts of a puzzle disagree in being right, the same at any breadth,
-        NaN with a single restart.  Over selector:
+        `path_gap` with bounds = probability that exactly one of two restarts of a puzzle is right, the same at any
+        breadth, NaN with a single restart.  Over selector:
         `onset` = least depth of those reported from which on the most restarts gain `worth`, with bounds; infinite:
         they do not at the last.
         The attribute `warning` is a sentence.  Selectors: `top1_converged` (least residual, mean of the last 3 steps),

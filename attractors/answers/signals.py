@@ -39,7 +39,7 @@ def signals(
     -------
     xarray.Dataset
         Over signal, named as the selectors that go by it (`top1_converged` is the residual, `majority` the share of
-        the restarts that agree): `auc_within` = P(the wrong one of a right and a wrong run of a puzzle looks worse),
+        the restarts that agree): `auc_within` = probability that a wrong run of a puzzle looks worse than a right one,
         mean of `auc_puzzle(puzzle, signal)` over puzzles that have both; `auc_across` = the same of runs of different
         puzzles; `accuracy` of the answer chosen among all restarts, `gain` of it over one restart and `over_residual`
         over choosing by the residual; `risk(signal, coverage)` = share of wrong answers when only that share of the

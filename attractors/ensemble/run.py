@@ -39,7 +39,7 @@ class Run(Recipe):
     """Many restarts of some puzzles: a system, its inputs, and everything the result depends on.
 
     `Run.of` checks the arguments of `sample`; `Run.of_ensemble` finds those an ensemble was sampled with, so that a
-    later analysis need not be told again, and cannot be told otherwise.
+    later analysis uses the same ones without being given them again.
 
     Examples
     --------

@@ -52,7 +52,7 @@ def basins(ensemble: xr.Dataset, *, confidence: float = 0.95, method: str = DEFA
     runs from the lower bound of `count_low` to the upper bound of `count_high`: runs that surely and that possibly
     belong.  A run that wanders over a bounded set to which it keeps coming back, as its states show, is at an attractor
     of fate recurrent, chaotic or quasi-periodic: exponents tell which (`lyapunov`).  That takes 128 steps or more.
-    Runs that are unfinished count as none: buy depth before reading such masses as final.
+    Unfinished runs count as ending at no attractor: raise the depth before reading such masses as final.
     """
     runs = runs_of(ensemble)
     attributes = {**schema.carried(ensemble), "confidence": confidence, "interval_method": method}

@@ -142,7 +142,7 @@ def _not_followed(here: Stage, there: Stage, place: int, puzzle: int, most: int)
 
 
 def followed_to(there: Stage, place: int, puzzle: int, label: np.ndarray, count: int) -> np.ndarray:
-    """Return where each attractor (count,) of value `place` goes under the map of another value.
+    """Return at which attractor of another value the pushes of each attractor (count,) of value `place` end.
 
     Parameters
     ----------

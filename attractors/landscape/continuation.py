@@ -58,7 +58,7 @@ def continuation(
     rule: ModeRule | None = None,
     **options: Unpack[ContinuationOptions],
 ) -> xr.Dataset:
-    """Follow the landscape of each puzzle from value to value of a parameter.
+    """Follow each puzzle's attractors and their basin masses as a parameter changes.
 
     Parameters
     ----------

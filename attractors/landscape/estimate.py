@@ -31,9 +31,8 @@ from eqrlab.core.progress import shown, tqdm
 
 STOPS = ("precise", "decided", "max_restarts", "ambiguous")
 DECISIONS = ("undecided", "below", "above")
-STOPPING_INTERVAL = (
-    "clopper-pearson"  # of those for one number of restarts, the one that bears to be stopped by
-)
+# Of the intervals for a fixed number of restarts, the one that keeps its coverage when sampling stops at a width.
+STOPPING_INTERVAL = "clopper-pearson"
 STEP = 16  # fewest restarts a round draws for a puzzle
 
 
@@ -116,7 +115,7 @@ def estimate_basins(
     -------
     xarray.Dataset
         As `basins`, and over puzzle: `restarts_used`, `half_width` (of the widest interval), `stop` with flags precise,
-        decided, max_restarts, ambiguous (only runs whose attractor is in doubt keep the intervals wide: buy depth), and
+        decided, max_restarts, ambiguous (only runs whose attractor is in doubt keep the intervals wide: run deeper), and
         with `above`: `correct_mass_above` with flags undecided, below, above.  The attribute `fixed_restarts` says how
         many restarts of every puzzle would give this precision for any mass.
 
@@ -134,7 +133,7 @@ def estimate_basins(
     at a width of Clopper-Pearson intervals keeps their coverage: asked for 95 %, 94.2 % at the worst mass, over
     95 % on average over masses (exact sums over all ways to stop, half-widths .02 to .2; mid-p falls to 89 %).
     `method="sequence"` covers however one stops, at more than three times the restarts.  The unseen mass is bounded,
-    not refined: a landscape of many small basins is precise long before all of them have been seen.
+    not refined: with many small basins the masses are precise long before all basins have been seen.
 
     References
     ----------

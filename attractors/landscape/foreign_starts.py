@@ -32,7 +32,7 @@ def asymptotic_alignment(
     resamples: int = 1000,
     **options: Unpack[StateOptions],
 ) -> xr.Dataset:
-    """Start every run at the end of a run of another puzzle, and compare where it ends with the puzzle's own run.
+    """Start each puzzle's runs at final states of other puzzles' runs, and compare where they end with its own runs.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def asymptotic_alignment(
     ensemble
         From `sample` with `keep=("summary", "final_state")`.
     labels, oracle
-        As for `sample`; without both nothing is said of correctness.
+        As for `sample`; without both correctness is not reported.
     depth
         Outer steps from the foreign start; None: those of the ensemble.
     confidence, resamples

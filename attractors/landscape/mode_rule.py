@@ -15,15 +15,15 @@ class ModeRule:
     """Definition of the modes, prior, and the probability at which a verdict is given: all thresholds of a verdict.
 
     With p_c the mass of correct attractors and q the share of spurious attractors in the remaining mass:
-    (a) p_c = 0; (d) p_c >= broad; (b) 0 < p_c < broad and q >= elsewhere: failures settle elsewhere;
-    (c) 0 < p_c < broad and q < elsewhere: failures settle nowhere.
+    (a) p_c = 0; (d) p_c >= broad; (b) 0 < p_c < broad and q >= elsewhere: failures settle at other attractors;
+    (c) 0 < p_c < broad and q < elsewhere: failures settle at none.
 
     Attributes
     ----------
     broad
         Correct mass from which on a basin is called broad.
     elsewhere
-        Share of spurious attractors in the mass of failures from which on these count as settling elsewhere.
+        Least share of spurious attractors in the mass of failures at which failures count as settling at other attractors.
     least
         Basins narrower than this are not looked for: where no run was right, (a) says that no correct attractor has a
         mass of `least` or more.
@@ -33,7 +33,7 @@ class ModeRule:
         Within b and c, the correct mass is log-uniform between `least` and `broad` with this prior weight, and uniform
         below `broad` otherwise; within d it is uniform.  The split q is uniform in each mode.
     alignment
-        Largest Bayes factor between b and c that the residuals can add: in b wrong runs rest like right ones, in c they
+        Largest Bayes factor between b and c that the residuals can add: in b wrong runs come to rest as right ones do, in c they
         do not.  1 ignores them.  Small, since the fates were judged from the same residuals.
     decide
         A mode is given as verdict when its probability reaches this.

@@ -101,8 +101,8 @@ def shells(
     xarray.Dataset
         Over (puzzle, radius, attractor): `shell_mass` with bounds, `shell_count`; over (puzzle, radius):
         `correct_mass`, `spurious_mass`, `changing_mass`, `mass_none` with bounds.  Over (puzzle, attractor):
-        `correct`, `fate`, `answer`.  Over puzzle: `attractors`, `dependence_p` = probability that shells of equal
-        masses differ as much.
+        `correct`, `fate`, `answer`.  Over puzzle: `attractors`, `dependence_p` = p-value of the permutation test that
+        masses do not depend on the radius.
 
     Raises
     ------

@@ -72,7 +72,7 @@ def transitions(
     system, inputs
         The system, which must take noise, and its puzzles.
     ensemble
-        From `sample` without noise and with `final_state` kept: its attractors are the places to leave.
+        From `sample` without noise and with `final_state` kept: trials start at its attractors.
     noises
         Amplitudes beta.
     steps, trials

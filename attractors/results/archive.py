@@ -296,7 +296,7 @@ def open_ensemble(
 
 
 def completed_part(ensemble: xr.Dataset) -> xr.Dataset:
-    """Return the largest whole ensemble in one of an unfinished export: some puzzles, with the same first restarts.
+    """Return the largest complete ensemble in an unfinished export: some puzzles, all with the same first restarts.
 
     Raises
     ------

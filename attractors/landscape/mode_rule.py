@@ -23,7 +23,7 @@ class ModeRule:
     broad
         Correct mass from which on a basin is called broad.
     elsewhere
-        Least share of spurious attractors in the mass of failures at which failures count as settling at other attractors.
+        Least share of spurious attractors in the mass of failures at which these count as settling at other attractors.
     least
         Basins narrower than this are not looked for: where no run was right, (a) says that no correct attractor has a
         mass of `least` or more.
@@ -33,8 +33,8 @@ class ModeRule:
         Within b and c, the correct mass is log-uniform between `least` and `broad` with this prior weight, and uniform
         below `broad` otherwise; within d it is uniform.  The split q is uniform in each mode.
     alignment
-        Largest Bayes factor between b and c that the residuals can add: in b wrong runs come to rest as right ones do, in c they
-        do not.  1 ignores them.  Small, since the fates were judged from the same residuals.
+        Largest Bayes factor between b and c that the residuals can add: in b wrong runs come to rest as right ones do, in c
+        they do not.  1 ignores them.  Small, since the fates were judged from the same residuals.
     decide
         A mode is given as verdict when its probability reaches this.
     """

@@ -115,7 +115,7 @@ def estimate_basins(
     -------
     xarray.Dataset
         As `basins`, and over puzzle: `restarts_used`, `half_width` (of the widest interval), `stop` with flags precise,
-        decided, max_restarts, ambiguous (only doubtful runs keep the intervals wide: more depth helps, not restarts), and
+        decided, max_restarts, ambiguous (only doubtful runs keep the intervals wide: raise the depth), and
         with `above`: `correct_mass_above` with flags undecided, below, above.  The attribute `fixed_restarts` says how
         many restarts of every puzzle would give this precision for any mass.
 

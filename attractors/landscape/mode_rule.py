@@ -33,8 +33,8 @@ class ModeRule:
         Within b and c, the correct mass is log-uniform between `least` and `broad` with this prior weight, and uniform
         below `broad` otherwise; within d it is uniform.  The split q is uniform in each mode.
     alignment
-        Largest Bayes factor between b and c that the residuals can add: in b wrong runs come to rest as right ones do, in c
-        they do not.  1 ignores them.  Small, since the fates were judged from the same residuals.
+        Largest Bayes factor between b and c that the residuals can add: in b wrong runs come to rest as right ones do,
+        in c they do not.  1 ignores them.  Small, since the fates were judged from the same residuals.
     decide
         A mode is given as verdict when its probability reaches this.
     """

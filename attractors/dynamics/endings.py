@@ -123,6 +123,7 @@ def endings(
         raise ValueError("endings needs to know what is correct: sample with labels or an oracle")
     known = own.identifiers if own.identifiers is not None else identifiers_in(ensemble)
     where: dict[str, Any] = {"dtype": own.dtype, "device": own.device, "identifiers": known}
+    # Plain iteration, not Newton: where runs end is asked, not which fixed points there are.
     rest = fixed_points(system, inputs, ensemble, method="picard", max_steps=max_steps, certify=False,
                         seed=own.seed, progress=own.progress, **where)  # fmt: skip
     code, period, state = rest.result.values, rest.period.values, rest.fixed_point.values
@@ -140,10 +141,12 @@ def endings(
                          seed=own.seed, progress=own.progress, batch_size=own.batch_size, **where)  # fmt: skip
         exponent = np.stack(Interval.of(found, "lyapunov_exponent", ..., 0))
     residual, right = rest.relative_residual.values, ensemble.correct.values[:, :, -1]
+    # A run may creep past a saddle with a tiny residual: Newton finds that saddle next to it, if there is one.
     near_distance, near_radius, near_low = _near(
         system, inputs, state, _spread(moving, right, searches), tol, own.seed, where
     )
     passing = (residual <= SLOW) & (near_distance <= NEAR) & (near_low > 1)
+    # The first that fits: the certain before the likely, and `marginal` where the exponent's interval holds 0.
     name = np.select(
         [lost, cyclic, settled & (low > 1), settled & (high < 1), settled, passing, exponent[1] > 0, exponent[2] < 0],
         ["diverged", "cycle", "saddle", "stable", "undecided", "saddle", "chaotic", "unfinished"],

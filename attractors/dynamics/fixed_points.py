@@ -294,16 +294,20 @@ def _certified(
     code, period, residual = given["code"], given["period"], given["residual"].astype(float)
     found = (code == CODE["converged"]) | (code == CODE["at_floor"])
     merged = merge(points, residual, found, seed, batch)
+    # A fixed point at zero has no size of its own: the states on the way to it give one, and 1 stands in for none.
     size = np.fmax(points.z.flatten(1).norm(dim=1).cpu().double().numpy(), given["scale"])
     size = np.where(size > 0, size, 1.0)
     radius, value = np.full((3, n), np.nan), np.full((n, k + 1), np.nan + 0j)
     stability, checks = np.full(n, -1, np.int8), np.full((n, 3), np.nan)
     leading = merged.leader == np.arange(n)
+    # One period at a time, since eigenvalues are those of f^p.  Of equal fixed points only the representative is
+    # looked at; cycles are not merged, each is looked at itself.
     for p in np.unique(period[(period > 1) | leading]):
         chosen = (leading if p == 1 else period == p) & (period == p)
         part = dataclasses.replace(points, present=torch.as_tensor(chosen, device=points.z.device))
         moves, error = uncertain_moves(points, merged, np.flatnonzero(chosen), residual, size, int(p))
         slack = np.zeros(n)
+        # The Jacobian is that of the point found; within the error it may be another, which widens the bounds.
         slack[chosen] = jacobian_change(part, part.present.nonzero()[:, 0], moves, int(p))
         eigen = eigenvalues(
             part, Wanted(k=k, tol=1e-3, seed=seed), steps=int(p), batch_size=batch, slack=slack
@@ -313,6 +317,7 @@ def _certified(
         stability[chosen] = STABILITY.index("undecided")
         stability[chosen & (eigen.high < 1)] = STABILITY.index("stable")
         stability[chosen & (eigen.low > 1)] = STABILITY.index("unstable")
+        # Linearisation says nothing where the radius may be 1: there, pushes decide, or nothing does.
         near = np.maximum(eigen.high - 1, 1 - eigen.low) <= NEAR_ONE
         for row in np.flatnonzero(chosen & near & (stability == STABILITY.index("undecided"))):
             bound = float(error[chosen[:row].sum()])
@@ -322,9 +327,11 @@ def _certified(
         if not len(rows):
             continue
         checks[rows.cpu().numpy()] = np.stack(forward_and_return(points, rows, seed), 1)
+    # Members of a solution get what was computed for its representative.
     member = merged.leader >= 0
     for values in (*radius, value, stability, checks):
         values[member] = values[merged.leader[member]]
+    # A complex pair at the end brings its second member: one more than asked for, where any state has such a pair.
     wide = k + bool(np.isfinite(value[:, k]).any())
     at = ("puzzle", "point")
     answers = np.nan_to_num(checks[:, 2]).astype(bool)

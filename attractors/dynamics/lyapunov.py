@@ -148,10 +148,12 @@ def lyapunov(
         )
     check_differentiable(points, own.seed)
     discard = steps // 10 if transient is None else int(transient)
+    # A resumed run keeps the windows of the first part: an interval needs windows of one length.
     window = steps // WINDOWS if resume is None else int(resume.attrs["window"])
     before = 0 if resume is None else int(resume.attrs["steps"]) + int(resume.attrs["transient"])
     plan = Schedule(before, discard, steps // window * window, window, own.seed, beta > 0)
     frames = None if resume is None else torch.as_tensor(resume["frame"].values).flatten(0, 1).flatten(2)
+    # Each row carries k tangent vectors through the step, beside the state and what QR needs.
     size = own.batch_size or rows_within(points, 3 * k + 4, graphs=2)
     means, states, tangents, done = [], [], [], []
     with tqdm(total=steps + discard, unit="step", desc="lyapunov", **shown(own.progress)) as bar:

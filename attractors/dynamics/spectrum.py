@@ -129,6 +129,7 @@ def spectrum(
         raise ValueError(f"tol must be > 0, got {tol}")
     if steps < 1 or power < 1:
         raise ValueError(f"steps and power must be >= 1, got {steps} and {power}")
+    # Before the expensive part: a step whose derivatives are wrong gives plausible eigenvalues.
     check_differentiable(points, own.seed)
     if power > 1:
         _check_fixed(points)
@@ -138,6 +139,7 @@ def spectrum(
     )  # fmt: skip
     eigen = eigenvalues(points, wanted, steps=steps, **part_of(options, WorkOptions))
     eigen = eigen.to_power(power)
+    # The partner of a complex pair at the edge is reported too, where any state has one.
     wide = k + bool(np.isfinite(eigen.value[:, k:]).any())
     value = eigen.value[:, :wide]
     real = np.float64 if points.z.dtype == torch.float64 else np.float32

@@ -153,6 +153,7 @@ def _counted(recipe: Recipe, puzzles: np.ndarray) -> Tensor | None:
 def run_rows(recipe: Recipe, rows: np.ndarray, tick: Callable[[int], None]) -> dict[str, np.ndarray]:
     """Run rows (flat index puzzle * restarts + restart) and return what was recorded, row axis first."""
     puzzles, restarts = np.divmod(rows, recipe.restarts)
+    # Contexts are encoded once for each puzzle of the batch, then copied to its rows.
     present, place = np.unique(puzzles, return_inverse=True)
     tokens = recipe.inputs[torch.as_tensor(present)]
     keys = dict(zip(present.tolist(), recipe.keys(present), strict=True))
@@ -160,6 +161,7 @@ def run_rows(recipe: Recipe, rows: np.ndarray, tick: Callable[[int], None]) -> d
     x = take_rows(recipe.context(present), torch.as_tensor(place, device=device))
     z = starts(recipe, x, puzzles, restarts, keys)
     row_keys = None
+    # Keys of the noise belong to (puzzle, restart), not to the place in the batch: so batches may be cut anywhere.
     if recipe.noise > 0:
         mine = torch.tensor([keys[int(p)] for p in puzzles], dtype=torch.int64)
         row_keys = restart_keys(mine, torch.as_tensor(restarts) + recipe.first_restart).to(device)
@@ -196,6 +198,7 @@ def run_rows(recipe: Recipe, rows: np.ndarray, tick: Callable[[int], None]) -> d
                 logits = logits.float()
                 change = torch.full_like(logits, torch.nan) if before is None else logits - before
                 lists["logit_delta"].append(torch.linalg.vector_norm(change, dim=-1).mean(1))
+        # Whole states are never kept for the fates: projections of all steps (coarse) and of the last ones (fine).
         in_window = moment.step > recipe.depth - recipe.window
         if in_window or "path" in keep or coarse is not None:
             short = sketch(moment.z)
@@ -206,6 +209,7 @@ def run_rows(recipe: Recipe, rows: np.ndarray, tick: Callable[[int], None]) -> d
             if "path" in keep:
                 lists["path"].append(short[:, :PATH_FEATURES].float())
         if "trajectory" in keep or ("final_state" in keep and moment.step == recipe.depth):
+            # A copy, since the iteration may reuse the memory of the state; on the host, since all steps may be kept.
             lists["states"].append(moment.z.to("cpu", copy=True))
         tick(len(rows))
     recorded = {

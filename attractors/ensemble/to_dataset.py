@@ -50,6 +50,7 @@ def assemble(
         Relative size of the noise in one outer step, and the solved band; None finds them from these records.  They
         are given, with the record `answer_id`, where the records are only a part of the ensemble.
     """
+    # Noise and solved band are properties of the whole ensemble: parts are given them, or fates would depend on the cut.
     if noise is None:
         noise = noise_size(records["residual"], records["update"], records["norm"]) if recipe.noise else 0.0
     puzzles, restarts, depth = len(recipe.inputs), recipe.restarts, recipe.depth
@@ -59,6 +60,7 @@ def assemble(
     sparse = sparse_of(records, recipe.residuals, recipe.before)
     verdict = _verdict(records, judged, torch.finfo(state_dtype).eps, noise, limits, threshold, sparse)
     with np.errstate(invalid="ignore", divide="ignore"):
+        # At the state 0 a relative residual of 0 is at rest, any other is infinitely large.
         relative = np.where(size > 0, residual / size, np.where(residual == 0, 0, np.inf)).astype(
             residual.dtype
         )

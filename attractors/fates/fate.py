@@ -394,6 +394,8 @@ def classify(
     t = tolerances
     window = min(answer_window(before + depth), depth)
     k = ring_length(before + depth) if isinstance(ring, LongRun) else ring.shape[1]
+    # What the last states show: periods, spread, returns.  What the answers show: constant or not.
+    # What the residuals show: falling, at the floor, or hovering.  Only then the three are put together.
     seen = ring if isinstance(ring, LongRun) else long_run(ring, depth, t, before)
     since = answer_settled(code) + np.int32(before)
     answer_fate = find_answer_fate(code, window, seen.period)
@@ -405,6 +407,7 @@ def classify(
     step, near = seen_at + 1, seen_at[seen_at >= depth - k]
     final, recent = relative[:, -1], relative[:, near]
     finite = np.isfinite(residual[:, -1]) & np.isfinite(size[:, -1]) & seen.finite
+    # Rows that are NaN anywhere must not decide trends; they are nonfinite below whatever these say.
     safe = np.where(finite[:, None], recent, 1.0)
     long = relative[:, seen_at[seen_at >= depth - max(k, (before + depth) // 2)]]
     blocks = block_medians(np.where((finite & np.isfinite(long).all(1))[:, None], long, 1.0))
@@ -414,12 +417,15 @@ def classify(
         rounding = np.minimum(floor / np.maximum(np.where(finite, final, 1.0), 1e-300), 1.0)
         creeping = falling | is_falling(safe, t, rounding) | is_falling(blocks, t, rounding)
         if sparse is not None:
+            # Few sparse residuals can fall by chance: the updates, known at every step, must agree.
             confirmed = kendall(sparse.update[:, -k:]) <= t.falling / 2
             falling, creeping = falling & confirmed, creeping & confirmed
         leaving = (kendall(safe[:, -LEAVES:]) >= 0.9) & (safe[:, -1] >= RISEN * safe[:, -LEAVES:][:, 0])
+    # Finite where the residual falls geometrically; slower decays, as beside a vanished fixed point, get no end.
     left = way_left(np.where(finite[:, None], relative[:, seen_at], 1.0), step)
     if threshold is None:
         threshold = solved_band(final, solved & constant & finite, t, floor, noise)
+    # The band is for runs that hover in it; one that falls through it, or drifts, is still on its way.
     hovering = (final <= threshold) & ~creeping & ~seen.drifting
     resting = (final <= floor) | hovering | (creeping & (left <= t.travel))
     with np.errstate(invalid="ignore", over="ignore"):
@@ -428,6 +434,7 @@ def classify(
         far = size[:, -1] >= t.growth * np.maximum(size[:, 0], 1e-300)
     spread = seen.spread / np.where(finite, scale, 1.0)
     moving = falling | growing | (before + depth < t.least_steps) | ((final <= threshold) & creeping)
+    # The order matters: the first rule that fits wins, so that a falling residual forbids a period.
     state_fate = np.select(
         [
             ~finite,
@@ -446,6 +453,7 @@ def classify(
     ).astype(np.int8)
     at_rest = np.isin(state_fate, [CODE["settled"], CODE["recurrent"]])
     on_the_way = (moving | creeping) & (final > floor)
+    # State at rest but answer changing: settled or recurrent would say more than is known.
     otherwise = np.where(on_the_way, CODE["unfinished"], CODE["wandering"])
     fate = np.where(at_rest & ~constant, otherwise, state_fate).astype(np.int8)
     drifts = constant & np.isin(state_fate, [CODE["unfinished"], CODE["diverged"]])
@@ -455,6 +463,7 @@ def classify(
     spread = np.where(drifts, np.maximum(spread, seen.turn), spread)
     is_settled = fate == CODE["settled"]
     period = np.where(is_settled, 1, np.where(fate == CODE["periodic"], seen.period, 0)).astype(np.int32)
+    # Last step with a residual above the limit; the slack lets the final residual itself count as below.
     limit = np.maximum(threshold, final) * (1 + 1e-6)
     with np.errstate(invalid="ignore"):
         above = np.where(~(relative[:, seen_at] <= limit[:, None]), step, 0).max(1)

@@ -78,10 +78,13 @@ def tabulate(
         for name, values in _facts(one, clusters).items():
             columns[name][p, :number] = values
     count, present = columns["count"], columns["count"] > 0
+    # Where it is in doubt which attractor some runs reached, the bounds are those of the fewest and of the most
+    # runs that it may have.
     low = proportion_interval(columns["count_low"], total[:, None], confidence, method)[0]
     high = proportion_interval(columns["count_high"], total[:, None], confidence, method)[1]
     single, double = (count == 1).sum(1), (count == 2).sum(1)
     unseen, unseen_high = unseen_mass(single, double, total, confidence)
+    # Runs that may be attractors of their own count as seen once for the upper bound, which must not be too small.
     alone = np.array([c.alone.sum() for c in found])
     unseen_high = np.maximum(
         unseen_high, unseen_mass(np.minimum(single + alone, total), double, total, confidence)[1]

@@ -163,6 +163,7 @@ def plane(
     follower = Follower(system, inputs, depth=depth, judge=alike, **follow)
     frames, shape = make_frames(follower, part_of(options, SliceOptions), options.get("initial"))
     sides = make_sides(options.get("extent"), frames)
+    # A run has escaped when it is well outside of all states that the plane itself holds.
     corner = max(f.unit * max(map(abs, sides)) * 2**0.5 + float(f.centre.norm()) for f in frames)
     follower.bound = escape * corner
     right = lambda ends, puzzle: _right(judge, tokens.numpy(), ends, puzzle)
@@ -176,6 +177,7 @@ def plane(
     with tqdm(total=len(tokens) * resolution**2, unit="cell", **shown(options.get("progress", False))) as bar:
         for p, frame in enumerate(frames):
             at, order = _cells(resolution, sides, jitter, follower.keys[p])
+            # The cells come in random order, so that the first ones stand for all when the band is fixed.
             pilot = _states(frame, at[order[:PILOT]], p, shape)
             if ensemble is None:
                 follower.tolerances = given

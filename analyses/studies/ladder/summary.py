@@ -181,6 +181,7 @@ def summarise(
     """
     rungs, seeds, depth = ladder.rungs, ladder.seeds, ladder.sampling.depth
     table = {run: run_quantities(groups, depth) for run, groups in results.items()}
+    # An AUC over all runs is no mean over puzzles: it is computed anew for every resample of them.
     pools = {
         (q, *run): pooled_auc(groups, score) for run, groups in results.items() for q, score in POOLED.items()
     }
@@ -211,6 +212,7 @@ def summarise(
                 found = estimate(change, size, bounds=(-1.0, 1.0), confidence=confidence)
                 seed_step[i, :, j], step[:, i, j] = found.seeds, (found.mean, found.low, found.high)
         for i, weights in enumerate(EFFECTS.values() if crossed else ()):
+            # An effect is a sum of weighted rungs of numbers from 0 to 1: its bounds follow from the weights.
             most = sum(abs(share) for share in weights.values()) / 2
             found = estimate(contrast(weights, q), size, bounds=(-most, most), confidence=confidence)
             effect[:, i, j] = found.mean, found.low, found.high

@@ -50,7 +50,7 @@ def assemble(
         Relative size of the noise in one outer step, and the solved band; None finds them from these records.  They
         are given, with the record `answer_id`, where the records are only a part of the ensemble.
     """
-    # Noise and solved band are properties of the whole ensemble: parts are given them, or fates would depend on the cut.
+    # Noise and solved band are of the whole ensemble: parts are given them, or fates would depend on the cut.
     if noise is None:
         noise = noise_size(records["residual"], records["update"], records["norm"]) if recipe.noise else 0.0
     puzzles, restarts, depth = len(recipe.inputs), recipe.restarts, recipe.depth

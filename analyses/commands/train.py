@@ -23,6 +23,7 @@ from eqrlab.analyses.commands.common.puzzle_choice import as_the_model_has_it, b
 from eqrlab.analyses.commands.common.run_folder import FILES, NOT_KEPT, recall, state_of
 from eqrlab.analyses.commands.common.slots import end_slot, last_accuracy
 from eqrlab.analyses.commands.common.stopping import Stopped, exit_code, stop_signals
+from eqrlab.analyses.commands.common.training_log import SINKS, follow
 from eqrlab.analyses.studies.training_recipes import PRESETS, configurations
 from eqrlab.analyses.text.describe import aligned, describe, flat, plain
 from eqrlab.core import families
@@ -78,6 +79,9 @@ from eqrlab.datasets.registry.lookup import device_augmentation
     type=click.IntRange(1),
     metavar="N",
     help="Also keep the model of every N-th step, for `eqrlab continuation`.",
+)
+@click.option(
+    "--log", type=click.Choice(list(SINKS)), help="Follow log.jsonl elsewhere, too: log.csv, or a service."
 )
 @opt.depth(16, "Outer steps of the tests.")
 @click.option(
@@ -221,8 +225,11 @@ def _run(
         mininterval=0.5 if sys.stderr.isatty() else 30.0,
         dynamic_ncols=True,
     )
+    tell = follow(options["log"], out, options, trainer.step_count)
     with bar:
         for record in records:
+            if "step" in record:
+                tell()
             if (
                 "steps_per_second" in record
             ):  # a line of the log was written: the device was waited for already

@@ -13,7 +13,17 @@ from eqrlab.core.messages import brief
 from eqrlab.core.regular import read_json, read_log, require_regular
 
 FILES = ("options.json", "log.jsonl", "slots.jsonl", "state.safetensors", "model.safetensors")
-NOT_KEPT = ("out", "resume", "threads", "device", "quiet", "save_every", "minutes", "compile")  # may differ
+NOT_KEPT = (
+    "out",
+    "resume",
+    "threads",
+    "device",
+    "quiet",
+    "save_every",
+    "minutes",
+    "compile",
+    "log",
+)  # may differ
 
 
 def recall(context: click.Context, task: str, options: dict[str, Any], out: Path) -> None:

@@ -1,0 +1,87 @@
+"""Numbers of a training run followed beside log.jsonl; services by stand-ins."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import types
+
+import pytest
+from click.testing import CliRunner
+
+from eqrlab.analyses.cli import cli
+from eqrlab.analyses.commands.common.training_log import follow
+
+ARGUMENTS = ["--family", "trm", "--puzzles", "sudoku6", "--batch-size", "4", "--hidden", "16", "--quiet"]
+
+
+def train(out, *more):
+    done = CliRunner().invoke(cli, ["train", "sudoku6", *ARGUMENTS, "--out", str(out), *map(str, more)])
+    assert done.exit_code == 0, (done.output, done.exception)
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+def test_the_table_is_the_log_also_after_a_run_is_extended(tmp_path):
+    train(tmp_path, "--steps", 20, "--log", "csv", "--evaluate-every", 1000)
+    train(tmp_path, "--steps", 30, "--resume", "--log", "csv")
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rows(tmp_path / "log.csv") == lines and lines[-1]["step"] == 30
+
+
+@pytest.fixture
+def board(monkeypatch):
+    """A stand-in for TensorBoard, and the numbers it was given."""
+    given = []
+
+    class SummaryWriter:
+        def __init__(self, folder, purge_step):
+            given.append((folder, purge_step))
+
+        def add_scalar(self, name, value, step):
+            given.append((name, value, step))
+
+        def flush(self):
+            pass
+
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = SummaryWriter
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    return given
+
+
+def log(folder, *records):
+    (folder / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+
+
+def test_tensorboard_gets_every_number_once_from_the_step_on(board, tmp_path):
+    log(tmp_path, {"step": 5, "loss": 3.0})
+    tell = follow("tensorboard", tmp_path, {}, 5)
+    log(tmp_path, {"step": 5, "loss": 3.0}, {"step": 10, "loss": 2.0, "test_exact": 0.5})
+    tell()
+    tell()
+    assert board == [(str(tmp_path / "tensorboard"), 6), ("loss", 2.0, 10), ("test_exact", 0.5, 10)]
+
+
+def test_weights_and_biases_gets_every_number_once_under_the_name_of_the_run(monkeypatch, tmp_path):
+    given = []
+    module = types.ModuleType("wandb")
+    module.init = lambda **how: (
+        given.append(how) or types.SimpleNamespace(log=lambda numbers, step: given.append((numbers, step)))
+    )
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    tell = follow("wandb", tmp_path, {"out": tmp_path, "steps": 9}, 0)
+    log(tmp_path, {"step": 5, "loss": 3.0})
+    tell()
+    assert given[0]["resume"] == "allow" and given[0]["config"] == {"out": str(tmp_path), "steps": 9}
+    assert given[1:] == [({"loss": 3.0}, 5)]
+
+
+def test_without_the_package_the_message_says_how_to_get_it(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match=r"--log wandb needs the package wandb; run: pip install wandb"):
+        follow("wandb", tmp_path, {}, 0)

@@ -1,6 +1,9 @@
 """Sphinx configuration of the user guide: `make docs` builds it into docs/_build/html."""
 
+import importlib
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -72,7 +75,16 @@ def refuse_raw_directives(app: Any, document: nodes.document, name: str) -> None
             logger.warning("raw markup %r in the page", raw[0], location=text.parent)
 
 
+def draw_gallery(app: Any) -> None:
+    """Draw the pictures of the gallery, where the page is part of what is built."""
+    page = Path(app.srcdir, "gallery.md")
+    if page.exists():
+        sys.path.insert(0, app.srcdir)
+        importlib.import_module("gallery").draw(page, Path(app.srcdir, "_build", "gallery"))
+
+
 def setup(app: Any) -> None:
+    app.connect("builder-inited", draw_gallery)
     app.connect("doctree-resolved", refuse_raw_directives)
     app.add_html_math_renderer("mathml", (inline_math, None), (displayed_math, None))
     app.connect("autodoc-process-docstring", escape_markup, priority=100)  # before numpydoc

@@ -8,7 +8,8 @@ import torch
 
 from eqrlab.analyses.compare import compare
 from eqrlab.analyses.diagnose import diagnose
-from eqrlab.analyses.report.local import eigenvalue_plane, local_rows, local_sentence
+from eqrlab.analyses.figures.spectrum import eigenvalue_plane
+from eqrlab.analyses.report.local import local_rows, local_sentence
 from eqrlab.analyses.report.page import write_report
 from eqrlab.attractors.results import archive
 from eqrlab.core import MapSystem

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
-from eqrlab.analyses.figures.style import COLOURS, styled
+from eqrlab.analyses.figures.style import COLOURS, plot, styled
 from eqrlab.analyses.text.format import percent
 from eqrlab.attractors.results.interval import Interval
 
@@ -97,8 +97,21 @@ def brightness(plane: xr.Dataset, puzzle: int) -> tuple[np.ndarray, str]:
     return factor, f"brighter: {what} sooner (step {int(low)} to {int(high)})"
 
 
+def _plane_height(plane: xr.Dataset, puzzle: int = 0, title: str | None = None) -> float:
+    return 5.75 + 0.24 * len(_listed(kinds_of(plane, puzzle)))
+
+
 @styled
 def plane_picture(plane: xr.Dataset, puzzle: int = 0, title: str | None = None) -> Figure:
+    """Return `plot_plane` as a figure."""
+    figure = Figure((5.2, _plane_height(plane, puzzle)), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.05, h_pad=0.08)
+    plot_plane(plane, puzzle, title, ax=figure.subplots())
+    return figure
+
+
+@plot(_plane_height, width=5.2)
+def plot_plane(plane: xr.Dataset, puzzle: int = 0, title: str | None = None, *, ax: Axes) -> None:
     """Draw the basins of a plane, right, wrong and none, the brighter the sooner they settle.
 
     Parameters
@@ -118,9 +131,7 @@ def plane_picture(plane: xr.Dataset, puzzle: int = 0, title: str | None = None) 
     picture *= factor[..., None]
     shown = _listed(kinds)
     left, right, bottom, top = (float(v) for v in _sides(plane))
-    figure = Figure((5.2, 5.75 + 0.24 * len(shown)), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.05, h_pad=0.08)
-    axes = figure.subplots()
+    axes = ax
     axes.imshow(
         picture, origin="lower", extent=(left, right, bottom, top), interpolation="nearest", aspect="equal"
     )
@@ -134,8 +145,7 @@ def plane_picture(plane: xr.Dataset, puzzle: int = 0, title: str | None = None) 
     first = title or f"puzzle {plane['puzzle'].values[puzzle]}"
     axes.set_title(f"{first}\n{setting}, depth {plane.attrs['depth']}\n{speed}")
     handles = [Patch(color=colour, label=f"{name}: {_share(mask)}") for mask, colour, name in shown]
-    figure.legend(handles=handles, loc="outside lower center", ncols=1, borderaxespad=0.6)
-    return figure
+    axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=1)
 
 
 def _share(mask: np.ndarray) -> str:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from eqrlab.analyses.figures.style import COLOURS, styled
+from eqrlab.analyses.figures.style import COLOURS, plot, styled
 from eqrlab.analyses.text.vocabulary import SELECTOR_NAMES
 from eqrlab.attractors.results.interval import Interval
 
@@ -78,6 +78,45 @@ def selector_curves(scaling: xr.Dataset) -> Figure:
     _curves(below, scaling, "depth")
     _legend(figure, below, 2)
     return figure
+
+
+@plot(4.5)
+def plot_scaling(scaling: xr.Dataset, along: str = "nfe", *, ax: Axes) -> None:
+    """Draw the accuracy of every selector against cost, breadth or depth, with intervals for two of them.
+
+    Parameters
+    ----------
+    scaling
+        From `attractors.scaling`.
+    along
+        "nfe": outer steps a puzzle, at the best depth and breadth; "breadth" or "depth": at the greatest of the other.
+
+    Raises
+    ------
+    ValueError
+        For another word.
+    """
+    if along not in ("nfe", "breadth", "depth"):
+        raise ValueError(f"along {along!r} unknown; choose from nfe, breadth, depth")
+    if along == "nfe":
+        _frontier(ax, scaling)
+    else:
+        _curves(ax, scaling, along)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
+
+
+@plot(3.6)
+def plot_heat(scaling: xr.Dataset, selector: str = "top1_converged", *, ax: Axes) -> None:
+    """Draw the accuracy of one selector over depth and breadth, a cell a point, its number in it.
+
+    Parameters
+    ----------
+    scaling
+        From `attractors.scaling`.
+    selector
+        Which one.
+    """
+    _heat(ax, scaling, selector)
 
 
 def _legend(figure: Figure, axes: Axes, columns: int) -> None:

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from eqrlab.analyses.figures.scaling import LINES
-from eqrlab.analyses.figures.style import COLOURS, styled
+from eqrlab.analyses.figures.style import COLOURS, plot, styled
 from eqrlab.analyses.text.signals import signal_name
 from eqrlab.attractors.results.interval import Interval
 
 
 @styled
 def risk_figure(signals: xr.Dataset) -> Figure:
+    """Return `plot_risk_coverage` as a figure of the report."""
+    figure = Figure((5.0, 4.3), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.04)
+    plot_risk_coverage(signals, ax=figure.subplots())
+    return figure
+
+
+@plot(4.3)
+def plot_risk_coverage(signals: xr.Dataset, *, ax: Axes) -> None:
     """Draw the share of wrong answers against the share of puzzles answered, the surest first, a line a signal.
 
     Parameters
@@ -22,9 +32,7 @@ def risk_figure(signals: xr.Dataset) -> Figure:
     signals
         From `attractors.signals`.  The trusted signal and the residual have bands, their intervals.
     """
-    figure = Figure((5.0, 4.3), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.04)
-    axes = figure.subplots()
+    axes = ax
     coverage = signals["coverage"].values
     for name in map(str, signals["signal"].values):
         colour, style = LINES.get(name, (COLOURS["none"], ":"))
@@ -37,5 +45,4 @@ def risk_figure(signals: xr.Dataset) -> Figure:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.set_title("wrong among those answered", pad=8)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return figure
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3)

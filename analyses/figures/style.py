@@ -7,8 +7,10 @@ import io
 import re
 from collections.abc import Callable
 from functools import wraps
+from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
@@ -17,6 +19,7 @@ COLOURS = {
     "right": "#0072b2", "wrong": "#d55e00", "none": "#8b929c",
     "mode-a": "#5b3a8c", "mode-b": "#cc79a7", "mode-c": "#e69f00", "mode-d": "#009e73", "mode-undecided": "#b3b9c2",
 }  # fmt: skip
+WIDTH = 5.0  # inches of a figure
 STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "eqrlab", "savefig.transparent": True, "savefig.dpi": 200,
     "text.parse_math": False,  # names of checkpoints may hold $
@@ -30,6 +33,13 @@ STYLE = {
     "legend.borderaxespad": 0.0, "legend.borderpad": 0.0, "legend.handletextpad": 0.4, "legend.columnspacing": 1.2,
     "legend.handlelength": 1.2, "hatch.linewidth": 0.7, "lines.solid_capstyle": "round",
 }  # fmt: skip
+
+
+def report_figure(height: float) -> Figure:
+    """Return an empty figure of the report: 5 inches wide, so that texts of 11 points stay readable on a phone."""
+    figure = Figure((WIDTH, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.04)
+    return figure
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -82,3 +92,38 @@ def _short(path: str) -> str:
     """Round the coordinates of a path to a hundredth of a point and drop blanks."""
     path = re.sub(r"-?\d+\.\d+", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), path)
     return re.sub(r"\s*([MLQCzZ])\s*", r"\1", path).strip()
+
+
+def plot(
+    height: float | Callable[..., float], width: float = 5.0
+) -> Callable[[Callable], Callable[..., Axes]]:
+    """Make a function that draws on `ax` one that takes `ax=None`, draws in the common style and returns the axes.
+
+    Parameters
+    ----------
+    height, width
+        Inches of the figure that is made where no axes are given; the height may depend on the arguments.
+
+    Notes
+    -----
+    A figure of its own is one of pyplot, so that Jupyter shows it by itself.
+    """
+
+    def decorate(draw: Callable[..., object]) -> Callable[..., Axes]:
+        @wraps(draw)
+        def inside(*args: Any, ax: Axes | None = None, **options: Any) -> Axes:
+            with mpl.rc_context(STYLE):
+                if ax is None:
+                    from matplotlib import pyplot
+
+                    tall = height(*args, **options) if callable(height) else height
+                    figure, ax = pyplot.subplots(
+                        figsize=(width, tall), layout="constrained", facecolor="white"
+                    )
+                    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)
+                draw(*args, ax=ax, **options)
+            return ax
+
+        return inside
+
+    return decorate

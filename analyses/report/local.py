@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from matplotlib.figure import Figure
 
-from eqrlab.analyses.figures.style import COLOURS, styled
 from eqrlab.analyses.text.format import percent_interval, plural
 from eqrlab.attractors.dynamics.at_attractors import VERDICTS
 from eqrlab.attractors.results.interval import Interval
@@ -84,31 +82,6 @@ def _measured(one: xr.Dataset) -> str:
         return f"{factors[0]:.2f} [{factors[1]:.2f}, {factors[2]:.2f}]"
     rate = float(one["measured_rate"])
     return "no decay" if np.isnan(rate) else f"{rate:.2f}"
-
-
-@styled
-def eigenvalue_plane(local: xr.Dataset) -> Figure:
-    """Draw the leading eigenvalues of all states examined beside the unit circle, right and wrong coloured."""
-    figure = Figure((5.0, 4.6), layout="constrained")
-    axes = figure.subplots()
-    turn = np.linspace(0, 2 * np.pi, 200)
-    axes.plot(np.cos(turn), np.sin(turn), color=COLOURS["muted"], linewidth=1.2)
-    most = 1.0
-    for m, kind in enumerate(local["point"].values):
-        values = local["eigenvalue"].values[:, m].ravel()
-        values = values[np.isfinite(values)]
-        if values.size:
-            most = max(most, float(np.abs(values).max()))
-            mark = {"marker": "o", "s": 16, "linewidths": 0} if kind == "right" else {"marker": "x", "s": 22}
-            axes.scatter(
-                values.real, values.imag, color=COLOURS[str(kind)], alpha=0.7, label=str(kind), **mark
-            )
-    reach = 1.08 * most
-    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="real part")
-    axes.set_title("imaginary part")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="upper right")
-    return figure
 
 
 def local_view(local: xr.Dataset, basins: xr.Dataset) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from eqrlab import attractors as at
 from eqrlab.analyses.figures import diagnosis as plots
 from eqrlab.analyses.figures.scaling import frontier, heat_map, selector_curves
 from eqrlab.analyses.figures.signals import risk_figure
+from eqrlab.analyses.figures.spectrum import eigenvalue_plane
 from eqrlab.analyses.figures.style import COLOURS, to_svg
 from eqrlab.analyses.report import boards
 from eqrlab.analyses.report.disguises import disguise_view
-from eqrlab.analyses.report.local import eigenvalue_plane, local_view
+from eqrlab.analyses.report.local import local_view
 from eqrlab.analyses.studies import checks
 from eqrlab.analyses.studies.borders import GROUPS as BORDERS
 from eqrlab.analyses.text import tables

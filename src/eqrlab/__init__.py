@@ -10,11 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eqrlab import analyses, attractors, core, datasets
+    from eqrlab import analyses, attractors, core, datasets, plots
     from eqrlab.core import load
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "analyses", "attractors", "core", "datasets", "load"]
+__all__ = ["__version__", "analyses", "attractors", "core", "datasets", "load", "plots"]
 
 
 def __getattr__(name: str) -> Any:

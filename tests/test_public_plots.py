@@ -1,0 +1,107 @@
+"""Public plots take a dataset, return axes, draw on axes they are given, and show the numbers of the dataset."""
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from eqrlab import attractors as at
+from eqrlab import plots
+from tests import planted as plan
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(scope="module")
+def groups():
+    return plan.mixed()
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    pyplot.close("all")
+
+
+def calls(groups):
+    ensemble, log = (
+        groups["ensemble"],
+        [{"step": 100, "loss": 2.0}, {"step": 200, "loss": 1.0, "test_exact": 0.5}],
+    )
+    return {
+        "plot_residuals": (ensemble,), "plot_alignment": (ensemble,), "plot_auc": (groups["alignment"],),
+        "plot_basins": (groups["basins"],), "plot_modes": (groups["modes"],), "plot_phase": (ensemble,),
+        "plot_scaling": (at.scaling(ensemble),), "plot_heat": (at.scaling(ensemble),), "plot_fates": (ensemble,),
+        "plot_outcomes": (at.outcomes(ensemble),), "plot_risk_coverage": (at.signals(ensemble),),
+        "plot_training": (log,),
+    }  # fmt: skip
+
+
+def test_every_plot_is_listed_and_returns_the_axes_it_is_given_or_makes(groups):
+    given = calls(groups)
+    assert set(plots.__all__) == {*given, "plot_plane", "plot_spectrum"}, (
+        "those two are drawn by tests of their own"
+    )
+    for name, arguments in given.items():
+        made = getattr(plots, name)(*arguments)
+        assert isinstance(made, Axes) and made.figure.number in pyplot.get_fignums(), name
+        mine = Figure().subplots()
+        assert getattr(plots, name)(*arguments, ax=mine) is mine and mine.has_data(), name
+
+
+def test_modes_are_drawn_as_long_as_their_shares(groups):
+    widths = [bar.get_width() for bar in plots.plot_modes(groups["modes"]).patches]
+    np.testing.assert_allclose(widths, groups["modes"].landscape_share.values)
+
+
+def test_fates_of_a_puzzle_fill_its_bar(groups):
+    axes = plots.plot_fates(groups["ensemble"])
+    rows = np.round([bar.get_y() + bar.get_height() / 2 for bar in axes.patches]).astype(int)
+    total = np.bincount(rows, weights=[bar.get_width() for bar in axes.patches])
+    np.testing.assert_allclose(total, 1)
+
+
+def test_the_scatter_shows_the_residual_of_the_curve(groups):
+    ensemble = groups["ensemble"]
+    marks = np.concatenate([c.get_offsets()[:, 0] for c in plots.plot_alignment(ensemble).collections])
+    shown = np.sort(ensemble.relative_residual.values[:, :, -1].ravel())
+    np.testing.assert_allclose(np.sort(marks)[shown > 0], shown[shown > 0], rtol=1e-5)
+    assert "relative residual" in plots.plot_alignment(ensemble).get_xlabel()
+
+
+def test_training_is_read_from_a_run_folder_and_a_folder_without_one_is_named(tmp_path):
+    (tmp_path / "log.jsonl").write_text(
+        '{"step": 10, "loss": 1.5}\n{"step": 20, "loss": 1.0, "test_exact": 0.25}\n'
+    )
+    axes = plots.plot_training(tmp_path)
+    assert axes.lines[0].get_ydata().tolist() == [0.25]
+    with pytest.raises(ValueError, match="no line with a loss"):
+        plots.plot_training(tmp_path / "other")
+
+
+def test_spectrum_shows_what_converged_and_every_modulus_above_one():
+    found = at.spectrum(*_rotation(), k=2)
+    axes = plots.plot_spectrum(found)
+    drawn = np.concatenate([c.get_offsets() for c in axes.collections])
+    np.testing.assert_allclose(np.hypot(*drawn.T), 1.25)
+    assert axes.get_xlim()[1] > 1.25
+
+
+def _rotation():
+    import torch
+
+    from eqrlab.core import MapSystem
+
+    turn = 1.25 * torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=torch.float64)
+    start = lambda x, g: torch.randn((len(x), 2), generator=g, dtype=torch.float64)
+    system = MapSystem(lambda z, x: z @ turn.T, start)
+    return system, torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1, 2, dtype=torch.float64)
+
+
+def test_misuse_is_named(groups):
+    with pytest.raises(ValueError, match="choose from nfe, breadth, depth"):
+        plots.plot_scaling(at.scaling(groups["ensemble"]), along="width")
+    with pytest.raises(ValueError, match='keep=\\("summary", "path"\\)'):
+        plots.plot_phase(groups["ensemble"].drop_vars("sketch_path"))

@@ -32,6 +32,7 @@ from eqrlab.core.messages import one_line
 from eqrlab.core.training.trainer import Trainer
 from eqrlab.core.training.trainer import train as run_training
 from eqrlab.datasets import PuzzleSet, bundled, bundled_names, read_puzzles
+from eqrlab.datasets import task as task_named
 from eqrlab.datasets.checks import unsolvable as unsolvable_rows
 from eqrlab.datasets.registry.lookup import device_augmentation
 
@@ -166,12 +167,16 @@ def _remember(task: str, options: dict[str, Any], out: Path) -> None:
 def _prepare(task: str, options: dict[str, Any]) -> tuple[Trainer, PuzzleSet | None]:
     """Read the data and build the trainer; options that no run can have are wrong usage."""
     device = options["device"]
+    if task_named(task).sized is not None:  # of no sizes of its own: the training puzzles have some
+        if options["puzzles"] is None:
+            raise click.UsageError(f"{task} has no puzzles of its own: --puzzles FILE|DIR gives them")
+        task = read_puzzles(options["puzzles"], task, "train").task
     try:
         model, config = configurations(task, options, device)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     usual = f"{task}-hard" if options["preset"] and f"{task}-hard-train" in bundled_names() else task
-    puzzles = _set(options["puzzles"], task, "train") or bundled(usual, "train")
+    puzzles = _set(options["puzzles"], task, "train") or bundled_for(usual, "train")
     test = _set(options["test_puzzles"], task, "test")
     if test is None and f"{usual}-test" in bundled_names():
         test = bundled(usual, "test")
@@ -179,7 +184,8 @@ def _prepare(task: str, options: dict[str, Any]) -> tuple[Trainer, PuzzleSet | N
         if given is not None and given.labels is None:
             raise ValueError(f"{given.source}: training needs puzzles with solutions")
     assert puzzles.labels is not None
-    symmetries = None if options["no_symmetries"] else device_augmentation(task, device)
+    alone = options["no_symmetries"] or task_named(task).device_augment is None
+    symmetries = None if alone else device_augmentation(task, device)
     trainer = Trainer(
         options["family"], model, task, puzzles.inputs, puzzles.labels, config, symmetries, device
     )

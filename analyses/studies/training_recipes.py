@@ -67,7 +67,8 @@ RECIPES = {
     "maze": Recipe(
         {"mixer": "attention", "positions": "rope2d", "halt_max_steps": 8}, {"steps": 4000, "lr": 1e-3}
     ),
-    "other": Recipe({"mixer": "attention", "positions": "rope", "halt_max_steps": 8}, {"steps": 4000}),
+    "grid": Recipe({"mixer": "attention", "positions": "rope2d", "halt_max_steps": 8}, {"steps": 4000}),
+    "sequence": Recipe({"mixer": "attention", "positions": "rope", "halt_max_steps": 8}, {"steps": 4000}),
 }
 
 
@@ -126,7 +127,8 @@ def recipe(task: str) -> Recipe:
     known = task_named(task)
     if known.kind == "maze":
         return RECIPES["small maze" if max(known.board) <= SMALL_MAZE else "maze"]
-    return RECIPES.get(known.name) or RECIPES["sudoku9" if known.kind == "sudoku" else "other"]
+    usual = "sudoku9" if known.kind == "sudoku" else "grid" if known.is_grid else "sequence"
+    return RECIPES.get(known.name) or RECIPES[usual]
 
 
 def board_options(task: str, gap: bool) -> dict[str, Any]:

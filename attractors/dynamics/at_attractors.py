@@ -10,6 +10,7 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.dynamics.lyapunov import lyapunov
+from eqrlab.attractors.dynamics.neutral import STABILITY, stability_of
 from eqrlab.attractors.dynamics.singular import singular_values
 from eqrlab.attractors.dynamics.spectrum import spectrum
 from eqrlab.attractors.ensemble.arguments import require_same_puzzles
@@ -208,11 +209,14 @@ def judge(
 
     See `local_dynamics`.
     """
-    at_rest = residual <= AT_REST
+    at_rest, known = residual <= AT_REST, stability_of(low, high)
     back, left = returns == RETURNS.index("returns"), returns == RETURNS.index("leaves")
-    unstable = (low > 1) | left
+    stable, unstable = (
+        (known == STABILITY.index("stable")) & back,
+        (known == STABILITY.index("unstable")) | left,
+    )
     return np.select(
-        [~present, ~at_rest, unstable, (high < 1) & back],
+        [~present, ~at_rest, unstable, stable],
         [VERDICTS.index(n) for n in ("none", "no_fixed_point", "saddle", "stable")],
         VERDICTS.index("undecided"),
     ).astype(np.int8)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from eqrlab.attractors.dynamics.fixed_points import fixed_points
 from eqrlab.attractors.dynamics.lyapunov import lyapunov
+from eqrlab.attractors.dynamics.neutral import stability_of
 from eqrlab.attractors.dynamics.solvers import CODE
 from eqrlab.attractors.dynamics.spectrum import spectrum
 from eqrlab.attractors.ensemble.arguments import identifier_variable, identifiers_in
@@ -97,6 +98,10 @@ def endings(
     are no independent runs: intervals resample puzzles.  Cost a run: up to `max_steps` evaluations; at rest some 50
     products, else about 7 steps' worth for each of `steps`.
 
+    A fate of `sample` is something else: what the residuals and states of the run itself show, noise included, without
+    derivatives.  A run it calls settled may end here at a saddle, one it calls unfinished at a stable point.  The local
+    dynamics of a diagnosis judge points at rest by the same bounds, and ask besides that pushes come back.
+
     References
     ----------
     J.-P. Eckmann and D. Ruelle, Rev. Mod. Phys. 57 (1985) 617.
@@ -146,9 +151,10 @@ def endings(
         system, inputs, state, _spread(moving, right, searches), tol, own.seed, where
     )
     passing = (residual <= SLOW) & (near_distance <= NEAR) & (near_low > 1)
+    stable, unstable = (settled & (stability_of(low, high) == i) for i in range(2))
     # The first that fits: the certain before the likely, and `marginal` where the exponent's interval holds 0.
     name = np.select(
-        [lost, cyclic, settled & (low > 1), settled & (high < 1), settled, passing, exponent[1] > 0, exponent[2] < 0],
+        [lost, cyclic, unstable, stable, settled, passing, exponent[1] > 0, exponent[2] < 0],
         ["diverged", "cycle", "saddle", "stable", "undecided", "saddle", "chaotic", "unfinished"],
         "marginal",
     )  # fmt: skip

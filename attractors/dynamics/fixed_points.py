@@ -20,6 +20,7 @@ from eqrlab.attractors.dynamics.neutral import (
     STABILITY,
     jacobian_change,
     push_and_see,
+    stability_of,
     uncertain_moves,
 )
 from eqrlab.attractors.dynamics.solvers import (
@@ -314,9 +315,7 @@ def _certified(
         )
         value[chosen] = eigen.value[chosen]
         radius[:, chosen] = np.stack((eigen.radius, eigen.low, eigen.high))[:, chosen]
-        stability[chosen] = STABILITY.index("undecided")
-        stability[chosen & (eigen.high < 1)] = STABILITY.index("stable")
-        stability[chosen & (eigen.low > 1)] = STABILITY.index("unstable")
+        stability[chosen] = stability_of(eigen.low, eigen.high)[chosen]
         # Linearisation says nothing where the radius may be 1: there, pushes decide, or nothing does.
         near = np.maximum(eigen.high - 1, 1 - eigen.low) <= NEAR_ONE
         for row in np.flatnonzero(chosen & near & (stability == STABILITY.index("undecided"))):

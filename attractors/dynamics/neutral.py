@@ -24,6 +24,19 @@ SWEEPS = 3  # power iterations for the norm of a difference of Jacobians
 ALIGNING = 300  # products that turn a vector into the leading direction
 
 
+def stability_of(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return what bounds of the spectral radius say of a state at rest, as codes of `STABILITY`.
+
+    The one place that decides it: for `fixed_points`, for `endings`, and for the local dynamics of a diagnosis.
+
+    Examples
+    --------
+    >>> stability_of(np.array([0.8, 1.1, 0.9, np.nan]), np.array([0.9, np.inf, 1.1, np.nan])).tolist()
+    [0, 1, 2, 2]
+    """
+    return np.select([high < 1, low > 1], [0, 1], 2).astype(np.int8)
+
+
 @torch.no_grad()
 def uncertain_moves(
     points: Points, merged: Merged, rows: np.ndarray, residual: np.ndarray, size: np.ndarray, period: int

@@ -134,6 +134,11 @@ def asked_task() -> str | None:
     return None if context is None else context.meta.get("eqrlab.puzzles.task")
 
 
+def _kept_with_puzzles(context: click.Context, option: click.Parameter, value: Any) -> None:
+    """Leave an option where `commands.common.identifiers` finds it: it goes with the puzzles, not into the command."""
+    context.meta[f"eqrlab.puzzles.{option.name}"] = value
+
+
 checkpoint = together(
     click.option("--config", type=click.Path(path_type=Path), metavar="FILE", expose_value=False, callback=_kept,
                  help="Configuration (YAML or JSON) of weights that come without one."),
@@ -152,6 +157,11 @@ puzzles = together(
     click.option("--split", default="test", show_default=True, help="Split of a bundled set or .npy folder."),
     click.option("--task", metavar="NAME", expose_value=False, callback=_task_kept,
                  help="What the puzzles are: sudoku6-3x2, maze7x12, generic-7x8, ... (default: what they look like)."),
+    click.option("--identifiers", type=click.Path(path_type=Path), metavar="FILE", expose_value=False,
+                 callback=_kept_with_puzzles,
+                 help="identifiers.json of the model, where the puzzles come without (ARC)."),
+    click.option("--blank-identifiers", is_flag=True, expose_value=False, callback=_kept_with_puzzles,
+                 help="Give a model of many puzzles none of their embeddings, whatever identifiers puzzles have."),
 )  # fmt: skip
 allow_several = click.option(
     "--allow-several", is_flag=True, help="Accept puzzles of a file that have several solutions."

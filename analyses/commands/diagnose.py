@@ -27,8 +27,10 @@ from eqrlab.analyses.commands.common.puzzle_choice import (
 from eqrlab.analyses.commands.common.unfinished import Kept, request
 from eqrlab.analyses.compare import compare, comparison_rows
 from eqrlab.analyses.diagnose import archive_groups, diagnose
+from eqrlab.analyses.report.disguises import disguise_sentence
 from eqrlab.analyses.report.local import local_sentence
 from eqrlab.analyses.report.page import write_report
+from eqrlab.analyses.studies import arc
 from eqrlab.analyses.studies.checks import check_sentences
 from eqrlab.analyses.text.names import shown_name, typed
 from eqrlab.analyses.text.signals import trust_sentence
@@ -71,6 +73,8 @@ def verdict_lines(groups: dict[str, xr.Dataset]) -> list[str]:
         sentences += " " + trust_sentence(groups["signals"])
     if drifting := drift_sentence(groups["ensemble"]):
         sentences += " " + drifting
+    if "disguises" in groups:
+        sentences += " " + disguise_sentence(groups["disguises"])
     if "spectrum" in groups:
         sentences += " At the attractors: " + local_sentence(groups["spectrum"])
     more = [f"... and {len(rows) - ROWS} more puzzles in the archive"] if len(rows) > ROWS else []
@@ -140,7 +144,8 @@ def run_one(
     if groups is None:
         batch, checks = options.pop("batch_size"), options.pop("checks")
         job: dict[str, Any] = {
-            "labels": chosen.labels, "oracle": chosen.oracle, "restarts": restarts, "noise": noise,
+            "labels": chosen.labels, "identifiers": chosen.identifiers, "oracle": chosen.oracle,
+            "restarts": restarts, "noise": noise,
             "initial": model.random_initial if random else None, **options,
         }  # fmt: skip
         parts: dict[str, Any] = {
@@ -149,6 +154,8 @@ def run_one(
         if not quiet:
             click.echo(cost_line(at.Run.of(model, chosen.inputs, **job), **parts), err=True)
         groups = diagnose(model, chosen.inputs, progress=not quiet, **parts, **job)
+        if arc.shown_names(chosen):
+            groups["disguises"] = arc.disguises(groups["ensemble"], chosen)
         for dataset in groups.values():
             dataset.attrs |= {"name": typed(name), **puzzle_attributes(chosen)}
         kept.keep(name, groups)

@@ -47,7 +47,8 @@ def settled_runs(
     chosen = puzzles_for(model, puzzles, split, limit, several=True)
     require_writable(file.parent, file.name)
     random = None if model.random_starts else model.random_initial
-    run = at.Run.of(model, chosen.inputs, labels=chosen.labels, oracle=chosen.oracle, noise=0, initial=random,
+    run = at.Run.of(model, chosen.inputs, labels=chosen.labels, identifiers=chosen.identifiers,
+                    oracle=chosen.oracle, noise=0, initial=random,
                     keep=("summary", "final_state"), **options)  # fmt: skip
     if not quiet:
         click.echo(study_cost_line(run, {then[0]: then[1] * run.rows}), err=True)

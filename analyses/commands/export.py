@@ -69,7 +69,7 @@ def _job(
     if begun:
         old, source = like_plan(*begun)
     elif like:
-        with archive.open(like, values=("inputs", "labels")) as tree:
+        with archive.open(like, values=("inputs", "labels", "identifier")) as tree:
             old, source = like_archive(tree, like)
     elif resume and out.exists() and checkpoint is None:
         raise ValueError(f"{out}: nothing to resume, no {folder_of(out).name} is there")
@@ -98,11 +98,15 @@ def _job(
         if puzzles.draw is not None:
             click.echo(f"{len(puzzles)} puzzles of {short_source(puzzles)}{how_chosen(puzzles)}", err=True)
         job |= {"inputs": puzzles.inputs, "labels": puzzles.labels, "oracle": puzzles.oracle}
+        job["identifiers"] = puzzles.identifiers
         origin |= puzzle_attributes(puzzles)
     else:
         origin["puzzles"] = source.get("puzzles", "unknown")
         if chosen["limit"]:
-            job |= {k: job[k] if job[k] is None else job[k][: chosen["limit"]] for k in ("inputs", "labels")}
+            job |= {
+                k: job[k] if job[k] is None else job[k][: chosen["limit"]]
+                for k in ("inputs", "labels", "identifiers")
+            }
         cells, tokens = model.config.seq_len, model.config.vocab_size
         given_inputs = job["inputs"]
         if given_inputs.shape[1:] != (cells,) or given_inputs.min() < 0 or given_inputs.max() >= tokens:

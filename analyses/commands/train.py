@@ -263,11 +263,22 @@ def _run(
 @opt.seed()
 @opt.noise()
 @opt.device()
+@click.option(
+    "--submission",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the two best answers to each ARC test, as ARC Prize takes them.",
+)
 @opt.as_json
 @opt.quiet
 @opt.checkpoint
 def evaluate(
-    checkpoint: str, commit: float | None, as_json: bool, quiet: bool, **given: Unpack[opt.Given]
+    checkpoint: str,
+    commit: float | None,
+    submission: Path | None,
+    as_json: bool,
+    quiet: bool,
+    **given: Unpack[opt.Given],
 ) -> None:
     """Measure the exact and the cell accuracy of a checkpoint.
 
@@ -279,16 +290,21 @@ def evaluate(
 
     With --commit the puzzles are also answered by two stages of --restarts runs (4 unless more than one is given), from
     random states where the family has a stored start, and beside them by as many plain restarts.
+
+    Of ARC tasks also pass@K: the share of tests with a right answer among the K that most disguises (and restarts) vote
+    for, by the official vote, mean over tasks; and the same when a task counts only with all its tests right.
     """
     from eqrlab.analyses.studies.accuracy import measure  # here, so that the other commands start quickly
+    from eqrlab.analyses.studies.arc import shown_names
     from eqrlab.analyses.studies.commit import STAGE, clues_of, commit_figures, commit_lines, commit_trial
 
     reasoner = load_checkpoint(checkpoint)
     task = opt.asked_task()
     puzzles, split, restarts = given["puzzles"], given["split"], given["restarts"]
     chosen = read_puzzles(puzzles, task, split) if puzzles else bundled_for(task or reasoner.task, split)
-    chosen = as_the_model_has_it(reasoner, chosen)
-    chosen, unsolvable = _solvable(chosen.take(slice(given["limit"])))
+    chosen, unsolvable = _solvable(as_the_model_has_it(reasoner, chosen.take(slice(given["limit"]))))
+    if submission is not None and not shown_names(chosen):
+        raise ValueError("--submission is of ARC puzzles whose tasks are known")
     if unsolvable:
         click.echo(f"eqrlab: {_left_out(unsolvable, len(chosen))}", err=True)
     if commit is not None:
@@ -302,6 +318,10 @@ def evaluate(
         )
         result["commit"] = commit_figures(tried)
     result = {"checkpoint": checkpoint, **result, "unsolvable": len(unsolvable)}
+    answers = result.pop("submission", None)
+    if submission is not None:
+        with replaced_whole(submission) as temporary:
+            temporary.write_text(json.dumps(answers))
     if as_json:
         click.echo(json.dumps(result))
         return
@@ -309,11 +329,13 @@ def evaluate(
         "checkpoint": f"{checkpoint} ({reasoner.family})",
         "puzzles": f"{result['puzzles']} of {chosen.task} ({Path(chosen.source).name or chosen.source})",
         "run": f"depth {given['depth']}, restarts {restarts}, noise {result['noise']:g}, seed {given['seed']}",
-        "exact": _share(result["exact"]),
+        "exact": _share(result["exact"]) if result["exact"] else "not known: nothing tells what is right",
         "cells": _share(result["cells"])
         if result["cells"]
         else "not known: the puzzles come without solutions",
         **({"halting": _halting(result["halting"], given["depth"])} if result["halting"] else {}),
+        **_pass_lines(result),
+        **({"submission": str(submission)} if submission is not None else {}),
     }
     click.echo("\n".join(aligned(lines)))
     if tried is not None:
@@ -328,6 +350,22 @@ def _halting(found: dict[str, Any], depth: int) -> str:
         mean += f" [{steps['low']:.1f}, {steps['high']:.1f}]"
     asked = f", {never:.0%} of runs never asked to stop" if never else ""
     return f"exact {_share(found['exact'])} at {mean} of {depth} steps{asked}"
+
+
+def _pass_lines(result: dict[str, Any]) -> dict[str, str]:
+    """Return what is printed of pass rates, where there are any."""
+    if "all_tests" not in result:
+        return {}
+    lines = {"all cells": _share(result["cell"])}
+    for name in (name for name in result if name.startswith("pass@")):
+        lines[name] = (
+            f"{_share(result[name])}, {result['all_tests'][name]['value']:.1%} with all tests of a task"
+        )
+    left = result["tests_without_puzzle"]
+    lines["votes"] = f"{result['tasks']} tasks, {result['tests']} tests" + (
+        f", {left} not run" if left else ""
+    )
+    return lines
 
 
 def _solvable(puzzles: PuzzleSet) -> tuple[PuzzleSet, list[str]]:

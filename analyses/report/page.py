@@ -42,6 +42,7 @@ KNOWN = (
     "alignment",
     "modes",
     "signals",
+    "disguises",
     "spectrum",
     "scaling",
     *checks.GROUPS,
@@ -158,6 +159,8 @@ def _checkpoint(number: int, name: str, groups: Groups) -> dict[str, Any]:
     modes, alignment = groups.get("modes"), groups.get("alignment")
     restarts, puzzles, depth = (ensemble.sizes[d] for d in ("restart", "puzzle", "step"))
     scope = f"{plural(puzzles, 'puzzle')}, {plural(restarts, 'restart')} each, {depth} steps"
+    if "identifier" in ensemble and not ensemble.identifier.values.any():
+        scope += ", all under the blank identifier"
 
     def figure(kind: str, drawn: Figure, text: str) -> Markup:
         return Markup(to_svg(drawn, f"c{number}-{kind}", text))

@@ -23,7 +23,9 @@ Voted = tuple[list[arc.Case], list[list[arc.Candidate]]]
 
 def shown_names(puzzles: PuzzleSet) -> tuple[str, ...]:
     """Return under which name each ARC puzzle is shown, (P,): that of its identifier, or its task; () unknown."""
-    return puzzles.disguises or puzzles.columns.get("task", ()) if puzzles.task == "arc" else ()
+    if puzzles.task != "arc":
+        return ()
+    return puzzles.columns.get("disguise", ()) or puzzles.disguises or puzzles.columns.get("task", ())
 
 
 def voted(ensemble: xr.Dataset, puzzles: PuzzleSet) -> Voted:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from eqrlab.analyses.commands.common.identifiers import whose, with_identifiers
 from eqrlab.analyses.options import asked_task
 from eqrlab.analyses.text.names import typed
 from eqrlab.core import Reasoner
@@ -131,7 +132,7 @@ def as_the_model_has_it(reasoner: Reasoner, puzzles: PuzzleSet) -> PuzzleSet:
         board = known.board if known.is_grid or config.board is None else config.board
         puzzles = dataclasses.replace(puzzles, task=generic(config.vocab_size, board).name)
     reasoner.task = puzzles.task
-    return puzzles
+    return with_identifiers(reasoner, puzzles)
 
 
 def not_proved(puzzles: PuzzleSet) -> str:
@@ -163,16 +164,19 @@ def short_source(puzzles: PuzzleSet) -> str:
 
 
 def how_chosen(puzzles: PuzzleSet) -> str:
-    """Return what is said of a draw behind the name of its source; nothing where there was none.
+    """Return what is said of a draw, and of blank identifiers, behind the name of the source; else nothing.
 
     Examples
     --------
     " (drawn at random from its 44,635 with seed 0; --limit all takes all)"
     """
     draw = puzzles.draw
-    if draw is None:
-        return ""
-    return f" (drawn at random from its {draw.available:,} with seed {draw.seed}; --limit all takes all)"
+    drawn = (
+        ""
+        if draw is None
+        else (f" (drawn at random from its {draw.available:,} with seed {draw.seed}; --limit all takes all)")
+    )
+    return drawn + whose(puzzles)
 
 
 def puzzle_attributes(puzzles: PuzzleSet) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from eqrlab.datasets import PuzzleSet
 def run_options(model: Reasoner, chosen: PuzzleSet, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of `attractors.Run.of`: a family with one stored start is started from random states."""
     law = None if model.random_starts else model.random_initial
-    return {"labels": chosen.labels, "oracle": chosen.oracle, "initial": law, **part_of(given, at.RunOptions)}
+    puzzles = {"labels": chosen.labels, "identifiers": chosen.identifiers, "oracle": chosen.oracle}
+    return {**puzzles, "initial": law, **part_of(given, at.RunOptions)}
 
 
 def outside(model: Reasoner) -> str:

@@ -28,6 +28,8 @@ def request(model: Reasoner, puzzles: PuzzleSet, options: Mapping[str, Any], com
     origin = schema.provenance(model)
     about = {name: origin[name] for name in ("checkpoint_sha256", "family", "config")}
     about |= {"inputs": _sha256(puzzles.inputs), "labels": _sha256(puzzles.labels), "compiled": compiled}
+    if puzzles.identifiers is not None:
+        about["identifiers"] = _sha256(puzzles.identifiers)
     about |= {name: value for name, value in options.items() if name != "quiet"}
     return json.dumps(about, sort_keys=True, default=str)
 

@@ -1,0 +1,134 @@
+"""Commands on models of many puzzles: identifiers fitted to the table or refused, votes, and blank runs labelled."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from eqrlab.analyses.cli import cli
+from eqrlab.attractors.results import archive
+from eqrlab.core import build, save
+from eqrlab.core.models.puzzle_table import PuzzleTable
+from eqrlab.datasets import PuzzleSet, arc, write_npy_folder
+
+NAMES = ("<blank>", "a", "a|||t1|||0213456789", "a|||t4|||0123456789", "b")
+
+
+def run(*arguments):
+    found = CliRunner().invoke(cli, list(map(str, arguments)))
+    assert found.exit_code == 0, found.exception
+    return found
+
+
+def refused(*arguments):
+    """Return the sentence with which a command refuses its arguments."""
+    found = CliRunner().invoke(cli, list(map(str, arguments)))
+    assert isinstance(found.exception, ValueError) and "\n" not in str(found.exception)
+    return str(found.exception)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Write a model of five puzzles and an official folder of four."""
+    folder = tmp_path_factory.mktemp("arc")
+    torch.manual_seed(0)
+    config = {"vocab_size": 12, "seq_len": 900, "hidden_size": 4, "num_heads": 2, "expansion": 0.5, "H_cycles": 1,
+              "L_cycles": 1, "mixer": "attention", "positions": "rope", "prefix_len": 1, "prefix_dim": 4}  # fmt: skip
+    model = build("hrm", config, "arc").eval()
+    model.table = PuzzleTable(5, 4, torch.randn(5, 4))
+    model.embed_tokens.prefix.copy_(model.table.rows[0])
+    save(model, folder / "model.safetensors")
+    shown = lambda grid, name: arc.board_of(arc.disguise_of(name).apply(np.array(grid)))
+    inputs = np.stack([*(shown([[1, 2, 3]], name) for name in NAMES[1:4]), shown([[4]], "b")])
+    labels = np.stack([*(shown([[3], [1]], name) for name in NAMES[1:4]), shown([[5]], "b")])
+    puzzles = PuzzleSet(
+        inputs, labels, "arc", {"group": tuple("0001")}, identifiers=np.arange(1, 5), identifier_names=NAMES
+    )
+    write_npy_folder(folder / "data", puzzles)
+    return folder
+
+
+@pytest.fixture
+def job(files):
+    return files / "model.safetensors", "--puzzles", files / "data"
+
+
+def test_evaluation_votes_and_writes_the_submission(job, tmp_path):
+    found = run("evaluate", *job, "--depth", 2, "--json", "--submission", tmp_path / "s.json")
+    result = json.loads(found.stdout)
+    assert {"exact", "cell", "pass@1", "pass@2", "pass@5", "pass@10", "pass@100", "all_tests"} <= set(result)
+    assert (result["tasks"], result["tests"], result["puzzles"]) == (2, 2, 4) and "submission" not in result
+    submitted = json.loads((tmp_path / "s.json").read_text())
+    assert set(submitted) == {"a", "b"} and set(submitted["a"][0]) == {"attempt_1", "attempt_2"}
+    printed = run("evaluate", *job, "--depth", 2).output
+    assert "pass@1000" in printed and "2 tasks, 2 tests" in printed and "note" not in printed
+
+
+def test_a_submission_of_other_puzzles_is_refused(tmp_path):
+    said = refused("evaluate", "eqr-sudoku6", "--limit", 2, "--depth", 1, "--submission", tmp_path / "s.json")
+    assert said.startswith("--submission is of ARC puzzles")
+
+
+def test_identifiers_of_another_build_are_refused_or_run_blank(job, files, tmp_path):
+    (tmp_path / "other.json").write_text(json.dumps([*NAMES, "c"]))
+    said = refused("evaluate", *job, "--depth", 1, "--identifiers", tmp_path / "other.json")
+    assert "identifiers.json names 6 identifiers, the model has 5: they are of two builds" in said
+    blank = run("evaluate", *job, "--depth", 1, "--json", "--blank-identifiers")
+    assert "all puzzles are given the blank one, as asked for by" in blank.stderr
+    assert json.loads(blank.stdout)["tests"] == 2  # disguises are undone all the same
+
+
+def test_a_folder_without_names_is_refused_unless_they_are_given(files, tmp_path):
+    bare = tmp_path / "bare"
+    (bare / "test").mkdir(parents=True)
+    for file in (files / "data" / "test").iterdir():
+        (bare / "test" / file.name).write_bytes(file.read_bytes())
+    said = refused("evaluate", files / "model.safetensors", "--puzzles", bare, "--depth", 1)
+    assert said.startswith(str(bare)) and "no identifiers.json is there" in said
+    given = ("--identifiers", files / "data" / "identifiers.json")
+    assert (
+        run("evaluate", files / "model.safetensors", "--puzzles", bare, "--depth", 1, *given).exit_code == 0
+    )
+
+
+def test_tasks_in_json_run_blank_or_with_the_names_given(files, tmp_path):
+    (tmp_path / "a.json").write_text(
+        json.dumps({"train": [], "test": [{"input": [[1, 2]], "output": [[3]]}]})
+    )
+    job = (files / "model.safetensors", "--puzzles", tmp_path / "a.json", "--depth", 1, "--json")
+    found = run("evaluate", *job)
+    assert found.exit_code == 0 and "the blank one, the puzzles have no identifiers" in found.stderr
+    known = run("evaluate", *job, "--identifiers", files / "data" / "identifiers.json")
+    assert "blank" not in known.stderr
+    assert json.loads(known.stdout)["tests"] == json.loads(found.stdout)["tests"] == 1
+
+
+def test_a_diagnosis_keeps_identifiers_and_asks_whether_disguises_agree(job, tmp_path):
+    options = ("--restarts", 3, "--depth", 8, "--no-local", "--no-checks", "--quiet")
+    found = run("diagnose", *job, *options, "--out", tmp_path)
+    assert "Of 1 test in several disguises" in " ".join(found.output.split())
+    with archive.open(tmp_path / "diagnosis.nc") as tree:
+        assert tree["ensemble"].identifier.values.tolist() == [1, 2, 3, 4]
+        assert tree["disguises"].disguises.values.tolist() == [3, 1]
+    page = (tmp_path / "report.html").read_text()
+    assert "One answer in every disguise?" in page and "under the blank identifier" not in page
+    again = run("diagnose", *job, *options, "--blank-identifiers", "--out", tmp_path / "blank")
+    assert "under the blank identifier" in again.output
+    assert "all under the blank identifier" in (tmp_path / "blank" / "report.html").read_text()
+
+
+def test_an_export_is_repeated_with_its_identifiers(job, files, tmp_path):
+    options = ("--restarts", 2, "--depth", 4, "--limit", 3)
+    run("export", *job, *options, "--out", tmp_path / "a.nc")
+    run("export", "--like", tmp_path / "a.nc", job[0], "--out", tmp_path / "b.nc")
+    with archive.open(tmp_path / "a.nc") as one, archive.open(tmp_path / "b.nc") as other:
+        assert (
+            one["ensemble"].identifier.values.tolist()
+            == other["ensemble"].identifier.values.tolist()
+            == [1, 2, 3]
+        )
+        assert np.array_equal(one["ensemble"].residual.values, other["ensemble"].residual.values)

@@ -312,6 +312,19 @@ def test_options_in_the_file_are_read_from_objects_without_their_classes(kind, k
     assert_same_outputs(model, loaded)
 
 
+def test_options_of_training_alone_in_the_file_leave_the_network_to_the_file_beside_it(tmp_path):
+    model = model_of()
+    content = {
+        "state_dict": bare(model),
+        "hyper_parameters": {"lr": 1e-4},
+        "args": argparse.Namespace(seed=3),
+    }
+    assert_same_outputs(model, load(write(tmp_path, content, official_config(model)), seq_len=6))
+    (tmp_path / "all_config.yaml").unlink()
+    with pytest.raises(CheckpointError, match=r"no 'arch' section, and no options num_heads, H_cycles"):
+        load(tmp_path / "model.pt", seq_len=6)
+
+
 @pytest.mark.parametrize("nested", ["arch", "model", "flat", "config.model", "hparams.network"])
 @pytest.mark.parametrize("name", ["config.yaml", "config.json", "hparams.yaml", "args.json"])
 def test_options_beside_the_file_may_be_flat_or_nested_yaml_or_json(nested, name, tmp_path):

@@ -59,12 +59,15 @@ _FAULTS = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, MemoryE
 
 
 def inside(content: Mapping[Any, Any]) -> dict[str, Any] | None:
-    """Return the configuration that lies in a file, as plain values, or None."""
-    for key in INSIDE:
-        found = plain(content.get(key))
-        if isinstance(found, dict) and found:
-            return found
-    return None
+    """Return the configuration that lies in a file, as plain values, or None; one with options of a network first."""
+    found = [plain(content[key]) for key in INSIDE if key in content]
+    found = [config for config in found if isinstance(config, dict) and config]
+    return next((config for config in found if has_network(config)), found[0] if found else None)
+
+
+def has_network(config: dict[str, Any]) -> bool:
+    """Say whether a configuration has options of such a network."""
+    return isinstance(config.get("arch"), dict) or _section(config, 3) is not None
 
 
 def beside(path: Path) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def _open(path: Path, content: Any, asked: Asked) -> tuple[OfficialFile, str, di
             f"of none of the families by its tensors: {_looked_for(set(tensors), content, path)}"
         )
     inside = foreign_configs.inside(state) if asked.config is None else None
-    config = foreign_configs.sectioned(inside or _given(path, asked))
+    config = foreign_configs.sectioned(_given(path, asked, inside))
     arch, renamed = official_names(config["arch"], family)
     settings, _ = official_names(asked.settings, family)
     top = {name: settings.pop(name) for name in ("ema",) if name in settings}
@@ -157,15 +157,19 @@ def _open(path: Path, content: Any, asked: Asked) -> tuple[OfficialFile, str, di
     return file, family, spelling.rotary
 
 
-def _given(path: Path, asked: Asked) -> dict[str, Any]:
-    """Return the configuration that does not lie in a file: what a caller gives, or a file beside the weights."""
+def _given(path: Path, asked: Asked, inside: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the configuration: what a caller gives, what is in the file, or what lies beside it."""
     if isinstance(asked.config, dict):
         return asked.config
     if asked.config is not None:
         return foreign_configs.read_config(asked.config, f"{asked.config}, the configuration given,")
+    if inside is not None and foreign_configs.has_network(inside):
+        return inside
     try:
         return foreign_configs.beside(path)
     except FileNotFoundError as error:
+        if inside is not None:
+            return inside
         if asked.settings:
             return {"arch": {}}  # all there is are settings
         raise CheckpointError(str(error)) from None

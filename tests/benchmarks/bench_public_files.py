@@ -84,10 +84,4 @@ def test_public_shapes(name, tmp_path, shared):
         info=f"{cpu:.1f} s, {memory:.0f} MB",
         diagnosis=f"{seconds:.0f} s, {peak:.0f} MB",
         said_before=estimate.split(" for ")[0],
-        a_step=f"{seconds_a_step(seconds, cpu):.2f} s",
     )
-
-
-def seconds_a_step(whole, start):
-    """Return the seconds of one outer step of one run, the start of the program aside: measured twice, and run."""
-    return max(whole - start, 0.0) / (2 * (DEPTH + 1) * 2)

@@ -152,8 +152,8 @@ checkpoint = together(
                  help="Training step, where CKPT is a folder (default: the newest)."),
 )  # fmt: skip
 puzzles = together(
-    click.option("--puzzles", metavar="FILE|DIR",
-                 help="Puzzles (default: the bundled test set of the model's task)."),
+    click.option("--puzzles", metavar="FILE|DIR|NAME",
+                 help="Puzzles, or the name of a bundled set (default: the bundled test set of the model's task)."),
     click.option("--split", default="test", show_default=True, help="Split of a bundled set or .npy folder."),
     click.option("--task", metavar="NAME", expose_value=False, callback=_task_kept,
                  help="What the puzzles are: sudoku6-3x2, maze7x12, generic-7x8, ... (default: what they look like)."),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from eqrlab.core.messages import did_you_mean
 from eqrlab.datasets import checks, npy
 from eqrlab.datasets.arc.files import is_arc, read_arc
 from eqrlab.datasets.faults import Fault, PuzzleFileError
@@ -57,6 +58,8 @@ def scan(
         task_named(task)  # known, or the list
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be >= 1, got {limit}")
+    if not path.exists():
+        path = _bundled_path(str(path), split)
     if is_arc(path):
         if task not in (None, "arc"):
             raise PuzzleFileError(f"{path}: JSON of ARC tasks is read, not {task}")
@@ -82,6 +85,8 @@ def read_puzzles(
     Parameters
     ----------
     path
+        A file, a folder, or, where there is no such path, the name of a bundled set such as "sudoku9-hard":
+
         - CSV with a header that names `puzzle,solution` (or `question,answer`, or `quizzes,solutions`; capitals or
           small letters; further columns are kept), separated by commas, semicolons, tabs or bars, one row a puzzle,
           `.` or `0` = blank; the solutions may be empty or left out;
@@ -144,6 +149,17 @@ def read_puzzles(
     return puzzles
 
 
+def _bundled_path(name: str, split: str) -> Path:
+    """Return the file of a shipped set by its name, with or without the split; FileNotFoundError lists the names."""
+    names = bundled_names()
+    found = name if name in names else f"{name}-{split}"
+    if found not in names:
+        raise FileNotFoundError(
+            f"no file, folder or bundled set {name!r}; bundled are {', '.join(names)}{did_you_mean(name, names)}"
+        )
+    return DATA / f"{found}.csv.gz"
+
+
 def bundled_names() -> tuple[str, ...]:
     """Return the shipped sets as "task-split" names."""
     return tuple(sorted(entry.name.removesuffix(".csv.gz") for entry in DATA.glob("*.csv.gz")))
@@ -176,7 +192,10 @@ def bundled(name: str, split: str = "test") -> PuzzleSet:
     (500, 36)
     """
     if f"{name}-{split}" not in bundled_names():
-        raise ValueError(f"no bundled set {name}-{split}; choose from {', '.join(bundled_names())}")
+        names = bundled_names()
+        raise ValueError(
+            f"no bundled set {name}-{split}; choose from {', '.join(names)}{did_you_mean(f'{name}-{split}', names)}"
+        )
     return read_puzzles(DATA / f"{name}-{split}.csv.gz", task=name.partition("-")[0])
 
 

@@ -68,11 +68,15 @@ def test_a_missing_file_and_unknown_options_are_reasons(verb):
         (["info", "eqr-sudoku"], "did you mean eqr-sudoku9 or eqr-sudoku6?"),
         (["info", "trm-suduko6"], "did you mean trm-sudoku6 or "),
         (["diagnose", "--restart", "3"], "--restarts"),
+        (["data", "info", "sudoku6-tst"], "did you mean sudoku6-test"),
+        (["evaluate", "eqr-sudoku6", "--puzzles", "sudoku9-hrad"], "or sudoku9-hard-test?"),
     ],
 )
 def test_a_name_with_a_slip_is_answered_by_the_nearest(arguments, told):
     result = CliRunner().invoke(cli, arguments)
-    assert told in (str(result.exception) if isinstance(result.exception, ValueError) else result.output)
+    assert told in (
+        str(result.exception) if isinstance(result.exception, ValueError | OSError) else result.output
+    )
 
 
 def test_completing_a_verb_imports_none():

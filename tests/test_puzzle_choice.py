@@ -154,3 +154,13 @@ def test_commands_say_and_record_the_draw(many, tmp_path, model, monkeypatch, co
 def test_a_limit_that_is_no_number_is_wrong_usage(wrong):
     run = CliRunner().invoke(diagnose_command, ["eqr-sudoku6", "--limit", wrong])
     assert run.exit_code == 2 and "--limit" in run.output
+
+
+def test_a_bundled_set_is_read_by_its_name_where_there_is_no_such_path(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    named = read_puzzles("sudoku6", limit=3)
+    assert named.task == "sudoku6" and (named.inputs == bundled("sudoku6").inputs[:3]).all()
+    assert (read_puzzles("sudoku6-train", limit=3).inputs == bundled("sudoku6", "train").inputs[:3]).all()
+    write_csv(tmp_path / "sudoku6", bundled("sudoku6").take(slice(7, 9)))
+    assert len(read_puzzles("sudoku6")) == 2, "a file comes first"
+    assert len(puzzles_for(model, "sudoku6-test", "test", 4, False)) == 4

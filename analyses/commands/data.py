@@ -61,11 +61,6 @@ def _scan(
     source: str, task: str | None, split: str, limit: int | None = None
 ) -> tuple[PuzzleSet | None, list[Fault]]:
     """Read a path, or a bundled set where no such path exists."""
-    if not Path(source).exists():
-        names = files.bundled_names()
-        if source not in names:
-            raise ValueError(f"no file, folder or bundled set {source!r}; bundled are {', '.join(names)}")
-        return files.scan(files.DATA / f"{source}.csv.gz", task, split, limit)
     return files.scan(source, task, split, limit)
 
 
@@ -263,7 +258,7 @@ def _describe(puzzles: PuzzleSet, measure: int) -> dict[str, str]:
 def _guesses(known: Task, inputs: np.ndarray) -> str:
     """Return the guess nodes of puzzles, as far as they are counted in a few seconds."""
     board, began, guesses = geometry(known.board[0], known.boxes), time.monotonic(), list[int]()
-    for tokens in inputs:
+    for tokens in tqdm(inputs, unit="puzzle", desc="guess nodes", **shown(True)):
         found = search(tokens, board=board, nodes=MOST_NODES)
         if not found.complete and len(found.solutions) < 2:
             return f"more than {MOST_NODES} in puzzle {len(guesses) + 1}; not counted further"

@@ -196,8 +196,6 @@ def _set(source: str | None, task: str, split: str) -> PuzzleSet | None:
     """Read the puzzles that an option names: a file, a folder, or a bundled set where there is no such path."""
     if source is None:
         return None
-    if not Path(source).exists() and f"{source}-{split}" in bundled_names():
-        return bundled(source, split)
     return read_puzzles(source, task, split)
 
 

@@ -25,6 +25,7 @@ def diagnose(
     *,
     local: bool = False,
     checks: bool = False,
+    fixed: bool = False,
     batch_size: int | None = None,
     progress: bool | Callable[[int, int], None] = False,
     **options: Unpack[at.RunOptions],
@@ -43,6 +44,10 @@ def diagnose(
     checks
         Also follow some runs to twice the depth, test whether the map acts, and move the thresholds of the modes, see
         `analyses.studies.checks`.
+    fixed
+        Draw all restarts of every puzzle and measure every residual.  Otherwise restarts come in waves until the mode
+        of their puzzle is decided, see `attractors.sample_until_decided`, and residuals are sparse where each costs an
+        evaluation.
     batch_size, **options
         As for `attractors.sample`.
     progress
@@ -55,9 +60,15 @@ def diagnose(
         `outcomes`, `noop`, `sensitivity`, `radius` and `duels` with `checks`, `clues` with both; and with `checks`
         `commit`, where puzzles in mode (a) take clues.
     """
+    if not fixed:
+        options.setdefault("residuals", "sparse")
     run = at.Run.of(system, torch.as_tensor(inputs), **options)
     kept = ("final_state",) if (checks or local) and states_fit(system, run.rows) else ()
-    ensemble = run.with_(keep=("summary", "path", *kept)).sample(batch_size=batch_size, progress=progress)
+    wanted = run.with_(keep=("summary", "path", *kept))
+    if fixed or not run.judge.known:
+        ensemble = wanted.sample(batch_size=batch_size, progress=progress)
+    else:
+        ensemble = at.sample_until_decided(wanted, batch_size=batch_size, progress=progress)
     groups = {"ensemble": ensemble.drop_vars("final_state", errors="ignore")}
     parts: dict[str, Callable[..., xr.Dataset]] = {
         "basins": at.basins,

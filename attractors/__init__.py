@@ -17,6 +17,7 @@ from eqrlab.attractors.dynamics.lyapunov import lyapunov
 from eqrlab.attractors.dynamics.run_exponents import trajectory_exponents
 from eqrlab.attractors.dynamics.singular import singular_values
 from eqrlab.attractors.dynamics.spectrum import spectrum
+from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.ensemble.options import (
     AnalysisOptions,
     DrawOptions,
@@ -37,6 +38,7 @@ from eqrlab.attractors.landscape.noop import noop_test
 from eqrlab.attractors.landscape.return_test import return_test
 from eqrlab.attractors.landscape.shells import shells
 from eqrlab.attractors.landscape.transitions import transitions
+from eqrlab.attractors.landscape.waves import sample_until_decided
 from eqrlab.attractors.perturbation.duels import duels
 from eqrlab.attractors.perturbation.ftle_plane import ftle_field
 from eqrlab.attractors.perturbation.plane import plane
@@ -67,6 +69,7 @@ __all__ = [
     "basins",
     "best_policy",
     "commit",
+    "common_restarts",
     "completed_part",
     "continuation",
     "critical_shock",
@@ -93,6 +96,7 @@ __all__ = [
     "replay",
     "return_test",
     "sample",
+    "sample_until_decided",
     "scaling",
     "shells",
     "signals",

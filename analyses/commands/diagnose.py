@@ -35,6 +35,7 @@ from eqrlab.analyses.studies.checks import check_sentences
 from eqrlab.analyses.text.names import shown_name, typed
 from eqrlab.analyses.text.signals import trust_sentence
 from eqrlab.analyses.text.verdicts import drift_sentence, landscape_sentence, verdict_rows
+from eqrlab.attractors.landscape.waves import FIRST
 from eqrlab.attractors.results import archive
 from eqrlab.core import Reasoner
 from eqrlab.datasets import PuzzleSet
@@ -115,6 +116,12 @@ sampling_options = opt.together(
     opt.checkpoint,
 )  # fmt: skip
 
+fixed_option = click.option(
+    "--fixed",
+    is_flag=True,
+    help="Draw all restarts of every puzzle, however clear, and measure every residual.",
+)
+
 
 def run_one(
     name: str,
@@ -137,25 +144,31 @@ def run_one(
         restarts = 1  # one stored start and no noise: every restart would be the same run
     outside = ", from random states outside its training law" if random and not model.random_starts else ""
     source = short_source(chosen) + how_chosen(chosen)
+    plenty = "" if options["fixed"] or restarts <= FIRST else "up to "
     click.echo(
-        f"{name}: {len(chosen)} puzzles of {source}, {restarts} restarts, depth {options['depth']}{outside}"
+        f"{name}: {len(chosen)} puzzles of {source}, {plenty}{restarts} restarts, depth {options['depth']}{outside}"
     )
     groups = kept.found(name)
     if groups is None:
-        batch, checks = options.pop("batch_size"), options.pop("checks")
+        batch, checks, fixed = (options.pop(n) for n in ("batch_size", "checks", "fixed"))
         job: dict[str, Any] = {
             "labels": chosen.labels, "identifiers": chosen.identifiers, "oracle": chosen.oracle,
             "restarts": restarts, "noise": noise,
-            "initial": model.random_initial if random else None, **options,
+            "initial": model.random_initial if random else None, "residuals": "all" if fixed else "sparse", **options,
         }  # fmt: skip
         parts: dict[str, Any] = {
             "local": not unasked if local is None else local, "checks": checks, "batch_size": batch,
         }  # fmt: skip
         if not quiet:
-            click.echo(cost_line(at.Run.of(model, chosen.inputs, **job), **parts), err=True)
-        groups = diagnose(model, chosen.inputs, progress=not quiet, **parts, **job)
+            click.echo(
+                cost_line(
+                    at.Run.of(model, chosen.inputs, **job), waves=not fixed and restarts > FIRST, **parts
+                ),
+                err=True,
+            )
+        groups = diagnose(model, chosen.inputs, fixed=fixed, progress=not quiet, **parts, **job)
         if arc.shown_names(chosen):
-            groups["disguises"] = arc.disguises(groups["ensemble"], chosen)
+            groups["disguises"] = arc.disguises(at.common_restarts(groups["ensemble"]), chosen)
         for dataset in groups.values():
             dataset.attrs |= {"name": typed(name), **puzzle_attributes(chosen)}
         kept.keep(name, groups)
@@ -216,6 +229,7 @@ def finish(target: Path, groups: dict[str, xr.Dataset], kept: Kept, began: float
 @click.command("diagnose", epilog="Example:  eqrlab diagnose eqr-sudoku6 --limit 2 --restarts 8 --depth 16")
 @click.argument("checkpoints", nargs=-1, metavar="[CKPT]...")
 @sampling_options
+@fixed_option
 def diagnose_command(checkpoints: tuple[str, ...], out: Path, **options: Any) -> Path:
     """Diagnose the landscape of checkpoints: verdict and report.
 
@@ -240,13 +254,14 @@ def diagnose_command(checkpoints: tuple[str, ...], out: Path, **options: Any) ->
 def compare_command(checkpoints: tuple[str, ...], out: Path, **options: Any) -> Path:
     """Compare checkpoints on the same puzzles and seeds.
 
-    Differences are to the first CKPT; their intervals pair the puzzles.  Writes OUT/compare.nc and OUT/report.html, the
-    landscapes side by side.  For families with one stored start see `eqrlab diagnose --help`.
+    Differences are to the first CKPT; their intervals pair the puzzles.  All restarts are drawn, whatever they show.
+    Writes OUT/compare.nc and OUT/report.html, the landscapes side by side.  For families with one stored start see
+    `eqrlab diagnose --help`.
     """
     began, target = time.monotonic(), out / "compare.nc"
     if len(checkpoints) < 2:
         raise click.UsageError("compare needs at least two checkpoints")
-    results, kept = run_all(checkpoints, target=target, **options)
+    results, kept = run_all(checkpoints, target=target, fixed=True, **options)
     comparison = compare(results)
     files = finish(target, {**archive_groups(results), "compare": comparison}, kept, began)
     click.echo("\n".join(table(comparison_rows(comparison))) + "\n")

@@ -18,6 +18,7 @@ from eqrlab.analyses.text import tables
 from eqrlab.analyses.text.format import plural
 from eqrlab.analyses.text.verdicts import auc_depth, auc_text
 from eqrlab.analyses.text.vocabulary import UNDEFINED
+from eqrlab.attractors.ensemble.drawn import drawn_of
 from eqrlab.attractors.ensemble.schedule import measured_of
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import STATUS
@@ -33,9 +34,9 @@ RASTER_MARKS = 1000
 def runs_of(ensemble: xr.Dataset) -> dict[str, np.ndarray]:
     """Return which runs (puzzle, restart) end right and wrong; all of them as "none" where nothing is known."""
     if "correct" not in ensemble:
-        return {"none": np.ones(ensemble["fate"].shape, bool)}
+        return {"none": drawn_of(ensemble)}
     right = ensemble["correct"].values[:, :, -1]
-    return {"right": right, "wrong": ~right}
+    return {"right": right, "wrong": ~right & drawn_of(ensemble)}
 
 
 def settled_below(ensemble: xr.Dataset) -> tuple[float, float]:

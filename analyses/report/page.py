@@ -30,6 +30,7 @@ from eqrlab.analyses.text.format import percent_interval, plural
 from eqrlab.analyses.text.signals import signal_rows, signal_warning, trust_sentence
 from eqrlab.analyses.text.telling import telling_puzzles
 from eqrlab.analyses.text.vocabulary import MODE_NAMES, SELECTOR_NAMES
+from eqrlab.attractors.ensemble.drawn import drawn_of
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import FATES
@@ -158,7 +159,14 @@ def _checkpoint(number: int, name: str, groups: Groups) -> dict[str, Any]:
     ensemble, basins = groups["ensemble"], groups["basins"]
     modes, alignment = groups.get("modes"), groups.get("alignment")
     restarts, puzzles, depth = (ensemble.sizes[d] for d in ("restart", "puzzle", "step"))
-    scope = f"{plural(puzzles, 'puzzle')}, {plural(restarts, 'restart')} each, {depth} steps"
+    drawn = drawn_of(ensemble)
+    each = (
+        plural(restarts, "restart") + " each"
+        if drawn.all()
+        else f"{drawn.sum(1).min()} to {restarts} restarts each"
+    )
+    scope = f"{plural(puzzles, 'puzzle')}, {each}, {depth} steps"
+    runs = int(drawn.sum())
     if "identifier" in ensemble and not ensemble.identifier.values.any():
         scope += ", all under the blank identifier"
 
@@ -167,10 +175,10 @@ def _checkpoint(number: int, name: str, groups: Groups) -> dict[str, Any]:
 
     view: dict[str, Any] = {
         "id": f"checkpoint-{number}", "name": name, "judged": False, "scope": scope, "puzzles": puzzles,
-        "runs": puzzles * restarts, "task": str(ensemble.attrs.get("task", "unknown")),
+        "runs": runs, "task": str(ensemble.attrs.get("task", "unknown")),
         "family": str(ensemble.attrs.get("family", "unknown")),
         "confidence": f"{float(basins.attrs.get('confidence', 0.95)):.0%}".replace("%", "\u00a0%"),
-        "banded": puzzles * restarts > plots.EACH_RUN, "fates": tables.fate_bar(ensemble["fate"].values),
+        "banded": runs > plots.EACH_RUN, "fates": tables.fate_bar(ensemble["fate"].values),
         "paths": figure("paths", plots.residual_paths(ensemble), f"Relative residual of the runs of {name} over steps"),
         "some": plots.PHASE_RUNS if restarts > plots.PHASE_RUNS else 0, "puzzle_views": [],
         "provenance": tables.provenance(groups), "letter": "unknown",

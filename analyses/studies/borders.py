@@ -50,7 +50,9 @@ def borders(
     common: dict[str, Any] = {"seed": run.seed, "device": run.place.device}
     depth = min(DEPTH, ensemble.sizes["step"])
     found: dict[str, xr.Dataset] = {
-        "duels": at.duels(run.system, tokens, few, answers=ANSWERS, pairs=PAIRS, depth=depth, **common)
+        "duels": at.duels(
+            run.system, tokens, at.common_restarts(few), answers=ANSWERS, pairs=PAIRS, depth=depth, **common
+        )
     }
     if (attractor >= 0).any():
         found["radius"] = at.basin_radius(

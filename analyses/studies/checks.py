@@ -13,6 +13,7 @@ from eqrlab.analyses.studies.commit import commit_sentence
 from eqrlab.analyses.studies.fates import late_sentence, noop_sentence
 from eqrlab.analyses.text.format import percent_interval, plural
 from eqrlab.attractors.ensemble.contract import require_law
+from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.core import System
 
@@ -50,7 +51,7 @@ def run_checks(
         "sensitivity": at.mode_sensitivity(ensemble),
     }  # fmt: skip
     if "final_state" in ensemble:
-        few = ensemble.isel(restart=slice(0, FOLLOWED))
+        few = common_restarts(ensemble).isel(restart=slice(0, FOLLOWED))
         longer = at.prolong(run.system, run.inputs, few, depth=2 * depth, which="all", oracle=run.judge.oracle,
                             device=device, batch_size=batch_size, progress=progress)  # fmt: skip
         groups["outcomes"] = at.outcomes(longer).assign_attrs(followed=few.sizes["restart"])

@@ -12,6 +12,8 @@ import xarray as xr
 from eqrlab.analyses.text import verdicts as wording
 from eqrlab.analyses.text.format import percent_interval
 from eqrlab.analyses.text.vocabulary import SELECTOR_MEANINGS, SELECTOR_NAMES, fate_meaning
+from eqrlab.attractors.ensemble.drawn import common_restarts
+from eqrlab.attractors.landscape.basins import NOT_DRAWN
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import FATES, MODES
 from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
@@ -28,7 +30,8 @@ def outcome_table(ensemble: xr.Dataset, basins: xr.Dataset) -> list[dict[str, An
     -----
     Restarts of a puzzle are not independent, so that whole puzzles are resampled.
     """
-    reached = basins["attractor_id"].values >= 0
+    ensemble = common_restarts(ensemble)
+    reached = basins["attractor_id"].values[:, : ensemble.sizes["restart"]] >= 0
     right = ensemble["correct"].values[:, :, -1]
     confidence = float(basins.attrs.get("confidence", 0.95))
     rows = []
@@ -44,7 +47,8 @@ def outcome_table(ensemble: xr.Dataset, basins: xr.Dataset) -> list[dict[str, An
 
 def fate_bar(fate: np.ndarray) -> list[dict[str, Any]]:
     """Return the fates that occur among runs, with count, share and meaning."""
-    counts = np.bincount(fate.ravel(), minlength=len(FATES))
+    fate = fate[fate >= 0]
+    counts = np.bincount(fate, minlength=len(FATES))
     return [
         {"name": name, "count": int(count), "share": count / fate.size, "meaning": fate_meaning(name)}
         for name, count in zip(FATES, counts, strict=True)
@@ -54,7 +58,8 @@ def fate_bar(fate: np.ndarray) -> list[dict[str, Any]]:
 
 def reached_text(basins: xr.Dataset) -> str:
     """Return the share of runs at an attractor, with its interval clustered by puzzle, as text."""
-    reached = (basins["attractor_id"].values >= 0).mean(1)
+    identity = basins["attractor_id"].values
+    reached = (identity >= 0).sum(1) / (identity != NOT_DRAWN).sum(1)
     return share_text(reached, float(basins.attrs.get("confidence", 0.95)))
 
 

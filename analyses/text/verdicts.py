@@ -20,6 +20,7 @@ from eqrlab.analyses.text.vocabulary import (
     mode_meaning,
     name_of,
 )
+from eqrlab.attractors.ensemble.drawn import drawn_of
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import ADVICE, MODES, STATUS
 
@@ -81,7 +82,7 @@ def drift_sentence(ensemble: xr.Dataset) -> str:
     if not len(drifting):
         return ""
     return (
-        f"Answer settled, state drifting: {plural(len(drifting), 'run')} of {rate.size:,}, by "
+        f"Answer settled, state drifting: {plural(len(drifting), 'run')} of {int(drawn_of(ensemble).sum()):,}, by "
         f"{np.median(drifting):.2g} of the norm a step; they count as recurrent, by their answer."
     )
 

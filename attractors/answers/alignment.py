@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from eqrlab.attractors.answers.selectors import accuracy_table, available
+from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles, widened
@@ -46,12 +47,17 @@ def alignment(
     ValueError
         When the ensemble knows nothing of correctness.
 
+    Notes
+    -----
+    Where puzzles have unequal numbers of restarts, those that all of them have are taken (`common_restarts`).
+
     References
     ----------
     Equilibrium Reasoners, arXiv 2605.21488, eqs. 19 to 21.
     """
     if "correct" not in ensemble:
         raise ValueError("alignment needs to know what is correct: sample with labels or an oracle")
+    ensemble = common_restarts(ensemble)
     depths = depth_points(ensemble.sizes["step"])
     residual = ensemble.residual.values.astype(float)
     correct = ensemble.correct.values

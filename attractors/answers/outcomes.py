@@ -7,6 +7,7 @@ import functools
 import numpy as np
 import xarray as xr
 
+from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.fates.fate import CODE
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
@@ -74,6 +75,7 @@ def outcomes(
     if "correct" not in runs:
         raise ValueError("outcomes need to know what is correct: sample with labels or an oracle")
     check_confidence(confidence)
+    runs = common_restarts(runs)
     fate, correct, relative, depths = _by_depth(runs)
     bounds = functools.partial(_ratio, confidence=confidence, resamples=resamples, seed=seed)
     every = np.ones(fate.shape, bool)

@@ -10,6 +10,7 @@ import xarray as xr
 
 from eqrlab.attractors.answers.adaptive import described, totals
 from eqrlab.attractors.answers.policy import REASONS, Policy, Race
+from eqrlab.attractors.ensemble.drawn import require_equal
 from eqrlab.attractors.ensemble.schedule import require_all
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
@@ -89,6 +90,7 @@ def check_enough(ensemble: xr.Dataset, policy: Policy) -> None:
     if "correct" not in ensemble:
         raise ValueError("a replay needs to know what is correct: sample with labels or an oracle")
     require_all(ensemble, "a replay")
+    require_equal(ensemble, "a replay")
     for name, dim in (("restarts", "restart"), ("depth", "step")):
         if getattr(policy, name) > ensemble.sizes[dim]:
             raise ValueError(

@@ -10,6 +10,7 @@ import xarray as xr
 
 from eqrlab.attractors.answers import selectors
 from eqrlab.attractors.answers.alignment import depth_points
+from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles, widened
@@ -91,6 +92,7 @@ def scaling(
     """
     names = selectors.available(ensemble)
     check_confidence(confidence)
+    ensemble = common_restarts(ensemble)
     steps, restarts = ensemble.sizes["step"], ensemble.sizes["restart"]
     depth = _grid(depths, depth_points(steps), steps, "depths")
     breadth = _grid(breadths, depth_points(restarts), restarts, "breadths")

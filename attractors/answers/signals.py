@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from eqrlab.attractors.answers.selectors import available, least, selector_score
+from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles, widened
@@ -77,6 +78,7 @@ def signals(
     >>> found.signal.values.tolist(), found.attrs["trusted"] in found.signal.values
     (['top1_converged', 'majority', 'settle_time'], True)
     """
+    ensemble = common_restarts(ensemble)
     names = [name for name in SIGNALS if name in (*available(ensemble), "majority")]
     draw: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
     depth, restarts, puzzles = (ensemble.sizes[d] for d in ("step", "restart", "puzzle"))

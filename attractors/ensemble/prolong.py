@@ -11,6 +11,7 @@ from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import identifier_variable, identifiers_in
 from eqrlab.attractors.ensemble.batches import run_in_batches
+from eqrlab.attractors.ensemble.drawn import require_equal
 from eqrlab.attractors.ensemble.judge import Oracle
 from eqrlab.attractors.ensemble.options import WorkOptions, check_options
 from eqrlab.attractors.ensemble.recipe import Recipe
@@ -100,6 +101,7 @@ def prolong(
     check_options(options, WorkOptions, "prolong")
     if "final_state" not in ensemble:
         raise ValueError("the ensemble holds no states; sample with keep=('summary', 'final_state')")
+    require_equal(ensemble, "prolong")
     recipe = Run.of_ensemble(system, ensemble, inputs=inputs, oracle=oracle, device=device)
     recipe = recipe.with_(keep=("summary", "final_state"))
     start = ensemble.sizes["step"]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from eqrlab.attractors.ensemble.drawn import drawn_of
 from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.schedule import measured_of
 from eqrlab.attractors.fates.clouds import recurs
@@ -174,7 +175,11 @@ def runs_of(ensemble: xr.Dataset) -> list[Runs]:
         values["steady"] = ensemble.answer_settled.values <= ensemble.attrs["depth"] // 2 + 1
         values["before"], values["late"] = _arrivals(ensemble)
     restart = ensemble.restart.values
-    return [Runs(restart=restart, **{n: v[p] for n, v in values.items()}) for p in range(shape[0])]
+    drawn = drawn_of(ensemble)
+    return [
+        Runs(restart=restart[mine], **{n: v[p][mine] for n, v in values.items()})
+        for p, mine in enumerate(drawn)
+    ]
 
 
 def _codes(ensemble: xr.Dataset) -> np.ndarray:

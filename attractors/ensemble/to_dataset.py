@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -16,8 +16,6 @@ from eqrlab.attractors.ensemble.schedule import sparse_of
 from eqrlab.attractors.fates.fate import (
     CODE,
     LongRun,
-    Sparse,
-    Tolerances,
     Verdict,
     answer_window,
     classify,
@@ -58,7 +56,9 @@ def assemble(
     residual, size = records["residual"], records["norm"]
     state_dtype = state_precision(recipe, residual.dtype)
     sparse = sparse_of(records, recipe.residuals, recipe.before)
-    verdict = _verdict(records, judged, torch.finfo(state_dtype).eps, noise, limits, threshold, sparse)
+    if threshold is None:
+        threshold = solved_band_of(recipe, records, noise)
+    verdict = _verdict(recipe, records, torch.finfo(state_dtype).eps, noise, threshold)
     with np.errstate(invalid="ignore", divide="ignore"):
         # At the state 0 a relative residual of 0 is at rest, any other is infinitely large.
         relative = np.where(size > 0, residual / size, np.where(residual == 0, 0, np.inf)).astype(
@@ -199,37 +199,41 @@ def _orbits(
     }
 
 
-def _verdict(
-    records: dict[str, np.ndarray],
-    judged: bool,
-    epsilon: float,
-    noise: float,
-    limits: Tolerances,
-    threshold: float | None,
-    sparse: Sparse | None,
-) -> Verdict:
-    """Decide the fates of all rows, some at a time; without a threshold, with the band of all their solved runs."""
-    rows, depth = records["residual"].shape
-    pieces = [slice(start, start + JUDGED_AT_ONCE) for start in range(0, rows, JUDGED_AT_ONCE)]
+Facts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, LongRun]
 
-    def facts(piece: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, LongRun]:
+
+def _pieces(recipe: Recipe, records: dict[str, np.ndarray]) -> Iterator[tuple[slice, Facts]]:
+    """Yield what fates are judged by, for some rows at a time."""
+    rows, depth = records["residual"].shape
+    for start in range(0, rows, JUDGED_AT_ONCE):
+        piece = slice(start, start + JUDGED_AT_ONCE)
         part = {name: values[piece] for name, values in records.items()}
         residual, size = part["residual"].astype(float), part["norm"].astype(float)
-        return residual, size, part["code"], part["correct"][:, -1] & judged, digested(part, depth, limits)
+        right = part["correct"][:, -1] & recipe.judge.known
+        yield piece, (residual, size, part["code"], right, digested(part, depth, recipe.tolerances))
 
-    if threshold is None:
-        band = np.concatenate(
-            [solved_residuals(r, n, code, s, seen.finite) for r, n, code, s, seen in map(facts, pieces)]
-        )
-        threshold = solved_band(
-            band, np.ones(len(band), bool), limits, limits.numerical_floor(epsilon), noise
-        )
+
+def solved_band_of(recipe: Recipe, records: dict[str, np.ndarray], noise: float) -> float:
+    """Return the relative residual up to which the runs of these records count as settled."""
+    limits = recipe.tolerances
+    floor = limits.numerical_floor(torch.finfo(state_precision(recipe, records["residual"].dtype)).eps)
+    band = np.concatenate(
+        [solved_residuals(*facts[:4], facts[4].finite) for _, facts in _pieces(recipe, records)]
+    )
+    return solved_band(band, np.ones(len(band), bool), limits, floor, noise)
+
+
+def _verdict(
+    recipe: Recipe, records: dict[str, np.ndarray], epsilon: float, noise: float, threshold: float
+) -> Verdict:
+    """Decide the fates of all rows, some at a time."""
+    sparse = sparse_of(records, recipe.residuals, recipe.before)
     verdicts = [
         classify(
-            *facts(piece), epsilon=epsilon, noise=noise, tolerances=limits, threshold=threshold,
+            *facts, epsilon=epsilon, noise=noise, tolerances=recipe.tolerances, threshold=threshold,
             sparse=sparse and sparse._replace(update=sparse.update[piece]),
         )
-        for piece in pieces
+        for piece, facts in _pieces(recipe, records)
     ]  # fmt: skip
     fields = {
         field.name: np.concatenate([getattr(v, field.name) for v in verdicts])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from eqrlab.attractors.ensemble.drawn import in_waves
 from eqrlab.attractors.ensemble.runs import Runs, runs_of
 from eqrlab.attractors.fates.fate import CODE
 from eqrlab.attractors.landscape.identify import Clusters, identify, in_order
@@ -18,7 +19,7 @@ from eqrlab.attractors.statistics.intervals import DEFAULT_INTERVAL, proportion_
 NOT_DRAWN = -2  # attractor_id of a restart that a puzzle did not need
 
 
-def basins(ensemble: xr.Dataset, *, confidence: float = 0.95, method: str = DEFAULT_INTERVAL) -> xr.Dataset:
+def basins(ensemble: xr.Dataset, *, confidence: float = 0.95, method: str | None = None) -> xr.Dataset:
     """Find the attractors of each puzzle and estimate the mass of their basins.
 
     Parameters
@@ -26,7 +27,8 @@ def basins(ensemble: xr.Dataset, *, confidence: float = 0.95, method: str = DEFA
     ensemble
         From `sample`; with `final_state` kept, borderline pairs of large states are compared in full.
     confidence, method
-        Of the intervals; see `statistics.proportion_interval`.
+        Of the intervals; see `statistics.proportion_interval`.  None: mid-p, and of an ensemble that was sampled in
+        waves "sequence", which holds however one stops.
 
     Returns
     -------
@@ -54,11 +56,17 @@ def basins(ensemble: xr.Dataset, *, confidence: float = 0.95, method: str = DEFA
     of fate recurrent, chaotic or quasi-periodic: exponents tell which (`lyapunov`).  That takes 128 steps or more.
     Unfinished runs count as ending at no attractor: raise the depth before reading such masses as final.
     """
+    method = method or interval_of(ensemble)
     runs = runs_of(ensemble)
     attributes = {**schema.carried(ensemble), "confidence": confidence, "interval_method": method}
     variables = tabulate(runs, [identify(r) for r in runs], confidence, method)
     coordinates = {"puzzle": ensemble.puzzle.values, "restart": ensemble.restart.values}
     return schema.dataset(variables, attributes, coordinates, {"fate": schema.FATES})
+
+
+def interval_of(ensemble: xr.Dataset) -> str:
+    """Return the method of intervals that an ensemble asks for."""
+    return "sequence" if in_waves(ensemble) else DEFAULT_INTERVAL
 
 
 def tabulate(

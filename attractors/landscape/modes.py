@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import xarray as xr
 
+from eqrlab.attractors.ensemble.drawn import drawn_of
 from eqrlab.attractors.ensemble.schedule import measured_of
 from eqrlab.attractors.fates.fate import CODE, Tolerances
-from eqrlab.attractors.landscape.basins import basins
+from eqrlab.attractors.landscape.basins import basins, interval_of
 from eqrlab.attractors.landscape.mode_rule import ModeRule as ModeRule
 from eqrlab.attractors.landscape.mode_rule import mode_posterior, population
 from eqrlab.attractors.landscape.return_test import RETURNS
@@ -91,10 +92,11 @@ def evidence_of(
         unfinished = unfinished | (reached & (result == RETURNS.index("undecided")))
         reached = reached & ~np.isin(result, [RETURNS.index("undecided"), RETURNS.index("leaves")])
     unfinished = unfinished & ~reached
-    last = ~ensemble.correct.values[:, :, -1]
-    auc = PooledAuc(ensemble.residual.values[:, :, -1].astype(float), last).within()
+    last, drawn = ~ensemble.correct.values[:, :, -1], drawn_of(ensemble)
+    auc = PooledAuc(ensemble.residual.values[:, :, -1].astype(float), last, drawn).within()
+    unsettled = drawn & ~reached & ~unfinished
     return Evidence(
-        (reached & right).sum(1), (reached & ~right).sum(1), (~reached & ~unfinished).sum(1), unfinished.sum(1), auc
+        (reached & right).sum(1), (reached & ~right).sum(1), unsettled.sum(1), unfinished.sum(1), auc
     )  # fmt: skip
 
 
@@ -127,7 +129,7 @@ def decided(probability: np.ndarray, rule: ModeRule) -> np.ndarray:
     return np.where(sure.max(1) >= rule.decide, sure.argmax(1), UNDECIDED).astype(np.int8)
 
 
-def restarts_needed(evidence: Evidence, restarts: int, rule: ModeRule) -> np.ndarray:
+def restarts_needed(evidence: Evidence, restarts: int | np.ndarray, rule: ModeRule) -> np.ndarray:
     """Return the restarts (puzzle,) at which a verdict is reached if runs go on to split as those seen.
 
     The number of restarts where there is a verdict, -1 where up to 256 times as many would give none: there the masses
@@ -232,8 +234,9 @@ def modes(
     share = Interval(*share_over_puzzles(probability, confidence=confidence, seed=seed))
     population = Interval(*_population(evidence, rule, confidence, seed))
     landscape, certainty = _checkpoint(probability, mode, rule, seed)
-    restarts = ensemble.sizes["restart"]
-    bound = proportion_interval(evidence.correct + evidence.unfinished, restarts, confidence)[1]
+    restarts = drawn_of(ensemble).sum(1)
+    possible = evidence.correct + evidence.unfinished
+    bound = proportion_interval(possible, restarts, confidence, interval_of(ensemble))[1]
     each, percent = ("puzzle",), f"{confidence:.0%}"
     counts = {
         "count_correct": (evidence.correct, "runs at correct attractors"),

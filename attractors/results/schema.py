@@ -150,7 +150,7 @@ def now() -> str:
 CARRIED = (
     "Conventions", "schema_version", "title", "source", "checkpoint", "checkpoint_sha256", "checkpoint_provenance",
     "family", "task", "config", "seed", "restarts", "depth", "noise", "init_std", "initial_law", "dtype", "device",
-    "products", "tolerances", "oracle", "residuals", "history",
+    "products", "tolerances", "oracle", "residuals", "waves", "history",
 )  # fmt: skip
 
 

@@ -12,6 +12,8 @@ class PooledAuc:
     ----------
     score, event
         (puzzle, restart): a number, and whether the event (a wrong answer) happened.  NaN scores rank highest.
+    known
+        (puzzle, restart) bool: runs there are; None: all.
 
     Notes
     -----
@@ -19,14 +21,16 @@ class PooledAuc:
     half; the weighted AUC is a ratio of quadratic forms in the weights, so that resampling puzzles is cheap.
     """
 
-    def __init__(self, score: np.ndarray, event: np.ndarray):
+    def __init__(self, score: np.ndarray, event: np.ndarray, known: np.ndarray | None = None):
+        other = ~event if known is None else ~event & known
+        event = event if known is None else event & known
         score = np.where(np.isnan(score), np.inf, score)
         puzzles = len(score)
-        self.events, self.others = event.sum(1).astype(float), (~event).sum(1).astype(float)
+        self.events, self.others = event.sum(1).astype(float), other.sum(1).astype(float)
         self.wins = np.zeros((puzzles, puzzles))
         values, owner = score[event], np.repeat(np.arange(puzzles), event.sum(1))
         for q in range(puzzles):
-            below = np.sort(score[q][~event[q]])
+            below = np.sort(score[q][other[q]])
             count = np.searchsorted(below, values, "left") + np.searchsorted(below, values, "right")
             self.wins[:, q] = np.bincount(owner, count / 2, minlength=puzzles)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from eqrlab import attractors as at
 from eqrlab.analyses.studies.checks import FOLLOWED, NOOP_DEPTH, NOOP_RESTARTS
+from eqrlab.attractors.ensemble.schedule import measured_steps
 
 MEASURED = 1.0  # seconds that the measurement may take, about ...
 MEASURED_RESTARTS = 64  # ... and restarts of a puzzle in it
@@ -22,7 +23,7 @@ FIXED = 2.0  # seconds for the archive and the pictures
 
 def sampling(run: at.Run) -> int:
     """Return the evaluations of the map that sampling takes; noise asks for a second one a step, for the residual."""
-    return run.rows * (run.depth * (2 if run.noise > 0 else 1) + (run.noise == 0))
+    return round(run.rows * (run.depth * evaluations_a_step(run) + (run.noise == 0)))
 
 
 def at_a_time(run: at.Run) -> at.Run:
@@ -32,14 +33,19 @@ def at_a_time(run: at.Run) -> at.Run:
 
 def evaluations(run: at.Run, *, local: bool, checks: bool) -> dict[str, int]:
     """Return the evaluations of the map of each phase of a diagnosis."""
-    puzzles, twice = len(run.inputs), 2 if run.noise > 0 else 1
+    puzzles, twice = len(run.inputs), evaluations_a_step(run)
     found = {"sampling": sampling(run)}
     if local:
         found["local dynamics"] = puzzles * LOCAL
     if checks:
         noop = 2 * NOOP_RESTARTS * min(run.depth, NOOP_DEPTH)
-        found["checks"] = puzzles * (noop + min(FOLLOWED, run.restarts) * run.depth * twice)
+        found["checks"] = round(puzzles * (noop + min(FOLLOWED, run.restarts) * run.depth * twice))
     return found
+
+
+def evaluations_a_step(run: at.Run) -> float:
+    """Return how often the map is evaluated a step: with noise once more where a residual is measured."""
+    return 1 + (measured_steps(run.residuals, run.depth).mean() if run.noise > 0 else 0.0)
 
 
 def seconds_an_evaluation(run: at.Run, batch_size: int | None) -> float:
@@ -50,7 +56,7 @@ def seconds_an_evaluation(run: at.Run, batch_size: int | None) -> float:
     Two depths are timed, each twice: what a run costs beside its steps does not count.  Where one run of one step takes
     longer than the measurement may, as with the largest models on a CPU, that is the measurement.
     """
-    puzzles, per_step = 1, 2 if run.noise > 0 else 1
+    puzzles, per_step = 1, 2 if run.noise > 0 else 1  # so few steps have all their residuals
     if not isinstance(run.initial, Tensor):
         one, began = run.puzzles(slice(1)).with_(restarts=1, depth=1), time.perf_counter()
         one.sample(batch_size=batch_size)
@@ -110,11 +116,13 @@ def duration(seconds: float) -> str:
     raise ValueError(f"a time is a number, got {seconds}")
 
 
-def cost_line(run: at.Run, *, local: bool, checks: bool, batch_size: int | None = None) -> str:
-    """Return the cost of a diagnosis in one line, measured."""
+def cost_line(
+    run: at.Run, *, local: bool, checks: bool, waves: bool = False, batch_size: int | None = None
+) -> str:
+    """Return the cost of a diagnosis in one line, measured; with waves of restarts that of all of them, at most."""
     counts = evaluations(run, local=local, checks=checks)
     phases = estimate(run, local=local, checks=checks, batch_size=batch_size)
-    told = _told(phases, sum(counts.values()))
+    told = _told(phases, sum(counts.values()), at_most=waves)
     less = ""
     if sum(phases.values()) > AFFORDABLE:
         less = affordable(run, phases["sampling"] / counts["sampling"])

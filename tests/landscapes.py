@@ -11,6 +11,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from eqrlab import attractors as at
+from eqrlab.attractors.ensemble.drawn import drawn_of
 from eqrlab.attractors.landscape.modes import ModeRule
 from eqrlab.core import MapSystem
 
@@ -94,11 +95,19 @@ class Planted:
 
         return MapSystem(step, start, decode, lambda tokens: table[tokens[:, 0]], self.noise)
 
-    def sample(self, restarts: int, depth: int, seed: int) -> xr.Dataset:
-        """Run all landscapes; nothing decodes to the label of mode (a) because its correct mass is 0."""
+    def sample(self, restarts: int, depth: int, seed: int, rule: ModeRule | None = None) -> xr.Dataset:
+        """Run all landscapes, with a rule in waves until it decides.
+
+        Nothing decodes to the label of mode (a) because its correct mass is 0.
+        """
         inputs = torch.arange(len(self.truth))[:, None]
         labels = torch.full((len(self.truth), 1), 2)
         keep = ("summary", "final_state")
+        if rule is not None:
+            run = at.Run.of(
+                self.system(), inputs, labels=labels, restarts=restarts, depth=depth, seed=seed, keep=keep
+            )
+            return at.sample_until_decided(run, rule=rule)
         return at.sample(
             self.system(), inputs, labels=labels, restarts=restarts, depth=depth, seed=seed, keep=keep
         )
@@ -123,11 +132,13 @@ def run_landscapes(
     unfinished: float = 0.15,
     clear: bool = False,
     moving: bool = False,
+    waves: bool = False,
 ) -> dict[str, np.ndarray]:
     """Diagnose `count` landscapes, `each` a system, and return truth, probabilities and what was varied, row by row.
 
     Masses follow the rule's prior; with `clear` those near a threshold are left out.  With `moving` two thirds of the
     attractors are cycles and chaotic sets, all of the answer that is theirs; the depth lets these be seen.
+    With `waves` restarts are drawn until the mode is decided; `drawn` tells how many.
     """
     rng, rows = np.random.default_rng(seed), []
     for group in range(-(-count // each)):
@@ -142,12 +153,15 @@ def run_landscapes(
         kind = rng.integers(0, 3, (each, 3)) if moving else None
         noise = 0.0 if moving else noise
         planted = Planted(truth, correct, (1 - correct) * q, rate, size, noise, kind)
-        result = at.modes(planted.sample(restarts, depth, seed + group), rule=rule)
+        ensemble = planted.sample(restarts, depth, seed + group, rule if waves else None)
+        result = at.modes(ensemble, rule=rule)
         columns = {
             "truth": truth, "correct": correct, "q": q, "rate": rate, "probability": result.mode_probability.values,
             "mode": result["mode"].values, "restarts_needed": result.restarts_needed.values,
             "counts": np.stack([result[f"count_{n}"].values for n in COUNTS], 1),
         }  # fmt: skip
+        if waves:
+            columns["drawn"] = drawn_of(ensemble).sum(1)
         same = {"restarts": restarts, "depth": depth, "size": size, "noise": noise, "slow": slow}
         rows.append({**columns, **{k: np.full(each, v) for k, v in same.items()}})
     return {name: np.concatenate([r[name] for r in rows])[:count] for name in rows[0]}

@@ -75,6 +75,33 @@ def test_calibration_on_landscapes_drawn_from_the_prior():
         reliability(np.array(table), f"{finished.sum()} planted landscapes").savefig(path, dpi=150)
 
 
+def test_calibration_where_restarts_stop_with_the_verdict():
+    """Predicted probabilities match frequencies too when drawing stops as soon as a mode is decided."""
+    rule = ModeRule()
+    rows = run_landscapes(LANDSCAPES, seed=1, rule=rule, waves=True)
+    report("masses from the prior, in waves until decided", rows)
+    finished = rows["counts"][:, 3] == 0
+    given = (rows["mode"] < 4) & finished
+    right = (rows["mode"] == rows["truth"])[given]
+    stated = rows["probability"][given, :4].max(1)
+    saved = rows["drawn"].sum() / rows["restarts"].sum()
+    print(
+        f"  restarts drawn: {saved:.1%} of all; decided {given.sum()}, "
+        f"right {right.mean():.2%}, stated {stated.mean():.2%}"
+    )
+    assert abs(right.mean() - stated.mean()) < 4 * np.sqrt(stated.mean() * (1 - stated.mean()) / given.sum())
+    for predicted, seen, number in calibration_table({n: v[finished] for n, v in rows.items()}, EDGES):
+        record(
+            "reliability in waves", f"{predicted:.3f}", **{"true in": f"{seen:.3f}", "predictions": number}
+        )
+        assert abs(predicted - seen) < 4 * np.sqrt(max(predicted * (1 - predicted), 1e-3) / number)
+    confident = rows["probability"][:, :4].max(1) > 0.95
+    wrong = (confident & (rows["probability"][:, :4].argmax(1) != rows["truth"])).sum()
+    nominal = (1 - rows["probability"][confident, :4].max(1)).sum()
+    print(f"  confident {confident.sum()}, wrong {wrong}, nominal {nominal:.1f}")
+    assert wrong <= nominal + 3 * np.sqrt(nominal)
+
+
 def test_no_confident_mistake_on_clear_landscapes():
     """Where chance does not carry the masses over a threshold none is confidently wrong."""
     assert not report("clear masses", run_landscapes(LANDSCAPES, seed=2, rule=ModeRule(), clear=True)).any()

@@ -67,6 +67,11 @@ SECTIONS = {
         "How often a mode was the true one where it was given that probability; landscapes without unfinished runs.",
         "bench_calibration.py",
     ),
+    "reliability in waves": (
+        "Reliability of the probabilities of modes, drawing until they decide",
+        "The same where restarts are drawn in waves and stop as soon as a mode is decided.",
+        "bench_calibration.py",
+    ),
     "full size": (
         "Full size",
         "Cost of Jacobian products, and leading eigenvalues with their measured residuals ||J v - value v|| / |value|.",

@@ -129,7 +129,7 @@ def measure_run(
     first = test.take(slice(sampling.limit))
     groups = diagnose(
         model, first.inputs, labels=first.labels, oracle=first.oracle, restarts=sampling.restarts,
-        depth=sampling.depth, seed=sampling.seed, device=device, progress=tick,
+        depth=sampling.depth, seed=sampling.seed, device=device, progress=tick, fixed=True,
         initial=None if model.random_starts else model.random_initial,
     )  # fmt: skip
     for group in groups.values():

@@ -94,7 +94,9 @@ def test_ensemble_race(official, case):
         "ours, float32, noise off": lambda: ours(noise=0),
         "ours, bfloat16, noise off": lambda: ours(noise=0, dtype="bfloat16"),
         "ours, bfloat16, noise on, sparse residuals": lambda: ours(residuals="sparse", dtype="bfloat16"),
-        "ours, bfloat16, noise off, sparse residuals": lambda: ours(noise=0, residuals="sparse", dtype="bfloat16"),
+        "ours, bfloat16, noise off, sparse residuals": lambda: ours(
+            noise=0, residuals="sparse", dtype="bfloat16"
+        ),
         "ours, float32, noise off, compiled": lambda: at.sample(
             fused, puzzles.inputs, labels=puzzles.labels, restarts=restarts, depth=depth, noise=0
         ),

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -303,3 +305,16 @@ def test_groups_are_written_back(tmp_path):
     datasets.write_npy_folder(tmp_path, one)
     assert np.load(tmp_path / "test/all__group_indices.npy").tolist() == [0, 2, 3, 6]
     assert read_puzzles(tmp_path).columns["group"] == one.columns["group"]
+
+
+def test_the_task_of_the_guide_works(tmp_path):
+    """The guide's own code, as a package would add it."""
+    guide = (Path(__file__).parent.parent / "docs/tasks.md").read_text()
+    code = re.search(r"```python\n(.*?)```", guide, flags=re.S)[1]
+    assert code.count("\n") < 40
+    names: dict = {}
+    exec(code, names)
+    known = names["TASK"]
+    inputs = np.array([known.encode("01100101?"), known.encode("11100101?")])
+    assert known.oracle(inputs, np.where(inputs == 3, 1, inputs)).tolist() == [True, False]
+    assert known.render(inputs[0]) == ["0 1 1 0 0 1 0 1 ?"]

@@ -397,7 +397,7 @@ def test_cells_are_not_judged_without_solutions(trained, data):
 def test_puzzles_of_another_size_are_refused(trained, tmp_path):
     write_csv(tmp_path / "six.csv", bundled("sudoku6").take([0]))
     with pytest.raises(
-        ValueError, match=r"sudoku6 puzzles of 36 cells, the model reads 16 cells and tokens 0 to 5"
+        ValueError, match=r"sudoku6 puzzles of 36 cells, the model reads sudoku4 of 16 cells and 6 tokens"
     ):
         run(evaluate, [trained, "--puzzles", tmp_path / "six.csv"])
     with pytest.raises(ValueError, match="no such file, and no bundled model of that name"):

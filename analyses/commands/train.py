@@ -167,7 +167,11 @@ def _remember(task: str, options: dict[str, Any], out: Path) -> None:
 def _prepare(task: str, options: dict[str, Any]) -> tuple[Trainer, PuzzleSet | None]:
     """Read the data and build the trainer; options that no run can have are wrong usage."""
     device = options["device"]
-    if task_named(task).sized is not None:  # of no sizes of its own: the training puzzles have some
+    try:
+        known = task_named(task)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if known.sized is not None:  # of no sizes of its own: the training puzzles have some
         if options["puzzles"] is None:
             raise click.UsageError(f"{task} has no puzzles of its own: --puzzles FILE|DIR gives them")
         task = read_puzzles(options["puzzles"], task, "train").task
@@ -184,7 +188,7 @@ def _prepare(task: str, options: dict[str, Any]) -> tuple[Trainer, PuzzleSet | N
         if given is not None and given.labels is None:
             raise ValueError(f"{given.source}: training needs puzzles with solutions")
     assert puzzles.labels is not None
-    alone = options["no_symmetries"] or task_named(task).device_augment is None
+    alone = options["no_symmetries"] or known.device_augment is None
     symmetries = None if alone else device_augmentation(task, device)
     trainer = Trainer(
         options["family"], model, task, puzzles.inputs, puzzles.labels, config, symmetries, device

@@ -205,7 +205,7 @@ def depth(default: int | None = 64, text: str = "Outer steps D of every run.") -
     return click.option("--depth", type=click.IntRange(1), default=default, show_default=True, help=text)
 
 
-def seed(default: int | None = 0, text: str = "Of all random numbers.") -> Callable:
+def seed(default: int | None = 0, text: str = "Seed of all random numbers.") -> Callable:
     """Return --seed."""
     return click.option("--seed", type=int, default=default, show_default=True, help=text)
 

@@ -48,16 +48,20 @@ SHOWN = 4  # attractors of a puzzle that get a line of their own
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.95,
     show_default=True,
-    help="Of the intervals.",
+    help="Confidence level of the intervals.",
 )
 @click.option(
-    "--max-restarts", type=click.IntRange(1), default=2048, show_default=True, help="Of each puzzle."
+    "--max-restarts",
+    type=click.IntRange(1),
+    default=2048,
+    show_default=True,
+    help="Most restarts of a puzzle.",
 )
 @click.option(
     "--above",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     metavar="MASS",
-    help="Stop instead once it is sure whether the correct mass is above this.",
+    help="Stop instead as soon as it is decided whether the correct mass is above this.",
 )
 @opt.puzzles
 @opt.limit(bundled=SAMPLE)

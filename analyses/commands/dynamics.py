@@ -74,7 +74,9 @@ def _finish(out: Path, name: str, groups: dict[str, xr.Dataset], rows: list[dict
 
 @click.command("spectrum", epilog="Example:  eqrlab spectrum eqr-sudoku6 --limit 1 --restarts 1 -k 2")
 @common
-@click.option("-k", type=click.IntRange(1), default=6, show_default=True, help="Leading eigenvalues.")
+@click.option(
+    "-k", type=click.IntRange(1), default=6, show_default=True, help="How many leading eigenvalues."
+)
 @click.option("--tol", type=float, default=1e-4, show_default=True, help="Relative residual asked for.")
 @click.option("--which", default="modulus", show_default=True, metavar="modulus|real|NUMBER",
               help="The largest modulus, the largest real part, or nearest to a number.")  # fmt: skip
@@ -82,7 +84,8 @@ def spectrum_command(k: int, tol: float, which: str, out: Path, **options: Any) 
     """Compute the Jacobian's leading eigenvalues where runs end.
 
     The Jacobian is that of one outer step.  At a fixed point a spectral radius below 1 means stable; elsewhere it
-    describes one step only.  Behind it stands how well it is known: of a strongly non-normal Jacobian it may not be.
+    describes one step only.  The number after +- bounds its error; of a strongly
+    non-normal Jacobian the radius may be unknown.
     Writes OUT/spectrum.nc.
     """
     model, chosen, ensemble = settled_runs(
@@ -129,11 +132,11 @@ def _complex(value: complex) -> str:
               default="staged", show_default=True)  # fmt: skip
 @click.option("--max-steps", type=click.IntRange(1), default=1000, show_default=True)
 @click.option("--deflate", type=click.IntRange(0), default=0, show_default=True,
-              help="Further searches from every run, each kept away from what it found before.")  # fmt: skip
+              help="Further searches from every run, each avoiding the points found before.")  # fmt: skip
 def fixed_points_command(method: str, max_steps: int, deflate: int, out: Path, **options: Any) -> Path:
     """Find and certify the fixed points next to where runs end.
 
-    Equal ones are merged, and each is told stable or not.  Writes OUT/fixed-points.nc.
+    Equal ones are merged, and each is called stable, unstable or undecided.  Writes OUT/fixed-points.nc.
     """
     model, chosen, ensemble = settled_runs(
         file=out / "fixed-points.nc", then=("fixed points", FIXED_POINT * (1 + deflate)), **options
@@ -181,9 +184,13 @@ def fixed_points_command(method: str, max_steps: int, deflate: int, out: Path, *
 
 @click.command("lyapunov", epilog="Example:  eqrlab lyapunov eqr-sudoku6 --limit 1 --restarts 1 --steps 40")
 @common
-@click.option("-k", type=click.IntRange(1), default=2, show_default=True, help="Leading exponents.")
+@click.option("-k", type=click.IntRange(1), default=2, show_default=True, help="How many leading exponents.")
 @click.option(
-    "--steps", type=click.IntRange(20), default=200, show_default=True, help="Outer steps averaged over."
+    "--steps",
+    type=click.IntRange(20),
+    default=200,
+    show_default=True,
+    help="Outer steps to average over.",
 )
 def lyapunov_command(k: int, steps: int, out: Path, **options: Any) -> Path:
     """Compute the leading Lyapunov exponents of runs that go on.

@@ -194,7 +194,7 @@ def _estimate(model: Reasoner, out: Path, job: dict[str, Any]) -> dict[str, Any]
 @opt.allow_several
 @opt.restarts(None, "Restarts B of each puzzle (default: 64).")
 @opt.depth(None, "Outer steps D of every run (default: 64).")
-@opt.seed(None, "Of all random numbers (default: 0).")
+@opt.seed(None, "Seed of all random numbers (default: 0).")
 @opt.noise()
 @opt.starts
 @opt.device(None, "auto: CUDA where there is one (default: auto).")

@@ -34,7 +34,13 @@ TRIED = 2  # optimiser steps that are timed
 )
 @click.argument("task", default="sudoku6")
 @click.option("--rungs", default=",".join(PATH), show_default=True, help="Which rungs, with commas.")
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of every rung.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Runs of every rung.",
+)
 @train_options.optimiser
 @train_options.blocks
 @click.option(
@@ -60,7 +66,7 @@ TRIED = 2  # optimiser steps that are timed
 def ladder_command(task: str, **options: Any) -> dict[str, Any]:
     """Train a ladder of models, one ingredient more at each rung.
 
-    Tells what each does to accuracy and landscape on TASK.
+    Measures what each does to accuracy and landscape on TASK.
 
     The rungs, at as many layers an outer step: feedforward, tied (weights tied, one segment), sot (segmented online
     training), hierarchy (two levels), act (learned halting), ri (random initial states), ni (noise and damping).

@@ -98,7 +98,8 @@ def scale_command(
 ) -> Path:  # fmt: skip
     """Measure accuracy over depth and breadth, and what it costs.
 
-    Prints the depth x breadth table of every selector, where breadth starts to pay, the cheapest points, and a warning
+    Prints the depth x breadth table of every selector, the depth from which more restarts help, the
+    cheapest points, and a warning
     where the least residual chooses worse than the majority.  Values for fewer restarts than were sampled are averages
     over all subsets.  Writes OUT/scaling.nc and OUT/scaling.svg; `eqrlab report OUT/scaling.nc` makes the HTML report.
 

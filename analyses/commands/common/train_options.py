@@ -18,7 +18,7 @@ optimiser = opt.together(
     click.option("--steps", type=int, help="Optimiser steps of a run (one a segment of the whole batch)."),
     click.option("--batch-size", type=int, help="Rows in training at a time."),
     click.option("--lr", type=float, help="Peak step size."),
-    click.option("--weight-decay", type=float, help="Of the optimiser."),
+    click.option("--weight-decay", type=float, help="Weight decay of the optimiser."),
     click.option("--ema", type=float, help="Decay of the averaged weights, which are what is kept."),
 )
 blocks = opt.together(
@@ -30,7 +30,7 @@ blocks = opt.together(
 training = opt.together(
     optimiser,
     click.option("--warmup", type=int, help="Steps over which the step size rises to its peak."),
-    opt.seed(None, "Of weights, data order, symmetries, starts and noise."),
+    opt.seed(None, "Seed of weights, data order, symmetries, starts and noise."),
     blocks,
     click.option("--layers", type=int, help="Blocks of a level."),
     click.option("--box-gap", is_flag=True, help="rope2d: leave a gap between Sudoku boxes."),
@@ -47,5 +47,5 @@ training = opt.together(
                  help="A loss and a step every segment (sot), or rollouts with losses at the end or at anchors."),
     click.option("--anchors", type=int, nargs=2, metavar="FIRST LAST", help="Anchored outer steps of a rollout."),
     click.option("--halting", type=click.Choice(HALTINGS), help="What ends a puzzle's segments in training."),
-    click.option("--dtype", type=click.Choice(list(DTYPES)), help="Of the state in training."),
+    click.option("--dtype", type=click.Choice(list(DTYPES)), help="Precision of the state in training."),
 )  # fmt: skip

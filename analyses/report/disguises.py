@@ -22,9 +22,9 @@ def disguise_sentence(found: xr.Dataset) -> str:
     if not tests:
         return "No test was run in more than one disguise, so it cannot be said whether disguises agree."
     alike = int((several.answers.values == 1).sum())
-    shares = {name: _mean(several[name].values, found) for name in ("mass_disguises", "mass_restarts")}
-    right = several.mass_right.values
-    known = f"; {_mean(right, found)} of disguises are answered right" if np.isfinite(right).all() else ""
+    shares = {name: _mean(several, name) for name in ("mass_disguises", "mass_restarts")}
+    right = np.isfinite(several.mass_right.values).all()
+    known = f"; {_mean(several, 'mass_right')} of disguises are answered right" if right else ""
     all_of = "all" if alike == tests else str(alike) if alike else "none"
     return (
         f"Of {plural(tests, 'test')} in several disguises, {all_of} had one answer whatever the disguise. "
@@ -33,8 +33,11 @@ def disguise_sentence(found: xr.Dataset) -> str:
     )
 
 
-def _mean(shares: np.ndarray, found: xr.Dataset) -> str:
-    """Return the mean over tests with its interval, whose units are tests."""
+def _mean(found: xr.Dataset, name: str) -> str:
+    """Return the mean over tests with its interval, whose units are tests; of a single test its own."""
+    shares = found[name].values
+    if len(shares) == 1:
+        return percent_interval(*Interval.of(found, name, 0))
     mean = lambda weight: float(weight @ shares / weight.sum())
     bounds = cluster_bootstrap(mean, len(shares), confidence=float(found.attrs["confidence"]), resamples=1000)
     return percent_interval(mean(np.ones(len(shares))), *np.clip(bounds, 0, 1))

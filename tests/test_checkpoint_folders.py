@@ -177,3 +177,10 @@ def test_continuation_follows_all_steps_of_an_official_folder(tmp_path):
     assert done.exit_code == 0, done.output
     found = xr.open_datatree(tmp_path / "o" / "continuation.nc")["continuation"].to_dataset()
     assert list(found["value"].values) == [5.0, 20.0, 100.0]
+
+
+def test_an_empty_name_is_no_folder(run_folder, monkeypatch):
+    monkeypatch.chdir(run_folder[0])
+    with pytest.raises(CheckpointError, match="is a directory, and no bundled model"):
+        load("")
+    assert load(".").provenance["checkpoint"] == "step_1000"

@@ -111,7 +111,7 @@ def load(
     name = str(source)
     path = hub.fetch(name) if name.startswith(hub.SCHEME) else names.get(name, Path(source))
     try:
-        if path.is_dir():
+        if name and path.is_dir():  # an empty name would be the folder one stands in
             path = folders.newest(path, step)
         elif step is not None:
             raise CheckpointError(f"{source}: is no folder, of which step {step} could be taken")

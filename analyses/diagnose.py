@@ -63,7 +63,22 @@ def diagnose(
     if not fixed:
         options.setdefault("residuals", "sparse")
     run = at.Run.of(system, torch.as_tensor(inputs), **options)
-    kept = ("final_state",) if (checks or local) and states_fit(system, run.rows) else ()
+    return diagnose_run(
+        run, local=local, checks=checks, fixed=fixed, batch_size=batch_size, progress=progress
+    )
+
+
+def diagnose_run(
+    run: at.Run,
+    *,
+    local: bool = False,
+    checks: bool = False,
+    fixed: bool = False,
+    batch_size: int | None = None,
+    progress: bool | Callable[[int, int], None] = False,
+) -> dict[str, xr.Dataset]:
+    """Diagnose a system by a run that is described already: arguments and results are those of `diagnose`."""
+    kept = ("final_state",) if (checks or local) and states_fit(run.system, run.rows) else ()
     wanted = run.with_(keep=("summary", "path", *kept))
     if fixed or not run.judge.known:
         ensemble = wanted.sample(batch_size=batch_size, progress=progress)

@@ -256,7 +256,7 @@ def test_puzzles_are_not_written_over_what_they_are_made_from(tmp_path):
 
 
 def test_an_output_that_cannot_be_a_file_is_found_before_the_run(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(verbs, "diagnose", lambda *a, **k: pytest.fail("it ran"))
+    monkeypatch.setattr(verbs, "diagnose_run", lambda *a, **k: pytest.fail("it ran"))
     one = data / "one.safetensors"
 
     def refused(out, *reason):
@@ -303,7 +303,7 @@ def test_files_have_the_rights_that_the_umask_leaves(mask, mode, data, tmp_path)
 
 def stopped_in_the_second(monkeypatch, error=KeyboardInterrupt):
     """Let the diagnosis of the second checkpoint raise; return the list of what was diagnosed."""
-    one, ran = verbs.diagnose, []
+    one, ran = verbs.diagnose_run, []
 
     def diagnose(*args, **kwargs):
         ran.append(1)
@@ -311,8 +311,22 @@ def stopped_in_the_second(monkeypatch, error=KeyboardInterrupt):
             raise error("injected")
         return one(*args, **kwargs)
 
-    monkeypatch.setattr(verbs, "diagnose", diagnose)
+    monkeypatch.setattr(verbs, "diagnose_run", diagnose)
     return ran
+
+
+def test_what_is_said_to_cost_so_much_is_the_run_that_is_diagnosed(data, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(verbs, "cost_line", lambda run, **parts: seen.append(run) or "much")
+
+    def diagnose(run, **parts):
+        seen.append(run)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(verbs, "diagnose_run", diagnose)
+    given = [o for o in options(data, tmp_path / "out") if o != "--quiet"]
+    assert "enough" in str(inside("diagnose", data / "one.safetensors", *given).exception)
+    assert len(seen) == 2 and seen[0] is seen[1]
 
 
 @pytest.mark.parametrize("verb", ["diagnose", "compare"])

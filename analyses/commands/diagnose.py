@@ -26,7 +26,7 @@ from eqrlab.analyses.commands.common.puzzle_choice import (
 )
 from eqrlab.analyses.commands.common.unfinished import Kept, request
 from eqrlab.analyses.compare import compare, comparison_rows
-from eqrlab.analyses.diagnose import archive_groups, diagnose
+from eqrlab.analyses.diagnose import archive_groups, diagnose_run
 from eqrlab.analyses.report.disguises import disguise_sentence
 from eqrlab.analyses.report.local import local_sentence
 from eqrlab.analyses.report.page import write_report
@@ -159,14 +159,10 @@ def run_one(
         parts: dict[str, Any] = {
             "local": not unasked if local is None else local, "checks": checks, "batch_size": batch,
         }  # fmt: skip
+        run = at.Run.of(model, chosen.inputs, **job)
         if not quiet:
-            click.echo(
-                cost_line(
-                    at.Run.of(model, chosen.inputs, **job), waves=not fixed and restarts > FIRST, **parts
-                ),
-                err=True,
-            )
-        groups = diagnose(model, chosen.inputs, fixed=fixed, progress=not quiet, **parts, **job)
+            click.echo(cost_line(run, waves=not fixed and restarts > FIRST, **parts), err=True)
+        groups = diagnose_run(run, fixed=fixed, progress=not quiet, **parts)
         if arc.shown_names(chosen):
             groups["disguises"] = arc.disguises(at.common_restarts(groups["ensemble"]), chosen)
         for dataset in groups.values():

@@ -181,6 +181,6 @@ def test_continuation_follows_all_steps_of_an_official_folder(tmp_path):
 
 def test_an_empty_name_is_no_folder(run_folder, monkeypatch):
     monkeypatch.chdir(run_folder[0])
-    with pytest.raises(CheckpointError, match="is a directory, and no bundled model"):
+    with pytest.raises(CheckpointError, match="and no bundled model of that name"):
         load("")
     assert load(".").provenance["checkpoint"] == "step_1000"

@@ -124,6 +124,12 @@ def _read_part(folder: Path, name: str, header: dict[str, Any], limit: int | Non
         if arrays[key].shape != shape:
             raise PuzzleFileError(f"{files[key]}: shape {shape} is required, got {arrays[key].shape}")
         tokens[key] = arrays[key][:limit]
+        if key == "labels" and ignored != 0 and (tokens[key] == 0).any():
+            row = int((tokens[key] == 0).any(axis=1).argmax())
+            raise PuzzleFileError(
+                f"{files[key]}:{row}: has label 0 where ignore_label_id is {brief(ignored)}: label 0 means that a "
+                "cell does not count; shift the tokens by one"
+            )
         if key == "labels" and ignored is not None:
             tokens[key] = np.where(tokens[key] == ignored, np.zeros((), tokens[key].dtype), tokens[key])
         alien = ((tokens[key] < 0) | (tokens[key] >= vocab)).any(axis=1)

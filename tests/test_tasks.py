@@ -318,3 +318,15 @@ def test_the_task_of_the_guide_works(tmp_path):
     inputs = np.array([known.encode("01100101?"), known.encode("11100101?")])
     assert known.oracle(inputs, np.where(inputs == 3, 1, inputs)).tolist() == [True, False]
     assert known.render(inputs[0]) == ["0 1 1 0 0 1 0 1 ?"]
+
+
+@pytest.mark.parametrize("ignored", [None, -100])
+def test_a_token_0_that_would_count_is_refused(tmp_path, ignored):
+    inputs, labels = addition()
+    datasets.write_npy_folder(tmp_path, PuzzleSet(inputs, labels, "generic-3-v115"))
+    header = json.loads((tmp_path / "test/dataset.json").read_text())
+    (tmp_path / "test/dataset.json").write_text(json.dumps(header | {"ignore_label_id": ignored}))
+    with pytest.raises(
+        ValueError, match=r"all__labels.npy:0: has label 0 where ignore_label_id is .*shift the tokens"
+    ):
+        read_puzzles(tmp_path)

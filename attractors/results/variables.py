@@ -90,6 +90,7 @@ ATTRIBUTES = (
     Attribute("dtype", RESULTS, "one of float16 bfloat16 float32 float64", "precision of the iteration"),
     Attribute("device", RESULTS, "text", "where it ran"),
     Attribute("residuals?", RESULTS, "text", "sparse: measured at some steps, NaN at the others"),
+    Attribute("waves?", RESULTS, "text", "restarts of a puzzle after each wave, until its verdict stands"),
     Attribute("products?", RESULTS, "text",
               'of bfloat16 matrices on a CPU: bfloat16, or "float32, rounded" where it has no instructions for them'),
     Attribute("tolerances", RESULTS, "json", "thresholds of the fates"),
@@ -159,6 +160,8 @@ GROUPS = (
         Variable("logit_delta?", "puzzle restart step", FLOAT,
                  "2-norm of the change of the logits in the last step, mean over cells"),
         Variable("sampled?", "puzzle restart", BOOL, "this run is computed; only in unfinished archives"),
+        Variable("drawn?", "puzzle restart", BOOL,
+                 "the restart was drawn: the verdict on its puzzle did not stand yet"),
     ), {"restart": 0, "step": 1}),
     Group("basins", "Attractors of each puzzle, the largest first, NaN or -1 beyond a puzzle's last.", (
         Variable("mass", "puzzle attractor", FLOAT, "share of restarts that reach the attractor", least=0, most=1),

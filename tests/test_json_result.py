@@ -14,7 +14,7 @@ from eqrlab.analyses.cli import cli
 from eqrlab.analyses.verbs import verbs
 from eqrlab.core import EqR, EqRConfig, save
 
-NO_TABLE = {"report", "train"}  # they print where things are, and how training goes
+NO_TABLE = {"push", "report", "train"}  # they print where things are, and how training goes
 
 
 @pytest.fixture(scope="module")

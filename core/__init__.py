@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from eqrlab.core.models.eqr import EqR, EqRConfig
     from eqrlab.core.models.families import families
     from eqrlab.core.models.feedforward import Feedforward, FeedforwardConfig
+    from eqrlab.core.models.from_module import ModuleSystem, from_module
     from eqrlab.core.models.hrm import HRM, HRMConfig
     from eqrlab.core.models.reasoner import Reasoner
     from eqrlab.core.models.system import MapSystem, System
@@ -28,6 +29,7 @@ _MODULES = {
     "models.eqr": "EqR EqRConfig",
     "models.families": "families",
     "models.feedforward": "Feedforward FeedforwardConfig",
+    "models.from_module": "ModuleSystem from_module",
     "models.hrm": "HRM HRMConfig",
     "random": "KeyedNoise StoredNoise",
     "models.reasoner": "Reasoner",
@@ -50,6 +52,7 @@ __all__ = [
     "HRMConfig",
     "KeyedNoise",
     "MapSystem",
+    "ModuleSystem",
     "Reasoner",
     "StoredNoise",
     "System",
@@ -60,6 +63,7 @@ __all__ = [
     "build",
     "bundled",
     "families",
+    "from_module",
     "load",
     "save",
 ]

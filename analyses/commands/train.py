@@ -406,6 +406,10 @@ def info(checkpoint: str, as_json: bool) -> None:
     CKPT is a file (official or eqrlab's own) or the name of a bundled model.
     """
     reasoner = load_checkpoint(checkpoint)
+    if reasoner.config is None:
+        raise ValueError(
+            f"{checkpoint}: is a system of your own, whose code says what it is; info tells of files"
+        )
     facts = describe(reasoner)
     if as_json:
         click.echo(json.dumps({"checkpoint": checkpoint, **facts}))

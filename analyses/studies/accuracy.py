@@ -37,14 +37,15 @@ def measure(
         When the puzzles are of another size or vocabulary than the model's.
     """
     c = reasoner.config
-    if puzzles.inputs.shape[1] != c.seq_len or puzzles.inputs.max() >= c.vocab_size:
+    own = c is None  # a system of the user's own, which says itself what it reads
+    if not own and (puzzles.inputs.shape[1] != c.seq_len or puzzles.inputs.max() >= c.vocab_size):
         raise ValueError(
             f"{puzzles.source}: {puzzles.task} puzzles of {puzzles.inputs.shape[1]} cells, "
             f"the model reads {c.seq_len} cells and tokens 0 to {c.vocab_size - 1}"
         )
-    votes = bool(arc.shown_names(puzzles))  # which weigh answers by the halting logit itself
+    votes = not own and bool(arc.shown_names(puzzles))  # which weigh answers by the halting logit itself
     ensemble = sample(
-        reasoner.to(device) if votes else by_halting_rule(reasoner.to(device)),
+        reasoner if own else reasoner.to(device) if votes else by_halting_rule(reasoner.to(device)),
         puzzles.inputs,
         labels=puzzles.labels,
         identifiers=puzzles.identifiers,
@@ -59,7 +60,7 @@ def measure(
     exact = cells = halted = None
     if "correct" in ensemble:
         exact = clustered(ensemble.correct.values[:, :, -1].astype(float), 1)
-        if not (votes and reasoner.continue_head):
+        if "halt_logit" in ensemble and not (votes and reasoner.continue_head):
             halted = halting(ensemble.correct.values, ensemble.halt_logit.values)
     if puzzles.labels is not None:
         counted = int((puzzles.labels != 0).sum(axis=1).mean())

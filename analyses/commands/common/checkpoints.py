@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from eqrlab.analyses.commands.common.own_system import is_own, load_system
 from eqrlab.analyses.options import asked_task
 from eqrlab.core import Reasoner, load
 from eqrlab.core.checkpoints import folders
@@ -46,8 +47,10 @@ def load_checkpoint(name: str) -> Reasoner:
     ------
     CheckpointError
         See `core.load`.
+    ValueError
+        Of FILE.py:NAME, see `own_system.load_system`.
     """
-    return load(name, **given())
+    return load_system(name) if is_own(name) else load(name, **given())  # type: ignore[return-value]
 
 
 def all_in(name: str) -> list[str]:

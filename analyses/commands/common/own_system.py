@@ -1,0 +1,81 @@
+"""A CKPT that is the user's own code: FILE.py:NAME, run knowingly, since whoever types it asks for that."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from eqrlab.attractors.ensemble.contract import require_system
+from eqrlab.core import System
+
+_OWN = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)")
+_ASKED = {  # what commands ask of a model that a plain system has not, and what they then are told
+    "family": "map", "task": "unknown", "config": None, "noise_scale": 0.0, "random_starts": True, "table": None,
+}  # fmt: skip
+
+
+def is_own(checkpoint: str) -> bool:
+    """Say whether a CKPT names an object of a Python file and not a file of weights."""
+    return _OWN.fullmatch(checkpoint) is not None and not Path(checkpoint).exists()
+
+
+def load_system(checkpoint: str) -> System:
+    """Run a Python file and return the system of this name in it.
+
+    Parameters
+    ----------
+    checkpoint
+        FILE.py:NAME; NAME is a System, such as `core.from_module` and `core.MapSystem` make, or a function without
+        arguments that returns one.
+
+    Raises
+    ------
+    ValueError
+        When there is no such file, it fails, or NAME is none.
+    """
+    match = _OWN.fullmatch(checkpoint)
+    assert match is not None
+    path, name = Path(match["file"]), match["name"]
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected FILE.py:NAME")
+    found = getattr(_run(path), name, None)
+    if found is None:
+        raise ValueError(
+            f"{path}: has no {name!r}; expected a System of that name, or a function that returns one"
+        )
+    system: Any = found if hasattr(found, "step") or not callable(found) else found()
+    try:
+        require_system(system)
+    except ValueError as error:
+        raise ValueError(f"{checkpoint}: {error}") from None
+    for attribute, value in _ASKED.items():
+        if not hasattr(system, attribute):
+            setattr(system, attribute, value)
+    if not hasattr(system, "smooth"):
+        system.smooth = lambda: system
+    system.provenance = {
+        **getattr(system, "provenance", {}),
+        "checkpoint": f"{path.name}:{name}",
+        "source": str(path),
+    }
+    return system
+
+
+def _run(path: Path) -> Any:
+    """Return the module that a file is, run as if imported from its folder."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)
+    sys.modules[path.stem] = module  # pickles and dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{path}: fails when it is run: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(folder)
+    return module

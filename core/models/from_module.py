@@ -1,0 +1,266 @@
+"""Any torch module that iterates a carry, as a System: its carry is packed into one state and taken apart again."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from eqrlab.core.random import Noise
+
+_ROWS, _EPSILON, _LOOSE = 3, 1e-6, 1e-3
+
+
+def from_module(
+    module: nn.Module,
+    *,
+    step: Callable[[Any, Any, Any], Any],
+    carry: Callable[[Any, Any, torch.Generator | None], Any],
+    inputs: Callable[[Any, Tensor], Any] | None = None,
+    readout: Callable[[Any, Any, Any], Tensor] | None = None,
+    name: str | None = None,
+    task: str = "unknown",
+) -> ModuleSystem:
+    """Make a System of a module that iterates a carry: a tensor, or tuples, dicts and dataclasses of tensors.
+
+    Parameters
+    ----------
+    module
+        Copied, put into evaluation mode, and cast to the precision of the states it is given.
+    step
+        `step(module, carry, context)`: the next carry; ONE outer step.
+    carry
+        `carry(module, context, generator)`: the carry that a run starts from, floating tensors (n, ...) with a row for
+        each row of the context.  Random starts are drawn from the generator, on the CPU.
+    inputs
+        `inputs(module, tokens)`: the context of tokens (n, L), tensors with n rows.  Default: the tokens.
+    readout
+        `readout(module, carry, context)`: logits (n, L, V) or integer tokens (n, L).  Default: the token 0.
+    name
+        What reports call it; default: the name of its class.
+    task
+        What the tokens are, such as "sudoku6": puzzles and boards then are those of the task.
+
+    Returns
+    -------
+    ModuleSystem
+        Its states are (n, N), the numbers of the carry one after another.  `check(tokens)` tells whether the functions
+        keep what the analyses rely on; `unpack(z)` gives the carry of states.
+
+    Examples
+    --------
+    A GRU cell that is fed the same input at every step; its carry is a hidden state drawn at random:
+
+    >>> import torch
+    >>> from eqrlab.core import from_module
+    >>> system = from_module(
+    ...     torch.nn.GRUCell(4, 8),
+    ...     step=lambda cell, h, x: cell(x, h),
+    ...     carry=lambda cell, x, generator: torch.randn(len(x), 8, generator=generator),
+    ...     inputs=lambda cell, tokens: torch.nn.functional.one_hot(tokens[:, 0], 4).float(),
+    ... )
+    >>> x = system.encode(torch.tensor([[1], [3]]))
+    >>> system.step(system.initial(x, torch.Generator().manual_seed(0)), x).shape
+    torch.Size([2, 8])
+    """
+    return ModuleSystem(module, (step, carry, inputs, readout), name or type(module).__name__, task)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """How a carry lies in a state: its structure, and shape and dtype of each of its tensors without the rows."""
+
+    spec: Any
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[torch.dtype, ...]
+
+
+class ModuleSystem:
+    """A module with a carry as a System, see `from_module`."""
+
+    family = "module"
+    noise_scale = 0.0
+    random_starts = True
+    config = None
+
+    def __init__(self, module: nn.Module, functions: tuple[Any, Any, Any, Any], name: str, task: str):
+        module = copy.deepcopy(module).eval().requires_grad_(False)
+        self._step, self._carry, self._inputs, self._readout = functions
+        self._modules: dict[tuple[torch.dtype | None, str], nn.Module] = {(None, ""): module}
+        self._layout: _Layout | None = None
+        self.name, self.task = name, task
+        self.provenance = {
+            "checkpoint": name,
+            "module": f"{type(module).__module__}.{type(module).__qualname__}",
+        }
+
+    @property
+    def module(self) -> nn.Module:
+        """The copy of the module, in its own precision."""
+        return self._modules[None, ""]
+
+    def smooth(self) -> ModuleSystem:
+        """Return the system itself: no rounding is known to be part of its map."""
+        return self
+
+    def encode(self, inputs: Tensor) -> Any:
+        """Return the context of tokens (n, L)."""
+        return inputs if self._inputs is None else self._inputs(self._at(None, inputs.device), inputs)
+
+    def initial(self, x: Any, generator: torch.Generator | None) -> Tensor:
+        """Return starts (n, N), a row for each of the context."""
+        leaf = next(v for v in pytree.tree_leaves(x) if isinstance(v, Tensor))
+        dtype = leaf.dtype if leaf.is_floating_point() else None
+        return self._packed(self._carry(self._at(dtype, leaf.device), x, generator))
+
+    def step(self, z: Tensor, x: Any, noise: Noise | None = None) -> Tensor:
+        """Apply one outer step to states (n, N), in their precision."""
+        after = self._packed(self._step(self._at(z.dtype, z.device), self.unpack(z, x), x))
+        return after.to(z.dtype)
+
+    def decode(self, z: Tensor, x: Any) -> Tensor:
+        """Return answer tokens (n, L)."""
+        read = self._read(z, x)
+        if read is None:
+            return torch.zeros(len(z), 1, dtype=torch.long, device=z.device)
+        return read.argmax(-1) if read.is_floating_point() else read
+
+    def unpack(self, z: Tensor, x: Any = None) -> Any:
+        """Return the carry of states (n, N), all tensors in the precision of z."""
+        if self._layout is None:
+            if x is None:
+                raise ValueError(
+                    "the carry is not known yet: draw a start first, system.initial(x, generator)"
+                )
+            self.initial(x, torch.Generator().manual_seed(0))
+        layout = self._layout
+        assert layout is not None
+        parts = z.split([math.prod(shape) for shape in layout.shapes], dim=1)
+        leaves = [part.reshape(len(z), *shape) for part, shape in zip(parts, layout.shapes, strict=True)]
+        return pytree.tree_unflatten(leaves, layout.spec)
+
+    def check(self, tokens: Tensor, seed: int = 0) -> None:
+        """Make sure that the functions keep what the analyses rely on, at a few puzzles.
+
+        Parameters
+        ----------
+        tokens
+            Puzzles (n, L), of which three are looked at.
+
+        Raises
+        ------
+        ValueError
+            With one sentence: which promise is broken, and how to mend it.
+
+        Notes
+        -----
+        Every analysis looks at all but the derivatives by itself.  In float64; about ten steps.
+        """
+        few = tokens[:_ROWS] if len(tokens) > 1 else tokens[:1].repeat(2, 1)
+        x = pytree.tree_map(
+            lambda v: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v, self.encode(few)
+        )
+        draw = lambda s: self.initial(x, torch.Generator().manual_seed(s)).double()
+        before = torch.random.get_rng_state()
+        z, again = draw(seed), draw(seed)
+        if not torch.equal(z, again) or not torch.equal(before, torch.random.get_rng_state()):
+            raise ValueError(
+                "carry() ignores its generator: it draws from torch's global random numbers; write "
+                "torch.randn(..., generator=generator)"
+            )
+        y, again = self.step(z, x), self.step(z, x)
+        if not torch.equal(before, torch.random.get_rng_state()):
+            raise ValueError(
+                "step() draws from torch's global random numbers: turn dropout off and take noise out; results would "
+                "depend on what else is run"
+            )
+        if not torch.allclose(y, again, rtol=1e-9, atol=1e-12, equal_nan=True):
+            raise ValueError(
+                "step() is not deterministic: two calls at one state differ; it must keep nothing between calls"
+            )
+        alone = self.step(z[:1], pytree.tree_map(lambda v: v[:1] if isinstance(v, Tensor) else v, x))
+        if not torch.allclose(alone[0], y[0], rtol=1e-6, atol=1e-9, equal_nan=True):
+            raise ValueError(
+                "step() mixes rows: a state maps differently alone than in company; no statistics over the batch, "
+                "and no halting that depends on all rows"
+            )
+        self._check_derivative(z, x, y)
+
+    def _check_derivative(self, z: Tensor, x: Any, y: Tensor) -> None:
+        """Compare the derivative of reverse mode with finite differences along one direction."""
+        generator = torch.Generator().manual_seed(1)
+        u, v = (torch.randn(z.shape, generator=generator, dtype=z.dtype) for _ in range(2))
+        with torch.enable_grad():
+            given = z.clone().requires_grad_(True)
+            out = self.step(given, x)
+        differs = bool((self.step(z + v, x) != y).any())
+        if not out.requires_grad:
+            if differs:
+                raise ValueError(
+                    "step() has no derivative: it runs under torch.no_grad or inference_mode, or detaches its "
+                    "carry; call the inner function that does not, or spectra and exponents will be refused"
+                )
+            return
+        (gradient,) = torch.autograd.grad(out, given, u)
+        size = _EPSILON * (1 + z.abs().max())
+        ahead, behind = (self.step(z + s * size * v, x) for s in (1, -1))
+        expected = float(((ahead - behind) / (2 * size) * u).sum())
+        found = float((gradient * v).sum())
+        if abs(found - expected) > _LOOSE * max(abs(expected), float((gradient * v).norm()), 1e-6):
+            raise ValueError(
+                "step() has a wrong derivative: a part of the carry is detached or computed under torch.no_grad, or a "
+                f"value is rounded (by reverse mode {found:.4g}, by finite differences {expected:.4g}); call the inner "
+                "function without detach"
+            )
+
+    def _read(self, z: Tensor, x: Any) -> Tensor | None:
+        if self._readout is None:
+            return None
+        return self._readout(self._at(z.dtype, z.device), self.unpack(z, x), x)
+
+    def _at(self, dtype: torch.dtype | None, device: torch.device) -> nn.Module:
+        """Return the module in a precision and on a device, its own precision for None."""
+        key = (dtype, str(device))
+        if key not in self._modules:
+            self._modules[key] = copy.deepcopy(self.module).to(device=device, dtype=dtype)
+        return self._modules[key]
+
+    def _packed(self, carry: Any) -> Tensor:
+        leaves, spec = _flattened(carry)
+        for leaf in leaves:
+            if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf.ndim < 1:
+                seen = (
+                    f"a tensor of {leaf.dtype}, shape {tuple(leaf.shape)}"
+                    if isinstance(leaf, Tensor)
+                    else f"{leaf!r:.40}"
+                )
+                raise ValueError(
+                    f"a carry holds floating tensors (n, ...) only, got {seen}: leave counters and flags out "
+                    "of it, and give them within step"
+                )
+        layout = _Layout(spec, tuple(tuple(v.shape[1:]) for v in leaves), tuple(v.dtype for v in leaves))
+        if self._layout is None:
+            self._layout = layout
+        if (layout.spec, layout.shapes) != (self._layout.spec, self._layout.shapes):
+            raise ValueError(
+                f"step() must return a carry like the one it gets: shapes {self._layout.shapes}, got {layout.shapes}"
+            )
+        wide = max(layout.dtypes, key=lambda d: torch.finfo(d).bits)
+        return torch.cat([v.reshape(len(v), -1).to(wide) for v in leaves], dim=1)
+
+
+def _flattened(carry: Any) -> tuple[list[Any], Any]:
+    """Return leaves and structure of a carry; dataclasses are made known to torch the first time."""
+    leaves, spec = pytree.tree_flatten(carry)
+    unknown = {type(v) for v in leaves if dataclasses.is_dataclass(v) and not isinstance(v, type)}
+    if not unknown:
+        return leaves, spec
+    for kind in unknown:
+        pytree.register_dataclass(kind)
+    return _flattened(carry)

@@ -1,0 +1,158 @@
+"""A module with a carry becomes a system: packed and taken apart exactly, in float64, its broken promises named."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from eqrlab import attractors as at
+from eqrlab.analyses.commands.common.own_system import is_own, load_system
+from eqrlab.core import from_module
+
+TOKENS = torch.arange(3)[:, None]
+
+
+@dataclass
+class Carry:
+    high: torch.Tensor
+    low: torch.Tensor
+
+
+class Halving(nn.Module):
+    """high <- high / 2, low <- low / 4 + x."""
+
+    def forward(self, carry, x):
+        return Carry(carry.high / 2, carry.low / 4 + x[:, None])
+
+
+def start(module, x, generator):
+    n = len(x)
+    return Carry(
+        torch.randn(n, 2, generator=generator), torch.randn(n, 2, 3, generator=generator).to(torch.float64)
+    )
+
+
+def halving(step=lambda m, c, x: m(c, x), carry=start, module=None):
+    return from_module(
+        module or Halving(), step=step, carry=carry, inputs=lambda m, tokens: tokens[:, :1].double()
+    )
+
+
+def test_a_carry_of_a_dataclass_is_packed_and_taken_apart_exactly():
+    system = halving()
+    x = system.encode(TOKENS)
+    z = system.initial(x, torch.Generator().manual_seed(0))
+    assert z.shape == (3, 8) and z.dtype == torch.float64
+    carry = system.unpack(z)
+    assert isinstance(carry, Carry) and carry.low.shape == (3, 2, 3)
+    assert torch.equal(system.step(z, x)[:, :2], carry.high / 2)
+
+
+@pytest.mark.parametrize("kind", ["tensor", "tuple", "dict", "nested"])
+def test_every_kind_of_carry_steps_as_its_parts_do(kind):
+    wrap = {
+        "tensor": lambda a, b: torch.cat([a, b], 1), "tuple": lambda a, b: (a, b),
+        "dict": lambda a, b: {"a": a, "b": b},
+        "nested": lambda a, b: {"a": (a,), "b": [b]},
+    }[kind]  # fmt: skip
+    double = lambda m, c, x: torch.utils._pytree.tree_map(lambda v: 2 * v, c)
+    draw = lambda m, x, g: wrap(torch.randn(len(x), 2, generator=g), torch.randn(len(x), 3, generator=g))
+    system = halving(double, draw)
+    x = system.encode(TOKENS)
+    z = system.initial(x, torch.Generator().manual_seed(1)).double()
+    assert torch.equal(system.step(z, x), 2 * z) and z.shape == (3, 5)
+
+
+def test_eigenvalues_of_a_float32_module_are_exact_in_float64():
+    linear = nn.Linear(2, 2, bias=False)
+    linear.weight.data = torch.tensor([[0.5, 0.0], [0.0, -0.25]])
+    system = halving(lambda m, c, x: m(c), lambda m, x, g: torch.randn(len(x), 2, generator=g), linear)
+    found = at.spectrum(system, TOKENS, torch.zeros(3, 1, 2, dtype=torch.float64), k=2)
+    np.testing.assert_allclose(np.sort(found.eigenvalue.values.real, -1)[0, 0], [-0.25, 0.5], atol=1e-12)
+    assert linear.weight.requires_grad and linear.weight.dtype == torch.float32, (
+        "the module itself is left alone"
+    )
+    system.check(TOKENS)
+
+
+def test_runs_settle_at_the_fixed_point_of_the_module():
+    ensemble = at.sample(halving(), TOKENS, restarts=4, depth=64, keep=("summary", "final_state"))
+    expected = TOKENS.double().numpy() * 4 / 3
+    np.testing.assert_allclose(
+        ensemble.final_state.values[..., 2:], np.broadcast_to(expected[:, None], (3, 4, 6)), atol=1e-30
+    )
+    assert ensemble.attrs["checkpoint"] == "Halving" and (at.words(ensemble.fate) == "settled").all()
+
+
+def no_grad(m, c, x):
+    with torch.no_grad():
+        return m(c, x)
+
+
+def detached(m, c, x):
+    found = m(c, x)
+    return Carry(found.high.detach(), found.low)
+
+
+def global_noise(m, c, x):
+    found = m(c, x)
+    return Carry(found.high + 0.1 * torch.randn_like(found.high), found.low)
+
+
+def mixing(m, c, x):
+    found = m(c, x)
+    return Carry(found.high - found.high.mean(0), found.low)
+
+
+def ignoring(m, x, generator):
+    return Carry(torch.randn(len(x), 2), torch.randn(len(x), 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"step": no_grad}, r"no derivative: it runs under torch.no_grad.*call the inner function"),
+        ({"step": detached}, r"wrong derivative: a part of the carry is detached"),
+        ({"step": global_noise}, r"draws from torch's global random numbers: turn dropout off"),
+        ({"step": mixing}, r"mixes rows.*no statistics over the batch"),
+        ({"carry": ignoring}, r"ignores its generator.*generator=generator"),
+        (
+            {"carry": lambda m, x, g: (torch.zeros(len(x), 2), torch.zeros(len(x)).long())},
+            "leave counters and flags out",
+        ),
+        ({"step": lambda m, c, x: (c.high, c.low)}, "must return a carry like the one it gets"),
+    ],
+)
+def test_a_broken_promise_is_named_with_its_remedy(changes, told):
+    with pytest.raises(ValueError, match=told):
+        halving(**changes).check(TOKENS)
+
+
+def test_a_system_that_keeps_its_promises_passes():
+    halving().check(TOKENS)
+    halving().check(TOKENS[:1])
+
+
+def test_a_file_and_a_name_give_a_system_and_misuse_is_named(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import torch\nfrom eqrlab.core import MapSystem\n"
+        "system = MapSystem(lambda z, x: z / 2, lambda x, g: torch.randn(len(x), 1, generator=g))\n"
+        "def make():\n    return system\nnumber = 3\n"
+    )
+    for name in ("system", "make"):
+        system = load_system(f"{file}:{name}")
+        assert torch.equal(system.step(torch.ones(1, 1), None), torch.full((1, 1), 0.5))
+        assert system.provenance["checkpoint"] == f"mine.py:{name}"
+    assert is_own("a/b.py:system") and not is_own("step_500") and not is_own("hf://a/b.py")
+    with pytest.raises(ValueError, match="has no 'nothing'"):
+        load_system(f"{file}:nothing")
+    with pytest.raises(ValueError, match="number: system must have the methods"):
+        load_system(f"{file}:number")
+    with pytest.raises(ValueError, match=r"gone.py: no such file; expected FILE.py:NAME"):
+        load_system(f"{tmp_path}/gone.py:system")
+    file.write_text("1 / 0\n")
+    with pytest.raises(ValueError, match="fails when it is run: ZeroDivisionError"):
+        load_system(f"{file}:system")

@@ -156,3 +156,58 @@ def test_a_file_and_a_name_give_a_system_and_misuse_is_named(tmp_path):
     file.write_text("1 / 0\n")
     with pytest.raises(ValueError, match="fails when it is run: ZeroDivisionError"):
         load_system(f"{file}:system")
+
+
+OWN = '''"""A damped rotation that reads the first cell, and answers a whole board."""
+import torch
+from eqrlab.core import from_module
+
+system = from_module(
+    torch.nn.Linear(8, 8),
+    step=lambda net, z, x: 0.5 * torch.tanh(net(z)) + 0.1 * x,
+    carry=lambda net, x, generator: torch.randn(len(x), 8, generator=generator),
+    inputs=lambda net, tokens: tokens[:, :1].float(),
+    readout=lambda net, z, x: (2 + (z[:, :1] > 0).long()).expand(-1, 36),
+    task="sudoku6",
+)
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "diagnose {} --limit 2 --restarts 4 --depth 8 --no-checks --quiet",
+        "compare {} eqr-sudoku6 --limit 2 --restarts 2 --depth 8 --no-checks --no-local --quiet",
+        "basins {} --limit 2 --half-width 0.4 --quiet",
+        "spectrum {} --limit 1 --restarts 2 --depth 8 --quiet",
+        "fixed-points {} --limit 1 --restarts 2 --depth 8 --quiet",
+        "lyapunov {} --limit 1 --restarts 1 --depth 8 --quiet",
+        "dynamics {} --limit 1 --restarts 2 --depth 8 --steps 20 --quiet",
+        "scale {} --limit 2 --breadths 1,2 --depths 2,4 --quiet",
+        "plane {} --resolution 8 --quiet",
+        "fates {} --limit 2 --restarts 2 --quiet",
+        "evaluate {} --limit 2",
+    ],
+    ids=lambda verb: verb.split()[0],
+)
+def test_every_verb_takes_a_system_of_a_file(verb, tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from eqrlab.analyses.cli import cli
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(OWN)
+    done = CliRunner().invoke(cli, verb.format("mine.py:system").split(), catch_exceptions=True)
+    assert done.exit_code == 0, (done.output, done.exception)
+    if verb.startswith("diagnose"):
+        assert "mine.py:system" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_what_a_system_of_a_file_cannot_do_is_said_in_a_sentence(tmp_path):
+    from eqrlab.analyses.commands.continuation import changed
+
+    (tmp_path / "mine.py").write_text(OWN)
+    system = load_system(f"{tmp_path}/mine.py:system")
+    with pytest.raises(ValueError, match="family module has no damping: it cannot be followed over damping"):
+        changed(system, "damping", 0.5)

@@ -178,7 +178,7 @@ def changed(model: Reasoner, name: str, value: float) -> Reasoner:
     fields = {"noise": ("noise_scale",), "damping": ("damping",), "sigma": ("H_init_std", "L_init_std")}[name]
     if name == "sigma" and not model.random_starts:
         return model
-    missing = [f for f in fields if f not in vars(model.config)]
+    missing = [f for f in fields if model.config is None or f not in vars(model.config)]
     if missing:
         raise ValueError(
             f"a model of family {model.family} has no {missing[0]}: it cannot be followed over {name}"

@@ -183,7 +183,8 @@ def sampled(
     model: Reasoner, inputs: np.ndarray, restarts: int, common: dict[str, Any], states: bool = False
 ) -> dict[str, xr.Dataset]:
     """Return the ensemble, with its final states if asked, and for families with a stored start one run from it."""
-    keep = ("summary", "logit_delta", *(["final_state"] if states else []))
+    scored = ["logit_delta"] if hasattr(model, "logits") else []  # a system of the user's own may have none
+    keep = ("summary", *scored, *(["final_state"] if states else []))
     groups = {"ensemble": at.sample(model, inputs, restarts=restarts, keep=keep, **common)}
     if not model.random_starts:
         groups["own_start"] = own_run(model, inputs, common)

@@ -87,6 +87,7 @@ class ModuleSystem:
     family = "module"
     noise_scale = 0.0
     random_starts = True
+    identifiers = 0
     config = None
 
     def __init__(self, module: nn.Module, functions: tuple[Any, Any, Any, Any], name: str, task: str):

@@ -14,6 +14,7 @@ from eqrlab.core import System
 _OWN = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)")
 _ASKED = {  # what commands ask of a model that a plain system has not, and what they then are told
     "family": "map", "task": "unknown", "config": None, "noise_scale": 0.0, "random_starts": True, "table": None,
+    "identifiers": 0,
 }  # fmt: skip
 
 

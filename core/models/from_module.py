@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from eqrlab.core.random import Noise
 
-_ROWS, _EPSILON, _LOOSE = 3, 1e-6, 1e-3
+_ROWS, _STEPS, _LOOSE = 3, (1e-6, 1e-4, 1e-3), 2e-3
 
 
 def from_module(
@@ -91,7 +91,7 @@ class ModuleSystem:
     config = None
 
     def __init__(self, module: nn.Module, functions: tuple[Any, Any, Any, Any], name: str, task: str):
-        module = copy.deepcopy(module).eval().requires_grad_(False)
+        module = _copied(module).eval().requires_grad_(False)
         self._step, self._carry, self._inputs, self._readout = functions
         self._modules: dict[tuple[torch.dtype | None, str], nn.Module] = {(None, ""): module}
         self._layout: _Layout | None = None
@@ -209,11 +209,14 @@ class ModuleSystem:
                 )
             return
         (gradient,) = torch.autograd.grad(out, given, u)
-        size = _EPSILON * (1 + z.abs().max())
-        ahead, behind = (self.step(z + s * size * v, x) for s in (1, -1))
-        expected = float(((ahead - behind) / (2 * size) * u).sum())
         found = float((gradient * v).sum())
-        if abs(found - expected) > _LOOSE * max(abs(expected), float((gradient * v).norm()), 1e-6):
+        scale = max(abs(found), float((gradient * v).norm()), 1e-6)
+        for size in _STEPS:  # a module that computes a part in float32 needs the larger ones
+            ahead, behind = (self.step(z + s * size * v, x) for s in (1, -1))
+            expected = float(((ahead - behind) / (2 * size) * u).sum())
+            if abs(found - expected) <= _LOOSE * scale:
+                break
+        else:
             raise ValueError(
                 "step() has a wrong derivative: a part of the carry is detached or computed under torch.no_grad, or a "
                 f"value is rounded (by reverse mode {found:.4g}, by finite differences {expected:.4g}); call the inner "
@@ -254,6 +257,17 @@ class ModuleSystem:
             )
         wide = max(layout.dtypes, key=lambda d: torch.finfo(d).bits)
         return torch.cat([v.reshape(len(v), -1).to(wide) for v in leaves], dim=1)
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(module)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{type(module).__name__} cannot be copied: it holds weights that are computed from others, as "
+            "weight_norm of torch.nn.utils and torchdeq leave them; take the norm out first (remove_weight_norm, "
+            "torchdeq.norm.remove_norm)"
+        ) from error
 
 
 def _flattened(carry: Any) -> tuple[list[Any], Any]:

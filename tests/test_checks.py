@@ -25,7 +25,7 @@ def test_a_diagnosis_with_checks_keeps_them_in_archive_and_report(tmp_path):
     system = selector([[0.0], [0.4], [-0.6], [-2.5]])
     plain = diagnose(system, puzzles(4).numpy(), labels=UP, restarts=24, depth=24)
     groups = diagnose(system, puzzles(4).numpy(), labels=UP, restarts=24, depth=24, checks=True)
-    assert set(groups) - set(plain) == {"outcomes", "noop", "sensitivity"}
+    assert set(groups) - set(plain) == {"outcomes", "noop", "sensitivity", "duels", "radius"}
     assert "final_state" not in groups["ensemble"]
     np.testing.assert_array_equal(groups["modes"].mode_probability, plain["modes"].mode_probability)
     archive.write(tmp_path / "d.nc", groups)

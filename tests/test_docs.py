@@ -41,7 +41,8 @@ def test_examples_of_the_page_run(page, tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_to_files_lead_to_files(page):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
-        assert (page.parent / target).is_file(), target
+        if not target.startswith("_build/"):  # drawn when the guide is built
+            assert (page.parent / target).is_file(), target
 
 
 def test_every_page_is_in_a_table_of_contents():

@@ -1,4 +1,7 @@
-"""`eqrlab train`, `eqrlab evaluate` and `eqrlab info`."""
+"""`eqrlab train`, `eqrlab evaluate` and `eqrlab info`.
+
+One subject: a checkpoint, how it is made, judged and described; the three share their options and their loading.
+"""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def draw_gallery(app: Any) -> None:
     """Draw the pictures of the gallery, where the page is part of what is built."""
     page = Path(app.srcdir, "gallery.md")
     if page.exists():
-        sys.path.insert(0, app.srcdir)
+        sys.path.insert(0, str(app.srcdir))
         importlib.import_module("gallery").draw(page, Path(app.srcdir, "_build", "gallery"))
 
 

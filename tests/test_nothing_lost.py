@@ -1,5 +1,6 @@
 """What was computed is never lost: broken output, signals, names, outputs that are inputs, --resume."""
 
+import csv
 import json
 import os
 import shutil
@@ -249,10 +250,11 @@ def test_puzzles_are_not_written_over_what_they_are_made_from(tmp_path):
         "is an input of this command" in str(run.exception) and (tmp_path / "four.csv").read_text() == PUZZLES
     )
     run = inside("train", "sudoku4", "--puzzles", tmp_path / "log.jsonl", "--out", tmp_path)
-    (tmp_path / "log.jsonl").write_text(PUZZLES)
+    lines = "".join(json.dumps(row) + "\n" for row in csv.DictReader(PUZZLES.splitlines()))
+    (tmp_path / "log.jsonl").write_text(lines)
     run = inside("train", "sudoku4", "--puzzles", tmp_path / "log.jsonl", "--out", tmp_path, "--steps", 1)
     assert "is an input of this command" in str(run.exception), run.output
-    assert (tmp_path / "log.jsonl").read_text() == PUZZLES
+    assert (tmp_path / "log.jsonl").read_text() == lines
 
 
 def test_an_output_that_cannot_be_a_file_is_found_before_the_run(data, tmp_path, monkeypatch):

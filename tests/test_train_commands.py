@@ -15,7 +15,9 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 from scipy.stats import binomtest
 
-from eqrlab.analyses.commands.train import evaluate, info, train
+from eqrlab.analyses.commands.evaluate import evaluate
+from eqrlab.analyses.commands.info import info
+from eqrlab.analyses.commands.train import train
 from eqrlab.analyses.studies.accuracy import measure
 from eqrlab.analyses.studies.shares import clustered
 from eqrlab.analyses.studies.training_recipes import OPTIONS, configurations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 
@@ -21,6 +23,11 @@ def percent_interval(share: float, low: float, high: float) -> str:
     if not (np.isfinite(low) and np.isfinite(high)):
         return percent(share)
     return f"{percent(share)} [{_percent(low)}, {_percent(high)}]"
+
+
+def stated_share(found: Mapping[str, float]) -> str:
+    """Return a share {"value", "low", "high"} with its interval in words, to a tenth of a percent."""
+    return f"{found['value']:.1%} (95 % interval {found['low']:.1%} to {found['high']:.1%})"
 
 
 def _percent(share: float) -> str:

@@ -111,6 +111,7 @@ def test_each_rung_changes_what_its_name_says():
     assert (config["ni"].noise_scale, config["ni"].damping) == (0.01, 0.05)
     assert config["noise"] == dataclasses.replace(config["ni"], H_init_std=0.0, L_init_std=0.0)
     assert [r for r in RUNGS if models[r][0].random_starts] == ["ri", "ni"]
+    assert not models["ni"][0].replace(H_init_std=0.0, L_init_std=0.0).random_starts
 
 
 def test_a_rung_is_compared_with_the_nearest_one_below_it():

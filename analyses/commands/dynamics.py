@@ -21,6 +21,7 @@ from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import FATES
 from eqrlab.core import Reasoner
+from eqrlab.core.models.reasoner import restart_law
 from eqrlab.datasets import PuzzleSet
 
 EIGENVALUE = 60  # evaluations that a leading eigenvalue of a state takes, as a rule
@@ -46,9 +47,8 @@ def settled_runs(
     model = load_checkpoint(checkpoint).smooth()
     chosen = puzzles_for(model, puzzles, split, limit, several=True)
     require_writable(file.parent, file.name)
-    random = None if model.random_starts else model.random_initial
     run = at.Run.of(model, chosen.inputs, labels=chosen.labels, identifiers=chosen.identifiers,
-                    oracle=chosen.oracle, noise=0, initial=random,
+                    oracle=chosen.oracle, noise=0, initial=restart_law(model),
                     keep=("summary", "final_state"), **options)  # fmt: skip
     if not quiet:
         click.echo(study_cost_line(run, {then[0]: then[1] * run.rows}), err=True)

@@ -24,6 +24,7 @@ from eqrlab.analyses.studies.training_recipes import OPTIONS
 from eqrlab.attractors.results import archive
 from eqrlab.core import Reasoner
 from eqrlab.core.files import replaced_whole
+from eqrlab.core.models.reasoner import restart_law
 
 TRIED = 2  # optimiser steps that are timed
 
@@ -158,7 +159,7 @@ def sampling_seconds(model: Reasoner, ladder: Ladder) -> float:
     how, first = ladder.sampling, ladder.test_set.take(slice(ladder.sampling.limit))
     run = at.Run.of(
         model, first.inputs, restarts=how.restarts, depth=how.depth, seed=how.seed, device=ladder.device,
-        initial=None if model.random_starts else model.random_initial,
+        initial=restart_law(model),
     )  # fmt: skip
     own = len(ladder.test_set) * deepest(model, how) * (2 if run.noise else 1)
     return (sampling(run) + own) * seconds_an_evaluation(run, None)

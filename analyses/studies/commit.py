@@ -17,6 +17,7 @@ from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import MODES
 from eqrlab.core import Reasoner
+from eqrlab.core.models.reasoner import restart_law
 from eqrlab.datasets import PuzzleSet, task
 
 STAGE = 4  # restarts of either stage
@@ -64,7 +65,7 @@ def commit_trial(
     """
     clues = clues_of(puzzles.task)
     work = {name: options.pop(name) for name in ("batch_size", "progress") if name in options}
-    law = None if model.random_starts else model.random_initial
+    law = restart_law(model)
     own = {"labels": puzzles.labels, "oracle": puzzles.oracle, "initial": law, "restarts": restarts}
     run = at.Run.of(model, puzzles.inputs, **{**options, **own})
     return commit_run(run, clues, share=share, drawn=drawn, **work)

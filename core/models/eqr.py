@@ -56,7 +56,11 @@ class EqR(Reasoner):
     def __init__(self, config: EqRConfig, task: str = "unknown", provenance: dict[str, Any] | None = None):
         super().__init__(config, task, provenance)
         self.L_level = self.stack(config.layers)
-        self.random_starts = max(config.H_init_std, config.L_init_std) > 0
+
+    @property
+    def random_starts(self) -> bool:  # type: ignore[override]
+        """Whether restarts differ in their start."""
+        return max(self.config.H_init_std, self.config.L_init_std) > 0
 
     @property
     def trained_updates(self) -> int:

@@ -320,3 +320,8 @@ def take_rows(x: Any, index: Tensor | slice) -> Any:
     if isinstance(x, Tensor):  # called once a row: walking the tree takes longer than the slice
         return x[index]
     return pytree.tree_map(lambda leaf: leaf[index] if isinstance(leaf, Tensor) else leaf, x)
+
+
+def restart_law(model: Reasoner) -> Callable[[Tensor, torch.Generator | None], Tensor] | None:
+    """Return the `initial=` of random restarts: None, the model's own law, or random states where it has one start."""
+    return None if model.random_starts else model.random_initial

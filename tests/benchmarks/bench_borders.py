@@ -16,6 +16,7 @@ from eqrlab.attractors.answers.selectors import selector_score
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, widened
 from eqrlab.attractors.statistics.ranks import PooledAuc
 from eqrlab.core import load
+from eqrlab.core.models.reasoner import restart_law
 from eqrlab.datasets import read_puzzles
 
 SIGNALS = ("top1_converged", "answer_entropy", "halting", "settle_time", "majority")
@@ -26,7 +27,7 @@ def scores(
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """Return scores (puzzle, run), lower is better, which runs are wrong, and steps spent on each of both measures."""
     model, puzzles = load(name), read_puzzles(path)
-    law = None if model.random_starts else model.random_initial
+    law = restart_law(model)
     runs = at.sample(
         model, puzzles.inputs, labels=puzzles.labels, restarts=4, depth=depth, noise=0, initial=law
     )

@@ -9,6 +9,7 @@ from eqrlab.analyses.diagnose import diagnose
 from eqrlab.attractors.answers.adaptive import weighted_mean
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, widened
 from eqrlab.core import load
+from eqrlab.core.models.reasoner import restart_law
 from eqrlab.datasets import bundled
 from tests.benchmarks.ledger import record
 
@@ -19,7 +20,7 @@ MODELS = ("eqr-sudoku6", "eqr-attention-sudoku6", "trm-sudoku6", "hrm-sudoku6", 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_verdict_in_bfloat16(name):
     model, puzzles = load(name), bundled("sudoku6").take(slice(24))
-    law = None if model.random_starts else model.random_initial
+    law = restart_law(model)
     run = functools.partial(
         diagnose, model, puzzles.inputs, labels=puzzles.labels, restarts=32, depth=32, noise=0, initial=law
     )

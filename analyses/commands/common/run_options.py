@@ -8,14 +8,14 @@ from typing import Any
 from eqrlab import attractors as at
 from eqrlab.attractors.ensemble.options import part_of
 from eqrlab.core import Reasoner
+from eqrlab.core.models.reasoner import restart_law
 from eqrlab.datasets import PuzzleSet
 
 
 def run_options(model: Reasoner, chosen: PuzzleSet, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of `attractors.Run.of`: a family with one stored start is started from random states."""
-    law = None if model.random_starts else model.random_initial
     puzzles = {"labels": chosen.labels, "identifiers": chosen.identifiers, "oracle": chosen.oracle}
-    return {**puzzles, "initial": law, **part_of(given, at.RunOptions)}
+    return {**puzzles, "initial": restart_law(model), **part_of(given, at.RunOptions)}
 
 
 def outside(model: Reasoner) -> str:

@@ -14,6 +14,7 @@ from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.text.describe import describe
 from eqrlab.analyses.text.model_card import FILE, model_card
 from eqrlab.attractors.results import archive
+from eqrlab.attractors.results.groups import results_of
 from eqrlab.core import Reasoner, save
 from eqrlab.core.checkpoints import hub
 from eqrlab.core.files import replaced_whole
@@ -68,5 +69,5 @@ def _groups(path: Path, model: Reasoner) -> dict[str, xr.Dataset]:
     wanted = model.provenance["checkpoint_sha256"]
     for node in (tree, *tree.children.values()):
         if "modes" in node.children and node["ensemble"].attrs.get("checkpoint_sha256") == wanted:
-            return {name: child.to_dataset() for name, child in node.children.items() if child.data_vars}
+            return results_of(node)
     raise ValueError(f"{path}: has no diagnosis of the checkpoint of SHA-256 {wanted[:16]}")

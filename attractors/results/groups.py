@@ -34,3 +34,8 @@ def read(path: str | Path) -> dict[str, xr.Dataset]:
         for node in tree.subtree
         if node.data_vars
     }
+
+
+def results_of(node: xr.DataTree) -> dict[str, xr.Dataset]:
+    """Return the groups of one checkpoint in an archive, name to result, as the analyses returned them."""
+    return {name: named(child.to_dataset()) for name, child in node.children.items() if child.data_vars}

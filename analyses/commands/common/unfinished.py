@@ -15,6 +15,7 @@ import xarray as xr
 
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.attractors.results import archive, schema
+from eqrlab.attractors.results.groups import results_of
 from eqrlab.core import Reasoner
 from eqrlab.core.regular import parse_json, require_regular
 from eqrlab.datasets import PuzzleSet
@@ -167,10 +168,6 @@ def stored(file: Path) -> Iterator[tuple[str | None, Groups]]:
     """
     tree = archive.read(file, complete=True)
     for node in (tree, *tree.children.values()):
-        groups = {
-            str(name): child.to_dataset()
-            for name, child in node.children.items()
-            if not child.children and name != "compare"
-        }
+        groups = {name: found for name, found in results_of(node).items() if name != "compare"}
         if "ensemble" in groups:
             yield groups["ensemble"].attrs.get("request"), groups

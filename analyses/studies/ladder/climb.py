@@ -15,8 +15,10 @@ from eqrlab import attractors as at
 from eqrlab.analyses.diagnose import diagnose
 from eqrlab.analyses.studies.ladder.rungs import REFERENCE_DEPTH, Ladder, Sampling
 from eqrlab.attractors.results import archive, schema
+from eqrlab.attractors.results.groups import results_of
 from eqrlab.core import Reasoner, load
 from eqrlab.core.files import sha256
+from eqrlab.core.models.reasoner import restart_law
 from eqrlab.core.progress import shown, tqdm
 from eqrlab.core.training.objective import TrainConfig
 from eqrlab.core.training.trainer import Trainer, train
@@ -130,7 +132,7 @@ def measure_run(
     groups = diagnose(
         model, first.inputs, labels=first.labels, oracle=first.oracle, restarts=sampling.restarts,
         depth=sampling.depth, seed=sampling.seed, device=device, progress=tick, fixed=True,
-        initial=None if model.random_starts else model.random_initial,
+        initial=restart_law(model),
     )  # fmt: skip
     for group in groups.values():
         group.attrs["starts"] = law
@@ -162,7 +164,7 @@ def measured(
     if path.exists():
         tree = archive.read(path)
         if tree.attrs.get("ladder_request") == asked:
-            return {str(name): node.to_dataset() for name, node in tree.children.items()}, False
+            return results_of(tree), False
 
     def tick(done: int, total: int) -> None:
         if stop():

@@ -18,7 +18,7 @@ from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.fates.fate import CODE
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles, widened
+from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
 from eqrlab.core import System
 
 Clues = Callable[[np.ndarray], np.ndarray]
@@ -373,9 +373,7 @@ def _totals(found: dict[str, schema.Variable], draw: dict[str, Any]) -> dict[str
         share = Interval(*share_over_puzzles(right[f"correct{end}"].astype(float), **draw)).each(np.float64)
         variables |= share.variables(f"accuracy{end}", (), "share of puzzles answered right")
     difference = right["correct"].astype(float) - right["correct_restarts"]
-    mean, count = float(difference.mean()), len(difference)
-    bounds = cluster_bootstrap(lambda w: float(w @ difference / w.sum()), count, **draw)
-    gain = Interval(mean, *widened(mean, *bounds, count, draw["confidence"], least=-1.0))
+    gain = Interval(*share_over_puzzles(difference, least=-1.0, **draw))
     variables |= gain.each(np.float64).variables("gain", (), "accuracy above that with plain restarts")
     lost = ~right["any_correct_restarts"]
     rescued = (

@@ -13,7 +13,7 @@ from eqrlab.attractors.answers.alignment import depth_points
 from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles, widened
+from eqrlab.attractors.statistics.bootstrap import mean_over_puzzles, share_over_puzzles
 from eqrlab.attractors.statistics.intervals import check_confidence
 
 
@@ -108,13 +108,13 @@ def scaling(
     text = "share of puzzles whose chosen answer is right"
     variables |= Interval(*share_over_puzzles(chance, **draw)).variables("accuracy", cell, text)
     text = "accuracy above that of one restart of the same depth"
-    variables |= Interval(*_paired_share(chance - one, draw)).variables("gain", cell, text)
+    variables |= Interval(*share_over_puzzles(chance - one, least=-1.0, **draw)).variables("gain", cell, text)
     nfe = np.outer(depth, breadth)
     variables["nfe"] = (point, nfe, "outer steps a puzzle: depth times breadth")
     if layers is not None:
         variables["nle"] = (point, nfe * layers, "equivalent layers a puzzle")
     top, vote = (chance[:, names.index(n)] for n in ("top1_converged", "majority"))
-    difference = _paired_share(top - vote, draw)
+    difference = share_over_puzzles(top - vote, least=-1.0, **draw)
     text = "accuracy of least residual minus that of the majority vote"
     variables |= Interval(*difference).variables("top1_minus_majority", point, text)
     worse = difference[2] < -1e-9  # beyond rounding
@@ -130,7 +130,7 @@ def scaling(
     if "first_to_halt" in names:
         text = "outer steps a puzzle when all its restarts stop with the first that halts"
         spent = steps_to_first_halt(ensemble, depth, breadth)
-        variables |= Interval(*_paired_mean(spent, draw)).variables("nfe_first_to_halt", point, text)
+        variables |= Interval(*mean_over_puzzles(spent, **draw)).variables("nfe_first_to_halt", point, text)
     front, support = _pareto(chance, nfe, resamples, seed)
     variables["pareto"] = (cell, front, "no point of fewer outer steps is as accurate")
     variables["pareto_support"] = (cell, support, "share of resamples of puzzles in which that holds")
@@ -159,19 +159,6 @@ def _grid(values: Sequence[int] | None, default: np.ndarray, most: int, name: st
     if not found.size or (found != found.astype(int)).any() or found[0] < 1 or found[-1] > most:
         raise ValueError(f"{name} must be integers from 1 to the {most} of the ensemble, got {list(values)}")
     return found.astype(int)
-
-
-def _paired_mean(values: np.ndarray, draw: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the mean over puzzles of values (puzzle, ...), and bounds from resampling puzzles."""
-    mean = values.mean(0)
-    low, high = cluster_bootstrap(lambda w: np.tensordot(w, values, 1) / w.sum(), len(values), **draw)
-    return mean, low, high
-
-
-def _paired_share(values: np.ndarray, draw: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the mean over puzzles of differences of shares (puzzle, ...), and bounds from resampling puzzles."""
-    mean, low, high = _paired_mean(values, draw)
-    return mean, *widened(mean, low, high, len(values), draw["confidence"], least=-1.0)
 
 
 def path_gap(ensemble: xr.Dataset, depths: np.ndarray, breadths: np.ndarray) -> np.ndarray:

@@ -90,35 +90,19 @@ def signals(
     best = score.min(2)
     half = _halves(puzzles, seed)
     variables: dict[str, schema.Variable] = {}
-    for name, value, text in (
-        (
-            "auc_within",
-            within,
-            "probability that the wrong one of two runs of a puzzle looks worse, mean over puzzles",
+    gain, beyond = (share_over_puzzles(chance - base, least=-1.0, **draw) for base in (single, chance[:, :1]))
+    per_signal: dict[str, tuple[Interval, str]] = {
+        "auc_within": (within, "probability that the wrong one of two runs of a puzzle looks worse, mean over puzzles"),
+        "auc_across": (across, "the same of runs of different puzzles"),
+        "accuracy": (
+            Interval(*share_over_puzzles(chance, **draw)), "share of puzzles whose chosen answer is right"
         ),
-        ("auc_across", across, "the same of runs of different puzzles"),
-        (
-            "accuracy",
-            Interval(*share_over_puzzles(chance, **draw)),
-            "share of puzzles whose chosen answer is right",
-        ),
-        ("gain", _difference(chance - single, draw), "that accuracy above that of one restart"),
-        (
-            "over_residual",
-            _difference(chance - chance[:, :1], draw),
-            "that accuracy above that of least residual",
-        ),
-        (
-            "risk_area",
-            _risk(best, chance, draw, risk_area),
-            "mean over coverages of the share of wrong answers",
-        ),
-        (
-            "least_risk_area",
-            _risk(1 - chance.T, chance, draw, risk_area),
-            "that mean if right answers came first",
-        ),
-    ):
+        "gain": (Interval(*gain), "that accuracy above that of one restart"),
+        "over_residual": (Interval(*beyond), "that accuracy above that of least residual"),
+        "risk_area": (_risk(best, chance, draw, risk_area), "mean over coverages of the share of wrong answers"),
+        "least_risk_area": (_risk(1 - chance.T, chance, draw, risk_area), "that mean if right answers came first"),
+    }  # fmt: skip
+    for name, (value, text) in per_signal.items():
         variables |= value.variables(name, ("signal",), text)
     text = "share of wrong answers among the puzzles answered, those whose answers look best"
     variables |= _risk(best, chance, draw, risk_at).variables("risk", ("signal", "coverage"), text)
@@ -130,11 +114,10 @@ def signals(
         variables |= value.variables(name, (), text)
     variables["auc_puzzle"] = (("puzzle", "signal"), each_puzzle, "that AUC within the puzzle")
     variables["held_out"] = (("puzzle",), half, "of the half that did not choose the trusted signal")
-    gain = Interval.of(schema.dataset(variables, {}), "gain", 0)
     attributes = {
         **schema.carried(ensemble), "confidence": confidence, "trusted": trusted,
         "bootstrap": f"{resamples} resamples of puzzles, seed {seed}",
-        "warning": _warning(gain, within.each(lambda v: v[0]), trusted, on_half[1]),
+        "warning": _warning(Interval(*gain).each(lambda v: v[0]), within.each(lambda v: v[0]), trusted, on_half[1]),
     }  # fmt: skip
     coordinates = {"signal": names, "coverage": COVERAGE, "puzzle": ensemble.puzzle.values}
     return schema.dataset(variables, attributes, coordinates)
@@ -168,13 +151,6 @@ def _bounded(
         return np.nan, np.nan, np.nan
     low, high = widened(value, *cluster_bootstrap(statistic, puzzles, **draw), having, draw["confidence"])
     return value, float(low), float(high)
-
-
-def _difference(values: np.ndarray, draw: dict[str, Any]) -> Interval:
-    """Return the mean over puzzles of paired differences of shares (puzzle, ...), with bounds."""
-    mean = values.mean(0)
-    low, high = cluster_bootstrap(lambda w: np.tensordot(w, values, 1) / w.sum(), len(values), **draw)
-    return Interval(mean, *widened(mean, low, high, len(values), draw["confidence"], least=-1.0))
 
 
 def _risk(
@@ -250,7 +226,8 @@ def _trusted(
     ]
     i = max(range(len(names)), key=merit.__getitem__)
     accuracy = Interval(*share_over_puzzles(chance[half, i], **draw))
-    return names[i], (accuracy, _difference(chance[half, i] - chance[half, 0], draw))
+    gain = Interval(*share_over_puzzles(chance[half, i] - chance[half, 0], least=-1.0, **draw))
+    return names[i], (accuracy, gain)
 
 
 def _warning(gain: Interval, within: Interval, trusted: str, better: Interval) -> str:

@@ -45,25 +45,33 @@ def cluster_bootstrap(
     return np.where(defined, low, np.nan), np.where(defined, high, np.nan)
 
 
+def mean_over_puzzles(
+    values: np.ndarray, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the mean over puzzles of values (puzzle, ...), and bounds from resampling puzzles."""
+    values = np.asarray(values, float)
+    low, high = cluster_bootstrap(
+        lambda w: np.tensordot(w, values, 1) / w.sum(),
+        len(values),
+        confidence=confidence,
+        resamples=resamples,
+        seed=seed,
+    )
+    return values.mean(0), low, high
+
+
 def share_over_puzzles(
-    share: np.ndarray, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+    share: np.ndarray, *, least: float = 0.0, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the mean over puzzles of shares (puzzle, ...) in [0, 1], and bounds from resampling puzzles.
 
     Notes
     -----
-    Bounds without width are set by `widened`.  A single puzzle has none (NaN).
+    With least = -1: of differences of shares.  Bounds without width are set by `widened`.  A single puzzle has none
+    (NaN).
     """
-    share = np.asarray(share, float)
-    mean, puzzles = share.mean(0), len(share)
-    low, high = cluster_bootstrap(
-        lambda w: np.tensordot(w, share, 1) / w.sum(),
-        puzzles,
-        confidence=confidence,
-        resamples=resamples,
-        seed=seed,
-    )
-    return mean, *widened(mean, low, high, puzzles, confidence)
+    mean, low, high = mean_over_puzzles(share, confidence=confidence, resamples=resamples, seed=seed)
+    return mean, *widened(mean, low, high, len(share), confidence, least)
 
 
 def widened(

@@ -5,10 +5,17 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from eqrlab.core.messages import one_line
+
+
+def entries(group: str) -> list[EntryPoint]:
+    """Return the entry points of a group in the order of their names; nothing is imported."""
+    return sorted(entry_points(group=group), key=lambda entry: entry.name)
+
 
 def installed(group: str) -> dict[str, EntryPoint]:
-    """Return the entry points of a group by name, in the order of their names; nothing is imported."""
-    return {entry.name: entry for entry in sorted(entry_points(group=group), key=lambda entry: entry.name)}
+    """Return the entry points of a group by name; of several packages' the last."""
+    return {entry.name: entry for entry in entries(group)}
 
 
 def origin(entry: EntryPoint) -> str:
@@ -32,6 +39,5 @@ def imported(entry: EntryPoint, kind: str) -> Any:
     try:
         return entry.load()
     except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"{kind} {entry.name!r} of {origin(entry)} cannot be imported from {entry.value}: {error}"
-        ) from error
+        said = f"{kind} {entry.name!r} of {origin(entry)} cannot be imported from {entry.value}: {error}"
+        raise ValueError(one_line(said, 600)) from error

@@ -12,7 +12,7 @@ from eqrlab import attractors as at
 from eqrlab.analyses.text.telling import telling_puzzles
 from eqrlab.attractors.dynamics.at_attractors import POINTS, representatives
 from eqrlab.attractors.results import schema
-from eqrlab.datasets import task
+from eqrlab.datasets.registry.lookup import known_task
 
 MOST = 3  # puzzles
 DIRECTIONS, ANSWERS, PAIRS, DEPTH = 8, 3, 8, 64
@@ -58,17 +58,9 @@ def borders(
         found["radius"] = at.basin_radius(
             run.system, tokens, z, directions=DIRECTIONS, depth=depth, tol=0.05, **common
         )
-        blank = _blank(str(getattr(run.system, "task", "unknown")))
-        if derivatives and blank is not None:
+        known = known_task(run.system)
+        if derivatives and known is not None and known.blank is not None:
             smooth = getattr(run.system, "smooth", lambda: run.system)()
-            found["clues"] = at.input_sensitivity(smooth, tokens, z, blank=blank, **common)
+            found["clues"] = at.input_sensitivity(smooth, tokens, z, blank=known.blank, **common)
     labels = {"puzzle": ensemble.puzzle.values[chosen], "point": list(POINTS)}
     return {name: schema.relabelled(one, **labels) for name, one in found.items()}
-
-
-def _blank(name: str) -> int | None:
-    """Return the token of a cell to be filled in, None where a task has none or is not known."""
-    try:
-        return task(name).blank
-    except ValueError:
-        return None

@@ -19,6 +19,7 @@ from eqrlab.attractors.results.schema import MODES
 from eqrlab.core import Reasoner
 from eqrlab.core.models.reasoner import restart_law
 from eqrlab.datasets import PuzzleSet, task
+from eqrlab.datasets.registry.lookup import known_task
 
 STAGE = 4  # restarts of either stage
 
@@ -82,10 +83,8 @@ def commit_where_none_is_right(
         The group `commit`, over these puzzles.
     """
     chosen = np.flatnonzero(modes["mode"].values == MODES.index("a"))
-    try:
-        clues = task(str(getattr(run.system, "task", "unknown"))).clues
-    except ValueError:  # a map of one's own
-        clues = None
+    known = known_task(run.system)
+    clues = None if known is None else known.clues
     able = run.judge.known and not isinstance(run.initial, torch.Tensor) and hasattr(run.system, "logits")
     if not len(chosen) or clues is None or not able:
         return {}

@@ -6,11 +6,11 @@ import functools
 import pkgutil
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any
 
 import numpy as np
 
+from eqrlab.core import plugins
 from eqrlab.core.messages import brief, one_line
 from eqrlab.datasets import registry
 from eqrlab.datasets.registry import arc, generic, maze, sudoku
@@ -43,18 +43,15 @@ def families() -> tuple[Family, ...]:
         If what an entry point names cannot be loaded, is no task, or takes a name that is taken.
     """
     known = _own()
-    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
-        where = one_line(f"entry point {point.name!r} of {GROUP} ({point.value})", 300)
-        try:
-            found = point.load()
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"{where} cannot be loaded: {one_line(str(error), 300)}") from error
+    for entry in plugins.entries(GROUP):
+        where = one_line(f"task {entry.name!r} of {plugins.origin(entry)}: {entry.value}", 300)
+        found = plugins.imported(entry, "task")
         if not isinstance(found, Task | Family) and callable(found):
             found = found()
         if isinstance(found, Task):
             found = family_of(found)
         if not isinstance(found, Family):
-            raise ValueError(f"{where} must give a Task or a Family, got {brief(found)}")
+            raise ValueError(f"{where} must be a Task or a Family, got {brief(found)}")
         for name in found.names:
             if any(other.find(name) for other in (*known, generic.FAMILY)):
                 raise ValueError(f"{where} adds the task {brief(name)}, which there is already")
@@ -94,6 +91,14 @@ def task(name: str) -> Task:
             return found
     more = "; ".join(family.more for family in families() if family.more)
     raise ValueError(f"task {brief(name)} unknown; choose from {', '.join(tasks())} ({more})")
+
+
+def known_task(system: Any) -> Task | None:
+    """Return the task that a system names, None where it names none that is known, such as a map of one's own."""
+    try:
+        return task(str(getattr(system, "task", "unknown")))
+    except ValueError:
+        return None
 
 
 def task_of_shape(vocab: int, length: int, board: Board | None = None) -> Task:

@@ -78,7 +78,7 @@ def test_a_run_is_repeated_from_its_archive_alone(exported, tmp_path):
 def others(tmp_path_factory):
     folder = tmp_path_factory.mktemp("others")
     for command, models, more in (
-        (diagnose_command, ["eqr-sudoku6"], ["--limit", "1", *SMALL[2:]]),
+        (diagnose_command, ["eqr-sudoku6"], ["--limit", "1", *SMALL[2:], "--fixed"]),
         (compare_command, ["eqr-sudoku6", "trm-sudoku6"], [*SMALL, "--no-local"]),
         (basins_command, ["eqr-sudoku6"], ["--limit", "2", "--depth", "8", "--half-width", "0.4", "--quiet"]),
     ):
@@ -99,6 +99,19 @@ def test_a_diagnosis_is_repeated_too(others, tmp_path):
     old = archive.read(others / "diagnosis.nc")["ensemble"]
     new = archive.read(tmp_path / "e.nc")["ensemble"]
     for name in old.data_vars:
+        np.testing.assert_array_equal(old[name].values, new[name].values, err_msg=name)
+
+
+def test_a_diagnosis_of_sparse_residuals_is_repeated_with_all_of_them(tmp_path):
+    done = run(diagnose_command, "eqr-sudoku6", *SMALL, "--no-local", "--no-checks", "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    done = run(export_command, "--like", tmp_path / "diagnosis.nc", "--out", tmp_path / "e.nc", "--quiet")
+    assert done.exit_code == 0, done.output
+    old, new = (archive.read(tmp_path / name)["ensemble"] for name in ("diagnosis.nc", "e.nc"))
+    measured = np.isfinite(old.residual.values)
+    assert not measured.all() and np.isfinite(new.residual.values).all()
+    np.testing.assert_array_equal(old.residual.values[measured], new.residual.values[measured])
+    for name in ("update", "answer", "correct", "answer_entropy", "halt_logit"):
         np.testing.assert_array_equal(old[name].values, new[name].values, err_msg=name)
 
 

@@ -160,7 +160,7 @@ def test_any_name_of_a_file_keeps_its_results_and_is_shown(data, tmp_path):
     assert all(c.isprintable() or c == "\n" for c in run.output)
     page = (tmp_path / "out" / "report.html").read_text()
     assert f"checkpoint-{len(NAMES) + 1}" in page and f"checkpoint-{len(NAMES) + 2}" not in page
-    assert validate(tmp_path / "out" / "compare.nc").groups == 4 * (len(NAMES) + 1) + 1
+    assert validate(tmp_path / "out" / "compare.nc").groups == 5 * (len(NAMES) + 1) + 1
     tree = archive.read(tmp_path / "out" / "compare.nc")
     groups = {c["ensemble"].attrs["name"]: str(n) for n, c in tree.children.items() if c.children}
     assert list(tree["compare"].checkpoint.values) == ["one", *map(typed, NAMES)]
@@ -362,7 +362,7 @@ def test_an_error_in_the_second_checkpoint_keeps_the_first_and_says_so(data, tmp
     assert run.exception.__notes__ == [
         f"1 of 2 checkpoints are kept in {tmp_path}; the same command with --resume goes on"
     ]
-    assert validate(tmp_path / "diagnosis.nc").groups == 4
+    assert validate(tmp_path / "diagnosis.nc").groups == 5
 
 
 @pytest.fixture(scope="module")
@@ -513,7 +513,7 @@ def test_a_signal_while_an_archive_is_written_waits_until_it_is_whole(number, da
             signal.signal(n, handler)
     assert run.exit_code == 128 + number and "\neqrlab: stopped" in run.output
     (part,) = (tmp_path / "diagnosis.nc.parts").iterdir()
-    assert validate(part).groups == 4
+    assert validate(part).groups == 5
 
 
 def test_signals_are_held_only_as_long_as_the_block(monkeypatch):

@@ -176,7 +176,8 @@ def _estimate(model: Reasoner, out: Path, job: dict[str, Any]) -> dict[str, Any]
     "--like",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     metavar="OLD.nc",
-    help="Repeat the run of an archive: its model, puzzles and settings; other options change them.",
+    help="Repeat the run of an archive: its model, puzzles and settings; other options change them.  An export "
+    "measures every residual, a diagnosis only with --fixed.",
 )
 @click.option(
     "--estimate",

@@ -222,6 +222,9 @@ def test_evaluate_gives_the_same_figures_as_json(tiny):
     found = json.loads(done.stdout)["commit"]
     assert found["committed"] == 2 and found["restarts"] == 4 and found["outer_steps"] == 2 * 8 * 3
     assert set(found["gain"]) == {"value", "low", "high"}
+    one = command("evaluate", tiny / "model.safetensors", "--puzzles", tiny / "two.csv", "--limit", "1", "--depth", "3",
+                  "--commit", "0.25", "--json")  # fmt: skip
+    assert "NaN" not in one.stdout and json.loads(one.stdout)["commit"]["gain"]["low"] is None
 
 
 def test_tasks_whose_answers_are_no_clues_are_refused_before_anything_runs():

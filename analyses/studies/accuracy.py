@@ -11,6 +11,7 @@ from torch import Tensor
 from eqrlab.analyses.studies import arc
 from eqrlab.analyses.studies.shares import clustered
 from eqrlab.attractors import sample
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
 from eqrlab.core import Reasoner
 from eqrlab.datasets import PuzzleSet
@@ -115,10 +116,9 @@ def halting(correct: np.ndarray, logit: np.ndarray) -> dict[str, Any]:
     some, depth = asks.any(axis=2), asks.shape[2]
     step = np.where(some, asks.argmax(axis=2), depth - 1)
     right = np.take_along_axis(correct, step[:, :, None], axis=2)[:, :, 0]
-    share, low, high = share_over_puzzles((step + 1.0).mean(axis=1) / depth)
-    bounds = (None if np.isnan(v) else float(depth * v) for v in (low, high))  # one puzzle has none
+    share = Interval(*share_over_puzzles((step + 1.0).mean(axis=1) / depth))  # one puzzle has no bounds
     return {
         "exact": clustered(right.astype(float), 1),
-        "steps": dict(zip(("value", "low", "high"), (float(depth * share), *bounds), strict=True)),
+        "steps": share.each(lambda part: depth * part).plain(),
         "halted": clustered(some.astype(float), 1),
     }

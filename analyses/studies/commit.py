@@ -139,10 +139,7 @@ def commit_figures(found: xr.Dataset) -> dict[str, Any]:
         "exact_restarts": "accuracy_restarts",
         "gain": "gain",
     }
-    figures: dict[str, Any] = {
-        name: dict(zip(("value", "low", "high"), Interval.of(found, stored), strict=True))
-        for name, stored in names.items()
-    }
+    figures: dict[str, Any] = {name: Interval.of(found, stored).plain() for name, stored in names.items()}
     return figures | {
         "share": float(found.attrs["share"]), "restarts": int(found.attrs["restarts"]),
         "committed": int(found["committed"].values.sum()), "outer_steps": int(found["nfe"].values.sum()),

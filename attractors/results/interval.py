@@ -63,6 +63,16 @@ class Interval(NamedTuple):
             },
         }
 
+    def plain(self) -> dict[str, float | None]:
+        """Return the three numbers by name as JSON takes them: None for what is not known.
+
+        Examples
+        --------
+        >>> Interval(0.5, float("nan"), float("nan")).plain()
+        {'value': 0.5, 'low': None, 'high': None}
+        """
+        return {name: None if np.isnan(part) else float(part) for name, part in self._asdict().items()}
+
     def each(self, change: Callable[[Any], Any]) -> Interval:
         """Return the interval with a change made to the estimate and to both bounds."""
         return Interval(*map(change, self))

@@ -11,7 +11,7 @@ import xarray as xr
 from eqrlab.analyses.text.names import distinct
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, widened
+from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, mean_where_defined, widened
 
 Groups = Mapping[str, xr.Dataset]
 UNBOUNDED = ("settling step of right runs", "spectral radius at right attractors")  # all others are shares
@@ -95,13 +95,9 @@ def compare(results: Mapping[str, Groups], *, confidence: float = 0.95, seed: in
     difference = values - values[:1]
     both = np.isfinite(difference)
     mean, gap = _mean(values, np.isfinite(values)), _mean(difference, both)
-    filled = np.where(both, difference, 0.0)
-
-    def resampled(weight: np.ndarray) -> np.ndarray:
-        total = both @ weight
-        return np.where(total > 0, filled @ weight / np.where(total > 0, total, 1), np.nan)
-
-    low, high = cluster_bootstrap(resampled, values.shape[-1], confidence=confidence, seed=seed)
+    low, high = cluster_bootstrap(
+        mean_where_defined(difference), values.shape[-1], confidence=confidence, seed=seed
+    )
     compared = both.sum(-1)
     share = ~np.isin(quantities, UNBOUNDED)
     low, high = np.where(share, widened(gap, low, high, compared, confidence, least=-1.0), (low, high))

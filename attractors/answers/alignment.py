@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -12,7 +12,12 @@ from eqrlab.attractors.answers.selectors import accuracy_table, available
 from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles, widened
+from eqrlab.attractors.statistics.bootstrap import (
+    cluster_bootstrap,
+    mean_where_defined,
+    share_over_puzzles,
+    widened,
+)
 from eqrlab.attractors.statistics.ranks import PooledAuc, PooledSpearman
 
 SHOWN = ("top1_converged", "majority", "halting", "answer_entropy", "settle_time", "mean", "any_correct")
@@ -74,12 +79,12 @@ def alignment(
             status[i] = schema.STATUS.index("all_wrong" if wrong.any() else "all_right")
         pooled = PooledAuc(score, wrong)
         auc_puzzle[:, i] = pooled.within()
-        within = functools.partial(_mean_where_defined, auc_puzzle[:, i])
+        within = mean_where_defined(auc_puzzle[:, i])
         wrongness = wrong.astype(float) if error is None else np.nan_to_num(error[:, :, depth - 1], nan=1.0)
         spearman = PooledSpearman(np.where(np.isnan(score), np.inf, score), wrongness)
         having = min(wrong.any(1).sum(), (~wrong).any(1).sum())  # puzzles on the rarer side
         both = np.isfinite(auc_puzzle[:, i]).sum()
-        statistics: dict[str, tuple[Callable[[np.ndarray], float], int, float]] = {
+        statistics: dict[str, tuple[Callable[[np.ndarray], Any], int, float]] = {
             "auc": (pooled, having, 0.0),
             "auc_within": (within, both, 0.0),
             "spearman": (spearman, having, -1.0),
@@ -119,12 +124,6 @@ def alignment(
     }
     coordinates = {"depth": depths, "selector": names, "puzzle": ensemble.puzzle.values}
     return schema.dataset(variables, attributes, coordinates, {"status": schema.STATUS})
-
-
-def _mean_where_defined(value: np.ndarray, weight: np.ndarray) -> float:
-    """Return the weighted mean of the values that are not NaN, NaN if there are none."""
-    known = weight * np.isfinite(value)
-    return float(known @ np.nan_to_num(value) / known.sum()) if known.sum() > 0 else float("nan")
 
 
 def depth_points(depth: int) -> np.ndarray:

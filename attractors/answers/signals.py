@@ -12,7 +12,12 @@ from eqrlab.attractors.answers.selectors import available, least, selector_score
 from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles, widened
+from eqrlab.attractors.statistics.bootstrap import (
+    cluster_bootstrap,
+    mean_where_defined,
+    share_over_puzzles,
+    widened,
+)
 from eqrlab.attractors.statistics.ranks import PooledAuc
 
 SIGNALS = ("top1_converged", "top1_logit_delta", "majority", "halting", "answer_entropy", "settle_time")
@@ -132,9 +137,7 @@ def _aucs(
     for i, values in enumerate(score):
         pooled = PooledAuc(values, wrong)
         each = puzzles[:, i] = pooled.within()
-        known, both = np.isfinite(each), np.nan_to_num(each)
-        defined = known.sum()
-        inner = lambda w, k=known, b=both: float(w @ b / (w @ k)) if (w @ k) > 0 else np.nan
+        inner, defined = mean_where_defined(each), np.isfinite(each).sum()
         having = min(wrong.any(1).sum(), (~wrong).any(1).sum())
         for kind, (statistic, count) in enumerate(((inner, defined), (pooled.across, having))):
             found[kind].append(_bounded(statistic, len(wrong), int(count), draw))

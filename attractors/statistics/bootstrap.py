@@ -45,6 +45,18 @@ def cluster_bootstrap(
     return np.where(defined, low, np.nan), np.where(defined, high, np.nan)
 
 
+def mean_where_defined(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the statistic "mean over the puzzles that define it" of values (..., puzzle), for `cluster_bootstrap`."""
+    known = np.isfinite(values)
+    filled = np.where(known, values, 0.0)
+
+    def statistic(weight: np.ndarray) -> np.ndarray:
+        total = known @ weight
+        return np.where(total > 0, filled @ weight / np.where(total > 0, total, 1), np.nan)
+
+    return statistic
+
+
 def mean_over_puzzles(
     values: np.ndarray, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from eqrlab.attractors.answers.scaling import path_independence_gap as path_inde
 from eqrlab.attractors.fates.fate import CODE
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
+from eqrlab.attractors.statistics.bootstrap import mean_where_defined
 from eqrlab.attractors.statistics.intervals import check_confidence
 from eqrlab.attractors.statistics.ranks import PooledAuc
 
@@ -116,18 +117,6 @@ def estimate(
     return Estimate(seeds, mean, max(mean - half, bounds[0]), min(mean + half, bounds[1]))
 
 
-def mean_over_puzzles(values: np.ndarray) -> Statistic:
-    """Return the statistic "mean over the puzzles that define it" of values (S, P) for each seed."""
-    known = np.isfinite(values)
-    filled = np.where(known, values, 0.0)
-
-    def statistic(weight: np.ndarray) -> np.ndarray:
-        total = known @ weight
-        return np.where(total > 0, filled @ weight / np.where(total > 0, total, 1), np.nan)
-
-    return statistic
-
-
 def run_quantities(groups: Groups, depth: int) -> dict[str, np.ndarray]:
     """Return what is measured of one run, quantity to its value for each puzzle, NaN where undefined.
 
@@ -192,7 +181,7 @@ def summarise(
     def contrast(weights: Mapping[str, float], q: str) -> Statistic:
         """Return the weighted sum of a quantity over rungs, paired by seed and puzzle."""
         if q not in POOLED:
-            return mean_over_puzzles(sum(share * values[q][rungs.index(r)] for r, share in weights.items()))
+            return mean_where_defined(sum(share * values[q][rungs.index(r)] for r, share in weights.items()))
         return lambda weight: np.array(
             [sum(share * pools[q, r, s](weight) for r, share in weights.items()) for s in seeds]
         )

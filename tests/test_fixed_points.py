@@ -6,8 +6,8 @@ import torch
 
 from eqrlab import attractors as at
 from eqrlab.attractors.dynamics.certificate import smallest_singular
-from eqrlab.attractors.dynamics.gmres import gmres
 from eqrlab.attractors.dynamics.jacobian import Jacobian
+from eqrlab.attractors.dynamics.krylov.gmres import gmres
 from eqrlab.attractors.dynamics.solvers import RESULTS, anderson, begin, newton, picard, projection
 from eqrlab.core import EqR, EqRConfig, MapSystem
 from tests.zoo import (

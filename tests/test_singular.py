@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from eqrlab import attractors as at
-from eqrlab.attractors.dynamics.golub_kahan import leading_triples
+from eqrlab.attractors.dynamics.krylov.golub_kahan import leading_triples
 from eqrlab.core import EqR, EqRConfig, MapSystem
 from tests.zoo import ikeda, linear, normal_start, one_pattern, puzzles, rotation_blocks, selector_level
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from eqrlab.attractors.dynamics.eigenvalues import SMALL
-from eqrlab.attractors.dynamics.gmres import gmres
-from eqrlab.attractors.dynamics.golub_kahan import leading_triples
 from eqrlab.attractors.dynamics.jacobian import Jacobian, random_directions
+from eqrlab.attractors.dynamics.krylov.gmres import gmres
+from eqrlab.attractors.dynamics.krylov.golub_kahan import leading_triples
 from eqrlab.attractors.ensemble.states import Points
 
 INVERSE_SPACE, INVERSE_SOLVES = 8, 40

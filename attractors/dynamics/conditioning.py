@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from eqrlab.attractors.dynamics.krylov_schur import ROUNDING, KrylovSpace, Operator, Pairs
+from eqrlab.attractors.dynamics.krylov.krylov_schur import ROUNDING, KrylovSpace, Operator, Pairs
 
 SIMPLE = (
     0.1  # condition^2 * residual over the size of J, up to which an eigenvalue stays apart from the others

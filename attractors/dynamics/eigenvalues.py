@@ -19,7 +19,7 @@ from eqrlab.attractors.dynamics.conditioning import (
     right_vectors,
 )
 from eqrlab.attractors.dynamics.jacobian import Jacobian, random_directions, rows_within
-from eqrlab.attractors.dynamics.krylov_schur import (
+from eqrlab.attractors.dynamics.krylov.krylov_schur import (
     MODULUS,
     Order,
     Pairs,

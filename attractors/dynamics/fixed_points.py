@@ -13,8 +13,8 @@ from torch import Tensor
 
 from eqrlab.attractors.dynamics.certificate import forward_and_return, merge
 from eqrlab.attractors.dynamics.eigenvalues import Wanted, eigenvalues
-from eqrlab.attractors.dynamics.gmres import KRYLOV
 from eqrlab.attractors.dynamics.jacobian import check_differentiable, random_directions, rows_within
+from eqrlab.attractors.dynamics.krylov.gmres import KRYLOV
 from eqrlab.attractors.dynamics.neutral import (
     NEAR_ONE,
     STABILITY,

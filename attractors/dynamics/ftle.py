@@ -10,13 +10,13 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.dynamics.eigenvalues import SMALL
-from eqrlab.attractors.dynamics.golub_kahan import leading_triples
 from eqrlab.attractors.dynamics.jacobian import (
     check_differentiable,
     random_directions,
     row_bytes,
     rows_within,
 )
+from eqrlab.attractors.dynamics.krylov.golub_kahan import leading_triples
 from eqrlab.attractors.dynamics.tangent import Orbit, product_log_singular_values, triangular
 from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.states import Points, States, spread, take_points

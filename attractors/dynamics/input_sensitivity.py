@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from eqrlab.attractors.dynamics.gmres import gmres
 from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, linearised, rows_within
+from eqrlab.attractors.dynamics.krylov.gmres import gmres
 from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.states import Points, States, take_points
 from eqrlab.attractors.results import schema

@@ -10,8 +10,8 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.dynamics.eigenvalues import SMALL
-from eqrlab.attractors.dynamics.golub_kahan import leading_triples
 from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, random_directions, rows_within
+from eqrlab.attractors.dynamics.krylov.golub_kahan import leading_triples
 from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.states import States, spread, take_points
 from eqrlab.attractors.results import schema

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from eqrlab.attractors.dynamics.eigenvalues import SMALL, Products
-from eqrlab.attractors.dynamics.gmres import dense_solve, gmres
 from eqrlab.attractors.dynamics.jacobian import Jacobian, random_directions
-from eqrlab.attractors.dynamics.krylov_schur import leading_pairs
+from eqrlab.attractors.dynamics.krylov.gmres import dense_solve, gmres
+from eqrlab.attractors.dynamics.krylov.krylov_schur import leading_pairs
 from eqrlab.attractors.fates.cycles import SEEN, longest_period
 from eqrlab.core import System
 from eqrlab.core.models.reasoner import take_rows

@@ -12,7 +12,7 @@ from torch import Tensor
 from eqrlab.attractors.dynamics.eigenvalues import SMALL as SMALL
 from eqrlab.attractors.dynamics.eigenvalues import Wanted, eigenvalues
 from eqrlab.attractors.dynamics.jacobian import check_differentiable
-from eqrlab.attractors.dynamics.krylov_schur import Order
+from eqrlab.attractors.dynamics.krylov.krylov_schur import Order
 from eqrlab.attractors.ensemble.options import StateOptions, WorkOptions, computing, part_of
 from eqrlab.attractors.ensemble.states import Points, States, take_points
 from eqrlab.attractors.results import schema

@@ -15,10 +15,10 @@ from eqrlab.attractors.ensemble.drawn import require_equal
 from eqrlab.attractors.ensemble.judge import Oracle
 from eqrlab.attractors.ensemble.options import WorkOptions, check_options
 from eqrlab.attractors.ensemble.recipe import Recipe
-from eqrlab.attractors.ensemble.records import digested, noise_size
 from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.ensemble.schedule import sparse_of
 from eqrlab.attractors.fates.fate import CODE, Tolerances, Verdict, classify, solved_band
+from eqrlab.attractors.fates.records import digested, noise_size
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 

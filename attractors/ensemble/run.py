@@ -27,10 +27,10 @@ from eqrlab.attractors.ensemble.judge import Judge, Oracle
 from eqrlab.attractors.ensemble.options import RunOptions, refuse_unknown
 from eqrlab.attractors.ensemble.place import Place
 from eqrlab.attractors.ensemble.recipe import KEEP, Recipe
-from eqrlab.attractors.ensemble.records import digest
 from eqrlab.attractors.ensemble.schedule import RESIDUALS
 from eqrlab.attractors.ensemble.to_dataset import assemble
 from eqrlab.attractors.fates.fate import Tolerances
+from eqrlab.attractors.fates.records import digest
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 

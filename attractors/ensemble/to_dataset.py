@@ -11,7 +11,6 @@ import xarray as xr
 
 from eqrlab.attractors.ensemble.arguments import identifier_variable
 from eqrlab.attractors.ensemble.recipe import Recipe
-from eqrlab.attractors.ensemble.records import answer_ids, digested, noise_size
 from eqrlab.attractors.ensemble.schedule import sparse_of
 from eqrlab.attractors.fates.fate import (
     CODE,
@@ -22,6 +21,7 @@ from eqrlab.attractors.fates.fate import (
     solved_band,
     solved_residuals,
 )
+from eqrlab.attractors.fates.records import answer_ids, digested, noise_size
 from eqrlab.attractors.results import schema
 from eqrlab.core import Reasoner
 from eqrlab.core.models.products import how_multiplied

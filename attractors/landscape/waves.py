@@ -9,9 +9,9 @@ import torch
 import xarray as xr
 
 from eqrlab.attractors.ensemble.batches import run_in_batches
-from eqrlab.attractors.ensemble.records import answer_ids, digest, noise_size
 from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.ensemble.to_dataset import assemble, solved_band_of
+from eqrlab.attractors.fates.records import answer_ids, digest, noise_size
 from eqrlab.attractors.landscape.mode_rule import ModeRule
 from eqrlab.attractors.landscape.modes import UNDECIDED, decided, evidence_of, verdict
 

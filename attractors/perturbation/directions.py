@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from eqrlab.attractors.dynamics.eigenvalues import SMALL, Products
-from eqrlab.attractors.dynamics.golub_kahan import leading_triples
 from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, random_directions, rows_within
-from eqrlab.attractors.dynamics.krylov_schur import leading_pairs
+from eqrlab.attractors.dynamics.krylov.golub_kahan import leading_triples
+from eqrlab.attractors.dynamics.krylov.krylov_schur import leading_pairs
 from eqrlab.attractors.dynamics.singular import Stretch
 from eqrlab.attractors.ensemble.states import Points
 from eqrlab.attractors.perturbation.returns import Homes

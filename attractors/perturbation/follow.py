@@ -13,17 +13,17 @@ from torch import Tensor
 from eqrlab.attractors.ensemble.arguments import identifiers_of, tokens_of, with_noise
 from eqrlab.attractors.ensemble.batches import one_thread_a_batch
 from eqrlab.attractors.ensemble.contract import check_rows, is_known
-from eqrlab.attractors.ensemble.history import History
 from eqrlab.attractors.ensemble.iterate import TRACE_SEED, Sketch, norm
 from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.options import check_options
 from eqrlab.attractors.ensemble.place import Place
 from eqrlab.attractors.ensemble.recipe import FEATURES, TRACE
-from eqrlab.attractors.ensemble.records import noise_size
 from eqrlab.attractors.ensemble.runs import Runs, join, runs_of, widened
 from eqrlab.attractors.ensemble.states import few_rows
 from eqrlab.attractors.fates.fate import CODE, Tolerances, classify, long_run, ring_length
+from eqrlab.attractors.fates.history import History
 from eqrlab.attractors.fates.orbits import outlines
+from eqrlab.attractors.fates.records import noise_size
 from eqrlab.attractors.landscape.identify import identify
 from eqrlab.attractors.results import schema
 from eqrlab.core import KeyedNoise, System

@@ -18,8 +18,8 @@ from torch import Tensor
 from eqrlab.attractors.ensemble.batches import Batches, RowSteps, batch_of, one_thread_a_batch
 from eqrlab.attractors.ensemble.options import RunOptions
 from eqrlab.attractors.ensemble.recipe import Recipe
-from eqrlab.attractors.ensemble.records import digest
 from eqrlab.attractors.ensemble.run import Run
+from eqrlab.attractors.fates.records import digest
 from eqrlab.attractors.results import archive, schema
 from eqrlab.attractors.streaming import batch_store as parts
 from eqrlab.attractors.streaming.batch_store import Parts, Shard, folder_of

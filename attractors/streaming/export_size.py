@@ -11,10 +11,10 @@ from torch import Tensor
 from eqrlab.attractors.ensemble.batches import batch_of
 from eqrlab.attractors.ensemble.iterate import run_rows
 from eqrlab.attractors.ensemble.options import RunOptions
-from eqrlab.attractors.ensemble.records import digest
 from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.ensemble.to_dataset import assemble
 from eqrlab.attractors.fates.orbits import outline_length
+from eqrlab.attractors.fates.records import digest
 from eqrlab.core import System
 
 TRIAL = 2  # steps of the one run that is tried

@@ -15,9 +15,9 @@ import torch
 import xarray as xr
 
 from eqrlab.attractors.ensemble.recipe import Recipe
-from eqrlab.attractors.ensemble.records import noise_ratios
 from eqrlab.attractors.ensemble.to_dataset import assemble, state_precision
 from eqrlab.attractors.fates.fate import band_limit, solved_residuals
+from eqrlab.attractors.fates.records import noise_ratios
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.archive import netcdf_errors, stored
 from eqrlab.attractors.streaming.batch_store import Parts

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eqrlab.attractors.dynamics.krylov_schur import orthogonalise
+from eqrlab.attractors.dynamics.krylov.krylov_schur import orthogonalise
 
 
 class TwoSided(Protocol):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eqrlab.attractors.dynamics.jacobian import Jacobian
-from eqrlab.attractors.dynamics.krylov_schur import orthogonalise
+from eqrlab.attractors.dynamics.krylov.krylov_schur import orthogonalise
 
 KRYLOV = 40  # vectors of a linear solve
 

@@ -62,10 +62,6 @@ class EqR(Reasoner):
         """Whether restarts differ in their start."""
         return max(self.config.H_init_std, self.config.L_init_std) > 0
 
-    @property
-    def trained_updates(self) -> int:
-        return self.config.L_cycles + 1
-
     def initial(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         z = truncated_normal((x.shape[0], *self.state_shape), generator)
         for stream, deviation in enumerate((self.config.H_init_std, self.config.L_init_std)):

@@ -46,10 +46,6 @@ class Feedforward(Reasoner):
         super().__init__(config, task, provenance)
         self.level = self.stack(config.layers)
 
-    @property
-    def trained_updates(self) -> int:
-        return 1
-
     def initial(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return x.new_zeros(x.shape[0], *self.state_shape)
 

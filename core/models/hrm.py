@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from eqrlab.core.models.config import ReasonerConfig
-from eqrlab.core.models.layers import truncated_normal
 from eqrlab.core.models.reasoner import Reasoner
 
 
@@ -46,6 +44,7 @@ class HRM(Reasoner):
 
     family = "hrm"
     continue_head = True
+    stored_starts = ("H_init", "L_init")
     config_class = HRMConfig
     config: HRMConfig
 
@@ -53,17 +52,11 @@ class HRM(Reasoner):
         super().__init__(config, task, provenance)
         self.H_level = self.stack(config.H_layers)
         self.L_level = self.stack(config.layers)
-        self.H_init: Tensor
-        self.L_init: Tensor
-        self.register_buffer("H_init", truncated_normal((config.hidden_size,)))
-        self.register_buffer("L_init", truncated_normal((config.hidden_size,)))
+        self.draw_starts()
 
     @property
     def trained_updates(self) -> int:
         return 2
-
-    def initial(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self.stored_initial(x, self.H_init, self.L_init)
 
     def apply_level(self, level: str, z: Tensor, injection: Tensor) -> Tensor:
         return (self.H_level if level == "H" else self.L_level)(z + injection)

@@ -24,8 +24,8 @@ Streams = tuple[Tensor, ...]
 class Reasoner(nn.Module):
     """A learned System: a family's equations, its configuration, task and provenance.
 
-    A family gives `trained_updates`, `initial` and `apply_level` and builds the stacks of blocks these need; everything
-    else follows.
+    A family builds its stacks of blocks and gives `apply_level`, which maps one stream by one of them, and where its
+    runs start: the names of vectors to store, or `initial`; everything else follows.
 
     Attributes
     ----------
@@ -37,6 +37,8 @@ class Reasoner(nn.Module):
         Where the weights come from: plain values, stored with every result.
     streams
         2 for (z_H, z_L), 1 for a single z.
+    stored_starts
+        Names of the vectors, one a stream, that every run starts from, where a family has no random starts.
     random_starts
         Whether the family is trained from random starts; if not, `initial` gives one stored state whatever the
         generator, all restarts of a puzzle are the same run, and `random_initial` is outside the training law.
@@ -49,6 +51,7 @@ class Reasoner(nn.Module):
 
     family: ClassVar[str]
     streams: ClassVar[int] = 2
+    stored_starts: ClassVar[tuple[str, ...]] = ()
     random_starts: bool = False
     continue_head: ClassVar[bool] = False
     config_class: ClassVar[type[ReasonerConfig]] = ReasonerConfig
@@ -98,14 +101,23 @@ class Reasoner(nn.Module):
         cycle = ("L",) * self.config.L_cycles + ("H",) if self.streams == 2 else ("z",) * self.config.L_cycles
         return cycle * self.config.H_cycles
 
-    @property
-    @abstractmethod
-    def trained_updates(self) -> int:
-        """Number of level updates at the end of an outer step that carry gradient in training."""
+    def draw_starts(self) -> None:
+        """Draw the vectors (D,) that runs start from, once, when the stacks are built; they are never trained."""
+        for name in self.stored_starts:
+            self.register_buffer(name, truncated_normal((self.config.hidden_size,)))
 
-    @abstractmethod
+    @property
+    def trained_updates(self) -> int:
+        """Number of level updates at the end of an outer step that carry gradient in training: those of a cycle."""
+        return len(self.schedule) // self.config.H_cycles
+
     def initial(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw starts (n, *state_shape) from the family's restart law, in the dtype and on the device of x."""
+        """Draw starts (n, *state_shape) from the family's restart law, in the dtype and on the device of x.
+
+        Unless a family has another law, each stream holds its stored vector at every position of every row.
+        """
+        z = torch.stack([self.get_buffer(name) for name in self.stored_starts]).to(x)
+        return z.view(1, self.streams, 1, -1).expand(x.shape[0], *self.state_shape).contiguous()
 
     @abstractmethod
     def apply_level(self, level: str, z: Tensor, injection: Tensor) -> Tensor:
@@ -170,11 +182,6 @@ class Reasoner(nn.Module):
         """
         z = truncated_normal((x.shape[0], *self.state_shape), generator)
         return z.to(device=x.device, dtype=x.dtype)
-
-    def stored_initial(self, x: Tensor, *vectors: Tensor) -> Tensor:
-        """Return starts (n, *state_shape) that hold one stored vector (D,) a stream at every position of every row."""
-        z = torch.stack(vectors).to(x).view(1, self.streams, 1, -1)
-        return z.expand(x.shape[0], *self.state_shape).contiguous()
 
     def update(self, streams: Streams, x: Tensor, level: str, noise: Noise | None) -> Streams:
         """Apply one level update to the streams, each (n, T, D), without changing them in place.

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from eqrlab.core.models.config import ReasonerConfig
-from eqrlab.core.models.layers import truncated_normal
 from eqrlab.core.models.reasoner import Reasoner
 
 
@@ -31,21 +29,14 @@ class Tied(Reasoner):
 
     family = "tied"
     streams = 1
+    stored_starts = ("init_hidden",)
     config_class = TiedConfig
     config: TiedConfig
 
     def __init__(self, config: TiedConfig, task: str = "unknown", provenance: dict[str, Any] | None = None):
         super().__init__(config, task, provenance)
         self.level = self.stack(config.layers)
-        self.init_hidden: Tensor
-        self.register_buffer("init_hidden", truncated_normal((config.hidden_size,)))
-
-    @property
-    def trained_updates(self) -> int:
-        return self.config.L_cycles
-
-    def initial(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self.stored_initial(x, self.init_hidden)
+        self.draw_starts()
 
     def apply_level(self, level: str, z: Tensor, injection: Tensor) -> Tensor:
         return self.level(z + injection)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from eqrlab.core.models.config import ReasonerConfig
-from eqrlab.core.models.layers import truncated_normal
 from eqrlab.core.models.reasoner import Reasoner
 
 
@@ -26,23 +24,14 @@ class TRM(Reasoner):
     """
 
     family = "trm"
+    stored_starts = ("H_init", "L_init")
     config_class = TRMConfig
     config: TRMConfig
 
     def __init__(self, config: TRMConfig, task: str = "unknown", provenance: dict[str, Any] | None = None):
         super().__init__(config, task, provenance)
         self.L_level = self.stack(config.layers)
-        self.H_init: Tensor
-        self.L_init: Tensor
-        self.register_buffer("H_init", truncated_normal((config.hidden_size,)))
-        self.register_buffer("L_init", truncated_normal((config.hidden_size,)))
-
-    @property
-    def trained_updates(self) -> int:
-        return self.config.L_cycles + 1
-
-    def initial(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self.stored_initial(x, self.H_init, self.L_init)
+        self.draw_starts()
 
     def apply_level(self, level: str, z: Tensor, injection: Tensor) -> Tensor:
         return self.L_level(z + injection)

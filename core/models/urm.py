@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from eqrlab.core.models.config import ReasonerConfig
-from eqrlab.core.models.layers import truncated_normal
 from eqrlab.core.models.reasoner import Reasoner
 
 CONV_DTYPES = ("bfloat16", "state")
@@ -48,21 +46,14 @@ class URM(Reasoner):
 
     family = "urm"
     streams = 1
+    stored_starts = ("init_hidden",)
     config_class = URMConfig
     config: URMConfig
 
     def __init__(self, config: URMConfig, task: str = "unknown", provenance: dict[str, Any] | None = None):
         super().__init__(config, task, provenance)
         self.level = self.stack(config.layers, convolution=True)
-        self.init_hidden: Tensor
-        self.register_buffer("init_hidden", truncated_normal((config.hidden_size,)))
-
-    @property
-    def trained_updates(self) -> int:
-        return self.config.L_cycles
-
-    def initial(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self.stored_initial(x, self.init_hidden)
+        self.draw_starts()
 
     def apply_level(self, level: str, z: Tensor, injection: Tensor) -> Tensor:
         return self.level(z + injection, self.config.conv_dtype == "bfloat16")

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from eqrlab.core.shown import Facts, Shown
+from eqrlab.datasets import boards
 from eqrlab.datasets.registry.lookup import task as task_named
 from eqrlab.datasets.registry.task import Oracle, Task
+
+_DRAWN = 4  # puzzles that a notebook shows
+_KINDS = ("difficulty", "kind")  # columns whose values are counted when a set is shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +57,8 @@ def sized(task: Task, inputs: np.ndarray, labels: np.ndarray | None) -> Task:
     return task.sized(task.vocab_size or most + 1, board)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class PuzzleSet:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class PuzzleSet(Shown):
     """Puzzles of one task.
 
     Attributes
@@ -138,6 +144,27 @@ class PuzzleSet:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def _facts(self) -> Facts:
+        solved = "without solutions" if self.labels is None else "with solutions"
+        lines = {"from": self.source or "made here"}
+        if self.draw is not None:
+            among = "" if self.draw.available is None else f" of {self.draw.available:,}"
+            lines["drawn"] = f"{self.draw.count:,}{among}, seed {self.draw.seed}"
+        for name in _KINDS:
+            if name in self.columns:
+                found = Counter(self.columns[name]).most_common(8)
+                lines[name] = ", ".join(f"{kind} {many:,}" for kind, many in found)
+        others = [name for name in self.columns if name not in _KINDS]
+        if others:
+            lines["columns"] = ", ".join(others)
+        if self.identifiers is not None:
+            lines["identifiers"] = f"{len(np.unique(self.identifiers)):,} different ones"
+        title = f"PuzzleSet of {self.task}: {len(self):,} puzzle{'s' * (len(self) != 1)} {solved}"
+        return Facts(title, lines)
+
+    def _drawn(self) -> str:
+        return boards.row_of_boards(task_named(self.task), self.inputs[:_DRAWN])
 
     @property
     def oracle(self) -> Oracle | None:

@@ -8,15 +8,14 @@ import pytest
 import xarray as xr
 
 from eqrlab.analyses.diagnose import archive_groups
-from eqrlab.analyses.report import boards
 from eqrlab.analyses.report import page as report
-from eqrlab.analyses.report.boards import board, wrong_cells
 from eqrlab.analyses.text import tables
 from eqrlab.analyses.text import verdicts as wording
 from eqrlab.analyses.text.format import number, percent, percent_interval
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.schema import MODES
-from eqrlab.datasets import task
+from eqrlab.datasets import boards, task
+from eqrlab.datasets.boards import board, wrong_cells
 from tests import planted as plan
 from tests.browser import Browser, find_chromium
 

@@ -13,10 +13,10 @@ import numpy as np
 from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands.common.checkpoints import load_checkpoint
 from eqrlab.analyses.commands.common.puzzle_choice import as_the_model_has_it, bundled_for
-from eqrlab.analyses.text.describe import aligned
 from eqrlab.analyses.text.format import stated_share
 from eqrlab.core.files import replaced_whole
 from eqrlab.core.messages import one_line
+from eqrlab.core.shown import aligned
 from eqrlab.datasets import PuzzleSet, read_puzzles
 from eqrlab.datasets.checks import unsolvable as unsolvable_rows
 

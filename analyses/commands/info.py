@@ -8,7 +8,8 @@ import click
 
 from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands.common.checkpoints import load_checkpoint
-from eqrlab.analyses.text.describe import aligned, describe, flat, plain
+from eqrlab.analyses.text.describe import describe
+from eqrlab.core.shown import aligned, flat, plain
 
 
 @click.command("info", epilog="Example:  eqrlab info eqr-sudoku6")

@@ -18,7 +18,6 @@ from eqrlab.analyses.figures.scaling import frontier, heat_map, selector_curves
 from eqrlab.analyses.figures.signals import risk_figure
 from eqrlab.analyses.figures.spectrum import eigenvalue_plane
 from eqrlab.analyses.figures.style import COLOURS, to_svg
-from eqrlab.analyses.report import boards
 from eqrlab.analyses.report.disguises import disguise_view
 from eqrlab.analyses.report.local import local_view
 from eqrlab.analyses.studies import checks
@@ -35,6 +34,7 @@ from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import FATES
 from eqrlab.core.files import replaced_whole
+from eqrlab.datasets import boards
 
 Groups = dict[str, xr.Dataset]
 KNOWN = (
@@ -100,6 +100,7 @@ def render(tree: xr.DataTree) -> str:
         views=views,
         summary=wording.summary_rows(results),
         colours=COLOURS,
+        board_style=Markup(boards.LOOKS.read_text(encoding="utf-8")),
         mode_names=MODE_NAMES,
     )
 

@@ -48,24 +48,3 @@ def blocks_per_step(reasoner: Reasoner) -> int:
     for hook in hooks:
         hook.remove()
     return len(applied)
-
-
-def aligned(lines: dict[str, str]) -> list[str]:
-    """Return names and texts as lines in two columns."""
-    width = max(map(len, lines), default=0)
-    return [f"{name.ljust(width)}  {text}".rstrip() for name, text in lines.items()]
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested values to dotted names."""
-    leaves: dict[str, Any] = {}
-    for name, value in values.items():
-        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return leaves
-
-
-def plain(value: Any) -> str:
-    """Return a configuration value as text."""
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "nothing"
-    return "not given" if value is None else str(value)

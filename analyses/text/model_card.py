@@ -9,9 +9,9 @@ from typing import Any
 import xarray as xr
 import yaml
 
-from eqrlab.analyses.text.describe import flat, plain
 from eqrlab.analyses.text.names import typed
 from eqrlab.analyses.text.verdicts import landscape_sentence, verdict_rows
+from eqrlab.core.shown import flat, plain
 
 ROWS = 16  # puzzles in the table
 FILE = "model.safetensors"

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from eqrlab.core.models.system import function_name
 from eqrlab.core.random import Noise
+from eqrlab.core.shown import Facts, Shown
 
 _ROWS, _STEPS, _LOOSE = 3, (1e-6, 1e-4, 1e-3), 2e-3
 
@@ -81,7 +83,7 @@ class _Layout:
     dtypes: tuple[torch.dtype, ...]
 
 
-class ModuleSystem:
+class ModuleSystem(Shown):
     """A module with a carry as a System, see `from_module`."""
 
     family = "module"
@@ -92,6 +94,7 @@ class ModuleSystem:
 
     def __init__(self, module: nn.Module, functions: tuple[Any, Any, Any, Any], name: str, task: str):
         module = _copied(module).eval().requires_grad_(False)
+        self._functions = functions
         self._step, self._carry, self._inputs, self._readout = functions
         self._modules: dict[tuple[torch.dtype | None, str], nn.Module] = {(None, ""): module}
         self._layout: _Layout | None = None
@@ -100,6 +103,22 @@ class ModuleSystem:
             "checkpoint": name,
             "module": f"{type(module).__module__}.{type(module).__qualname__}",
         }
+
+    def _facts(self) -> Facts:
+        known = self._layout
+        parts = [] if known is None else [" x ".join(map(str, shape)) or "1" for shape in known.shapes]
+        lines = {
+            "parameters": f"{sum(p.numel() for p in self.module.parameters()):,}",
+            "module": self.provenance["module"],
+            "carry": " + ".join(parts) or "not known before a start is drawn",
+            "state": f"{sum(map(math.prod, known.shapes)):,} numbers"
+            if known
+            else "the numbers of the carry",
+        }
+        functions = dict(zip(("step", "carry", "inputs", "readout"), self._functions, strict=True))
+        named = {name: function_name(f) if f else "not given" for name, f in functions.items()}
+        title = f"{self.name}, a torch module as a system for {self.task}"
+        return Facts(title, lines, {"functions": named})
 
     @property
     def module(self) -> nn.Module:

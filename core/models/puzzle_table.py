@@ -86,9 +86,9 @@ class PuzzleTable:
 
     count: int
     width: int
-    rows: Tensor | MappedRows
-    kept: np.ndarray | None = None
-    used: set[int] = field(default_factory=set)
+    rows: Tensor | MappedRows = field(repr=False)
+    kept: np.ndarray | None = field(default=None, repr=False)
+    used: set[int] = field(default_factory=set, repr=False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PuzzleTable:
         return self  # copies of a model share its table, as it never changes

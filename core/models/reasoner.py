@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable
@@ -17,11 +18,12 @@ from eqrlab.core.models.config import ReasonerConfig
 from eqrlab.core.models.layers import Block, Blocks, Linear, Norm, Rotary, TokenEmbedding, truncated_normal
 from eqrlab.core.models.puzzle_table import PuzzleTable, require_identifiers
 from eqrlab.core.random import Noise
+from eqrlab.core.shown import Facts, Shown
 
 Streams = tuple[Tensor, ...]
 
 
-class Reasoner(nn.Module):
+class Reasoner(Shown, nn.Module):
     """A learned System: a family's equations, its configuration, task and provenance.
 
     A family builds its stacks of blocks and gives `apply_level`, which maps one stream by one of them, and where its
@@ -75,6 +77,19 @@ class Reasoner(nn.Module):
             config.prefix_dim,
             learned,
         )
+
+    def _facts(self) -> Facts:
+        lines = {
+            "parameters": f"{sum(p.numel() for p in self.parameters()):,}, {_word(self.dtype)} on {self.device}",
+            "state": f"{' x '.join(map(str, self.state_shape))} (streams, positions, channels), "
+            f"{math.prod(self.state_shape):,} numbers",
+            "outer step": f"{len(self.schedule)} level calls, noise {self.noise_scale:g}",
+            "weights": _origin(self.provenance),
+        }
+        if self.identifiers > 1:
+            lines["identifiers"] = f"{self.identifiers:,} of puzzles"
+        title = f"{type(self).__name__}, a model of family {self.family} for {self.task}"
+        return Facts(title, lines, {"configuration": self.config.to_dict(), "provenance": self.provenance})
 
     def stack(self, layers: int, convolution: bool = False) -> Blocks:
         """Build a stack of blocks as the configuration says; they share one rotary encoding."""
@@ -309,6 +324,16 @@ class Reasoner(nn.Module):
     def device(self) -> torch.device:
         """Device of the weights."""
         return self.lm_head.weight.device
+
+
+def _origin(provenance: dict[str, Any]) -> str:
+    """Return where weights come from: the file and the start of its hash, as far as they are known."""
+    name, digest = provenance.get("checkpoint"), provenance.get("checkpoint_sha256")
+    return f"{name or 'made here, not from a file'}{f', sha256 {str(digest)[:12]}' if digest else ''}"
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def cast_floating(x: Any, dtype: torch.dtype | None, device: torch.device | str | None) -> Any:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from eqrlab.core.random import Noise
+from eqrlab.core.shown import Facts, Shown
 
 
 class System(Protocol):
@@ -38,7 +40,7 @@ class System(Protocol):
         ...
 
 
-class MapSystem:
+class MapSystem(Shown):
     """Wrap plain callables as a System, so that any torch map is analysed in three lines.
 
     Parameters
@@ -76,6 +78,16 @@ class MapSystem:
         self._step, self._initial, self._decode, self._encode = step, initial, decode, encode
         self.noise_scale = float(noise_scale)
 
+    def _facts(self) -> Facts:
+        lines = {
+            "step": function_name(self._step),
+            "initial": function_name(self._initial),
+            "decode": function_name(self._decode) if self._decode else "the token 0",
+            "encode": function_name(self._encode) if self._encode else "the tokens, as float64",
+            "noise": f"{self.noise_scale:g}",
+        }
+        return Facts("MapSystem, a map given by functions", lines)
+
     def encode(self, inputs: Tensor, identifiers: Tensor | None = None) -> Any:
         if self._encode is None:
             return inputs.double()
@@ -100,6 +112,16 @@ class MapSystem:
     def with_noise(self, noise_scale: float) -> MapSystem:
         """Return the same system with another noise amplitude."""
         return MapSystem(self._step, self._initial, self._decode, self._encode, noise_scale)
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """Return what to call a function, a method or a callable object in one line, with the place where it is defined."""
+    called = inspect.unwrap(getattr(function, "func", function))  # of functools.partial, the function
+    name = getattr(called, "__qualname__", None) or type(called).__name__
+    code = getattr(called, "__code__", None)
+    if "<lambda>" not in name or code is None:
+        return name
+    return f"lambda, line {code.co_firstlineno} of {PurePath(code.co_filename).name}"
 
 
 def takes_identifiers(encode: Callable[..., Any]) -> bool:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from markupsafe import Markup, escape
 
-from eqrlab.datasets import Task
-from eqrlab.datasets import task as task_named
+from eqrlab.datasets.registry.lookup import task as task_named
+from eqrlab.datasets.registry.task import Task
 
 LISTED = 512  # tokens of a sequence
 CELL = {6: 32, 9: 23, 16: 20}  # columns up to which a cell of a table is so many pixels wide,
 SMALL_CELL = 16  # and of wider boards
 DRAWN = 8  # pixels of a cell of a picture, at least
+LOOKS = Path(__file__).with_name("boards.css")  # style sheet that goes with the HTML
+_AROUND = """--ink: currentColor; --card: transparent;
+--muted: currentColor; --rule: color-mix(in srgb, currentColor 28%, transparent);
+--soft: color-mix(in srgb, currentColor 9%, transparent);
+--right: #009e73; --wrong: #d55e00; --mode-c: #e69f00; --mode-d: #009e73;
+.row { display: flex; flex-wrap: wrap; gap: 16px; } .row * { box-sizing: border-box; }
+"""  # colours that suit any page, dark ones included
 
 
 def task_of(name: str, tokens: int) -> Task:
@@ -91,6 +100,13 @@ def board(
     if task.is_grid:
         return _table(task, answer, inputs, labels, wrong, said)
     return _sequence(task, answer, labels, wrong, said)
+
+
+def row_of_boards(task: Task, puzzles: np.ndarray) -> Markup:
+    """Return puzzles (k, L) side by side, with a style sheet for what stands in an element of class `eqrlab`."""
+    style = f"<style>.eqrlab {{ {_AROUND}{LOOKS.read_text(encoding='utf-8')} }}</style>"
+    drawn = [f'<div style="width:{width(task)}px">{board(task, p, p, what="puzzle")}</div>' for p in puzzles]
+    return Markup(f'{style}<div class="row">{"".join(drawn)}</div>')
 
 
 def width(task: Task) -> int:

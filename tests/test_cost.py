@@ -52,6 +52,16 @@ def test_the_time_of_sampling_is_measured_on_the_map_itself():
     assert 0.5 < 2e-4 * 80 * 41 / told < 1.6 and told < 1.8 * truth  # the machine may be busy
 
 
+def test_what_happens_only_at_the_first_step_is_not_taken_for_the_price_of_a_step(monkeypatch):
+    monkeypatch.setattr(cost, "MEASURED", 0.2)
+    asked = []
+    slow_start = lambda z, x, draw=None: (asked.append(len(z)), time.sleep(0.6 * (len(asked) == 1)), z / 2)[2]
+    law = lambda x, g: torch.randn((len(x), 3), generator=g, dtype=torch.float64)
+    run = at.Run.of(MapSystem(slow_start, law), torch.zeros(2, 1, dtype=torch.long), restarts=2, depth=4)
+    asked.clear()  # the checks of the run have asked for steps already
+    assert cost.seconds_an_evaluation(run, None) < 0.05
+
+
 def test_phases_left_out_cost_nothing():
     run = at.Run.of(counted()[0], torch.zeros(2, 1, dtype=torch.long), restarts=2, depth=4)
     assert list(cost.evaluations(run, local=False, checks=False)) == ["sampling"]

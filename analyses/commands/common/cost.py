@@ -54,14 +54,19 @@ def seconds_an_evaluation(run: at.Run, batch_size: int | None) -> float:
     Notes
     -----
     Two depths are timed, each twice: what a run costs beside its steps does not count.  Where one run of one step takes
-    longer than the measurement may, as with the largest models on a CPU, that is the measurement.
+    longer than the measurement may, also the second time, as with the largest models on a CPU, that is the measurement.
     """
     puzzles, per_step = 1, 2 if run.noise > 0 else 1  # so few steps have all their residuals
     if not isinstance(run.initial, Tensor):
-        one, began = run.puzzles(slice(1)).with_(restarts=1, depth=1), time.perf_counter()
-        one.sample(batch_size=batch_size)
-        if (taken := time.perf_counter() - began) > MEASURED:
-            return taken / sampling(one)
+        one, taken = run.puzzles(slice(1)).with_(restarts=1, depth=1), []
+        for _ in range(2):  # the first has what happens only once in it
+            began = time.perf_counter()
+            one.sample(batch_size=batch_size)
+            taken.append(time.perf_counter() - began)
+            if taken[-1] <= MEASURED:
+                break
+        else:
+            return min(taken) / sampling(one)
     while True:
         few = run.puzzles(slice(puzzles))
         few.with_(depth=1).sample(batch_size=batch_size)  # what happens only once

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,8 @@ import torch
 from matplotlib.figure import Figure
 
 from eqrlab import attractors as at
-from eqrlab.analyses.figures.planes import plane_picture
-from eqrlab.analyses.figures.style import COLOURS, styled
-from eqrlab.analyses.studies.ladder.plot import write_svg
+from eqrlab.analyses.figures.planes import plot_plane
+from eqrlab.analyses.figures.style import COLOURS, figure_of, styled, write_figure
 from eqrlab.attractors.statistics.intervals import proportion_interval
 from eqrlab.core import MapSystem, load
 from eqrlab.datasets import bundled
@@ -30,7 +30,7 @@ def newton(z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 def plane() -> Figure:
     system = MapSystem(newton, lambda x, g: torch.randn((len(x), 2), generator=g, dtype=torch.float64))
     result = at.plane(system, torch.zeros(1, 1, dtype=torch.long), resolution=141, extent=1.5, depth=64)
-    return plane_picture(result, title="Newton's method for z³ = 1")
+    return figure_of(partial(plot_plane, result, title="Newton's method for z³ = 1"))
 
 
 @styled
@@ -91,4 +91,4 @@ def calibration() -> Figure:
 if __name__ == "__main__":
     for name, draw in {"methods/plane": plane, "methods/spectrum": spectrum}.items():
         draw().savefig(HERE / f"{name}.png", dpi=110, facecolor="white", bbox_inches="tight")
-    write_svg(calibration(), HERE / "methods/calibration.svg")
+    write_figure(calibration(), HERE / "methods/calibration.svg")

@@ -1,5 +1,7 @@
 """The study of fates: what is printed is what was planted, and the command writes what it prints."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from click.testing import CliRunner
 
 from eqrlab.analyses.cli import cli
 from eqrlab.analyses.figures import fates as fate_plots
+from eqrlab.analyses.figures.style import figure_of
 from eqrlab.analyses.studies import fates
 from eqrlab.attractors.results import archive
 from eqrlab.core import MapSystem
@@ -76,7 +79,7 @@ def test_chosen_runs_are_spread_over_puzzles():
 
 
 def test_bars_of_outcomes_fill_the_axis(decoy):
-    figure = fate_plots.outcome_bars(decoy["outcomes"])
+    figure = figure_of(partial(fate_plots.plot_outcomes, decoy["outcomes"]))
     widths = [bar.get_width() for bar in figure.axes[0].patches]
     np.testing.assert_allclose(sum(widths), decoy["outcomes"].sizes["depth"])
 

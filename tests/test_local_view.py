@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from eqrlab.analyses.compare import compare
 from eqrlab.analyses.diagnose import diagnose
-from eqrlab.analyses.figures.spectrum import eigenvalue_plane
+from eqrlab.analyses.figures.spectrum import plot_spectrum
 from eqrlab.analyses.report.local import local_rows, local_sentence
 from eqrlab.analyses.report.page import write_report
 from eqrlab.attractors.results import archive
@@ -41,7 +42,9 @@ def test_the_table_lists_wrong_states_first_with_measured_rates(groups):
 
 
 def test_the_picture_has_a_mark_for_every_eigenvalue(groups):
-    marks = sum(len(c.get_offsets()) for c in eigenvalue_plane(groups["spectrum"]).axes[0].collections)
+    marks = sum(
+        len(c.get_offsets()) for c in plot_spectrum(groups["spectrum"], ax=Figure().subplots()).collections
+    )
     assert marks == int(np.isfinite(groups["spectrum"].eigenvalue.values).sum()) == 12
 
 

@@ -1,5 +1,7 @@
 """Planes through state space against exact borders, fractions and dimensions; their pictures and their command."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from scipy import stats
 from eqrlab import attractors as at
 from eqrlab.analyses.commands.plane import plane_command
 from eqrlab.analyses.figures import planes as plane_plots
+from eqrlab.analyses.figures.style import figure_of
 from eqrlab.attractors.perturbation.fractal import basin_entropy, uncertainty_exponent
 from eqrlab.attractors.results import archive
 from eqrlab.core import EqR, EqRConfig, MapSystem, save
@@ -290,7 +293,7 @@ def test_picture_colours_each_cell_by_where_it_leads():
     assert [name for _, _, name in kinds if name.startswith("right")] != []
     right = next(k for k in kinds if k[2].startswith("right"))
     assert np.array_equal(right[0], result.correct.values[0])
-    figure = plane_plots.plane_picture(result)
+    figure = figure_of(partial(plane_plots.plot_plane, result))
     pixels = figure.axes[0].images[0].get_array()
     factor, _ = plane_plots.brightness(result, 0)
     row, column = np.argwhere(right[0])[0]
@@ -302,7 +305,7 @@ def test_picture_colours_each_cell_by_where_it_leads():
 def test_pictures_of_diverging_and_of_wandering_planes_are_drawn():
     for system, extent in ((henon(), 2), (rotor(1.0), 0.5), (contraction(0.5), 1)):
         result = at.plane(system, puzzles(), extent=extent, resolution=10, depth=30)
-        figure = plane_plots.plane_picture(result)
+        figure = figure_of(partial(plane_plots.plot_plane, result))
         figure.draw_without_rendering()
         assert "depth 30" in figure.axes[0].get_title(loc="left")
 

@@ -1,16 +1,20 @@
 """Figures show the numbers of the datasets, keep their texts apart and inside, and convert to safe inline SVG."""
 
 import re
+from functools import partial
 from html.parser import HTMLParser
 from itertools import combinations
 
 import numpy as np
 import pytest
+import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from eqrlab.analyses.figures import diagnosis as plots
-from eqrlab.analyses.figures.style import COLOURS, to_svg
+from eqrlab import plots
+from eqrlab.analyses.figures.diagnosis import mode_bar
+from eqrlab.analyses.figures.runs import projection
+from eqrlab.analyses.figures.style import COLOURS, figure_of, to_svg
 from eqrlab.analyses.text import tables
 from eqrlab.analyses.text.format import percent, percent_interval
 from eqrlab.attractors.results.schema import MODES
@@ -20,15 +24,23 @@ from tests import planted as plan
 def figures(groups: plan.Groups) -> dict[str, Figure]:
     """Draw every figure that the groups allow, of the first and last puzzle."""
     ensemble, basins = groups["ensemble"], groups["basins"]
-    drawn = {"paths": plots.residual_paths(ensemble)}
+    drawn = {"paths": figure_of(partial(plots.plot_residuals, ensemble))}
     if "modes" in groups:
-        drawn["modes"] = plots.mode_shares(groups["modes"])
-        drawn["scatter"] = plots.residual_error(ensemble, groups["alignment"])
+        drawn["modes"] = modes_figure(groups["modes"])
+        drawn["scatter"] = scatter(ensemble, groups["alignment"])
     for p in {0, basins.sizes["puzzle"] - 1}:
-        drawn[f"basins {p}"] = plots.basin_masses(basins, p)
+        drawn[f"basins {p}"] = figure_of(partial(plots.plot_basins, basins, p))
         if "sketch_path" in ensemble:
-            drawn[f"phase {p}"] = plots.phase(ensemble, basins, p)
+            drawn[f"phase {p}"] = figure_of(partial(plots.plot_phase, ensemble, basins, p))
     return drawn
+
+
+def modes_figure(modes: xr.Dataset) -> Figure:
+    return figure_of(partial(mode_bar, modes), partial(plots.plot_modes, modes))
+
+
+def scatter(ensemble: xr.Dataset, alignment: xr.Dataset) -> Figure:
+    return figure_of(partial(plots.plot_alignment, ensemble, alignment), partial(plots.plot_auc, alignment))
 
 
 def texts(figure: Figure) -> list[Text]:
@@ -82,7 +94,7 @@ def test_runs_that_are_not_finite_are_drawn():
 
 def test_mode_shares_are_written_with_their_intervals():
     modes = plan.mixed()["modes"]
-    written = [t.get_text() for t in texts(plots.mode_shares(modes))]
+    written = [t.get_text() for t in texts(modes_figure(modes))]
     for letter, value in zip(MODES, modes.landscape_share.values, strict=True):
         assert any(t.startswith(percent(value)) for t in written), letter
 
@@ -93,21 +105,21 @@ def test_scatter_writes_the_auc_or_why_there_is_none():
     assert least < 0.95, "few puzzles: the interval of a perfect separation has width"
     assert any(
         t.get_text() == f"AUC 1.00 [{least:.2f}, 1.00]"
-        for t in texts(plots.residual_error(good["ensemble"], good["alignment"]))
+        for t in texts(scatter(good["ensemble"], good["alignment"]))
     )
-    figure = plots.residual_error(hopeless["ensemble"], hopeless["alignment"])
+    figure = scatter(hopeless["ensemble"], hopeless["alignment"])
     assert any(t.get_text() == "AUC undefined: every run is wrong" for t in texts(figure))
 
 
 def test_scatter_without_token_accuracy_sets_right_apart_from_wrong():
     groups = plan.mode_b()
-    figure = plots.residual_error(groups["ensemble"].drop_vars("token_accuracy"), groups["alignment"])
+    figure = scatter(groups["ensemble"].drop_vars("token_accuracy"), groups["alignment"])
     assert {"right", "wrong"} <= {t.get_text() for t in texts(figure)}
 
 
 def test_scatter_has_a_mark_for_each_run():
     groups = plan.mode_b()
-    marks = plots.residual_error(groups["ensemble"], groups["alignment"]).axes[0].collections
+    marks = scatter(groups["ensemble"], groups["alignment"]).axes[0].collections
     assert sum(len(m.get_offsets()) for m in marks) == groups["ensemble"].fate.size
 
 
@@ -128,7 +140,7 @@ def test_masses_of_a_puzzle_sum_to_one_and_many_attractors_are_summed_up():
 
 def test_masses_are_written_with_the_intervals_of_the_dataset():
     basins = plan.mode_b()["basins"]
-    written = [t.get_text() for t in texts(plots.basin_masses(basins, 0))]
+    written = [t.get_text() for t in texts(figure_of(partial(plots.plot_basins, basins, 0)))]
     for a in range(int(basins.attractors[0])):
         one = basins.isel(puzzle=0, attractor=a)
         assert percent_interval(float(one.mass), float(one.mass_low), float(one.mass_high)) in written
@@ -139,7 +151,7 @@ def test_projection_finds_the_plane_of_planar_paths_and_its_share():
     rng = np.random.default_rng(0)
     plane = np.linalg.qr(rng.normal(size=(6, 2)))[0]
     flat = rng.normal(size=(5, 7, 2)) * [3, 1]
-    points, explained = plots.projection(flat @ plane.T + rng.normal(size=6))
+    points, explained = projection(flat @ plane.T + rng.normal(size=6))
     assert explained.sum() == pytest.approx(1) and explained[0] > explained[1]
     distance = lambda x: np.linalg.norm(x[:, None, 0] - x[None, :, -1], axis=-1)
     np.testing.assert_allclose(distance(points), distance(flat), atol=1e-12)
@@ -148,9 +160,9 @@ def test_projection_finds_the_plane_of_planar_paths_and_its_share():
 def test_projection_leaves_out_runs_that_are_not_finite_and_bears_no_spread():
     paths = np.zeros((3, 4, 1))
     paths[1, 2] = np.inf
-    points, explained = plots.projection(paths)
+    points, explained = projection(paths)
     assert np.isnan(points[1]).all() and (points[[0, 2]] == 0).all() and (explained == 0).all()
-    assert np.isnan(plots.projection(np.full((2, 3, 4), np.nan))[0]).all()
+    assert np.isnan(projection(np.full((2, 3, 4), np.nan))[0]).all()
 
 
 class Ids(HTMLParser):
@@ -180,7 +192,7 @@ def test_svg_has_its_own_ids_page_colours_and_a_text():
     assert len(ids) == len(set(ids)) and ids
     for part in parts:
         assert set(part.references) == set(part.ids) and not {"metadata", "style", "script"} & set(part.tags)
-    svg = to_svg(plots.mode_shares(plan.mixed()["modes"]), "x", 'shares "of" <modes>')
+    svg = to_svg(modes_figure(plan.mixed()["modes"]), "x", 'shares "of" <modes>')
     assert svg.startswith('<svg class="plot" viewBox="0 0 360 ') and svg.endswith("</svg>")
     assert 'aria-label="shares &quot;of&quot; &lt;modes&gt;"' in svg
     assert "var(--mode-b)" in svg and "http" not in svg and "font-family" not in svg
@@ -195,5 +207,5 @@ def test_svg_is_the_same_every_time():
 
 def test_dense_scatter_becomes_a_picture():
     groups = plan.DEGENERATE["240 puzzles"]()
-    svg = to_svg(plots.residual_error(groups["ensemble"], groups["alignment"]), "x", "")
+    svg = to_svg(scatter(groups["ensemble"], groups["alignment"]), "x", "")
     assert len(svg) < 400_000

@@ -66,9 +66,25 @@ def test_fates_of_a_puzzle_fill_its_bar(groups):
 def test_the_scatter_shows_the_residual_of_the_curve(groups):
     ensemble = groups["ensemble"]
     marks = np.concatenate([c.get_offsets()[:, 0] for c in plots.plot_alignment(ensemble).collections])
-    shown = np.sort(ensemble.relative_residual.values[:, :, -1].ravel())
+    shown = np.sort(ensemble.residual.values[:, :, -1].ravel())
     np.testing.assert_allclose(np.sort(marks)[shown > 0], shown[shown > 0], rtol=1e-5)
-    assert "relative residual" in plots.plot_alignment(ensemble).get_xlabel()
+    lines = plots.plot_residuals(ensemble).collections[0].get_segments()
+    first = ensemble.residual.values[:, :, 0].astype(float)
+    assert np.isin([line[0, 1] for line in lines], first).all() and (first > 0).all()
+    assert "relative" not in plots.plot_alignment(ensemble).get_xlabel()
+
+
+def test_the_auc_written_in_the_scatter_is_that_of_the_residual_it_shows():
+    """Wrong runs are larger states: of the residual the AUC is 1, of its ratio to the norm it would be 0."""
+    ensemble = plan.mode_b()["ensemble"].isel(step=[-1]).copy(deep=True)
+    wrong = ~ensemble.correct.values
+    assert wrong.any() and (~wrong).any()
+    ensemble["residual"].values[:] = np.where(wrong, 2.0, 1.0)
+    ensemble["relative_residual"].values[:] = np.where(wrong, 0.1, 0.5)
+    axes = plots.plot_alignment(ensemble)
+    written = next(t.get_text() for t in axes.texts if t.get_text().startswith("AUC"))
+    marks = {c.get_label(): c.get_offsets()[:, 0] for c in axes.collections}
+    assert written.startswith("AUC 1.00") and marks["wrong"].min() > marks["right"].max()
 
 
 def test_training_is_read_from_a_run_folder_and_a_folder_without_one_is_named(tmp_path):

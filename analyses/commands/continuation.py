@@ -32,7 +32,6 @@ from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import MODES
 from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
 from eqrlab.core import Reasoner
-from eqrlab.core.files import replaced_whole
 
 PARAMETERS = {"noise": "noise beta", "damping": "damping lambda", "sigma": "size of the starts sigma_0"}
 FOLLOWED = (
@@ -116,9 +115,9 @@ def continuation_command(
     found.attrs |= {"name": typed(" ".join(checkpoints)), "puzzles": typed(short_source(chosen))}
     archive.write(out / "continuation.nc", {"continuation": found})
     from eqrlab.analyses.figures.continuation import continuation_picture  # matplotlib is slow to import
+    from eqrlab.analyses.figures.style import write_figure
 
-    with replaced_whole(out / "continuation.png") as temporary:
-        continuation_picture(found).savefig(temporary, format="png", dpi=150, facecolor="white")
+    write_figure(continuation_picture(found), out / "continuation.png")
     starts = "" if first.random_starts else ", from random states outside the training law"
     click.echo(
         f"{len(systems)} values of the {name}, {len(chosen)} puzzles of {short_source(chosen)}, "

@@ -45,7 +45,7 @@ def dynamics_command(
     starts with a tangent vector, and tells how well its growth, and the drift, tell wrong runs from right ones.  Writes
     OUT/dynamics.nc and OUT/dynamics.svg.
     """
-    from eqrlab.analyses.studies.ladder.plot import write_svg
+    from eqrlab.analyses.figures.style import write_figure
 
     require_writable(out, "dynamics.nc", "dynamics.svg")
     results: dict[str, endings.Groups] = {}
@@ -60,7 +60,7 @@ def dynamics_command(
             f"{name}: {len(chosen)} puzzles of {short_source(chosen)}, {given['restarts']} restarts, "
             f"depth {given['depth']}"
         )
-    write_svg(endings.endings_figure(results), out / "dynamics.svg")
+    write_figure(endings.endings_figure(results), out / "dynamics.svg")
     evidence = endings.evidence_rows(results)
     for title, rows in (
         (

@@ -79,8 +79,9 @@ def ladder_command(task: str, **options: Any) -> dict[str, Any]:
     OUT/ladder.md and OUT/ladder.svg.
     """
     from eqrlab.analyses.commands.diagnose import table
+    from eqrlab.analyses.figures.style import write_figure
     from eqrlab.analyses.studies.ladder import text as ladder_text  # here, so that help starts quickly
-    from eqrlab.analyses.studies.ladder.plot import ladder_figure, write_svg
+    from eqrlab.analyses.studies.ladder.plot import ladder_figure
     from eqrlab.analyses.studies.ladder.summary import summarise
 
     if options["threads"]:
@@ -116,7 +117,7 @@ def ladder_command(task: str, **options: Any) -> dict[str, Any]:
     archive.write(out / "ladder.nc", {"ladder": summary})
     with replaced_whole(out / "ladder.md") as temporary:
         temporary.write_text(ladder_text.markdown(summary))
-    write_svg(ladder_figure(summary), out / "ladder.svg")
+    write_figure(ladder_figure(summary), out / "ladder.svg")
     for title, rows in ladder_text.tables(summary):
         click.echo("\n".join(["", title, *table(rows)]))
     click.echo()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -16,13 +17,13 @@ from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for
 from eqrlab.analyses.commands.common.run_options import run_options
 from eqrlab.analyses.commands.diagnose import named, table
-from eqrlab.analyses.figures.planes import ftle_picture, plane_picture, stability_curve
+from eqrlab.analyses.figures.planes import ftle_picture, plot_plane, stability_curve
+from eqrlab.analyses.figures.style import figure_of, write_figure
 from eqrlab.analyses.text.names import safe
 from eqrlab.attractors.ensemble.options import part_of
 from eqrlab.attractors.perturbation.plane_geometry import SliceOptions
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.core.files import replaced_whole
 
 STARTS = 24  # runs that find the attractors
 SIZES = (0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
@@ -95,7 +96,7 @@ def plane_command(
     result = result.assign_coords(puzzle=("puzzle", [puzzle], result["puzzle"].attrs))
     groups = {"plane": result, "basins": found}
     title = f"{name}, puzzle {puzzle}"
-    pictures = {f"{stem}.png": lambda: plane_picture(result, 0, title)}
+    pictures = {f"{stem}.png": lambda: figure_of(partial(plot_plane, result, 0, title))}
     if field:
         exponents = at.ftle_field(model.smooth(), one.inputs, steps=field_steps, initial=common["initial"], **which,
                                   **part_of(common, at.StateOptions))  # fmt: skip
@@ -109,7 +110,7 @@ def plane_command(
         pictures[f"stability-{part}.png"] = lambda: stability_curve(curve, 0, labels)
     archive.write(out / f"{stem}.nc", groups)
     for file, draw in pictures.items():
-        save(draw(), out / file)
+        write_figure(draw(), out / file)
     click.echo("\n".join(table(rows_of(result))))
     for label in result["label"].values:
         click.echo(border_line(result, str(label)))
@@ -117,12 +118,6 @@ def plane_command(
         click.echo("no run ended at an attractor: the plane goes through two restarts")
     click.echo(f"\npicture {out / stem}.png, archive {out / stem}.nc")
     return out / f"{stem}.nc"
-
-
-def save(figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all."""
-    with replaced_whole(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=200, facecolor="white")
 
 
 def largest_attractors(ensemble: xr.Dataset, basins: xr.Dataset) -> np.ndarray | None:

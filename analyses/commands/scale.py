@@ -24,9 +24,9 @@ from eqrlab.analyses.commands.common.puzzle_choice import (
 from eqrlab.analyses.commands.common.run_options import outside, run_options
 from eqrlab.analyses.commands.diagnose import named, table
 from eqrlab.analyses.figures.scaling import USABLE, scaling_figure
+from eqrlab.analyses.figures.style import write_figure
 from eqrlab.analyses.studies.adaptive import trial, trial_lines
 from eqrlab.analyses.studies.commit import clues_of, commit_lines, commit_trial
-from eqrlab.analyses.studies.ladder.plot import write_svg
 from eqrlab.analyses.text.describe import blocks_per_step
 from eqrlab.analyses.text.format import percent
 from eqrlab.analyses.text.harmful_depth import late_drop
@@ -171,7 +171,7 @@ def scale_command(
         groups["adaptive"] = trial(ensemble, groups.get("baseline", groups.get("own_start")), accuracy)
         lines += ["", *trial_lines(groups["adaptive"])]
     archive.write(out / "scaling.nc", groups)
-    write_svg(scaling_figure(groups["scaling"], name), out / "scaling.svg")
+    write_figure(scaling_figure(groups["scaling"], name), out / "scaling.svg")
     click.echo("\n".join(lines))
     click.echo(
         f"\narchive {out / 'scaling.nc'}, picture {out / 'scaling.svg'}, {time.monotonic() - began:.0f} s"

@@ -1,63 +1,30 @@
-"""Figures of a diagnosis: modes and basins here, those of runs from `figures.runs`.
-
-Every figure of the report is 5 inches wide with texts of at least 11 points, so that it stays readable on a phone.
-"""
+"""Figures of a diagnosis: shares of the modes and masses of the basins."""
 
 from __future__ import annotations
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from eqrlab.analyses.figures.runs import (
-    EACH_RUN,
-    PHASE_RUNS,
-    auc_label,
-    phase,
-    projection,
-    residual_error,
-    residual_paths,
-    settled_below,
-)
-from eqrlab.analyses.figures.style import COLOURS, plot, report_figure, styled
+from eqrlab.analyses.figures.style import COLOURS, plot
 from eqrlab.analyses.text import tables
 from eqrlab.analyses.text.format import percent, percent_interval
 from eqrlab.analyses.text.verdicts import share_of
 from eqrlab.analyses.text.vocabulary import MODE_NAMES
 from eqrlab.attractors.results.schema import MODES
 
-__all__ = [
-    "EACH_RUN",
-    "PHASE_RUNS",
-    "auc_label",
-    "basin_masses",
-    "mode_shares",
-    "phase",
-    "plot_basins",
-    "plot_modes",
-    "projection",
-    "residual_error",
-    "residual_paths",
-    "settled_below",
-]
 
-
-@styled
-def mode_shares(modes: xr.Dataset) -> Figure:
-    """Return a stacked bar of the modes' shares above `plot_modes`, as a figure of the report."""
-    figure = report_figure(3.6)
-    bar, axes = figure.subplots(2, 1, height_ratios=(1, 7))
+@plot(0.45)
+def mode_bar(modes: xr.Dataset, *, ax: Axes) -> None:
+    """Draw the shares of the modes as one stacked bar, whose key is `plot_modes` below it."""
     shares = modes["landscape_share"].values
-    plot_modes(modes, ax=axes)
     edges = np.concatenate([[0], np.cumsum(shares)])
     for letter, left, share in zip(MODES, edges, shares, strict=False):
         colour, hatch = COLOURS[f"mode-{letter}"], "///" if letter == "undecided" else None
-        bar.barh(0, share, 1, left, color=colour, hatch=hatch, edgecolor=COLOURS["card"], linewidth=1.2)
-    bar.set(xlim=(0, 1), ylim=(-0.5, 0.5))
-    bar.axis("off")
-    return figure
+        ax.barh(0, share, 1, left, color=colour, hatch=hatch, edgecolor=COLOURS["card"], linewidth=1.2)
+    ax.set(xlim=(0, 1), ylim=(-0.5, 0.5))
+    ax.axis("off")
 
 
 @plot(3.2)
@@ -107,14 +74,6 @@ def _inside_ends(axes: Axes) -> None:
 
 def _basin_height(basins: xr.Dataset, puzzle: int = 0) -> float:
     return 0.65 + 0.33 * len(tables.mass_rows(basins, puzzle))
-
-
-@styled
-def basin_masses(basins: xr.Dataset, puzzle: int) -> Figure:
-    """Return `plot_basins` as a figure of the report."""
-    figure = report_figure(_basin_height(basins, puzzle))
-    plot_basins(basins, puzzle, ax=figure.subplots())
-    return figure
 
 
 @plot(_basin_height)

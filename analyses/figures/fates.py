@@ -24,14 +24,6 @@ SHADES = {("settled", "right"): ("right", ""), ("not_settled", "right"): ("right
           ("not_settled", "wrong"): ("wrong", "///"), ("settled", "wrong"): ("wrong", "")}  # fmt: skip
 
 
-@styled
-def outcome_bars(outcomes: xr.Dataset) -> Figure:
-    """Return `plot_outcomes` as a figure."""
-    figure = Figure((WIDTH, _outcomes_height(outcomes)), layout="constrained")
-    plot_outcomes(outcomes, ax=figure.subplots())
-    return figure
-
-
 def _outcomes_height(outcomes: xr.Dataset) -> float:
     return 1.3 + 0.5 * outcomes.sizes["depth"]
 

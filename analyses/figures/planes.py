@@ -101,15 +101,6 @@ def _plane_height(plane: xr.Dataset, puzzle: int = 0, title: str | None = None) 
     return 5.75 + 0.24 * len(_listed(kinds_of(plane, puzzle)))
 
 
-@styled
-def plane_picture(plane: xr.Dataset, puzzle: int = 0, title: str | None = None) -> Figure:
-    """Return `plot_plane` as a figure."""
-    figure = Figure((5.2, _plane_height(plane, puzzle)), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.05, h_pad=0.08)
-    plot_plane(plane, puzzle, title, ax=figure.subplots())
-    return figure
-
-
 @plot(_plane_height, width=5.2)
 def plot_plane(plane: xr.Dataset, puzzle: int = 0, title: str | None = None, *, ax: Axes) -> None:
     """Draw the basins of a plane, right, wrong and none, the brighter the sooner they settle.

@@ -9,11 +9,10 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from eqrlab import attractors as at
-from eqrlab.analyses.figures.style import COLOURS, plot, report_figure, styled
+from eqrlab.analyses.figures.style import COLOURS, plot
 from eqrlab.analyses.text import tables
 from eqrlab.analyses.text.format import plural
 from eqrlab.analyses.text.verdicts import auc_depth, auc_text
@@ -27,6 +26,7 @@ EACH_RUN = 120  # up to so many runs are drawn one by one, without quantile band
 FAINT_RUNS = 40  # of each kind, behind the bands
 PHASE_RUNS = 48
 CORNERS = ((0.8, 0.8), (-0.8, -0.8), (-0.8, 0.8), (0.8, -0.8), (0.0, 1.0))  # where attractors' numbers stand
+FAR = 1e6  # times the median: residuals above are out of the picture, those of runs that diverge
 RASTER_POINTS = 2500  # lines of more points, and scatters of more marks, become pictures
 RASTER_MARKS = 1000
 
@@ -47,6 +47,14 @@ def settled_below(ensemble: xr.Dataset) -> tuple[float, float]:
     return float(limits.get("settled_below", np.nan)), float(limits.get("floor", np.nan)) * epsilon
 
 
+def _norms(ensemble: xr.Dataset) -> tuple[float, float]:
+    """Return the least and the greatest norm of the states at the last step, NaN where every residual is zero."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        norm = ensemble["residual"].values[:, :, -1] / ensemble["relative_residual"].values[:, :, -1]
+    norm = norm[np.isfinite(norm)]
+    return (float(norm.min()), float(norm.max())) if norm.size else (np.nan, np.nan)
+
+
 def _positive(values: np.ndarray) -> np.ndarray:
     """Return values for a logarithmic axis: zeros lie a little below the least positive one; infinities are NaN."""
     values = np.where(np.isfinite(values), values, np.nan).astype(float)
@@ -54,27 +62,31 @@ def _positive(values: np.ndarray) -> np.ndarray:
     return np.maximum(values, positive.min() / 3 if positive.size else 1e-16)
 
 
-@styled
-def residual_paths(ensemble: xr.Dataset) -> Figure:
-    """Return `plot_residuals` as a figure of the report."""
-    figure = report_figure(3.6)
-    plot_residuals(ensemble, ax=figure.subplots())
-    return figure
+def _span(residual: np.ndarray) -> list[float]:
+    """Return the least and the greatest residual that an axis shows."""
+    finite = residual[np.isfinite(residual)]
+    return [finite.min(), min(finite.max(), FAR * np.median(finite))] if finite.size else [1e-3, 1.0]
 
 
 @plot(3.6)
 def plot_residuals(ensemble: xr.Dataset, *, ax: Axes) -> None:
-    """Draw the relative residual of every run against the step, coloured by right or wrong at the end.
+    """Draw the residual of every run against the step, coloured by right or wrong at the end.
 
     Parameters
     ----------
     ensemble
         From `attractors.sample`.  Of more than 120 runs medians and 10 to 90 % bands are drawn, and a few runs faintly.
+
+    Notes
+    -----
+    The residual is the one of `plot_alignment` and `plot_auc`.  Runs are judged by its ratio to the norm of the state;
+    the level is drawn for the norms at the last step, as a band where they differ by more than a tenth.  Runs that
+    leave the picture at the top diverge.
     """
     axes = ax
     measured = measured_of(ensemble)
     steps = ensemble["step"].values[measured]
-    residual = _positive(ensemble["relative_residual"].values[:, :, measured])
+    residual = _positive(ensemble["residual"].values[:, :, measured])
     many = residual[..., 0].size > EACH_RUN
     for kind, chosen in runs_of(ensemble).items():
         paths = residual[chosen]
@@ -100,25 +112,28 @@ def plot_residuals(ensemble: xr.Dataset, *, ax: Axes) -> None:
         label = f"{kind} ({len(paths):,})" if kind != "none" else plural(len(paths), "run")
         axes.plot([], [], color=COLOURS[kind], linewidth=2.2, label=label)
     threshold, floor = settled_below(ensemble)
-    finite = residual[np.isfinite(residual)]
-    span = [finite.min(), finite.max()] if finite.size else [1e-3, 1.0]
-    near = bool(threshold <= 3 * floor)
-    if np.isfinite(threshold):
-        span = [min(span[0], threshold), max(span[1], threshold)]
-        _level(axes, threshold, "numerical floor" if near else f"settled below {threshold:.2g}", "--")
-    if np.isfinite(floor) and not near and span[0] < 100 * floor:
-        span[0] = min(span[0], floor)
-        _level(axes, floor, "numerical floor", ":")
-    axes.set(yscale="log", ylim=(span[0] / 1.8, span[1] * 1.8), xlabel="outer step")
+    span = _span(residual)
+    near, norms = bool(threshold <= 3 * floor), np.array(_norms(ensemble))
+    if np.isfinite(threshold * norms).all():
+        span = [min(span[0], threshold * norms[0]), max(span[1], threshold * norms[1])]
+        text = "numerical floor" if near else f"settled below {threshold:.2g} of the norm"
+        _level(axes, threshold * norms, text, "--")
+    if np.isfinite(floor * norms).all() and not near and span[0] < 100 * floor * norms[0]:
+        span[0] = min(span[0], floor * norms[0])
+        _level(axes, floor * norms, "numerical floor", ":")
+    axes.set(ylim=(span[0] / 1.8, span[1] * 1.8), yscale="log", xlabel="outer step")
     axes.set_xlim((1, steps[-1]) if len(steps) > 1 else (0, 2))
     _log_axis(axes.yaxis, span)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    _heading(axes, "relative residual")
+    _heading(axes, "residual")
 
 
-def _level(axes: Axes, value: float, text: str, style: str) -> None:
-    axes.axhline(value, color=COLOURS["ink"], linestyle=style, linewidth=1.1)
-    axes.annotate(text, (1, value), xycoords=("axes fraction", "data"), xytext=(-3, 3), textcoords="offset points",
+def _level(axes: Axes, ends: np.ndarray, text: str, style: str) -> None:
+    if ends[1] > 1.1 * ends[0]:
+        axes.axhspan(*ends, color=COLOURS["ink"], alpha=0.07, linewidth=0)
+    for value in ends if ends[1] > 1.1 * ends[0] else [ends.mean()]:
+        axes.axhline(value, color=COLOURS["ink"], linestyle=style, linewidth=1.1)
+    axes.annotate(text, (1, ends[1]), xycoords=("axes fraction", "data"), xytext=(-3, 3), textcoords="offset points",
                   ha="right", va="bottom", fontsize=11, zorder=5,
                   bbox={"facecolor": COLOURS["card"], "edgecolor": "none", "alpha": 0.75, "pad": 1.0})  # fmt: skip
 
@@ -152,19 +167,9 @@ def _log_axis(axis: Axis, span: list[float]) -> None:
     axis.set_major_formatter(FuncFormatter(label))
 
 
-@styled
-def residual_error(ensemble: xr.Dataset, alignment: xr.Dataset) -> Figure:
-    """Return `plot_alignment` above `plot_auc` as a figure of the report."""
-    figure = report_figure(6.3)
-    axes, below = figure.subplots(2, 1, height_ratios=(3, 2))
-    plot_alignment(ensemble, alignment, ax=axes)
-    plot_auc(alignment, ax=below)
-    return figure
-
-
-@plot(4.0)
+@plot(3.8)
 def plot_alignment(ensemble: xr.Dataset, alignment: xr.Dataset | None = None, *, ax: Axes) -> None:
-    """Draw error against relative residual at the last step, one mark a run, and write the AUC.
+    """Draw error against residual at the last step, one mark a run, and write the residual's AUC.
 
     Parameters
     ----------
@@ -173,7 +178,7 @@ def plot_alignment(ensemble: xr.Dataset, alignment: xr.Dataset | None = None, *,
     """
     axes = ax
     alignment = at.alignment(ensemble) if alignment is None else alignment
-    residual = _positive(ensemble["relative_residual"].values[:, :, -1])
+    residual = _positive(ensemble["residual"].values[:, :, -1])
     graded = "token_accuracy" in ensemble
     rng = np.random.default_rng(0)
     wrong = runs_of(ensemble)["wrong"]
@@ -185,15 +190,14 @@ def plot_alignment(ensemble: xr.Dataset, alignment: xr.Dataset | None = None, *,
             mark = {"marker": "o", "s": 15, "linewidths": 0} if kind == "right" else {"marker": "x", "s": 20}
             axes.scatter(residual[chosen], shaken[chosen], color=COLOURS[kind], alpha=0.55, label=kind,
                          rasterized=wrong.size > RASTER_MARKS, **mark)  # fmt: skip
-    finite = residual[np.isfinite(residual)]
-    span = [finite.min(), finite.max()] if finite.size else [1e-3, 1.0]
+    span = _span(residual)
     axes.set(
-        xscale="log",
         xlim=(span[0] / 1.5, span[1] * 1.5),
-        xlabel=f"relative residual at step {ensemble.sizes['step']}",
+        xscale="log",
+        xlabel=f"residual at step {ensemble.sizes['step']}",
     )
     _log_axis(axes.xaxis, span)
-    if not (ensemble["relative_residual"].values[:, :, -1] > 0).any():
+    if not (ensemble["residual"].values[:, :, -1] > 0).any():
         axes.set_xticks([span[0]], ["0"])
     if graded:
         axes.set_ylim(-0.06 * top, 1.1 * top)
@@ -212,7 +216,7 @@ def auc_label(alignment: xr.Dataset) -> str:
     return f"AUC undefined: {UNDEFINED.get(STATUS[int(alignment['status'].values[-1])], 'no value')}"
 
 
-@plot(2.8)
+@plot(2.5)
 def plot_auc(alignment: xr.Dataset, *, ax: Axes) -> None:
     """Draw how well the residual tells wrong runs from right ones against depth, with intervals.
 
@@ -264,14 +268,6 @@ def projection(paths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     points[finite, :, :both] = data @ vectors[:, :both]
     share = values / values.sum() if values.sum() > 0 else np.zeros_like(values)
     return points, np.pad(share[:2], (0, 2 - both))
-
-
-@styled
-def phase(ensemble: xr.Dataset, basins: xr.Dataset, puzzle: int) -> Figure:
-    """Return `plot_phase` as a figure of the report."""
-    figure = report_figure(4.1)
-    plot_phase(ensemble, basins, puzzle, ax=figure.subplots())
-    return figure
 
 
 @plot(4.1)

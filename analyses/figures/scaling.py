@@ -44,39 +44,9 @@ def scaling_figure(scaling: xr.Dataset, title: str = "") -> Figure:
     _frontier(front, scaling)
     _curves(by_breadth, scaling, "breadth")
     _curves(by_depth, scaling, "depth")
-    _legend(figure, by_depth, 6)
+    figure.legend(*by_depth.get_legend_handles_labels(), loc="outside lower center", ncols=6)
     if title:
         figure.suptitle(title, x=0.01, ha="left", color=COLOURS["ink"])
-    return figure
-
-
-@styled
-def heat_map(scaling: xr.Dataset, selector: str = "top1_converged") -> Figure:
-    """Draw the accuracy of a selector over depth and breadth, a cell a point."""
-    figure = Figure((5.0, 3.6), layout="constrained")
-    _heat(figure.subplots(), scaling, selector)
-    return figure
-
-
-@styled
-def frontier(scaling: xr.Dataset) -> Figure:
-    """Draw the best accuracy that each selector reaches with a number of outer steps, over depth and breadth."""
-    figure = Figure((5.0, 4.5), layout="constrained")
-    axes = figure.subplots()
-    _frontier(axes, scaling)
-    _legend(figure, axes, 2)
-    return figure
-
-
-@styled
-def selector_curves(scaling: xr.Dataset) -> Figure:
-    """Draw the accuracy of every selector against breadth at the greatest depth, and against depth at the greatest
-    breadth."""
-    figure = Figure((5.0, 7.0), layout="constrained")
-    above, below = figure.subplots(2, 1)
-    _curves(above, scaling, "breadth")
-    _curves(below, scaling, "depth")
-    _legend(figure, below, 2)
     return figure
 
 
@@ -117,11 +87,6 @@ def plot_heat(scaling: xr.Dataset, selector: str = "top1_converged", *, ax: Axes
         Which one.
     """
     _heat(ax, scaling, selector)
-
-
-def _legend(figure: Figure, axes: Axes, columns: int) -> None:
-    """Name the selectors once, below all panels."""
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
 
 
 def _heat(axes: Axes, scaling: xr.Dataset, selector: str) -> None:

@@ -5,22 +5,12 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from eqrlab.analyses.figures.scaling import LINES
-from eqrlab.analyses.figures.style import COLOURS, plot, styled
+from eqrlab.analyses.figures.style import COLOURS, plot
 from eqrlab.analyses.text.signals import signal_name
 from eqrlab.attractors.results.interval import Interval
-
-
-@styled
-def risk_figure(signals: xr.Dataset) -> Figure:
-    """Return `plot_risk_coverage` as a figure of the report."""
-    figure = Figure((5.0, 4.3), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.04)
-    plot_risk_coverage(signals, ax=figure.subplots())
-    return figure
 
 
 @plot(4.3)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from eqrlab.analyses.figures.style import COLOURS, plot, styled
+from eqrlab.analyses.figures.style import COLOURS, plot
 
 
 @plot(4.6)
@@ -50,11 +49,3 @@ def plot_spectrum(spectrum: xr.Dataset, ensemble: xr.Dataset | None = None, *, a
     ax.set(xticks=ticks[:: -(-len(ticks) // 7)], yticks=ticks[:: -(-len(ticks) // 7)])
     ax.set_title("imaginary part")
     ax.legend(loc="upper right")
-
-
-@styled
-def eigenvalue_plane(local: xr.Dataset) -> Figure:
-    """Return `plot_spectrum` as a figure of the report."""
-    figure = Figure((5.0, 4.6), layout="constrained")
-    plot_spectrum(local, ax=figure.subplots())
-    return figure

@@ -6,12 +6,15 @@ import html
 import io
 import re
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from eqrlab.core.files import replaced_whole
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 COLOURS = {
@@ -19,7 +22,10 @@ COLOURS = {
     "right": "#0072b2", "wrong": "#d55e00", "none": "#8b929c",
     "mode-a": "#5b3a8c", "mode-b": "#cc79a7", "mode-c": "#e69f00", "mode-d": "#009e73", "mode-undecided": "#b3b9c2",
 }  # fmt: skip
-WIDTH = 5.0  # inches of a figure
+WIDTH = 5.0  # inches of a figure: texts of 11 points stay readable on a phone
+SIZES: dict[
+    Callable[..., Axes], Callable[..., tuple[float, float]]
+] = {}  # of each plot, inches for its arguments
 STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "eqrlab", "savefig.transparent": True, "savefig.dpi": 200,
     "text.parse_math": False,  # names of checkpoints may hold $
@@ -35,13 +41,6 @@ STYLE = {
 }  # fmt: skip
 
 
-def report_figure(height: float) -> Figure:
-    """Return an empty figure of the report: 5 inches wide, so that texts of 11 points stay readable on a phone."""
-    figure = Figure((WIDTH, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.04)
-    return figure
-
-
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     """Run a drawing function under the common style."""
 
@@ -51,6 +50,20 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
             return draw(*args, **kwargs)
 
     return inside
+
+
+def write_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure on a white ground, as PNG or SVG by the end of its name, whole or not at all.
+
+    Raises
+    ------
+    OSError
+        When it cannot be written.
+    """
+    kind = Path(path).suffix[1:]
+    with mpl.rc_context(STYLE), replaced_whole(path) as temporary:
+        data = {"metadata": {"Date": None}} if kind == "svg" else {}
+        figure.savefig(temporary, format=kind, facecolor="white", transparent=False, **data)
 
 
 def to_svg(figure: Figure, prefix: str, text: str) -> str:
@@ -95,7 +108,7 @@ def _short(path: str) -> str:
 
 
 def plot(
-    height: float | Callable[..., float], width: float = 5.0
+    height: float | Callable[..., float], width: float = WIDTH
 ) -> Callable[[Callable], Callable[..., Axes]]:
     """Make a function that draws on `ax` one that takes `ax=None`, draws in the common style and returns the axes.
 
@@ -109,6 +122,9 @@ def plot(
     A figure of its own is one of pyplot, so that Jupyter shows it by itself.
     """
 
+    def size(*args: Any, **options: Any) -> tuple[float, float]:
+        return width, height(*args, **options) if callable(height) else height
+
     def decorate(draw: Callable[..., object]) -> Callable[..., Axes]:
         @wraps(draw)
         def inside(*args: Any, ax: Axes | None = None, **options: Any) -> Axes:
@@ -116,14 +132,33 @@ def plot(
                 if ax is None:
                     from matplotlib import pyplot
 
-                    tall = height(*args, **options) if callable(height) else height
                     figure, ax = pyplot.subplots(
-                        figsize=(width, tall), layout="constrained", facecolor="white"
+                        figsize=size(*args, **options), layout="constrained", facecolor="white"
                     )
                     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)
                 draw(*args, ax=ax, **options)
             return ax
 
+        SIZES[inside] = size
         return inside
 
     return decorate
+
+
+def figure_of(*plots: partial[Axes]) -> Figure:
+    """Return plots, one below the other, each of its size, as a figure that pyplot does not keep, for a page or a file.
+
+    Parameters
+    ----------
+    plots
+        Functions made by `plot`, with what they draw: `partial(plot_modes, modes)`.
+    """
+    sizes = [SIZES[p.func](*p.args, **p.keywords) for p in plots]
+    widths, heights = zip(*sizes, strict=True)
+    with mpl.rc_context(STYLE):
+        figure = Figure((max(widths), sum(heights)), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.04, h_pad=0.04)
+        rows = figure.subplots(len(plots), 1, height_ratios=heights, squeeze=False)[:, 0]
+        for draw, ax in zip(plots, rows, strict=True):
+            draw(ax=ax)
+    return figure

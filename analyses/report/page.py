@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import xarray as xr
 from markupsafe import Markup
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from eqrlab import attractors as at
-from eqrlab.analyses.figures import diagnosis as plots
-from eqrlab.analyses.figures.scaling import frontier, heat_map, selector_curves
-from eqrlab.analyses.figures.signals import risk_figure
-from eqrlab.analyses.figures.spectrum import eigenvalue_plane
-from eqrlab.analyses.figures.style import COLOURS, to_svg
+from eqrlab import plots
+from eqrlab.analyses.figures.diagnosis import mode_bar
+from eqrlab.analyses.figures.runs import EACH_RUN, PHASE_RUNS, auc_label, settled_below
+from eqrlab.analyses.figures.style import COLOURS, figure_of, to_svg
 from eqrlab.analyses.report.disguises import disguise_view
 from eqrlab.analyses.report.local import local_view
 from eqrlab.analyses.studies import checks
@@ -171,48 +171,55 @@ def _checkpoint(number: int, name: str, groups: Groups) -> dict[str, Any]:
     if "identifier" in ensemble and not ensemble.identifier.values.any():
         scope += ", all under the blank identifier"
 
-    def figure(kind: str, drawn: Figure, text: str) -> Markup:
-        return Markup(to_svg(drawn, f"c{number}-{kind}", text))
+    def figure(kind: str, text: str, *draw: partial[Axes]) -> Markup:
+        return Markup(to_svg(figure_of(*draw), f"c{number}-{kind}", text))
 
     view: dict[str, Any] = {
         "id": f"checkpoint-{number}", "name": name, "judged": False, "scope": scope, "puzzles": puzzles,
         "runs": runs, "task": str(ensemble.attrs.get("task", "unknown")),
         "family": str(ensemble.attrs.get("family", "unknown")),
         "confidence": f"{float(basins.attrs.get('confidence', 0.95)):.0%}".replace("%", "\u00a0%"),
-        "banded": runs > plots.EACH_RUN, "fates": tables.fate_bar(ensemble["fate"].values),
-        "paths": figure("paths", plots.residual_paths(ensemble), f"Relative residual of the runs of {name} over steps"),
-        "some": plots.PHASE_RUNS if restarts > plots.PHASE_RUNS else 0, "puzzle_views": [],
+        "banded": runs > EACH_RUN, "fates": tables.fate_bar(ensemble["fate"].values),
+        "paths": figure("paths", f"Residual of the runs of {name} over steps", partial(plots.plot_residuals, ensemble)),
+        "some": PHASE_RUNS if restarts > PHASE_RUNS else 0, "puzzle_views": [],
         "provenance": tables.provenance(groups), "letter": "unknown",
-        "floor": plots.settled_below(ensemble), "zeros": bool((ensemble["residual"].values == 0).any()),
+        "floor": settled_below(ensemble), "zeros": bool((ensemble["residual"].values == 0).any()),
         "rule": "the most attractors, the largest basin, the most runs at no attractor", "local": None,
         "scaling": None, "disguises": None,
     }  # fmt: skip
     if "scaling" in groups:
-        view["scaling"] = groups["scaling"].attrs
-        for kind, draw, text in (
-            ("heat", heat_map, "Accuracy over depth and breadth"),
-            ("frontier", frontier, "Accuracy against outer steps"),
-            ("curves", selector_curves, "Accuracy of every selector against breadth and depth"),
-        ):
-            view[kind] = figure(kind, draw(groups["scaling"]), f"{text}, {name}")
+        scaling = groups["scaling"]
+        view["scaling"] = scaling.attrs
+        view["heat"] = figure(
+            "heat", f"Accuracy over depth and breadth, {name}", partial(plots.plot_heat, scaling)
+        )
+        view["frontier"] = figure(
+            "frontier", f"Accuracy against outer steps, {name}", partial(plots.plot_scaling, scaling)
+        )
+        text = f"Accuracy of every selector against breadth and depth, {name}"
+        both = [partial(plots.plot_scaling, scaling, along) for along in ("breadth", "depth")]
+        view["curves"] = figure("curves", text, *both)
     if "disguises" in groups:
         view["disguises"] = disguise_view(groups["disguises"])
     if "spectrum" in groups and "verdict" in groups["spectrum"]:
         view["local"] = local_view(groups["spectrum"], basins)
         text = f"Leading eigenvalues at the attractors of {name}, beside the unit circle"
-        view["plane"] = figure("plane", eigenvalue_plane(groups["spectrum"]), text)
+        view["plane"] = figure("plane", text, partial(plots.plot_spectrum, groups["spectrum"]))
     if modes is not None and alignment is not None:
         view |= _judged(ensemble, basins, modes, alignment)
         signals = groups["signals"]
         view["sentences"].insert(2, ("What to trust", trust_sentence(signals)))
         view["signals"], view["misleads"] = signal_rows(signals), signal_warning(signals)
-        view["risk"] = figure("risk", risk_figure(signals), f"Risk against coverage of every signal, {name}")
+        text = f"Risk against coverage of every signal, {name}"
+        view["risk"] = figure("risk", text, partial(plots.plot_risk_coverage, signals))
         if drifting := wording.drift_sentence(ensemble):
             view["sentences"].append(("State and answer", drifting))
         view["sentences"] += checks.check_sentences(groups)
-        view["bar"] = figure("modes", plots.mode_shares(modes), f"Shares of the landscape modes of {name}")
-        text = f"Error against residual of the runs of {name}: {plots.auc_label(alignment)}"
-        view["scatter"] = figure("scatter", plots.residual_error(ensemble, alignment), text)
+        text = f"Shares of the landscape modes of {name}"
+        view["bar"] = figure("modes", text, partial(mode_bar, modes), partial(plots.plot_modes, modes))
+        text = f"Error against residual of the runs of {name}: {auc_label(alignment)}"
+        scatter = partial(plots.plot_alignment, ensemble, alignment)
+        view["scatter"] = figure("scatter", text, scatter, partial(plots.plot_auc, alignment))
     for p, reason in telling_puzzles(groups):
         view["puzzle_views"].append(
             _puzzle(groups, p, reason, lambda kind, *a, p=p: figure(f"p{p}-{kind}", *a))
@@ -282,7 +289,7 @@ def _puzzle(groups: Groups, p: int, reason: str, figure: Any) -> dict[str, Any]:
         "probability": wording.probability_text(modes, p) if modes is not None else "",
         "correct": wording.mass_text(basins, "correct_mass", p) if modes is not None else "",
         "found": plural(found, "attractor"),
-        "basins": figure("basins", plots.basin_masses(basins, p), f"Basin masses of puzzle {label}"),
+        "basins": figure("basins", f"Basin masses of puzzle {label}", partial(plots.plot_basins, basins, p)),
         "fates": tables.fate_bar(ensemble["fate"].values[p]),
         "given": given_views(ensemble, p),
         "boards": [attractor_view(groups, p, a) for a in range(min(found, BOARDS))],
@@ -293,9 +300,8 @@ def _puzzle(groups: Groups, p: int, reason: str, figure: Any) -> dict[str, Any]:
         "width": boards.width(task),
     }
     if "sketch_path" in ensemble:
-        view["phase"] = figure(
-            "phase", plots.phase(ensemble, basins, p), f"Runs of puzzle {label} in a plane"
-        )
+        draw = partial(plots.plot_phase, ensemble, basins, p)
+        view["phase"] = figure("phase", f"Runs of puzzle {label} in a plane", draw)
     return view
 
 

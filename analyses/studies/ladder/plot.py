@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from eqrlab.analyses.figures.style import COLOURS, STYLE, styled
+from eqrlab.analyses.figures.style import COLOURS, styled
 from eqrlab.analyses.studies.ladder.summary import ACCURACY, CORRECT, GAP, STARTS
 from eqrlab.analyses.studies.ladder.text import PAPER_ACCURACY, START_NOTES
 from eqrlab.analyses.text.format import plural
 from eqrlab.analyses.text.vocabulary import MODE_NAMES
 from eqrlab.attractors.results.schema import MODES
-from eqrlab.core.files import replaced_whole
 
 
 @styled
@@ -104,15 +100,3 @@ def _stacked(axes: Axes, summary: xr.Dataset) -> None:
         left = left + share
     axes.set_xlim(0, 1)
     axes.legend(loc="upper left", bbox_to_anchor=(-0.28, -0.12), ncols=2, fontsize=10.5, labelspacing=0.25)
-
-
-def write_svg(figure: Figure, path: str | Path) -> None:
-    """Write a figure on a white ground, whole or not at all.
-
-    Raises
-    ------
-    OSError
-        When it cannot be written.
-    """
-    with mpl.rc_context(STYLE), replaced_whole(path) as temporary:
-        figure.savefig(temporary, format="svg", facecolor="white", transparent=False, metadata={"Date": None})

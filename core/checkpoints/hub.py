@@ -45,15 +45,16 @@ def fetch(address: str) -> Path:
         raise CheckpointError(
             f"{address}: needs the package huggingface_hub; run: pip install 'eqrlab[hub]'"
         ) from None
-    where = {"repo_id": f"{owner}/{repository}", "revision": revision or None}
+    folder = f"{owner}/{repository}"
+    get = lambda file: hf_hub_download(repo_id=folder, filename=file, revision=revision or None)
     beside = posixpath.dirname(name)
     try:
-        path = Path(hf_hub_download(filename=name, **where))
+        path = Path(get(name))
         for shard in shards.files_of(path):
-            hf_hub_download(filename=posixpath.join(beside, shard), **where)
+            get(posixpath.join(beside, shard))
         for config in _CONFIGS:
             try:
-                hf_hub_download(filename=posixpath.join(beside, config), **where)
+                get(posixpath.join(beside, config))
             except EntryNotFoundError:
                 continue
             break

@@ -195,14 +195,27 @@ def limit(default: int | None = None, *, bundled: int | None = None) -> Callable
     )
 
 
+def number(flag: str, default: int | None, text: str, least: int = 1) -> Callable:
+    """Return an option of a whole number of at least so much."""
+    return click.option(flag, type=click.IntRange(least), default=default, show_default=True, help=text)
+
+
+def share(
+    flag: str, default: float | None, text: str, most: float = 1, metavar: str | None = None
+) -> Callable:
+    """Return an option of a number between 0 and `most`, both excluded."""
+    kind = click.FloatRange(0, most, min_open=True, max_open=True)
+    return click.option(flag, type=kind, default=default, show_default=True, metavar=metavar, help=text)
+
+
 def restarts(default: int | None, text: str = "Restarts B of each puzzle.") -> Callable:
     """Return --restarts."""
-    return click.option("--restarts", type=click.IntRange(1), default=default, show_default=True, help=text)
+    return number("--restarts", default, text)
 
 
 def depth(default: int | None = 64, text: str = "Outer steps D of every run.") -> Callable:
     """Return --depth."""
-    return click.option("--depth", type=click.IntRange(1), default=default, show_default=True, help=text)
+    return number("--depth", default, text)
 
 
 def seed(default: int | None = 0, text: str = "Seed of all random numbers.") -> Callable:

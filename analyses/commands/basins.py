@@ -36,32 +36,14 @@ SHOWN = 4  # attractors of a puzzle that get a line of their own
 
 @click.command("basins", epilog="Example:  eqrlab basins eqr-sudoku6 --limit 1 --half-width 0.2")
 @click.argument("checkpoint", metavar="CKPT")
-@click.option(
-    "--half-width",
-    type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
-    default=0.05,
-    show_default=True,
-    help="Draw restarts until every interval is at most twice this wide.",
-)
-@click.option(
-    "--confidence",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.95,
-    show_default=True,
-    help="Confidence level of the intervals.",
-)
-@click.option(
-    "--max-restarts",
-    type=click.IntRange(1),
-    default=2048,
-    show_default=True,
-    help="Most restarts of a puzzle.",
-)
-@click.option(
+@opt.share("--half-width", 0.05, "Draw restarts until every interval is at most twice this wide.", most=0.5)
+@opt.share("--confidence", 0.95, "Confidence level of the intervals.")
+@opt.number("--max-restarts", 2048, "Most restarts of a puzzle.")
+@opt.share(
     "--above",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    None,
+    "Stop instead as soon as it is decided whether the correct mass is above this.",
     metavar="MASS",
-    help="Stop instead as soon as it is decided whether the correct mass is above this.",
 )
 @opt.puzzles
 @opt.limit(bundled=SAMPLE)

@@ -102,14 +102,14 @@ def _write(out: Path, form: str | None, split: str, puzzles: PuzzleSet) -> None:
 )
 @click.argument("task")
 @_out
-@click.option("--count", default=100, show_default=True, type=click.IntRange(1), help="How many puzzles.")
+@opt.number("--count", 100, "How many puzzles.")
 @click.option(
     "--difficulty",
     help="Sudoku: easy, medium, hard, extreme, mixed, or weights such as easy:4,medium:5,hard:1 [mixed]; "
     "9x9 also hardest (about a second each). "
     "Mazes: unique or several (shortest paths) [unique].",
 )
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of every random choice.")
+@opt.number("--seed", 0, "Of every random choice.", least=0)
 @click.option("--steps", nargs=2, type=int, help="Mazes: fewest and most steps from S to G.")
 @click.option(
     "--first", default=0, type=click.IntRange(0), help="hardest: leave out so many, to make a set in parts."
@@ -191,12 +191,8 @@ def _solved(puzzles: PuzzleSet) -> PuzzleSet:
 
 @data.command(epilog="Example: eqrlab data info sudoku6-test")
 @_source
-@click.option(
-    "--measure",
-    default=500,
-    show_default=True,
-    type=click.IntRange(0),
-    help="Puzzles whose guess nodes are counted where the file has no guesses column.",
+@opt.number(
+    "--measure", 500, "Puzzles whose guess nodes are counted where the file has no guesses column.", least=0
 )
 @_task
 @_limit

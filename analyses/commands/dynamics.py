@@ -74,9 +74,7 @@ def _finish(out: Path, name: str, groups: dict[str, xr.Dataset], rows: list[dict
 
 @click.command("spectrum", epilog="Example:  eqrlab spectrum eqr-sudoku6 --limit 1 --restarts 1 -k 2")
 @common
-@click.option(
-    "-k", type=click.IntRange(1), default=6, show_default=True, help="How many leading eigenvalues."
-)
+@opt.number("-k", 6, "How many leading eigenvalues.")
 @click.option("--tol", type=float, default=1e-4, show_default=True, help="Relative residual asked for.")
 @click.option("--which", default="modulus", show_default=True, metavar="modulus|real|NUMBER",
               help="The largest modulus, the largest real part, or nearest to a number.")  # fmt: skip
@@ -131,8 +129,9 @@ def _complex(value: complex) -> str:
 @click.option("--method", type=click.Choice(["staged", "picard", "anderson", "newton", "projection"]),
               default="staged", show_default=True)  # fmt: skip
 @click.option("--max-steps", type=click.IntRange(1), default=1000, show_default=True)
-@click.option("--deflate", type=click.IntRange(0), default=0, show_default=True,
-              help="Further searches from every run, each avoiding the points found before.")  # fmt: skip
+@opt.number(
+    "--deflate", 0, "Further searches from every run, each avoiding the points found before.", least=0
+)
 def fixed_points_command(method: str, max_steps: int, deflate: int, out: Path, **options: Any) -> Path:
     """Find and certify the fixed points next to where runs end.
 
@@ -184,14 +183,8 @@ def fixed_points_command(method: str, max_steps: int, deflate: int, out: Path, *
 
 @click.command("lyapunov", epilog="Example:  eqrlab lyapunov eqr-sudoku6 --limit 1 --restarts 1 --steps 40")
 @common
-@click.option("-k", type=click.IntRange(1), default=2, show_default=True, help="How many leading exponents.")
-@click.option(
-    "--steps",
-    type=click.IntRange(20),
-    default=200,
-    show_default=True,
-    help="Outer steps to average over.",
-)
+@opt.number("-k", 2, "How many leading exponents.")
+@opt.number("--steps", 200, "Outer steps to average over.", least=20)
 def lyapunov_command(k: int, steps: int, out: Path, **options: Any) -> Path:
     """Compute the leading Lyapunov exponents of runs that go on.
 

@@ -25,12 +25,11 @@ LISTED = 24  # runs whose evidence is printed
 )
 @click.argument("checkpoints", metavar="CKPT...", nargs=-1, required=True)
 @opt.depth(text="Outer steps after which an answer counts as right or wrong.")
-@click.option(
+@opt.number(
     "--steps",
-    type=click.IntRange(20),
-    default=200,
-    show_default=True,
-    help="Outer steps over which the exponents of runs that do not come to rest are averaged.",
+    200,
+    "Outer steps over which the exponents of runs that do not come to rest are averaged.",
+    least=20,
 )
 @prints_json
 @opt.study(default_limit=12, default_restarts=4)

@@ -32,13 +32,7 @@ RETURNED = 22  # evaluations a step of the return test of a run: itself, and 7 d
     help="The first depth and doublings of it.",
 )
 @opt.noise(0.0, "Noise amplitude in every level call.")
-@click.option(
-    "--pushed",
-    type=click.IntRange(1),
-    default=24,
-    show_default=True,
-    help="Most settled wrong, and right, runs in the return test.",
-)
+@opt.number("--pushed", 24, "Most settled wrong, and right, runs in the return test.")
 @prints_json
 @opt.study(default_limit=12, default_restarts=16)
 @opt.checkpoint

@@ -35,13 +35,7 @@ TRIED = 2  # optimiser steps that are timed
 )
 @click.argument("task", default="sudoku6")
 @click.option("--rungs", default=",".join(PATH), show_default=True, help="Which rungs, with commas.")
-@click.option(
-    "--seeds",
-    type=click.IntRange(1),
-    default=3,
-    show_default=True,
-    help="Runs of every rung.",
-)
+@opt.number("--seeds", 3, "Runs of every rung.")
 @train_options.optimiser
 @train_options.blocks
 @click.option(
@@ -54,10 +48,8 @@ TRIED = 2  # optimiser steps that are timed
 @click.option("--halt-max-steps", type=int, help="Outer steps in training, from rung sot on.")
 @click.option("--puzzles", metavar="FILE|DIR", help="Training puzzles (default: the bundled set).")
 @train_options.test_puzzles
-@click.option(
-    "--limit", type=click.IntRange(1), default=24, show_default=True, help="Puzzles of the landscape."
-)
-@click.option("--restarts", type=click.IntRange(2), default=24, show_default=True, help="Breadth B of it.")
+@opt.number("--limit", 24, "Puzzles of the landscape.")
+@opt.number("--restarts", 24, "Breadth B of it.", least=2)
 @opt.depth(32, "Depth D of it.")
 @train_options.device
 @train_options.threads

@@ -42,18 +42,15 @@ class PlaneGiven(opt.Given, total=False):
 )
 @click.argument("checkpoint", metavar="CKPT")
 @opt.puzzles
-@click.option("--puzzle", type=click.IntRange(0), default=0, show_default=True, help="Which puzzle, from 0.")
+@opt.number("--puzzle", 0, "Which puzzle, from 0.", least=0)
 @click.option("--through", type=click.Choice(["attractors", "random"]), default="attractors", show_default=True,
               help="The plane through up to three attractors, the largest first, or through two restarts.")  # fmt: skip
-@click.option(
-    "--resolution", type=click.IntRange(8), default=61, show_default=True, help="Cells along a side."
-)
+@opt.number("--resolution", 61, "Cells along a side.", least=8)
 @click.option("--extent", type=float, help="Half the side of the plane in state norms (default: automatic).")
 @opt.depth(text="Most outer steps of a cell.")
 @click.option("--field", type=click.Choice(["ftle"]),
               help="Also draw the finite-time exponents: how fast perturbations grow from every cell.")  # fmt: skip
-@click.option("--field-steps", type=click.IntRange(1), default=8, show_default=True,
-              help="Outer steps of the exponents.")  # fmt: skip
+@opt.number("--field-steps", 8, "Outer steps of the exponents.")
 @click.option("--stability", is_flag=True, help="Also perturb the attractors and draw how often they return.")
 @opt.seed()
 @opt.noise(0.0, "Noise amplitude in every level call, the same noise for all cells.")

@@ -65,12 +65,8 @@ from eqrlab.datasets.registry.lookup import device_augmentation
 )
 @train_options.device
 @train_options.threads
-@click.option(
-    "--evaluate-every", type=click.IntRange(1), default=500, show_default=True, help="Steps between tests."
-)
-@click.option(
-    "--save-every", type=click.IntRange(1), default=250, show_default=True, help="Steps between saves."
-)
+@opt.number("--evaluate-every", 500, "Steps between tests.")
+@opt.number("--save-every", 250, "Steps between saves.")
 @click.option(
     "--keep-every",
     type=click.IntRange(1),

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from eqrlab.attractors.answers.commit import Clues, committed_inputs
 from eqrlab.attractors.answers.policy import ENDS, REASONS, Policy, Race
+from eqrlab.attractors.ensemble.arguments import require_integers
 from eqrlab.attractors.ensemble.batches import one_thread_a_batch
 from eqrlab.attractors.ensemble.iterate import norm, starts
 from eqrlab.attractors.ensemble.options import DrawOptions, check_options, part_of
@@ -120,8 +121,7 @@ def adaptive(
         )
     if policy.commit and (clues is None or getattr(recipe.system, "logits", None) is None):
         raise ValueError("a policy that commits needs `clues`, and a system with a method logits(z, x)")
-    if int(slots) != slots or slots < 1:
-        raise ValueError(f"slots must be an integer >= 1, got {slots}")
+    require_integers(slots=slots)
     puzzles = len(recipe.inputs)
     queues = min(torch.get_num_threads(), puzzles) if recipe.place.device.type == "cpu" else 1
     pieces = [np.arange(start, puzzles, queues) for start in range(queues)]

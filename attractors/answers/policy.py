@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eqrlab.attractors.answers.selectors import HALT, WINDOW
+from eqrlab.attractors.ensemble.arguments import require_integers
 
 STOPS = ("halt", "settled", "both", "either", "never")
 SELECTS = ("majority", "residual", "halting")
@@ -79,9 +80,8 @@ class Policy:
             if getattr(self, name) not in options:
                 raise ValueError(f"{name} {getattr(self, name)!r} unknown; choose from {', '.join(options)}")
         for name in ("restarts", "depth", "window", "min_steps", "agree"):
-            value = getattr(self, name)
-            if value is not None and (int(value) != value or value < 1):
-                raise ValueError(f"{name} must be an integer >= 1, got {value}")
+            if getattr(self, name) is not None:
+                require_integers(**{name: getattr(self, name)})
         if not self.settled_below > 0:
             raise ValueError(f"settled_below must be > 0, got {self.settled_below}")
         if not 0 <= self.commit <= 1:

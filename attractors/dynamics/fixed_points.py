@@ -37,7 +37,7 @@ from eqrlab.attractors.dynamics.solvers import (
 )
 from eqrlab.attractors.ensemble.arguments import identifier_variable
 from eqrlab.attractors.ensemble.options import StateOptions, computing
-from eqrlab.attractors.ensemble.states import Points, States, state_axes, take_points
+from eqrlab.attractors.ensemble.states import Points, States, state_axes
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 from eqrlab.core.progress import shown, tqdm
@@ -128,9 +128,7 @@ def fixed_points(
             [ 0.    ]]])
     """
     own = computing(options, "fixed_points")
-    points = take_points(
-        system, inputs, starts, identifiers=own.identifiers, dtype=own.dtype, device=own.device, finite=False
-    )
+    points = own.points(system, inputs, starts, finite=False)
     if method not in METHODS:
         raise ValueError(f"method {method!r} unknown; choose from {', '.join(METHODS)}")
     if (tol is not None and not tol > 0) or max_steps < 1 or deflate < 0:

@@ -19,7 +19,7 @@ from eqrlab.attractors.dynamics.jacobian import (
 from eqrlab.attractors.dynamics.krylov.golub_kahan import leading_triples
 from eqrlab.attractors.dynamics.tangent import Orbit, product_log_singular_values, triangular
 from eqrlab.attractors.ensemble.options import StateOptions, computing
-from eqrlab.attractors.ensemble.states import Points, States, spread, take_points
+from eqrlab.attractors.ensemble.states import Points, States, spread
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 from eqrlab.core.progress import shown, tqdm
@@ -95,11 +95,8 @@ def ftle(
     array([[[0.7531]]])
     """
     own = computing(options, "ftle")
-    points = take_points(
-        system, inputs, starts, identifiers=own.identifiers, dtype=own.dtype, device=own.device
-    )
-    if not 1 <= k <= points.size:
-        raise ValueError(f"k must be between 1 and the {points.size} numbers of a state, got {k}")
+    points = own.points(system, inputs, starts)
+    points.require_k(k)
     if steps < 1 or not tol > 0:
         raise ValueError(f"steps must be >= 1 and tol > 0, got {steps} and {tol}")
     check_differentiable(points, own.seed)

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, linearised, rows_within
 from eqrlab.attractors.dynamics.krylov.gmres import gmres
 from eqrlab.attractors.ensemble.options import StateOptions, computing
-from eqrlab.attractors.ensemble.states import Points, States, take_points
+from eqrlab.attractors.ensemble.states import Points, States
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 from eqrlab.core.progress import shown, tqdm
@@ -84,9 +84,7 @@ def input_sensitivity(
     own = computing(options, "input_sensitivity")
     if not 0 < tol < 1:
         raise ValueError(f"tol must be between 0 and 1, got {tol}")
-    points = take_points(
-        system, inputs, states, identifiers=own.identifiers, dtype=own.dtype, device=own.device
-    )
+    points = own.points(system, inputs, states)
     check_differentiable(points, own.seed)
     with torch.no_grad():
         residual = _residuals(points)

@@ -14,7 +14,7 @@ from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, 
 from eqrlab.attractors.dynamics.tangent import advance, in_one_pass, log_factors, one_step, triangular
 from eqrlab.attractors.ensemble.arguments import with_noise
 from eqrlab.attractors.ensemble.options import StateOptions, computing
-from eqrlab.attractors.ensemble.states import Points, States, spread, state_axes, take_points
+from eqrlab.attractors.ensemble.states import Points, States, spread, state_axes
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.core import System
@@ -126,17 +126,8 @@ def lyapunov(
         if "frame" not in resume:
             raise ValueError("resume needs a result made with keep_frame=True")
         starts, transient = resume["last_state"], 0
-    points = take_points(
-        system,
-        inputs,
-        starts,
-        identifiers=own.identifiers,
-        dtype=own.dtype,
-        device=own.device,
-        finite=resume is None,
-    )
-    if not 1 <= k <= points.size:
-        raise ValueError(f"k must be between 1 and the {points.size} numbers of a state, got {k}")
+    points = own.points(system, inputs, starts, finite=resume is None)
+    points.require_k(k)
     if steps < WINDOWS or (transient is not None and transient < 0) or not 0 < confidence < 1:
         raise ValueError(
             f"steps must be >= {WINDOWS}, transient >= 0 and confidence in (0, 1), "

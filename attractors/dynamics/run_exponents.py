@@ -14,7 +14,7 @@ from torch import Tensor
 from eqrlab.attractors.dynamics.jacobian import check_differentiable, rows_within
 from eqrlab.attractors.dynamics.lyapunov import first_frame
 from eqrlab.attractors.dynamics.tangent import advance, log_factors, one_step, triangular
-from eqrlab.attractors.ensemble.arguments import identifiers_of, tokens_of, with_noise
+from eqrlab.attractors.ensemble.arguments import identifiers_of, require_integers, tokens_of, with_noise
 from eqrlab.attractors.ensemble.contract import draw_start, law_name
 from eqrlab.attractors.ensemble.iterate import norm
 from eqrlab.attractors.ensemble.judge import Judge
@@ -111,16 +111,13 @@ def trajectory_exponents(
     """
     check_options(options, AnalysisOptions, "trajectory_exponents")
     depth, seed = options.get("depth", 64), int(options.get("seed", 0))
-    for name, value in {"restarts": restarts, "depth": depth, "window": window}.items():
-        if int(value) != value or value < 1:
-            raise ValueError(f"{name} must be an integer >= 1, got {value}")
+    require_integers(restarts=restarts, depth=depth, window=window)
     if window > depth:
         raise ValueError(f"window must be at most the depth {depth}, got {window}")
     check_confidence(confidence)
     system, beta = with_noise(system, options.get("noise"))
     points = _starts(system, inputs, int(restarts), initial, options)
-    if not 1 <= k <= points.size:
-        raise ValueError(f"k must be between 1 and the {points.size} numbers of a state, got {k}")
+    points.require_k(k)
     check_differentiable(points, seed)
     size = options.get("batch_size") or rows_within(points, 2 * k + 4)
     parts = []

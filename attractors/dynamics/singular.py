@@ -13,7 +13,7 @@ from eqrlab.attractors.dynamics.eigenvalues import SMALL
 from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, random_directions, rows_within
 from eqrlab.attractors.dynamics.krylov.golub_kahan import leading_triples
 from eqrlab.attractors.ensemble.options import StateOptions, computing
-from eqrlab.attractors.ensemble.states import States, spread, take_points
+from eqrlab.attractors.ensemble.states import States, spread
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 from eqrlab.core.progress import shown, tqdm
@@ -108,11 +108,8 @@ def singular_values(
     array([[4.0407]])
     """
     own = computing(options, "singular_values")
-    points = take_points(
-        system, inputs, states, identifiers=own.identifiers, dtype=own.dtype, device=own.device
-    )
-    if not 1 <= k <= points.size:
-        raise ValueError(f"k must be between 1 and the {points.size} numbers of a state, got {k}")
+    points = own.points(system, inputs, states)
+    points.require_k(k)
     if not tol > 0 or horizon < 1:
         raise ValueError(f"tol must be > 0 and horizon >= 1, got {tol} and {horizon}")
     check_differentiable(points, own.seed)

@@ -14,7 +14,7 @@ from eqrlab.attractors.dynamics.eigenvalues import Wanted, eigenvalues
 from eqrlab.attractors.dynamics.jacobian import check_differentiable
 from eqrlab.attractors.dynamics.krylov.krylov_schur import Order
 from eqrlab.attractors.ensemble.options import StateOptions, WorkOptions, computing, part_of
-from eqrlab.attractors.ensemble.states import Points, States, take_points
+from eqrlab.attractors.ensemble.states import Points, States
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 
@@ -119,12 +119,9 @@ def spectrum(
     array([[0.9]], dtype=float32)
     """
     own, max_products = computing(options, "spectrum", SpectrumOptions), options.get("max_products", 1000)
-    points = take_points(
-        system, inputs, states, identifiers=own.identifiers, dtype=own.dtype, device=own.device
-    )
+    points = own.points(system, inputs, states)
     order = _order(which)
-    if not 1 <= k <= points.size:
-        raise ValueError(f"k must be between 1 and the {points.size} numbers of a state, got {k}")
+    points.require_k(k)
     if not tol > 0:
         raise ValueError(f"tol must be > 0, got {tol}")
     if steps < 1 or power < 1:

@@ -33,6 +33,13 @@ def with_noise(system: System, noise: float | None) -> tuple[System, float]:
     return (system if change is None else change(noise)), float(noise)
 
 
+def require_integers(least: int = 1, **values: float) -> None:
+    """Raise ValueError, naming the argument, for the first value that is no integer of at least so much."""
+    for name, value in values.items():
+        if int(value) != value or value < least:
+            raise ValueError(f"{name} must be an integer >= {least}, got {value}")
+
+
 def identifiers_of(values: Tensor | np.ndarray | None, puzzles: int) -> Tensor | None:
     """Return the identifiers of so many puzzles, (P,) int64 on the CPU; None stays.
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eqrlab.attractors.ensemble.arguments import require_integers
 from eqrlab.attractors.ensemble.iterate import run_rows
 from eqrlab.attractors.ensemble.recipe import Recipe
 from eqrlab.core.progress import shown, tqdm
@@ -32,8 +33,7 @@ def batch_of(recipe: Recipe, rows: int, asked: int | None) -> int:
     """
     if asked is None:
         return automatic_batch(recipe, rows)
-    if int(asked) != asked or asked < 1:
-        raise ValueError(f"batch_size must be an integer >= 1, got {asked}")
+    require_integers(batch_size=asked)
     return int(asked)
 
 

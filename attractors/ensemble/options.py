@@ -12,7 +12,9 @@ from torch import Tensor
 
 from eqrlab.attractors.ensemble.judge import Oracle
 from eqrlab.attractors.ensemble.recipe import Law
+from eqrlab.attractors.ensemble.states import Points, States, take_points
 from eqrlab.attractors.fates.fate import Tolerances
+from eqrlab.core import System
 
 Bundle = TypeVar("Bundle")
 
@@ -93,6 +95,20 @@ class Computing:
     device: torch.device | str | None = None
     progress: bool | Callable[[int, int], None] = False
     identifiers: Tensor | np.ndarray | None = None
+
+    def points(
+        self, system: System, inputs: Tensor | np.ndarray, states: States, finite: bool = True
+    ) -> Points:
+        """Return the states as rows, see `states.take_points`."""
+        return take_points(
+            system,
+            inputs,
+            states,
+            identifiers=self.identifiers,
+            dtype=self.dtype,
+            device=self.device,
+            finite=finite,
+        )
 
 
 def computing(options: Mapping[str, Any], function: str, bundle: type = StateOptions) -> Computing:

@@ -12,7 +12,13 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.arguments import identifiers_of, require_same_puzzles, tokens_of, with_noise
+from eqrlab.attractors.ensemble.arguments import (
+    identifiers_of,
+    require_integers,
+    require_same_puzzles,
+    tokens_of,
+    with_noise,
+)
 from eqrlab.attractors.ensemble.batches import run_in_batches
 from eqrlab.attractors.ensemble.contract import (
     GIVEN,
@@ -72,11 +78,9 @@ class Run(Recipe):
                 f"labels must have a row for each of the {len(tokens)} puzzles, got {len(solutions)}"
             )
         numbers = {"restarts": options.get("restarts", 64), "depth": options.get("depth", 64)}
+        require_integers(**numbers)
         numbers["first_restart"] = options.get("first_restart", 0)
-        for name, value in numbers.items():
-            least = 0 if name == "first_restart" else 1
-            if int(value) != value or value < least:
-                raise ValueError(f"{name} must be an integer >= {least}, got {value}")
+        require_integers(0, first_restart=numbers["first_restart"])
         keep = tuple(options.get("keep", ()))
         unknown = sorted(set(keep) - set(KEEP))
         if unknown:

@@ -53,6 +53,24 @@ class Points:
         """Numbers d in a state."""
         return self.z[0].numel()
 
+    def require_k(self, k: int) -> None:
+        """Raise ValueError when a state has not k directions."""
+        if not 1 <= k <= self.size:
+            raise ValueError(f"k must be between 1 and the {self.size} numbers of a state, got {k}")
+
+    def filled(self) -> Tensor:
+        """Return the states with gaps replaced by a present one, which nobody looks at.
+
+        Raises
+        ------
+        ValueError
+            When all states are gaps.
+        """
+        here = few_rows(self.present, 1)
+        if not len(here):
+            raise ValueError("all states are NaN; there is nothing to analyse")
+        return torch.where(self.present.view(-1, *(1,) * (self.z.ndim - 1)), self.z, self.z[here])
+
     def context(self, rows: Tensor) -> Any:
         """Return the context of these rows."""
         return take_rows(self.x, rows // self.shape[1])

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
+from eqrlab.attractors.ensemble.arguments import require_integers
 from eqrlab.attractors.ensemble.options import AnalysisOptions, RunOptions, check_options, part_of
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.run import Run
@@ -50,8 +51,7 @@ class Rule:
         check_confidence(self.confidence)
         if not 0 < self.half_width < 0.5:
             raise ValueError(f"half_width must be between 0 and 0.5, got {self.half_width}")
-        if int(self.max_restarts) != self.max_restarts or self.max_restarts < 1:
-            raise ValueError(f"max_restarts must be an integer >= 1, got {self.max_restarts}")
+        require_integers(max_restarts=self.max_restarts)
         if self.above is not None and not 0 < self.above < 1:
             raise ValueError(f"above must be between 0 and 1, got {self.above}")
         if self.method not in INTERVALS:
@@ -156,8 +156,7 @@ def estimate_basins(
     rule = Rule(half_width, confidence, max_restarts, above, method or default)
     if isinstance(initial, (Tensor, np.ndarray)):
         raise ValueError("initial must be None or a callable (x, generator) -> z: given starts run out")
-    if int(first) != first or first < 1:
-        raise ValueError(f"first must be an integer >= 1, got {first}")
+    require_integers(first=first)
     run = Run.of(system, inputs, **part_of(options, RunOptions))
     if options.get("recheck"):
         run = run.with_(keep=("summary", "final_state"))

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.arguments import identifiers_of, tokens_of
+from eqrlab.attractors.ensemble.arguments import identifiers_of, require_integers, tokens_of
 from eqrlab.attractors.ensemble.contract import draw_start, require_system
 from eqrlab.attractors.ensemble.options import StateOptions, check_options
 from eqrlab.attractors.ensemble.place import Place
@@ -84,8 +84,7 @@ def noop_test(
     check_options(options, StateOptions, "noop_test")
     require_system(system)
     tokens = tokens_of(inputs, "inputs")
-    if int(restarts) != restarts or restarts < 2:
-        raise ValueError(f"restarts must be an integer >= 2, got {restarts}")
+    require_integers(2, restarts=restarts)
     known = identifiers_of(options.get("identifiers"), len(tokens))
     place = Place.of(system, options.get("device"), options.get("dtype"))
     z, x = _starts(system, (tokens, known), restarts, options.get("seed", 0), initial, place)

@@ -10,13 +10,13 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.arguments import with_noise
+from eqrlab.attractors.ensemble.arguments import require_integers, with_noise
 from eqrlab.attractors.ensemble.batches import run_in_batches
 from eqrlab.attractors.ensemble.iterate import Sketch
 from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.place import Place
 from eqrlab.attractors.ensemble.recipe import FEATURES, Recipe
-from eqrlab.attractors.ensemble.states import Points, States, take_points
+from eqrlab.attractors.ensemble.states import Points, States
 from eqrlab.attractors.fates.fate import state_scale
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
@@ -105,18 +105,9 @@ def return_test(
     lengths = np.asarray(sizes, float)
     if lengths.ndim != 1 or not len(lengths) or (lengths <= 0).any() or (np.diff(lengths) <= 0).any():
         raise ValueError(f"sizes must be positive and increasing, got {tuple(sizes)}")
-    for name, value, least in (("directions", directions, 1), ("depth", depth, 8)):
-        if int(value) != value or value < least:
-            raise ValueError(f"{name} must be an integer >= {least}, got {value}")
-    points = take_points(
-        with_noise(system, 0.0)[0],
-        inputs,
-        states,
-        identifiers=own.identifiers,
-        dtype=own.dtype,
-        device=own.device,
-        finite=False,
-    )
+    require_integers(directions=directions)
+    require_integers(8, depth=depth)
+    points = own.points(with_noise(system, 0.0)[0], inputs, states, finite=False)
     finite = points.z.flatten(1).isfinite().all(1).cpu().numpy()
     chosen = finite & (np.ones(len(finite), bool) if select is None else _flat(select, points.shape))
     rows = np.flatnonzero(chosen)

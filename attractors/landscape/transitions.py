@@ -11,7 +11,12 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.arguments import identifiers_of, require_same_puzzles, tokens_of
+from eqrlab.attractors.ensemble.arguments import (
+    identifiers_of,
+    require_integers,
+    require_same_puzzles,
+    tokens_of,
+)
 from eqrlab.attractors.ensemble.options import StateOptions, check_options, part_of
 from eqrlab.attractors.ensemble.runs import Runs, join, runs_of, settled_band
 from eqrlab.attractors.ensemble.sample import sample
@@ -43,9 +48,7 @@ class Trials:
     def __post_init__(self) -> None:
         if not self.levels or min(self.levels) < 0:
             raise ValueError(f"noises must be amplitudes >= 0, got {tuple(self.levels)}")
-        for name, value in (("steps", self.steps), ("trials", self.number)):
-            if int(value) != value or value < 1:
-                raise ValueError(f"{name} must be an integer >= 1, got {value}")
+        require_integers(steps=self.steps, trials=self.number)
 
     def share(self, count: np.ndarray, where: np.ndarray) -> Interval:
         """Return the share of the trials that a count is, with its bounds; NaN elsewhere."""
@@ -125,8 +128,7 @@ def transitions(
     check_options(options, TransitionOptions, "transitions")
     plan = Trials([float(v) for v in noises], steps, trials, confidence, method)
     most = options.get("most", 6)
-    if int(most) != most or most < 1:
-        raise ValueError(f"most must be an integer >= 1, got {most}")
+    require_integers(most=most)
     if "final_state" not in ensemble or float(ensemble.attrs.get("noise", 0)) > 0:
         raise ValueError("ensemble must be sampled without noise and with final_state kept")
     tokens = tokens_of(inputs, "inputs")

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from eqrlab.attractors.ensemble.arguments import require_integers
 from eqrlab.attractors.ensemble.batches import run_in_batches
 from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.ensemble.to_dataset import assemble, solved_band_of
@@ -78,8 +79,7 @@ def sample_until_decided(
     """
     if not run.judge.known:
         raise ValueError("a mode is decided where correctness is known: give labels or an oracle")
-    if int(first) != first or first < 1:
-        raise ValueError(f"first must be an integer >= 1, got {first}")
+    require_integers(first=first)
     rule = rule or ModeRule()
     open_, drawn = np.arange(len(run.inputs)), 0
     rows, ends = np.zeros(0, int), []

@@ -10,8 +10,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from eqrlab.attractors.ensemble.arguments import require_integers
 from eqrlab.attractors.ensemble.options import computing
-from eqrlab.attractors.ensemble.states import Points, take_points
+from eqrlab.attractors.ensemble.states import Points
 from eqrlab.attractors.perturbation.follow import Follower
 from eqrlab.attractors.perturbation.returns import ReturnOptions, follower_of
 from eqrlab.attractors.results import schema
@@ -86,14 +87,11 @@ def duels(
     own = computing(options, "duels", ReturnOptions)
     if "final_state" not in ensemble:
         raise ValueError("the ensemble holds no states; sample with keep=('summary', 'final_state')")
-    for name, value, least in (("answers", answers, 2), ("pairs", pairs, 1)):
-        if int(value) != value or value < least:
-            raise ValueError(f"{name} must be an integer >= {least}, got {value}")
+    require_integers(2, answers=answers)
+    require_integers(pairs=pairs)
     if not 0 < aside < 0.5:
         raise ValueError(f"aside must be between 0 and 0.5, got {aside}")
-    points = take_points(
-        system, inputs, ensemble, identifiers=own.identifiers, dtype=own.dtype, device=own.device
-    )
+    points = own.points(system, inputs, ensemble)
     follower = follower_of(points, {"depth": 64, **options}, 1.0)
     puzzles, last = points.shape[0], ensemble.answer_id.values[:, :, -1]
     present = points.fold(points.present)
@@ -102,7 +100,7 @@ def duels(
     correct = np.zeros((puzzles, answers), bool)
     wins = np.full((3, puzzles, answers, answers), np.nan)
     met = np.zeros((puzzles, answers, answers), np.int32)
-    ends = follower(_filled(points), np.arange(len(points.z)) // points.shape[1])
+    ends = follower(points.filled(), np.arange(len(points.z)) // points.shape[1])
     code = points.fold(ends.code)  # what the runs decode to at the end, and so what a duel is won with
     for p in range(puzzles):
         found = _contenders(last[p], code[p], present[p], answers)
@@ -137,14 +135,6 @@ def duels(
         tolerances=dataclasses.asdict(follower.tolerances),
     )  # fmt: skip
     return schema.dataset(variables, attributes, {"puzzle": ensemble.puzzle.values})
-
-
-def _filled(points: Points) -> Tensor:
-    """Return the states with gaps replaced by a present one, which nobody looks at."""
-    here = points.present.nonzero()[:1, 0]
-    if not len(here):
-        raise ValueError("all states are NaN; there is nothing to analyse")
-    return torch.where(points.present.view(-1, *(1,) * (points.z.ndim - 1)), points.z, points.z[here])
 
 
 def _contenders(last: np.ndarray, code: np.ndarray, present: np.ndarray, most: int) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.arguments import identifiers_of, tokens_of, with_noise
+from eqrlab.attractors.ensemble.arguments import identifiers_of, require_integers, tokens_of, with_noise
 from eqrlab.attractors.ensemble.batches import one_thread_a_batch
 from eqrlab.attractors.ensemble.contract import check_rows, is_known
 from eqrlab.attractors.ensemble.iterate import TRACE_SEED, Sketch, norm
@@ -156,10 +156,9 @@ class Follower:
     ):
         check_options(options, FollowOptions, "Follower")
         batch_size = options.get("batch_size")
-        if int(depth) != depth or depth < 1:
-            raise ValueError(f"depth must be an integer >= 1, got {depth}")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be an integer >= 1, got {batch_size}")
+        require_integers(depth=depth)
+        if batch_size is not None:
+            require_integers(batch_size=batch_size)
         self.tokens = tokens_of(inputs, "inputs")
         self.system, self.noise = with_noise(system, options.get("noise", 0.0))
         place = Place.of(system, options.get("device"), options.get("dtype"))

@@ -12,6 +12,7 @@ from torch import Tensor
 from eqrlab.attractors.dynamics.ftle import ftle
 from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, rows_within
 from eqrlab.attractors.dynamics.tangent import advance, product_log_singular_values, triangular
+from eqrlab.attractors.ensemble.arguments import require_integers
 from eqrlab.attractors.ensemble.options import StateOptions, computing, part_of
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.states import Points, take_points
@@ -93,9 +94,8 @@ def ftle_field(
     resolution = options.get("resolution", 61)
     if along not in ALONG:
         raise ValueError(f"along {along!r} unknown; choose from {', '.join(ALONG)}")
-    for name, value, least in (("resolution", resolution, 2), ("steps", steps, 1)):
-        if int(value) != value or value < least:
-            raise ValueError(f"{name} must be an integer >= {least}, got {value}")
+    require_integers(2, resolution=resolution)
+    require_integers(steps=steps)
     follower = Follower(system, inputs, depth=1, **part_of(options, FollowOptions))
     frames, shape = make_frames(follower, part_of(options, SliceOptions), initial)
     sides = make_sides(options.get("extent"), frames)

@@ -15,6 +15,7 @@ from eqrlab.attractors.ensemble.arguments import (
     identifier_variable,
     identifiers_in,
     identifiers_of,
+    require_integers,
     tokens_of,
 )
 from eqrlab.attractors.ensemble.judge import Judge
@@ -27,6 +28,7 @@ from eqrlab.attractors.perturbation.follow import Ends, Follower, FollowOptions
 from eqrlab.attractors.perturbation.plane_geometry import Frame, SliceOptions, make_frames, make_sides
 from eqrlab.attractors.perturbation.plane_maps import LABELS, borders, field_of, fractions, maps
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.statistics.intervals import check_confidence
 from eqrlab.core import System
 from eqrlab.core.progress import shown, tqdm
 
@@ -139,11 +141,8 @@ def plane(
     resolution, depth, seed = options.get("resolution", 101), options.get("depth", 64), options.get("seed", 0)
     unit, labels = options.get("unit"), options.get("labels")
     tokens = tokens_of(inputs, "inputs")
-    for name, value, least in (("resolution", resolution, 2), ("box", box, 2)):
-        if int(value) != value or value < least:
-            raise ValueError(f"{name} must be an integer >= {least}, got {value}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
+    require_integers(2, resolution=resolution, box=box)
+    check_confidence(confidence)
     if unit is not None and not (np.isfinite(unit) and unit > 0):
         raise ValueError(f"unit must be a finite number > 0, got {unit}")
     if not escape > 1:

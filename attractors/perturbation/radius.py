@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.options import computing
-from eqrlab.attractors.ensemble.states import Points, States, take_points
+from eqrlab.attractors.ensemble.states import Points, States
 from eqrlab.attractors.fates.fate import CODE
 from eqrlab.attractors.perturbation.follow import Follower
 from eqrlab.attractors.perturbation.returns import ReturnOptions, follower_of
@@ -97,9 +97,7 @@ def basin_radius(
     for name, value in (("reach", reach), ("tol", tol)):
         if not 0 < value < np.inf:
             raise ValueError(f"{name} must be a finite number > 0, got {value}")
-    points = take_points(
-        system, inputs, states, identifiers=own.identifiers, dtype=own.dtype, device=own.device
-    )
+    points = own.points(system, inputs, states)
     way = _directions(directions, points, own.seed)
     follower = follower_of(points, {"depth": 64, **options}, reach)
     rows = points.present.nonzero()[:, 0].cpu().numpy()

@@ -94,11 +94,7 @@ class Homes:
 
     def _follow(self, points: Points) -> Ends:
         """Follow all rows; gaps are replaced by a present row, which nobody looks at."""
-        here = points.present.nonzero()[:, 0]
-        if not len(here):
-            raise ValueError("all states are NaN; there is nothing to analyse")
-        z = torch.where(points.present.view(-1, *(1,) * (points.z.ndim - 1)), points.z, points.z[here[0]])
-        return self.ends_of(z, np.arange(len(z)) // points.shape[1])
+        return self.ends_of(points.filled(), np.arange(len(points.z)) // points.shape[1])
 
     def ends_of(self, z: Tensor, puzzle: np.ndarray) -> Ends:
         """Follow states to their ends, unfinished ones further."""

@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from eqrlab.attractors.ensemble.arguments import require_integers
 from eqrlab.attractors.ensemble.options import computing
 from eqrlab.attractors.ensemble.states import Points, States, take_points
 from eqrlab.attractors.perturbation.directions import KINDS, Directions, shock_directions
@@ -131,16 +132,12 @@ def critical_shock(
         raise ValueError(
             f"directions must be some of {', '.join(KINDS)}, got {unknown[0] if unknown else 'none'!r}"
         )
-    for name, value in (("random", random), ("leading", leading), ("scan", scan)):
-        if int(value) != value or value < 1:
-            raise ValueError(f"{name} must be an integer >= 1, got {value}")
+    require_integers(random=random, leading=leading, scan=scan)
     if not (np.isfinite(reach) and reach > 0):
         raise ValueError(f"reach must be a finite number > 0, got {reach}")
     if not 0 < tol < 1:
         raise ValueError(f"tol must be between 0 and 1, got {tol}")
-    points = take_points(
-        system, inputs, states, identifiers=own.identifiers, dtype=own.dtype, device=own.device
-    )
+    points = own.points(system, inputs, states)
     more = (
         None
         if others is None

@@ -10,8 +10,9 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
+from eqrlab.attractors.ensemble.arguments import require_integers
 from eqrlab.attractors.ensemble.options import computing
-from eqrlab.attractors.ensemble.states import States, take_points
+from eqrlab.attractors.ensemble.states import States
 from eqrlab.attractors.perturbation.directions import random_unit_vectors
 from eqrlab.attractors.perturbation.returns import RETURNED, UNDECIDED, Homes, ReturnOptions, follower_of
 from eqrlab.attractors.results import schema
@@ -84,11 +85,8 @@ def basin_stability(
     lengths = np.ravel(sizes).astype(float)
     if not len(lengths) or not np.isfinite(lengths).all() or (lengths <= 0).any():
         raise ValueError(f"sizes must be finite numbers > 0, got {sizes}")
-    if int(trials) != trials or trials < 1:
-        raise ValueError(f"trials must be an integer >= 1, got {trials}")
-    points = take_points(
-        system, inputs, states, identifiers=own.identifiers, dtype=own.dtype, device=own.device
-    )
+    require_integers(trials=trials)
+    points = own.points(system, inputs, states)
     follower = follower_of(points, options, float(lengths.max()))
     flat = points.z.flatten(1)
     norms = flat.norm(dim=1)

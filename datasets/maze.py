@@ -8,6 +8,8 @@ import math
 
 import numpy as np
 
+from eqrlab.datasets.registry.task import paired
+
 PAD, WALL, FLOOR, START, GOAL, PATH = range(6)
 ALPHABET = "# SGo"  # the characters of tokens 1 to 5
 VOCAB_SIZE = 6
@@ -131,11 +133,7 @@ def maze_oracle(inputs: np.ndarray, answers: np.ndarray, board: Board | None = N
     >>> maze_oracle(maze, np.array([[3, 5, 5, 2, 1, 5, 4, 5, 5]]))  # the way round
     array([False])
     """
-    inputs, answers = np.asarray(inputs), np.asarray(answers)
-    if inputs.ndim != 2 or inputs.shape != answers.shape:
-        raise ValueError(
-            f"inputs and answers must be two equal shapes (n, L), got {inputs.shape} and {answers.shape}"
-        )
+    inputs, answers = paired(inputs, answers, "answers")
     board = board_of(inputs, board)
     good = np.zeros(len(inputs), dtype=bool)
     for start in range(0, len(inputs), _CHUNK):
@@ -196,11 +194,7 @@ def augment(
     ValueError
         If the shapes differ or are not such fields.
     """
-    inputs, labels = np.asarray(inputs), np.asarray(labels)
-    if inputs.ndim != 2 or inputs.shape != labels.shape:
-        raise ValueError(
-            f"inputs and labels must be two equal shapes (n, L), got {inputs.shape} and {labels.shape}"
-        )
+    inputs, labels = paired(inputs, labels, "labels")
     table = turns(*board_of(inputs, board))
     cells = table[rng.integers(0, len(table), len(inputs))]
     return np.take_along_axis(inputs, cells, axis=1), np.take_along_axis(labels, cells, axis=1)

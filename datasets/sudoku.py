@@ -8,6 +8,8 @@ import math
 
 import numpy as np
 
+from eqrlab.datasets.registry.task import paired
+
 PAD, BLANK, FIRST_DIGIT = 0, 1, 2
 LARGEST = 25
 DIGITS = "123456789ABCDEFGHIJKLMNOP"  # how the digits 1 to 25 are written
@@ -196,11 +198,7 @@ def sudoku_oracle(inputs: np.ndarray, answers: np.ndarray, board: Geometry | Non
     >>> sudoku_oracle(puzzle, puzzle), sudoku_oracle(puzzle, np.maximum(puzzle, 2))
     (array([False]), array([ True]))
     """
-    inputs, answers = np.asarray(inputs), np.asarray(answers)
-    if inputs.ndim != 2 or inputs.shape != answers.shape:
-        raise ValueError(
-            f"inputs and answers must be two equal shapes (n, L), got {inputs.shape} and {answers.shape}"
-        )
+    inputs, answers = paired(inputs, answers, "answers")
     board = board_of(inputs, board)
     valid = np.zeros(len(inputs), dtype=bool)
     for start in range(0, len(inputs), _CHUNK):

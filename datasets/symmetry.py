@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from eqrlab.datasets.registry.task import paired
 from eqrlab.datasets.sudoku import FIRST_DIGIT, Geometry, board_of
 
 _CELLS_AT_ONCE = 1 << 23  # cells times digits of the boards hashed at a time, 64 MB
@@ -97,11 +98,7 @@ def augment(
     -----
     About 0.1 ms for 64 boards of 9x9.
     """
-    inputs, labels = np.asarray(inputs), np.asarray(labels)
-    if inputs.ndim != 2 or inputs.shape != labels.shape:
-        raise ValueError(
-            f"inputs and labels must be two equal shapes (n, L), got {inputs.shape} and {labels.shape}"
-        )
+    inputs, labels = paired(inputs, labels, "labels")
     symmetry = random_symmetry(board_of(inputs, board), len(inputs), rng)
     return symmetry.apply(inputs), symmetry.apply(labels)
 

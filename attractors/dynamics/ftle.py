@@ -67,7 +67,7 @@ def ftle(
     Raises
     ------
     ValueError
-        For misuse, and for a step whose derivatives cannot be trusted.
+        For k out of range, no steps or no tolerance, and for a step whose derivatives cannot be trusted.
 
     Notes
     -----

@@ -94,7 +94,7 @@ def lyapunov(
     Raises
     ------
     ValueError
-        For misuse, and for a step whose derivatives cannot be trusted.
+        For k or steps out of range, a result that cannot be resumed, and derivatives that cannot be trusted.
 
     Notes
     -----

@@ -85,7 +85,7 @@ def trajectory_exponents(
     Raises
     ------
     ValueError
-        For misuse, and for a step whose derivatives cannot be trusted.
+        For k out of range, a window longer than the run, and a step whose derivatives cannot be trusted.
 
     Notes
     -----

@@ -66,7 +66,7 @@ def ftle_field(
     Raises
     ------
     ValueError
-        For misuse, and for a step whose derivatives cannot be trusted.
+        For states, directions and sides that make no plane, and for a step whose derivatives cannot be trusted.
 
     Notes
     -----

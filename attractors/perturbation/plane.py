@@ -108,7 +108,7 @@ def plane(
     Raises
     ------
     ValueError
-        For misuse, naming the argument.
+        For states, directions and sides that make no plane, and for labels or an ensemble of other puzzles.
 
     Notes
     -----

@@ -64,7 +64,7 @@ def basin_radius(
     Raises
     ------
     ValueError
-        For misuse, naming the argument.
+        For directions that are none, a reach or tolerance that is not positive, and states that are all NaN.
 
     Notes
     -----

@@ -93,7 +93,7 @@ def critical_shock(
     Raises
     ------
     ValueError
-        For misuse, naming the argument.
+        For directions of another name, lengths and numbers out of range, and states that are all NaN.
 
     Notes
     -----

@@ -59,7 +59,7 @@ def basin_stability(
     Raises
     ------
     ValueError
-        For misuse, naming the argument.
+        For sizes that are not positive, no trials, and states that are all NaN.
 
     Notes
     -----

@@ -23,6 +23,22 @@ def as_numpy(tokens: Any) -> np.ndarray:
     return np.asarray(tokens)
 
 
+def paired(inputs: np.ndarray, others: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return token rows (n, L) and those that go with them, called `name`, as arrays.
+
+    Raises
+    ------
+    ValueError
+        If they do not have such a shape, both the same.
+    """
+    inputs, others = np.asarray(inputs), np.asarray(others)
+    if inputs.ndim != 2 or inputs.shape != others.shape:
+        raise ValueError(
+            f"inputs and {name} must be two equal shapes (n, L), got {inputs.shape} and {others.shape}"
+        )
+    return inputs, others
+
+
 class Made(NamedTuple):
     """Generated puzzles and solutions, tokens (P, L) int64, and what else is known of them: column to P strings."""
 

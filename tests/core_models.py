@@ -9,33 +9,36 @@ import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 import torch
 
-from eqrlab.core import CheckpointError, EqR, EqRConfig, load
+from eqrlab.core import CheckpointError, EqR, EqRConfig, Reasoner, load
+
+Model = TypeVar("Model", bound=Reasoner)
 
 
-def small_eqr(seed: int = 0, **changes: Any) -> EqR:
-    """Return a random EqR on 2x3 boards with weights away from their initial scale."""
-    config = {
-        "vocab_size": 5,
-        "seq_len": 6,
-        "hidden_size": 16,
-        "num_heads": 2,
-        "expansion": 1.0,
-        "board": (2, 3) if changes.get("positions") == "rope2d" else None,
-        "noise_scale": 0.1,
-    }
-    torch.manual_seed(seed)
-    model = EqR(EqRConfig(**{**config, **changes}), task="toy")
+SMALL: dict[str, Any] = {
+    "vocab_size": 5, "seq_len": 6, "hidden_size": 16, "num_heads": 2, "expansion": 1.0, "noise_scale": 0.1,
+}  # fmt: skip
+
+
+def shaken(model: Model) -> Model:
+    """Return a model whose halting head and prefix are away from zero."""
     with torch.no_grad():
         model.q_head.weight.normal_()
         if model.config.prefix_len:
             model.embed_tokens.prefix.normal_(std=0.3)
     return model.eval()
+
+
+def small_eqr(seed: int = 0, **changes: Any) -> EqR:
+    """Return a random EqR on 2x3 boards with weights away from their initial scale."""
+    board = (2, 3) if changes.get("positions") == "rope2d" else None
+    torch.manual_seed(seed)
+    return shaken(EqR(EqRConfig(**{**SMALL, "board": board, **changes}), task="toy"))
 
 
 def tokens(n: int, model: EqR, seed: int = 0) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from eqrlab.core import Reasoner, build
+from tests.core_models import SMALL, shaken
 
 SMOOTH: dict[str, tuple[str, dict[str, Any]]] = {
     "eqr": ("eqr", {}),
@@ -33,19 +34,5 @@ VARIANTS = {**SMOOTH, **ROUGH}
 def small_model(name: str, seed: int = 0, **changes: Any) -> Reasoner:
     """Return a random model on 2x3 boards, halting head and prefix away from zero."""
     family, special = VARIANTS[name]
-    config = {
-        "vocab_size": 5,
-        "seq_len": 6,
-        "hidden_size": 16,
-        "num_heads": 2,
-        "expansion": 1.0,
-        "board": (2, 3),
-        "noise_scale": 0.1,
-    }
     torch.manual_seed(seed)
-    model = build(family, {**config, **special, **changes}, task="toy")
-    with torch.no_grad():
-        model.q_head.weight.normal_()
-        if model.config.prefix_len:
-            model.embed_tokens.prefix.normal_(std=0.3)
-    return model.eval()
+    return shaken(build(family, {**SMALL, "board": (2, 3), **special, **changes}, task="toy"))

@@ -20,6 +20,7 @@ from eqrlab.attractors.dynamics.spectrum import spectrum
 from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.ensemble.options import (
     AnalysisOptions,
+    AnswerOptions,
     DrawOptions,
     RunOptions,
     StateOptions,
@@ -53,6 +54,7 @@ from eqrlab.attractors.streaming.export import export
 
 __all__ = [
     "AnalysisOptions",
+    "AnswerOptions",
     "DrawOptions",
     "ModeRule",
     "Policy",

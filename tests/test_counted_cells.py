@@ -5,7 +5,10 @@ import pytest
 import torch
 
 from eqrlab import attractors as at
+from eqrlab.attractors.dynamics.at_attractors import representatives
+from eqrlab.attractors.dynamics.certificate import forward_and_return
 from eqrlab.attractors.ensemble.judge import Judge, answer_codes
+from eqrlab.attractors.ensemble.states import take_points
 from eqrlab.core import MapSystem
 
 TINY = 1e-9  # far below the resolution: states that differ by it are one
@@ -100,3 +103,43 @@ def test_planes_number_answers_by_what_counts():
 def test_labels_of_another_length_are_refused():
     with pytest.raises(ValueError, match="labels have 3 tokens, answers 2"):
         Judge(ONE_COUNTS).codes(np.ones((1, 2), int))
+
+
+SHORT = dict(depth=16)
+FOLLOWED = {  # analyses of states that compare answers, and what must hold where one cell counts
+    "basin_stability": lambda *a, **o: (
+        at.basin_stability(*a, sizes=(0.1,), trials=16, **SHORT, **o).answer_stability == 1
+    ),
+    "basin_radius": lambda *a, **o: np.isinf(
+        at.basin_radius(*a, directions=4, reach=0.5, **SHORT, **o).critical_size.values
+    ),
+    "return_test": lambda *a, **o: at.return_test(*a, sizes=(1e-3,), directions=4, **SHORT, **o).answer_back,
+    "certificate": lambda system, inputs, states, **o: forward_and_return(
+        take_points(system, inputs, states, **o), torch.arange(2), 0
+    )[2],
+}
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_states_are_followed_by_what_counts(name):
+    states = torch.tensor([[[1.0, TINY, TINY], [1.0, -TINY, TINY]]], dtype=torch.float64)
+    assert FOLLOWED[name](flickering(), PUZZLES, states, labels=ONE_COUNTS).all()
+    assert not FOLLOWED[name](flickering(), PUZZLES, states).all()
+    kept = sampled(
+        ONE_COUNTS, keep=("summary", "final_state"), initial=states[:, [0, 1, 0, 1]].repeat(1, 10, 1)
+    )
+    assert FOLLOWED[name](flickering(), PUZZLES, kept).all()  # the ensemble tells which cells count
+
+
+def test_transitions_and_representatives_know_what_counts():
+    kept = sampled(ONE_COUNTS, keep=("summary", "final_state"))
+    found = at.transitions(flickering(), PUZZLES, kept, noises=(0.0,), steps=3, trials=8, depth=32)
+    assert found.escape.values[0, 0, :2].tolist() == [0, 0]
+    attractor, restart = representatives(kept, at.basins(kept))
+    assert (attractor >= 0).all() and (kept.answer.values[0, restart[0], 0] == [2, 1]).all()
+
+
+def test_a_start_with_the_answer_that_counts_has_the_final_answer():
+    start = lambda x, generator: torch.tensor([[1.0, TINY, -TINY]], dtype=torch.float64).expand(len(x), 3)
+    assert at.noop_test(flickering(), PUZZLES, initial=start, depth=3, labels=ONE_COUNTS).answer_fixed.all()
+    assert not at.noop_test(flickering(), PUZZLES, initial=start, depth=3).answer_fixed.any()

@@ -101,7 +101,7 @@ def plane_command(
         pictures[f"ftle-{part}.png"] = lambda: ftle_picture(exponents, 0, title)
     if stability and states is not None:
         curve = at.basin_stability(model, one.inputs, states, sizes=SIZES, trials=32, depth=given["depth"],
-                                   **part_of(common, at.StateOptions))  # fmt: skip
+                                   **part_of(common, at.AnswerOptions))  # fmt: skip
         groups["stability"] = curve
         labels = [f"attractor {a + 1}" for a in range(curve.sizes["point"])]
         pictures[f"stability-{part}.png"] = lambda: stability_curve(curve, 0, labels)

@@ -11,6 +11,7 @@ import xarray as xr
 from eqrlab import attractors as at
 from eqrlab.analyses.text.telling import telling_puzzles
 from eqrlab.attractors.dynamics.at_attractors import POINTS, representatives
+from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.results import schema
 from eqrlab.datasets.registry.lookup import known_task
 
@@ -47,7 +48,8 @@ def borders(
     states = few.final_state.values[np.arange(len(chosen))[:, None], np.maximum(restart, 0)]
     states[attractor < 0] = np.nan
     tokens, z = run.inputs[torch.as_tensor(chosen)], torch.as_tensor(states)
-    common: dict[str, Any] = {"seed": run.seed, "device": run.place.device}
+    known = None if run.identifiers is None else run.identifiers[torch.as_tensor(chosen)]
+    common: dict[str, Any] = {"seed": run.seed, "device": run.place.device, "identifiers": known}
     depth = min(DEPTH, ensemble.sizes["step"])
     found: dict[str, xr.Dataset] = {
         "duels": at.duels(
@@ -56,11 +58,18 @@ def borders(
     }
     if (attractor >= 0).any():
         found["radius"] = at.basin_radius(
-            run.system, tokens, z, directions=DIRECTIONS, depth=depth, tol=0.05, **common
+            run.system,
+            tokens,
+            z,
+            directions=DIRECTIONS,
+            depth=depth,
+            tol=0.05,
+            labels=Judge.of_ensemble(few).labels,
+            **common,
         )
-        known = known_task(run.system)
-        if derivatives and known is not None and known.blank is not None:
+        task = known_task(run.system)
+        if derivatives and task is not None and task.blank is not None:
             smooth = getattr(run.system, "smooth", lambda: run.system)()
-            found["clues"] = at.input_sensitivity(smooth, tokens, z, blank=known.blank, **common)
+            found["clues"] = at.input_sensitivity(smooth, tokens, z, blank=task.blank, **common)
     labels = {"puzzle": ensemble.puzzle.values[chosen], "point": list(POINTS)}
     return {name: schema.relabelled(one, **labels) for name, one in found.items()}

@@ -14,6 +14,7 @@ from eqrlab.analyses.studies.fates import late_sentence, noop_sentence
 from eqrlab.analyses.text.format import percent_interval, plural
 from eqrlab.attractors.ensemble.contract import require_law
 from eqrlab.attractors.ensemble.drawn import common_restarts
+from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.core import System
 
@@ -47,7 +48,8 @@ def run_checks(
     law = None if isinstance(run.initial, torch.Tensor) else run.initial
     groups = {
         "noop": at.noop_test(run.system, run.inputs, restarts=NOOP_RESTARTS, depth=min(depth, NOOP_DEPTH),
-                             seed=run.seed, initial=law, device=device, progress=progress),
+                             seed=run.seed, initial=law, device=device, progress=progress,
+                             identifiers=run.identifiers, labels=Judge.of_ensemble(ensemble).labels),
         "sensitivity": at.mode_sensitivity(ensemble),
     }  # fmt: skip
     if "final_state" in ensemble:

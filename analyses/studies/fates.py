@@ -12,6 +12,7 @@ import xarray as xr
 from eqrlab import attractors as at
 from eqrlab.analyses.text.format import number_interval, percent_interval, plural
 from eqrlab.attractors.answers.outcomes import share_of_runs
+from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.options import check_options, part_of
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.fates.fate import CODE
@@ -86,7 +87,8 @@ def fates_study(
         "prolonged": longer.drop_vars("final_state"),
         "outcomes": at.outcomes(longer).sel(depth=list(depths)),
         "noop": at.noop_test(system, tokens, restarts=min(8, max(2, restarts)), depth=first, seed=seed,
-                             initial=initial, device=device),
+                             initial=initial, device=device, identifiers=options.get("identifiers"),
+                             labels=Judge.of_ensemble(ensemble).labels),
     }  # fmt: skip
     settled = longer.fate.values[..., -1] == CODE["settled"]
     right = longer.correct.values[..., -1]

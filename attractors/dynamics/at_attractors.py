@@ -15,6 +15,7 @@ from eqrlab.attractors.dynamics.singular import singular_values
 from eqrlab.attractors.dynamics.spectrum import spectrum
 from eqrlab.attractors.ensemble.arguments import require_same_puzzles
 from eqrlab.attractors.ensemble.contract import require_law
+from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.ensemble.sample import sample
 from eqrlab.attractors.landscape.return_test import RETURNS, return_test
@@ -131,6 +132,7 @@ def local_dynamics(
             directions=2,
             depth=depth,
             seed=seed,
+            labels=Judge.of_ensemble(ensemble).labels,
             **where,
         ),
     }
@@ -145,6 +147,7 @@ def representatives(ensemble: xr.Dataset, basins: xr.Dataset) -> tuple[np.ndarra
     counts = np.nan_to_num(basins["count"].values.astype(float))
     correct, changing = (basins[name].values.astype(bool) for name in ("correct", "changing"))
     labels, final = basins.attractor_id.values, ensemble.relative_residual.values[:, :, -1]
+    told_apart = Judge.of_ensemble(ensemble)
     attractor = np.full((len(labels), len(POINTS)), -1, np.int32)
     restart = np.full_like(attractor, -1)
     for p in range(len(labels)):
@@ -154,7 +157,9 @@ def representatives(ensemble: xr.Dataset, basins: xr.Dataset) -> tuple[np.ndarra
                 continue
             attractor[p, m] = sizes.argmax()
             rows = np.flatnonzero(labels[p] == attractor[p, m])
-            same = (ensemble.answer.values[p, rows] == basins.answer.values[p, attractor[p, m]]).all(1)
+            kept = np.vstack([basins.answer.values[p, attractor[p, m]], ensemble.answer.values[p, rows]])
+            code = told_apart.of(np.full(len(kept), p)).codes(kept)
+            same = code[1:] == code[0]
             rows = rows[same] if same.any() else rows
             restart[p, m] = rows[final[p, rows].argmin()]
     return attractor, restart
@@ -249,7 +254,8 @@ def _ends(
             first_restart=number, depth=ensemble.sizes["step"],
             noise=float(ensemble.attrs["noise"]), keep=("summary", "final_state"), **options,
         )  # fmt: skip
-        if not _same_run(again.isel(puzzle=0, restart=0), ensemble.isel(puzzle=p, restart=restart[p, m])):
+        mine = ensemble.isel(puzzle=[p], restart=[restart[p, m]])
+        if not _same_run(mine, again):
             raise ValueError(
                 f"run {restart[p, m]} of puzzle {p}, drawn again, is not that of the ensemble: give the system and the "
                 "`initial` that it was sampled with, or keep its final states (keep=('summary', 'final_state'))"
@@ -262,16 +268,17 @@ def _ends(
 
 
 def _same_run(mine: xr.Dataset, other: xr.Dataset) -> bool:
-    """Say whether two runs begin with the same residuals and, where they settle, end at one place.
+    """Say whether two ensembles of one run begin with the same residuals and, where it settles, end at one place.
 
     Later steps and ends of a chaotic run need not agree: batches differ by rounding.
     """
-    a, b = (run.residual.values[:2] for run in (mine, other))
+    a, b = (run.residual.values[0, 0, :2] for run in (mine, other))
     alike = np.allclose(a, b, rtol=1e-2, atol=1e-6, equal_nan=True)
-    if not alike or schema.FATES[int(other.fate)] != "settled":
+    if not alike or schema.FATES[int(mine.fate.item())] != "settled":
         return bool(alike)
     apart = np.linalg.norm(mine.sketch.values.astype(float) - other.sketch.values)
-    return bool(apart <= 0.1 * float(other.scale) and (mine.answer.values == other.answer.values).all())
+    code, again = (Judge.of_ensemble(mine).codes(run.answer.values[0]) for run in (mine, other))
+    return bool(apart <= 0.1 * mine.scale.item() and code == again)
 
 
 def _quiet(

@@ -170,7 +170,8 @@ def forward_and_return(points: Points, rows: Tensor, seed: int) -> tuple[np.ndar
         shocked = [points.system.step(s, x) for s in shocked]
         drift = torch.maximum(drift, (alone - z).flatten(1).norm(dim=1) / size)
     apart = torch.stack([(s - alone).flatten(1).norm(dim=1) for s in shocked]).amax(0) / (SHOCK * size)
-    answer = points.system.decode(alone, x)
-    same = torch.stack([(points.system.decode(s, x) == answer).flatten(1).all(1) for s in shocked]).all(0)
+    judge = points.judge.of(rows.cpu().numpy() // points.shape[1])
+    own, *others = (judge.codes(points.system.decode(s, x).cpu().numpy()) for s in (alone, *shocked))
+    same = np.stack([code == own for code in others]).all(0)
     values = (torch.nan_to_num(v, nan=torch.inf).cpu().double().numpy() for v in (drift, apart))
-    return (*values, same.cpu().numpy())  # type: ignore[return-value]
+    return (*values, same)  # type: ignore[return-value]

@@ -36,7 +36,7 @@ from eqrlab.attractors.dynamics.solvers import (
     projection,
 )
 from eqrlab.attractors.ensemble.arguments import identifier_variable
-from eqrlab.attractors.ensemble.options import StateOptions, computing
+from eqrlab.attractors.ensemble.options import AnswerOptions, computing
 from eqrlab.attractors.ensemble.states import Points, States, state_axes
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
@@ -59,7 +59,7 @@ def fixed_points(
     max_steps: int = 1000,
     deflate: int = 0,
     certify: bool = True,
-    **options: Unpack[StateOptions],
+    **options: Unpack[AnswerOptions],
 ) -> xr.Dataset:
     """Search a solution of f(z; x) = z from every start, and say what it is.
 
@@ -80,7 +80,7 @@ def fixed_points(
     certify
         Merge, and compute everything that needs derivatives; False leaves results, states and residuals only.
     **options
-        `seed`, `batch_size`, `dtype`, `device`, `progress`, see `StateOptions`.
+        `seed`, `batch_size`, `dtype`, `device`, `progress`, see `AnswerOptions`.
 
     Returns
     -------
@@ -127,7 +127,7 @@ def fixed_points(
             [-0.9575],
             [ 0.    ]]])
     """
-    own = computing(options, "fixed_points")
+    own = computing(options, "fixed_points", AnswerOptions)
     points = own.points(system, inputs, starts, finite=False)
     if method not in METHODS:
         raise ValueError(f"method {method!r} unknown; choose from {', '.join(METHODS)}")

@@ -85,9 +85,20 @@ class StateOptions(WorkOptions, total=False):
     identifiers: Tensor | np.ndarray | None
 
 
+class AnswerOptions(StateOptions, total=False):
+    """Options of analyses of given states that compare answers, besides those of `StateOptions`.
+
+    labels
+        Of the puzzles, (P, L): answers that differ only where the label is 0 are one.  None: those by which the
+        ensemble that the states are from was judged, or none.
+    """
+
+    labels: Tensor | np.ndarray | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Computing:
-    """`StateOptions` with their defaults."""
+    """`AnswerOptions` with their defaults."""
 
     seed: int = 0
     batch_size: int | None = None
@@ -95,6 +106,7 @@ class Computing:
     device: torch.device | str | None = None
     progress: bool | Callable[[int, int], None] = False
     identifiers: Tensor | np.ndarray | None = None
+    labels: Tensor | np.ndarray | None = None
 
     def points(
         self, system: System, inputs: Tensor | np.ndarray, states: States, finite: bool = True
@@ -105,6 +117,7 @@ class Computing:
             inputs,
             states,
             identifiers=self.identifiers,
+            labels=self.labels,
             dtype=self.dtype,
             device=self.device,
             finite=finite,
@@ -112,7 +125,7 @@ class Computing:
 
 
 def computing(options: Mapping[str, Any], function: str, bundle: type = StateOptions) -> Computing:
-    """Return the `StateOptions` among the options of a function, with the defaults of those not given.
+    """Return the `AnswerOptions` among the options of a function, with the defaults of those not given.
 
     Parameters
     ----------
@@ -125,7 +138,7 @@ def computing(options: Mapping[str, Any], function: str, bundle: type = StateOpt
         For a name that is no option, naming the function and the options there are.
     """
     check_options(options, bundle, function)
-    return Computing(**part_of(options, StateOptions))
+    return Computing(**part_of(options, AnswerOptions))
 
 
 def check_options(options: Mapping[str, object], bundle: type, function: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import identifiers_in, identifiers_of, tokens_of
 from eqrlab.attractors.ensemble.contract import check_rows, is_known, require_system
+from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.place import Place, dtype_of, without_float64
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
@@ -38,6 +39,8 @@ class Points:
         (puzzles, points a puzzle).
     present
         (n,) bool; a state that is NaN throughout is a gap: it is left out and gets NaN results.
+    judge
+        Of the puzzles: which cells tell answers apart.
     """
 
     system: System
@@ -47,6 +50,7 @@ class Points:
     shape: tuple[int, int]
     present: Tensor
     identifiers: Tensor | None = None
+    judge: Judge = field(default_factory=Judge)
 
     @property
     def size(self) -> int:
@@ -115,6 +119,7 @@ def take_points(
     states: States,
     *,
     identifiers: Tensor | np.ndarray | None = None,
+    labels: Tensor | np.ndarray | None = None,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     finite: bool = True,
@@ -130,6 +135,9 @@ def take_points(
         `fixed_point` (`at.fixed_points`).
     identifiers
         Of the puzzles, (P,); None: those of the dataset, or none.
+    labels
+        Of the puzzles, (P, L); cells with label 0 do not tell answers apart.  None: those by which the dataset was
+        judged, or none.
     dtype
         Precision of the analysis; None keeps that of the states, but raises half precision to float32.
     finite
@@ -173,6 +181,7 @@ def take_points(
         shape,
         ~gap,
         known,
+        _judge_of(labels, states, len(tokens)),
     )
     bad = (~flat.isfinite().all(1) & ~gap).nonzero()[:, 0]
     if finite and len(bad):
@@ -183,6 +192,17 @@ def take_points(
     if not is_known(system):
         _check_contract(points)
     return points
+
+
+def _judge_of(labels: Tensor | np.ndarray | None, states: States, puzzles: int) -> Judge:
+    """Return the judge that tells answers to so many puzzles apart, see `take_points`."""
+    if labels is not None:
+        known = tokens_of(labels, "labels").numpy()
+        if len(known) != puzzles:
+            raise ValueError(f"labels must have a row for each of the {puzzles} puzzles, got {len(known)}")
+        return Judge(known)
+    kept = isinstance(states, xr.Dataset) and len(states.puzzle) == puzzles
+    return Judge.of_ensemble(states) if kept else Judge()  # type: ignore[arg-type]
 
 
 def few_rows(usable: Tensor, most: int = 3) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import identifiers_of, require_integers, tokens_of
 from eqrlab.attractors.ensemble.contract import draw_start, require_system
-from eqrlab.attractors.ensemble.options import StateOptions, check_options
+from eqrlab.attractors.ensemble.judge import Judge
+from eqrlab.attractors.ensemble.options import AnswerOptions, check_options
 from eqrlab.attractors.ensemble.place import Place
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.sample import sample
@@ -34,7 +35,7 @@ def noop_test(
     restarts: int = 8,
     depth: int = 64,
     initial: Law | None = None,
-    **options: Unpack[StateOptions],
+    **options: Unpack[AnswerOptions],
 ) -> xr.Dataset:
     """Check that the map moves the state, forgets its start, and reads its input, puzzle by puzzle.
 
@@ -47,7 +48,7 @@ def noop_test(
     initial
         Restart law, as in `sample`.
     **options
-        `identifiers`, `seed`, `batch_size`, `dtype`, `device`, `progress`, see `StateOptions`.
+        `identifiers`, `labels`, `seed`, `batch_size`, `dtype`, `device`, `progress`, see `AnswerOptions`.
 
     Returns
     -------
@@ -81,7 +82,7 @@ def noop_test(
     >>> noop_test(idle, torch.zeros(1, 1, dtype=torch.long)).acts.values.tolist()
     [False]
     """
-    check_options(options, StateOptions, "noop_test")
+    check_options(options, AnswerOptions, "noop_test")
     require_system(system)
     tokens = tokens_of(inputs, "inputs")
     require_integers(2, restarts=restarts)
@@ -105,10 +106,11 @@ def noop_test(
     length = step.flatten(1).norm(dim=1) / z.flatten(1).norm(dim=1).clamp(min=1e-300)
     moved = np.median(length.cpu().double().numpy().reshape(shape), axis=1)
     effect = np.median(np.linalg.norm(ends[1] - ends[0], axis=2) / scale, axis=1)
-    answer = ensemble.answer.values
-    first = system.decode(z, x).cpu().numpy().reshape(*shape, -1)
+    judge = Judge.of_ensemble(ensemble).of(np.repeat(np.arange(len(tokens)), restarts))
+    last = ensemble.answer.values.reshape(len(z), -1)
+    answer, first = (judge.codes(a).reshape(shape) for a in (last, system.decode(z, x).cpu().numpy()))
     memory = np.array([_memory(*rows) for rows in zip(begin, ends[0], answer, strict=True)])
-    fixed = (first == answer).all((1, 2)) & (answer == answer[:, :1]).all((1, 2))
+    fixed = (first == answer).all(1) & (answer == answer[:, :1]).all(1)
     single = len(tokens) == 1
     each = ("puzzle",)
     variables: dict[str, schema.Variable] = {
@@ -146,9 +148,11 @@ def _starts(
 
 
 def _memory(begin: np.ndarray, end: np.ndarray, answer: np.ndarray) -> float:
-    """Return the share of the differences between starts (B, d) that is found again in the ends (B, d)."""
-    _, group = np.unique(answer, axis=0, return_inverse=True)
-    group = group.reshape(-1)
+    """Return the share of the differences between starts (B, d) that is found again in the ends (B, d).
+
+    `answer` (B,) tells answers apart.
+    """
+    _, group = np.unique(answer, return_inverse=True)
     keep = np.bincount(group)[group] > 1
     if not keep.any() or not np.isfinite(end).all():
         keep = np.isfinite(end).all(1)

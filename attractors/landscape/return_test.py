@@ -13,7 +13,7 @@ from torch import Tensor
 from eqrlab.attractors.ensemble.arguments import require_integers, with_noise
 from eqrlab.attractors.ensemble.batches import run_in_batches
 from eqrlab.attractors.ensemble.iterate import Sketch
-from eqrlab.attractors.ensemble.options import StateOptions, computing
+from eqrlab.attractors.ensemble.options import AnswerOptions, computing
 from eqrlab.attractors.ensemble.place import Place
 from eqrlab.attractors.ensemble.recipe import FEATURES, Recipe
 from eqrlab.attractors.ensemble.states import Points, States
@@ -38,7 +38,7 @@ def return_test(
     directions: int = 6,
     depth: int = 64,
     select: np.ndarray | None = None,
-    **options: Unpack[StateOptions],
+    **options: Unpack[AnswerOptions],
 ) -> xr.Dataset:
     """Push states a little and see whether state and answer come back to those of an unperturbed twin.
 
@@ -57,7 +57,7 @@ def return_test(
     select
         (P, M) bool: states to test, by default all that are finite.
     **options
-        `seed`, `batch_size`, `dtype`, `device`, `progress`, see `StateOptions`.  Directions are keyed by (seed, input
+        `seed`, `batch_size`, `dtype`, `device`, `progress`, see `AnswerOptions`.  Directions are keyed by (seed, input
         tokens, point, direction).
 
     Returns
@@ -101,7 +101,7 @@ def return_test(
     >>> return_test(system, torch.zeros(1, 1, dtype=torch.long), states).result.values.tolist()  # 0: returns, 1: leaves
     [[0, 1]]
     """
-    own = computing(options, "return_test")
+    own = computing(options, "return_test", AnswerOptions)
     lengths = np.asarray(sizes, float)
     if lengths.ndim != 1 or not len(lengths) or (lengths <= 0).any() or (np.diff(lengths) <= 0).any():
         raise ValueError(f"sizes must be positive and increasing, got {tuple(sizes)}")
@@ -192,7 +192,7 @@ class _Twins:
         recipe = Recipe(
             system=points.system, inputs=points.tokens[puzzle],
             identifiers=None if points.identifiers is None else points.identifiers[puzzle],
-            restarts=count, depth=self.depth, initial=starts,
+            restarts=count, depth=self.depth, initial=starts, judge=points.judge.of(puzzle.numpy()),
             keep=("final_state",), place=Place(points.z.device, points.z.dtype),
         )  # fmt: skip
         return run_in_batches(recipe, np.arange(len(starts) * count), self.batch, self.progress)

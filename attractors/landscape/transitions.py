@@ -17,6 +17,7 @@ from eqrlab.attractors.ensemble.arguments import (
     require_same_puzzles,
     tokens_of,
 )
+from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.options import StateOptions, check_options, part_of
 from eqrlab.attractors.ensemble.runs import Runs, join, runs_of, settled_band
 from eqrlab.attractors.ensemble.sample import sample
@@ -140,6 +141,7 @@ def transitions(
     common: dict[str, Any] = {
         **part_of(options, StateOptions), "tolerances": Tolerances().pinned(settled_band(ensemble)),
         "restarts": widest * trials, "keep": ("summary", "final_state"), "identifiers": known,
+        "labels": Judge.of_ensemble(ensemble).labels,
     }  # fmt: skip
     states = ensemble.final_state.values
     starts = np.stack([

@@ -50,7 +50,7 @@ def duels(
     confidence
         Of the intervals.
     **options
-        `depth` (64 unless given), `escape`, `tolerances`, see `ReturnOptions`, and those of `StateOptions`.
+        `depth` (64 unless given), `escape`, `tolerances`, see `ReturnOptions`, and those of `AnswerOptions`.
 
     Returns
     -------

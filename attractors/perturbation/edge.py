@@ -117,6 +117,7 @@ def edge_states(
     distance = np.full(n, np.nan)
     if len(rows) and (~track.lost).any():
         found = fixed_points(points.system, points.tokens, start.view(shape), method="newton",
+                             identifiers=points.identifiers, labels=points.judge.labels,
                              dtype=points.z.dtype, device=points.z.device)  # fmt: skip
         here = np.isfinite(left).reshape(points.shape)
         result = np.where(here, found.result.values, result).astype(np.int8)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.options import StateOptions, part_of
+from eqrlab.attractors.ensemble.options import AnswerOptions, part_of
 from eqrlab.attractors.ensemble.states import Points
 from eqrlab.attractors.fates.fate import CODE, Tolerances
 from eqrlab.attractors.landscape.identify import identify
@@ -19,7 +19,7 @@ RETURNED, LEFT, UNDECIDED = 0, 1, 2
 DEEPER = 4  # unfinished states are followed so many times further
 
 
-class ReturnOptions(StateOptions, total=False):
+class ReturnOptions(AnswerOptions, total=False):
     """Options of analyses that follow perturbed states until they are back or gone.
 
     depth
@@ -41,7 +41,9 @@ def follower_of(points: Points, options: ReturnOptions, longest: float) -> Follo
     given: FollowOptions = {
         **part_of(options, FollowOptions), "identifiers": points.identifiers, "dtype": points.z.dtype,
     }  # fmt: skip
-    follower = Follower(points.system, points.tokens, depth=options.get("depth", 256), **given)
+    follower = Follower(
+        points.system, points.tokens, depth=options.get("depth", 256), judge=points.judge, **given
+    )
     size = float(torch.nan_to_num(points.z.flatten(1).norm(dim=1)).max())
     follower.bound = options.get("escape", 1e6) * max(size * (1 + longest), 1e-300)
     return follower

@@ -76,7 +76,7 @@ def critical_shock(
     edge
         Also follow the border from each state's least shock to the saddle on it; see Notes.
     **options
-        `depth`, `escape`, `tolerances`, see `ReturnOptions`, and those of `StateOptions`.  Random directions are keyed
+        `depth`, `escape`, `tolerances`, see `ReturnOptions`, and those of `AnswerOptions`.  Random directions are keyed
         by (seed, input tokens, point).
 
     Returns

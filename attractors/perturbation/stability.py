@@ -47,7 +47,7 @@ def basin_stability(
     confidence
         Of the Wilson intervals.
     **options
-        `depth`, `escape`, `tolerances`, see `ReturnOptions`, and those of `StateOptions`.
+        `depth`, `escape`, `tolerances`, see `ReturnOptions`, and those of `AnswerOptions`.
 
     Returns
     -------

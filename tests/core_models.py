@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from eqrlab.core import CheckpointError, EqR, EqRConfig, Reasoner, load
+from eqrlab.core import CheckpointError, EqR, EqRConfig, Reasoner, load, save
 
 Model = TypeVar("Model", bound=Reasoner)
 
@@ -39,6 +39,15 @@ def small_eqr(seed: int = 0, **changes: Any) -> EqR:
     board = (2, 3) if changes.get("positions") == "rope2d" else None
     torch.manual_seed(seed)
     return shaken(EqR(EqRConfig(**{**SMALL, "board": board, **changes}), task="toy"))
+
+
+def tiny_file(path: Path, side: int = 4, seed: int = 0, **changes: Any) -> Path:
+    """Save a random EqR of Sudoku boards of this side, as small as commands can run, as a file; return its path."""
+    small = {"vocab_size": side + 2, "seq_len": side**2, "hidden_size": 16, "num_heads": 2}
+    torch.manual_seed(seed)
+    model = EqR(EqRConfig(**{**small, "H_cycles": 1, "L_cycles": 1, **changes}), f"sudoku{side}")
+    save(model, path)
+    return path
 
 
 def tokens(n: int, model: EqR, seed: int = 0) -> torch.Tensor:

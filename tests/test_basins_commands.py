@@ -9,16 +9,14 @@ from eqrlab import attractors as at
 from eqrlab.analyses.cli import cli
 from eqrlab.analyses.commands.basins import basin_rows, cost_lines, puzzle_rows
 from eqrlab.attractors.results import archive
-from eqrlab.core import EqR, EqRConfig, save
+from tests.core_models import tiny_file
 from tests.zoo import puzzles, selector
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    torch.manual_seed(0)
-    config = EqRConfig(vocab_size=6, seq_len=16, hidden_size=8, num_heads=2, H_cycles=1, L_cycles=1)
     path = tmp_path_factory.mktemp("model")
-    save(EqR(config, "sudoku4"), path / "tiny.safetensors")
+    tiny_file(path / "tiny.safetensors", hidden_size=8)
     (path / "four.txt").write_text("1234341223414.23\n12343412.3414123\n")
     return path
 

@@ -18,8 +18,9 @@ from eqrlab.attractors.answers.commit import committed_inputs
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.schema import MODES
 from eqrlab.attractors.results.validate import validate
-from eqrlab.core import EqR, EqRConfig, MapSystem, load, save
+from eqrlab.core import MapSystem, load
 from eqrlab.datasets import build, read_puzzles, task, write_csv
+from tests.core_models import tiny_file
 
 BLANK, DOWN, UP = 1, 2, 3
 
@@ -185,10 +186,8 @@ def test_a_policy_that_cannot_commit_says_why():
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A small model of 4x4 Sudoku that never halts, and two puzzles."""
-    torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("tiny")
-    config = EqRConfig(vocab_size=6, seq_len=16, hidden_size=16, num_heads=2, H_cycles=1, L_cycles=1)
-    save(EqR(config, "sudoku4"), folder / "model.safetensors")
+    tiny_file(folder / "model.safetensors")
     puzzles = build("sudoku4", 2, seed=1)
     write_csv(folder / "two.csv", puzzles)
     return folder

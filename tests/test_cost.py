@@ -15,9 +15,10 @@ from eqrlab.analyses.commands.diagnose import diagnose_command
 from eqrlab.analyses.commands.dynamics import spectrum_command
 from eqrlab.analyses.commands.fates import fates_command
 from eqrlab.analyses.diagnose import diagnose
-from eqrlab.core import EqR, EqRConfig, MapSystem, save
+from eqrlab.core import EqR, EqRConfig, MapSystem
 from eqrlab.core.progress import shown
 from eqrlab.datasets import bundled
+from tests.core_models import tiny_file
 
 
 class Clock:
@@ -96,9 +97,7 @@ def test_times_are_told_as_precisely_as_they_are_known(seconds, text):
 
 
 def test_the_cost_is_the_first_thing_on_the_error_stream_and_quiet_leaves_it_out(tmp_path):
-    torch.manual_seed(0)
-    config = EqRConfig(vocab_size=8, seq_len=36, hidden_size=16, num_heads=2, H_cycles=1, L_cycles=1)
-    save(EqR(config, "sudoku6"), tmp_path / "tiny.safetensors")
+    tiny_file(tmp_path / "tiny.safetensors", 6)
     arguments = [str(tmp_path / "tiny.safetensors"), "--limit", "2", "--restarts", "2", "--depth", "3",
                  "--no-local", "--out", str(tmp_path / "out")]  # fmt: skip
     run = CliRunner().invoke(diagnose_command, arguments, catch_exceptions=False)
@@ -133,9 +132,7 @@ def test_the_cost_of_a_study_adds_its_phases_and_is_measured_with_few_restarts(n
     ],
 )
 def test_studies_tell_their_cost_first_and_quiet_leaves_it_out(command, options, tmp_path):
-    torch.manual_seed(0)
-    config = EqRConfig(vocab_size=8, seq_len=36, hidden_size=16, num_heads=2, H_cycles=1, L_cycles=1)
-    save(EqR(config, "sudoku6"), tmp_path / "tiny.safetensors")
+    tiny_file(tmp_path / "tiny.safetensors", 6)
     arguments = [str(tmp_path / "tiny.safetensors"), "--limit", "1", *options, "--out", str(tmp_path / "out")]
     run = CliRunner().invoke(command, arguments, catch_exceptions=False)
     assert re.match(r"(up to )?about \d+ \w+ for [\d,]+ evaluations of the map", run.stderr), run.stderr

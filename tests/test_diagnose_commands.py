@@ -13,7 +13,8 @@ from click.testing import CliRunner
 
 from eqrlab.analyses.commands import diagnose as diagnose_commands
 from eqrlab.attractors.results import archive
-from eqrlab.core import EqR, EqRConfig, build, save
+from eqrlab.core import build, save
+from tests.core_models import tiny_file
 
 PUZZLES = [  # 4x4, one solution each
     ("1234341223414.23", "1234341223414123"),
@@ -29,11 +30,7 @@ def eqrlab(*arguments, **options):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    torch.manual_seed(0)
-    config = EqRConfig(vocab_size=6, seq_len=16, hidden_size=16, num_heads=2, H_cycles=1, L_cycles=1)
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    save(EqR(config, "sudoku4", {"trained_by": "nobody"}), path)
-    return path
+    return tiny_file(tmp_path_factory.mktemp("model") / "tiny.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -151,17 +148,8 @@ def test_local_dynamics_of_many_puzzles_are_examined_only_when_asked_for(
     checkpoint, puzzles, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(diagnose_commands, "LOCAL", 2)
-    common = [
-        str(checkpoint),
-        "--puzzles",
-        str(puzzles),
-        "--restarts",
-        "2",
-        "--depth",
-        "8",
-        "--quiet",
-        "--no-checks",
-    ]
+    few = "--restarts 2 --depth 8 --quiet --no-checks".split()
+    common = [str(checkpoint), "--puzzles", str(puzzles), *few]
     for asked, examined in (([], False), (["--local"], True)):
         out = tmp_path / str(examined)
         run = CliRunner().invoke(diagnose_commands.diagnose_command, [*common, *asked, "--out", str(out)])

@@ -1,22 +1,17 @@
 """`eqrlab spectrum`, `fixed-points`, `lyapunov`: a table and an archive for a small model."""
 
 import pytest
-import torch
 from click.testing import CliRunner
 
 from eqrlab.analyses.commands.dynamics import fixed_points_command, lyapunov_command, spectrum_command
 from eqrlab.analyses.commands.endings import dynamics_command
 from eqrlab.attractors.results import archive
-from eqrlab.core import EqR, EqRConfig, save
+from tests.core_models import tiny_file
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    torch.manual_seed(0)
-    config = EqRConfig(vocab_size=6, seq_len=16, hidden_size=8, num_heads=2, H_cycles=1, L_cycles=1)
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    save(EqR(config, "sudoku4"), path)
-    return path
+    return tiny_file(tmp_path_factory.mktemp("model") / "tiny.safetensors", hidden_size=8)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's forward mode
@@ -34,17 +29,8 @@ def test_local_dynamics_print_a_row_a_run_and_keep_an_archive(
 ):
     puzzles = tmp_path / "four.txt"
     puzzles.write_text("1234341223414.23\n12343412.3414123\n")
-    common = [
-        str(checkpoint),
-        "--puzzles",
-        str(puzzles),
-        "--restarts",
-        "2",
-        "--depth",
-        "6",
-        "--dtype",
-        "float64",
-    ]
+    few = "--restarts 2 --depth 6 --dtype float64".split()
+    common = [str(checkpoint), "--puzzles", str(puzzles), *few]
     run = CliRunner().invoke(command, [*common, "--quiet", "--out", str(tmp_path / "out"), *options])
     assert run.exit_code == 0, run.output
     rows = run.output.splitlines()

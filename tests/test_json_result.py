@@ -6,24 +6,19 @@ import json
 
 import click
 import pytest
-import torch
 from click.testing import CliRunner
 
 from eqrlab import attractors as at
 from eqrlab.analyses.cli import cli
 from eqrlab.analyses.verbs import verbs
-from eqrlab.core import EqR, EqRConfig, save
+from tests.core_models import tiny_file
 
 NO_TABLE = {"push", "report", "train"}  # they print where things are, and how training goes
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    torch.manual_seed(0)
-    config = EqRConfig(vocab_size=8, seq_len=36, hidden_size=16, num_heads=2, H_cycles=1, L_cycles=1)
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    save(EqR(config, "sudoku6"), path)
-    return path
+    return tiny_file(tmp_path_factory.mktemp("model") / "tiny.safetensors", 6)
 
 
 def test_every_verb_that_prints_a_table_has_json():
@@ -64,17 +59,7 @@ def test_json_is_the_archive_in_rows_with_intervals_and_nothing_else(verb, tiny,
     for name, group in groups.items():
         told = found["results"][name]
         assert told["attributes"]["schema_version"] == group.attrs["schema_version"]
-        columns = {
-            "quantity",
-            "value",
-            "low",
-            "high",
-            "word",
-            "why",
-            *map(str, group.sizes),
-            "parameter",
-            "measure",
-        }
+        columns = {*"quantity value low high word why parameter measure".split(), *map(str, group.sizes)}
         assert all({"quantity"} < set(row) <= columns for row in told["rows"])
     rows = [row for told in found["results"].values() for row in told["rows"]]
     assert rows and all("value" in row or "word" in row or "low" in row or "high" in row for row in rows)
@@ -102,19 +87,8 @@ def test_exports_checks_and_descriptions_have_json_too(tiny, tmp_path):
         assert done.exit_code == code, (done.output, done.exception)
         return json.loads(done.stdout)
 
-    small = [
-        tiny,
-        "--out",
-        tmp_path / "x.nc",
-        "--limit",
-        1,
-        "--restarts",
-        2,
-        "--depth",
-        3,
-        "--quiet",
-        "--json",
-    ]
+    few = "--limit 1 --restarts 2 --depth 3 --quiet --json".split()
+    small = [tiny, "--out", tmp_path / "x.nc", *few]
     size = told("export", *small, "--estimate")
     assert size["evaluations"] > 0 and size["seconds"] > 0 and size["archive"] > 0
     assert told("export", *small) == {

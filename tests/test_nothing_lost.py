@@ -13,7 +13,6 @@ import time
 
 import numpy as np
 import pytest
-import torch
 import xarray as xr
 from click.testing import CliRunner
 
@@ -25,8 +24,8 @@ from eqrlab.analyses.diagnose import archive_groups
 from eqrlab.analyses.text.names import group_names, safe, typed
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.validate import schema_tables, validate
-from eqrlab.core import EqR, EqRConfig, save
 from eqrlab.core.interrupts import ASKING, interrupts_held
+from tests.core_models import tiny_file
 
 PUZZLES = "puzzle,solution\n1234341223414.23,1234341223414123\n12343412.3414123,1234341223414123\n"
 
@@ -41,10 +40,8 @@ def inside(*arguments):
 
 
 def model(path, seed=0):
-    torch.manual_seed(seed)
-    config = EqRConfig(vocab_size=6, seq_len=16, hidden_size=16, num_heads=2, H_cycles=1, L_cycles=1)
     path.parent.mkdir(exist_ok=True, parents=True)
-    save(EqR(config, "sudoku4", {"trained_by": "nobody"}), path.parent / "made.safetensors")
+    tiny_file(path.parent / "made.safetensors", seed=seed)
     os.rename(path.parent / "made.safetensors", path)
     return path
 

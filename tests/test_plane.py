@@ -15,7 +15,8 @@ from eqrlab.analyses.figures import planes as plane_plots
 from eqrlab.analyses.figures.style import figure_of
 from eqrlab.attractors.perturbation.fractal import basin_entropy, uncertainty_exponent
 from eqrlab.attractors.results import archive
-from eqrlab.core import EqR, EqRConfig, MapSystem, save
+from eqrlab.core import MapSystem
+from tests.core_models import tiny_file
 from tests.zoo import (
     contraction,
     henon,
@@ -319,9 +320,7 @@ def test_stability_curve_shows_the_shares():
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_command_writes_a_picture_and_an_archive(tmp_path):
-    torch.manual_seed(0)
-    config = EqRConfig(vocab_size=6, seq_len=16, hidden_size=8, num_heads=2, H_cycles=1, L_cycles=1)
-    save(EqR(config, "sudoku4"), tmp_path / "tiny.safetensors")
+    tiny_file(tmp_path / "tiny.safetensors", hidden_size=8)
     (tmp_path / "four.txt").write_text("1234341223414.23\n12343412.3414123\n")
     call = [str(tmp_path / "tiny.safetensors"), "--puzzles", str(tmp_path / "four.txt"), "--resolution", "8",
             "--depth", "12", "--out", str(tmp_path / "out"), "--quiet", "--stability"]  # fmt: skip

@@ -19,15 +19,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 
 from eqrlab.analyses import cli as command_line
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.validate import validate
-from eqrlab.core import EqR, EqRConfig, save
 from eqrlab.core.checkpoints.tensors import read_tensors
 from tests.benchmarks.bench_train_faults import ended, equal, row
 from tests.benchmarks.ledger import record
+from tests.core_models import tiny_file
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.filterwarnings("ignore")]
 KILLS = int(os.environ.get("EQRLAB_KILLS", "50"))
@@ -79,13 +78,10 @@ def start(arguments: list[str], log: Path) -> int:
 def files(tmp_path_factory) -> dict[str, str]:
     """Three models and two puzzles."""
     folder = tmp_path_factory.mktemp("kills")
-    config = EqRConfig(vocab_size=6, seq_len=16, hidden_size=16, num_heads=2, H_cycles=1, L_cycles=1)
     (folder / "four.csv").write_text(PUZZLES)
     found = {"puzzles": str(folder / "four.csv")}
     for seed, name in enumerate(("one", "two", "three")):
-        torch.manual_seed(seed)
-        save(EqR(config, "sudoku4"), folder / f"{name}.safetensors")
-        found[name] = str(folder / f"{name}.safetensors")
+        found[name] = str(tiny_file(folder / f"{name}.safetensors", seed=seed))
     return found
 
 

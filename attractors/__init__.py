@@ -1,4 +1,9 @@
-"""Ensembles, attractors, basins, alignment and modes of any system that keeps the protocol."""
+"""Ensembles, attractors, basins, alignment and modes of any system that keeps the protocol.
+
+What other packages add by entry points of the group eqrlab.analyses can be called here, too.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from eqrlab.attractors.answers.adaptive import adaptive
 from eqrlab.attractors.answers.alignment import alignment
@@ -51,6 +56,7 @@ from eqrlab.attractors.results.groups import read
 from eqrlab.attractors.results.named import words
 from eqrlab.attractors.results.summary import summary
 from eqrlab.attractors.streaming.export import export
+from eqrlab.core import plugins
 
 __all__ = [
     "AnalysisOptions",
@@ -109,3 +115,11 @@ __all__ = [
     "transitions",
     "words",
 ]
+
+if not TYPE_CHECKING:  # a type checker would let every misspelt name pass
+
+    def __getattr__(name: str) -> Any:
+        entry = plugins.installed("eqrlab.analyses").get(name)
+        if entry is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return plugins.imported(entry, "analysis")

@@ -155,11 +155,15 @@ def test_what_is_no_family_is_refused_in_a_sentence(entry, reason, tmp_path, mon
         family_named("lost")
 
 
-def test_another_package_cannot_replace_a_family_or_a_verb(tmp_path, monkeypatch):
+def test_another_package_cannot_replace_a_family_a_verb_or_an_analysis(tmp_path, monkeypatch):
     add_package(
         tmp_path, monkeypatch, families=["eqr = eqrlab_more.models_leaky:Leaky"],
         commands=["info = eqrlab_more.commands_flips:flips_command"],
+        analyses=["basins = eqrlab_more.answers_flips:flips", "lost = eqrlab_more.gone:flips"],
     )  # fmt: skip
+    assert at.basins.__module__ == "eqrlab.attractors.landscape.basins"
+    with pytest.raises(ValueError, match=r"analysis 'lost' of eqrlab-more 1\.2 cannot be imported from"):
+        at.lost  # noqa: B018
     assert family_named("eqr").__name__ == "EqR" and families().count("eqr") == 1
     assert verbs_module.command_of("info").name == "info" and verbs_module.installed() == {}
 
@@ -199,9 +203,10 @@ def test_a_task_may_come_from_another_package(tmp_path, monkeypatch):
 
 
 def test_an_analysis_is_one_file_whose_result_is_archived_and_verified(tmp_path, monkeypatch):
-    add_package(tmp_path, monkeypatch)
-    from eqrlab_more.answers_flips import flips
-
+    assert not hasattr(at, "flips")
+    add_package(tmp_path, monkeypatch, analyses=["flips = eqrlab_more.answers_flips:flips"])
+    assert not [name for name in sys.modules if "eqrlab_more" in name], "imported before it is asked for"
+    flips = at.flips
     right = xr.DataArray([[[1, 0, 0, 1], [0, 0, 0, 1]]], dims=("puzzle", "restart", "step")).astype(bool)
     assert flips(xr.Dataset({"correct": right}))["flips"].values.tolist() == [[2, 1]]
     few = bundled("sudoku6").take(slice(2))

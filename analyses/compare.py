@@ -8,13 +8,13 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
-from eqrlab.analyses.text.names import distinct
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, mean_where_defined, widened
 
 Groups = Mapping[str, xr.Dataset]
 UNBOUNDED = ("settling step of right runs", "spectral radius at right attractors")  # all others are shares
+MASSES = {"correct mass": "correct_mass", "spurious mass": "spurious_mass"}  # with intervals of their own
 FEWEST = 5  # puzzles from which an interval of an unbounded quantity is given
 
 
@@ -36,8 +36,7 @@ def puzzle_quantities(groups: Groups) -> dict[str, np.ndarray]:
     shares = {f"mode {m}": modes.mode_probability.values[:, i] for i, m in enumerate(schema.MODES)}
     return {
         **chosen,
-        "correct mass": basins.correct_mass.values,
-        "spurious mass": basins.spurious_mass.values,
+        **{name: basins[variable].values for name, variable in MASSES.items()},
         **shares,
         "residual AUC within puzzle": alignment.auc_puzzle.values[:, -1],
         **_signal_aucs(groups),
@@ -75,7 +74,8 @@ def compare(results: Mapping[str, Groups], *, confidence: float = 0.95, seed: in
     xarray.Dataset
         Over (checkpoint, quantity): `value`, the mean over puzzles that define it, and `difference` to the first
         checkpoint, the mean over puzzles where both do, with `_low` and `_high`; `puzzles_compared`.  Where too few
-        puzzles are compared for an interval (one, or below 5 for a quantity that is no share) it is NaN.
+        puzzles are compared for an interval (one, or below 5 for a quantity that is no share) it is NaN.  Over
+        (checkpoint, quantity, puzzle): `puzzle_value`, what is averaged, with `_low` and `_high` where it is a mass.
 
     Raises
     ------
@@ -104,6 +104,10 @@ def compare(results: Mapping[str, Groups], *, confidence: float = 0.95, seed: in
     enough = compared >= np.where(share, 2, FEWEST)
     low, high = np.where(enough, (low, high), np.nan)
     pair = ("checkpoint", "quantity")
+    ends = np.full((2, *values.shape), np.nan)
+    for c, name in enumerate(names):
+        for quantity, mass in MASSES.items():
+            ends[:, c, quantities.index(quantity)] = Interval.of(results[name]["basins"], mass)[1:]
     variables: dict[str, schema.Variable] = {
         "value": (pair, mean, "mean over puzzles"),
         **Interval(gap, low, high).variables(
@@ -113,35 +117,15 @@ def compare(results: Mapping[str, Groups], *, confidence: float = 0.95, seed: in
             f"the difference, {confidence:.0%}",
         ),
         "puzzles_compared": (pair, compared.astype(np.int32), "puzzles where both define the quantity"),
+        **Interval(values, *ends).variables("puzzle_value", (*pair, "puzzle"), "quantity of a puzzle"),
     }
     attributes = {
         k: v for k, v in schema.carried(first).items() if k not in ("checkpoint", "checkpoint_sha256")
     }
-    coordinates = {"checkpoint": names, "quantity": quantities}
+    coordinates = {"checkpoint": names, "quantity": quantities, "puzzle": first.puzzle.values}
     return schema.dataset(variables, {**attributes, "confidence": confidence}, coordinates)
 
 
 def _mean(values: np.ndarray, defined: np.ndarray) -> np.ndarray:
     count = defined.sum(-1)
     return np.where(count > 0, np.where(defined, values, 0).sum(-1) / np.maximum(count, 1), np.nan)
-
-
-def comparison_rows(comparison: xr.Dataset) -> list[dict[str, str]]:
-    """Return the printed table: quantities down, and for each checkpoint its value and difference with interval."""
-    rows = []
-    heading = distinct("quantity", set(comparison.checkpoint.values))
-    for q, quantity in enumerate(comparison.quantity.values):
-        row = {heading: str(quantity)}
-        for c, name in enumerate(comparison.checkpoint.values):
-            value = float(comparison["value"].values[c, q])
-            gap, low, high = Interval.of(comparison, "difference", c, q)
-            digits = 1 if "step" in str(quantity) else 3
-            text = "undefined" if np.isnan(value) else f"{value:.{digits}f}"
-            if c and np.isfinite(gap):
-                bounds = (
-                    f"[{low:+.{digits}f}, {high:+.{digits}f}]" if np.isfinite(low) else "(too few puzzles)"
-                )
-                text += f"  {gap:+.{digits}f} {bounds}"
-            row[str(name)] = text
-        rows.append(row)
-    return rows

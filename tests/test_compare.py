@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from eqrlab import attractors as at
-from eqrlab.analyses.compare import compare, comparison_rows
+from eqrlab.analyses.compare import compare
+from eqrlab.analyses.text.comparison import (
+    clear_differences,
+    comparison_rows,
+    comparison_table,
+    is_share,
+    paired_means,
+)
 from tests.zoo import puzzles, selector, up_mass
 
 
@@ -38,7 +45,7 @@ def test_a_model_equals_itself():
     steps = result.sel(checkpoint="two", quantity="settling step of right runs")
     assert np.isnan(steps.difference_low), "four puzzles are too few where the range is not known"
     row = next(r for r in comparison_rows(result) if "settling" in r["quantity"])
-    assert row["two"].endswith("(too few puzzles)")
+    assert row["difference [95 % interval]"].endswith("(too few puzzles)")
 
 
 def test_differences_are_those_of_the_planted_masses():
@@ -61,7 +68,36 @@ def test_pairing_makes_the_interval_narrower_than_the_spread_of_puzzles():
 
 def test_the_table_names_every_checkpoint_and_quantity():
     rows = comparison_rows(compare({"one": planted([0.0, 0.3]), "two": planted([0.2, 0.4])}))
-    assert list(rows[0]) == ["quantity", "one", "two"] and any(r["quantity"] == "mode b" for r in rows)
+    assert list(rows[0]) == ["quantity", "one", "two", "difference [95 % interval]", "over"]
+    assert any("(b) right and wrong attractors" in r["quantity"] for r in rows)
+
+
+def test_columns_subtract_also_where_a_puzzle_defines_a_quantity_for_one_checkpoint_only():
+    """Runs of the second puzzle are right for one checkpoint and never for the other: its settling step is undefined."""
+    one, two = planted([-1.0, -1.0, 0.0, 0.3, 0.5, -0.3]), planted([-1.0, 9.0, 0.0, 0.3, 0.5, -0.3], seed=3)
+    result = compare({"one": one, "two": two})
+    q = list(result.quantity.values).index("settling step of right runs")
+    assert int(result.puzzles_compared[1, q]) == 5 and np.isfinite(result.puzzle_value[0, q]).all()
+    first, second = paired_means(result, 1)
+    gap = result.difference.values[1]
+    np.testing.assert_allclose((second - first)[np.isfinite(gap)], gap[np.isfinite(gap)], atol=1e-12)
+    assert abs(float(result.value[1, q] - result.value[0, q]) - gap[q]) > 1e-3, (
+        "the plain means do not subtract"
+    )
+    row = next(
+        r for rows in comparison_table(result).values() for r in rows if r["quantity"].startswith("settling")
+    )
+    assert row["over"] == "5 puzzles"
+
+
+def test_differences_beyond_their_interval_are_told_from_open_ones():
+    offsets = np.linspace(-1, 1, 12)
+    result = compare(
+        {"wide": planted(offsets), "narrow": planted(offsets + 0.5), "same": planted(offsets, 5)}
+    )
+    assert "narrow beside wide: one restart is right less often, -" in clear_differences(result, 1)
+    assert "whether one restart is right more often is open" in clear_differences(result, 2)
+    assert is_share("correct mass") and not is_share("settling step of right runs")
 
 
 def test_misuse_is_named():

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from eqrlab import attractors as at
 from eqrlab import plots
+from eqrlab.analyses.compare import compare
 from tests import planted as plan
 
 matplotlib.use("Agg")
@@ -25,6 +26,12 @@ def closed():
     pyplot.close("all")
 
 
+def two(groups):
+    """The landscapes beside themselves with right and wrong exchanged."""
+    ensemble = groups["ensemble"].assign(correct=~groups["ensemble"].correct)
+    return compare({"first": groups, "second": plan.groups_of(ensemble.copy(), "second")})
+
+
 def calls(groups):
     ensemble, log = (
         groups["ensemble"],
@@ -35,7 +42,7 @@ def calls(groups):
         "plot_basins": (groups["basins"],), "plot_modes": (groups["modes"],), "plot_phase": (ensemble,),
         "plot_scaling": (at.scaling(ensemble),), "plot_heat": (at.scaling(ensemble),), "plot_fates": (ensemble,),
         "plot_outcomes": (at.outcomes(ensemble),), "plot_risk_coverage": (at.signals(ensemble),),
-        "plot_training": (log,),
+        "plot_training": (log,), "plot_differences": (two(groups),), "plot_scatter": (two(groups),),
     }  # fmt: skip
 
 
@@ -116,7 +123,26 @@ def _rotation():
     return system, torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1, 2, dtype=torch.float64)
 
 
+def test_differences_and_scatter_show_the_numbers_of_the_comparison(groups):
+    found = two(groups)
+    axes = plots.plot_differences(found)
+    drawn = sorted(float(line.get_xdata()[0]) for line in axes.lines if len(line.get_xdata()) == 1)
+    shown = [q for q, name in enumerate(found.quantity.values) if "step" not in str(name)]
+    gaps = 100 * found.difference.values[1, shown]
+    np.testing.assert_allclose(drawn, np.sort(gaps[np.isfinite(gaps)]))
+    axes = plots.plot_scatter(found)
+    points = {tuple(np.round(c.get_offsets()[0], 6)) for c in axes.collections}
+    mass = found.puzzle_value.sel(quantity="correct mass").values
+    assert {tuple(np.round(pair, 6)) for pair in mass.T} >= points
+    named = ", ".join(t.get_text() for t in axes.texts)
+    assert all(str(p) in named for p in found.puzzle.values[:4])
+
+
 def test_misuse_is_named(groups):
+    with pytest.raises(ValueError, match="checkpoint beside the first 'first' unknown; choose from second"):
+        plots.plot_scatter(two(groups), checkpoint="first")
+    with pytest.raises(ValueError, match="share 'settling step of right runs' unknown; choose from accuracy"):
+        plots.plot_scatter(two(groups), "settling step of right runs")
     with pytest.raises(ValueError, match="choose from nfe, breadth, depth"):
         plots.plot_scaling(at.scaling(groups["ensemble"]), along="width")
     with pytest.raises(ValueError, match='keep=\\("summary", "path"\\)'):

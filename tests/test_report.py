@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from eqrlab.analyses.compare import compare
 from eqrlab.analyses.diagnose import archive_groups
+from eqrlab.analyses.report import diagnosis
 from eqrlab.analyses.report import page as report
 from eqrlab.analyses.text import tables
 from eqrlab.analyses.text import verdicts as wording
+from eqrlab.analyses.text.comparison import comparison_table
 from eqrlab.analyses.text.format import number, percent, percent_interval
+from eqrlab.analyses.text.telling import telling_puzzles
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.schema import MODES
 from eqrlab.datasets import boards, task
@@ -60,7 +64,7 @@ def test_report_shows_the_numbers_of_the_datasets(mixed):
         if high - low > 0.01:
             shown = percent_interval(value, low, high)
             assert shown.replace(" [", "  [") in text or shown in text, name
-    for p, _ in report.telling_puzzles(groups):
+    for p, _ in telling_puzzles(groups):
         for a in range(int(basins.attractors[p])):
             one = basins.isel(puzzle=p, attractor=a)
             assert percent_interval(float(one.mass), float(one.mass_low), float(one.mass_high)) in text
@@ -111,6 +115,38 @@ def test_several_checkpoints_are_summed_up_and_linked():
     assert "summary" not in words(report.render(tree_of(plan.mode_c())))
 
 
+def compared(*results: plan.Groups) -> xr.DataTree:
+    named = {str(r["ensemble"].attrs["name"]): r for r in results}
+    return xr.DataTree.from_dict({**archive_groups(named), "compare": compare(named)})
+
+
+def test_a_comparison_opens_with_differences_and_folds_the_diagnoses():
+    one, two = plan.mode_b(), dict(plan.mode_b())
+    ensemble = two["ensemble"].assign(correct=two["ensemble"].correct & (two["ensemble"].restart < 8))
+    tree = compared(one, plan.groups_of(ensemble.copy(), "worse"))
+    html = report.render(tree)
+    text = words(html)
+    assert text.index("worse beside coexisting: one restart is right less often") < text.index(
+        "Single diagnoses".lower()
+    )
+    table = comparison_table(tree["compare"].to_dataset())
+    for rows in table.values():
+        assert all(row["quantity"] in text and row["over"] in text for row in rows)
+    assert html.count('<details class="diagnosis">') == 2 and "Modes and masses" in text
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len(set(ids)) and {"checkpoint-1", "checkpoint-2"} <= set(ids)
+    assert set(re.findall(r'(?:url\(#|href="#)([^")]+)', html)) <= set(ids)
+
+
+def test_a_comparison_of_before_is_made_again_and_one_of_other_checkpoints_is_refused():
+    tree = compared(plan.mode_b(), plan.groups_of(plan.mode_b()["ensemble"].copy(), "again"))
+    groups = {node.path: node.to_dataset() for node in tree.subtree if node.data_vars}
+    old = groups["/compare"].drop_vars([v for v in groups["/compare"] if str(v).startswith("puzzle_value")])
+    assert report.render(xr.DataTree.from_dict({**groups, "/compare": old})) == report.render(tree)
+    with pytest.raises(ValueError, match="group compare is of other checkpoints"):
+        report.render(xr.DataTree.from_dict({**groups, "/compare": old.isel(checkpoint=[0])}))
+
+
 def test_unknown_groups_are_left_out_and_missing_ones_derived(mixed):
     groups = dict(plan.mixed())
     tree = xr.DataTree.from_dict({**groups, "spectrum": groups["modes"], "other/spectrum": groups["modes"]})
@@ -158,7 +194,7 @@ def test_degenerate_ensembles_have_a_report(name):
     if name == "no attractors":
         assert "No run of this puzzle reached an attractor" in text
     if name == "many attractors":
-        more = int(groups["basins"].attractors[0]) - report.BOARDS
+        more = int(groups["basins"].attractors[0]) - diagnosis.BOARDS
         assert f"{more:,} more attractors are not shown" in text
     assert ("Phase picture" in text) == (name != "no path kept")
 
@@ -171,7 +207,7 @@ def test_optional_variables_may_be_missing():
 
 
 def test_telling_puzzles_are_the_clearest_of_each_mode_and_the_most_uncertain():
-    chosen = report.telling_puzzles(plan.mixed())
+    chosen = telling_puzzles(plan.mixed())
     names = wording.puzzle_modes(plan.mixed()["modes"])
     chance = plan.mixed()["modes"].mode_probability.values
     assert [r for _, r in chosen[:3]] == [f"clearest example of mode ({m})" for m in "abd"]
@@ -180,7 +216,7 @@ def test_telling_puzzles_are_the_clearest_of_each_mode_and_the_most_uncertain():
         assert names[p] == letter and chance[p, m] == max(
             chance[q, m] for q in range(8) if names[q] == letter
         )
-    unsure = report.telling_puzzles(plan.unfinished())
+    unsure = telling_puzzles(plan.unfinished())
     assert unsure == [(0, "most uncertain verdict")]
 
 

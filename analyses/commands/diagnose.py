@@ -25,13 +25,14 @@ from eqrlab.analyses.commands.common.puzzle_choice import (
     short_source,
 )
 from eqrlab.analyses.commands.common.unfinished import Kept, request
-from eqrlab.analyses.compare import compare, comparison_rows
+from eqrlab.analyses.compare import compare
 from eqrlab.analyses.diagnose import archive_groups, diagnose_run
 from eqrlab.analyses.report.disguises import disguise_sentence
 from eqrlab.analyses.report.local import local_sentence
 from eqrlab.analyses.report.page import write_report
 from eqrlab.analyses.studies import arc
 from eqrlab.analyses.studies.checks import check_sentences
+from eqrlab.analyses.text.comparison import ABOUT, clear_differences, comparison_rows
 from eqrlab.analyses.text.names import shown_name, typed
 from eqrlab.analyses.text.signals import trust_sentence
 from eqrlab.analyses.text.verdicts import drift_sentence, landscape_sentence, verdict_rows
@@ -260,10 +261,10 @@ def compare_command(checkpoints: tuple[str, ...], out: Path, **options: Any) -> 
     results, kept = run_all(checkpoints, target=target, fixed=True, **options)
     comparison = compare(results)
     files = finish(target, {**archive_groups(results), "compare": comparison}, kept, began)
-    click.echo("\n".join(table(comparison_rows(comparison))) + "\n")
-    click.echo(
-        "mean over puzzles, then the difference to the first with its 95 % interval, paired by puzzle\n"
-    )
+    for other in range(1, len(results)):
+        click.echo("\n".join(table(comparison_rows(comparison, other))) + "\n")
+        click.echo("\n".join(textwrap.wrap(clear_differences(comparison, other), 110)) + "\n")
+    click.echo(f"{ABOUT}\n")
     click.echo(files)
     return target
 

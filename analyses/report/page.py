@@ -1,38 +1,23 @@
-"""The report of a diagnosis: one self-contained HTML file, made from the archive alone."""
+"""The report of a diagnosis or a comparison: one self-contained HTML file, made from the archive alone."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import xarray as xr
 from markupsafe import Markup
-from matplotlib.axes import Axes
 
 from eqrlab import attractors as at
-from eqrlab import plots
-from eqrlab.analyses.figures.diagnosis import mode_bar
-from eqrlab.analyses.figures.runs import EACH_RUN, PHASE_RUNS, auc_label, settled_below
-from eqrlab.analyses.figures.style import COLOURS, figure_of, to_svg
-from eqrlab.analyses.report.disguises import disguise_view
-from eqrlab.analyses.report.local import local_view
+from eqrlab.analyses.figures.style import COLOURS
+from eqrlab.analyses.report.comparison import comparison_view
+from eqrlab.analyses.report.diagnosis import diagnosis_view
 from eqrlab.analyses.studies import checks
 from eqrlab.analyses.studies.borders import GROUPS as BORDERS
-from eqrlab.analyses.text import tables
 from eqrlab.analyses.text import verdicts as wording
-from eqrlab.analyses.text.borders import border_sentences
-from eqrlab.analyses.text.format import percent_interval, plural
-from eqrlab.analyses.text.signals import signal_rows, signal_warning, trust_sentence
-from eqrlab.analyses.text.telling import telling_puzzles
-from eqrlab.analyses.text.vocabulary import MODE_NAMES, SELECTOR_NAMES
-from eqrlab.attractors.ensemble.drawn import drawn_of
+from eqrlab.analyses.text.vocabulary import MODE_NAMES
 from eqrlab.attractors.results import archive
-from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.results.schema import FATES
 from eqrlab.core.files import replaced_whole
 from eqrlab.datasets import boards
 
@@ -49,7 +34,6 @@ KNOWN = (
     *checks.GROUPS,
     *BORDERS,
 )
-BOARDS = 4  # attractors of a puzzle whose answers are shown
 
 
 def write_report(path: str | Path, out: str | Path) -> None:
@@ -90,14 +74,17 @@ def render(tree: xr.DataTree) -> str:
         When there is no ensemble in it.
     """
     results = checkpoints(tree)
-    views = [_checkpoint(number, name, groups) for number, (name, groups) in enumerate(results.items(), 1)]
+    views = [diagnosis_view(number, name, groups) for number, (name, groups) in enumerate(results.items(), 1)]
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     environment.filters |= {"figures": _figures, "split": _split}
-    template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
-    return template.render(
+    return environment.get_template("report.html").render(
         views=views,
+        comparison=comparison_view(tree["compare"].to_dataset(), results)
+        if "compare" in tree.children
+        else None,
         summary=wording.summary_rows(results),
         colours=COLOURS,
         board_style=Markup(boards.LOOKS.read_text(encoding="utf-8")),
@@ -154,187 +141,3 @@ def _figures(text: str) -> str:
     """Keep numbers and their percent sign, and intervals, on one line."""
     text = text.replace(" %", "\u00a0%").replace("% [", "%\u00a0[")
     return re.sub(r"\[[^\]]*\]", lambda m: m[0].replace(" ", "\u00a0"), text)
-
-
-def _checkpoint(number: int, name: str, groups: Groups) -> dict[str, Any]:
-    ensemble, basins = groups["ensemble"], groups["basins"]
-    modes, alignment = groups.get("modes"), groups.get("alignment")
-    restarts, puzzles, depth = (ensemble.sizes[d] for d in ("restart", "puzzle", "step"))
-    drawn = drawn_of(ensemble)
-    each = (
-        plural(restarts, "restart") + " each"
-        if drawn.all()
-        else f"{drawn.sum(1).min()} to {restarts} restarts each"
-    )
-    scope = f"{plural(puzzles, 'puzzle')}, {each}, {depth} steps"
-    runs = int(drawn.sum())
-    if "identifier" in ensemble and not ensemble.identifier.values.any():
-        scope += ", all under the blank identifier"
-
-    def figure(kind: str, text: str, *draw: partial[Axes]) -> Markup:
-        return Markup(to_svg(figure_of(*draw), f"c{number}-{kind}", text))
-
-    view: dict[str, Any] = {
-        "id": f"checkpoint-{number}", "name": name, "judged": False, "scope": scope, "puzzles": puzzles,
-        "runs": runs, "task": str(ensemble.attrs.get("task", "unknown")),
-        "family": str(ensemble.attrs.get("family", "unknown")),
-        "confidence": f"{float(basins.attrs.get('confidence', 0.95)):.0%}".replace("%", "\u00a0%"),
-        "banded": runs > EACH_RUN, "fates": tables.fate_bar(ensemble["fate"].values),
-        "paths": figure("paths", f"Residual of the runs of {name} over steps", partial(plots.plot_residuals, ensemble)),
-        "some": PHASE_RUNS if restarts > PHASE_RUNS else 0, "puzzle_views": [],
-        "provenance": tables.provenance(groups), "letter": "unknown",
-        "floor": settled_below(ensemble), "zeros": bool((ensemble["residual"].values == 0).any()),
-        "rule": "the most attractors, the largest basin, the most runs at no attractor", "local": None,
-        "scaling": None, "disguises": None,
-    }  # fmt: skip
-    if "scaling" in groups:
-        scaling = groups["scaling"]
-        view["scaling"] = scaling.attrs
-        view["heat"] = figure(
-            "heat", f"Accuracy over depth and breadth, {name}", partial(plots.plot_heat, scaling)
-        )
-        view["frontier"] = figure(
-            "frontier", f"Accuracy against outer steps, {name}", partial(plots.plot_scaling, scaling)
-        )
-        text = f"Accuracy of every selector against breadth and depth, {name}"
-        both = [partial(plots.plot_scaling, scaling, along) for along in ("breadth", "depth")]
-        view["curves"] = figure("curves", text, *both)
-    if "disguises" in groups:
-        view["disguises"] = disguise_view(groups["disguises"])
-    if "spectrum" in groups and "verdict" in groups["spectrum"]:
-        view["local"] = local_view(groups["spectrum"], basins)
-        text = f"Leading eigenvalues at the attractors of {name}, beside the unit circle"
-        view["plane"] = figure("plane", text, partial(plots.plot_spectrum, groups["spectrum"]))
-    if modes is not None and alignment is not None:
-        view |= _judged(ensemble, basins, modes, alignment)
-        signals = groups["signals"]
-        view["sentences"].insert(2, ("What to trust", trust_sentence(signals)))
-        view["signals"], view["misleads"] = signal_rows(signals), signal_warning(signals)
-        text = f"Risk against coverage of every signal, {name}"
-        view["risk"] = figure("risk", text, partial(plots.plot_risk_coverage, signals))
-        if drifting := wording.drift_sentence(ensemble):
-            view["sentences"].append(("State and answer", drifting))
-        view["sentences"] += checks.check_sentences(groups)
-        text = f"Shares of the landscape modes of {name}"
-        view["bar"] = figure("modes", text, partial(mode_bar, modes), partial(plots.plot_modes, modes))
-        text = f"Error against residual of the runs of {name}: {auc_label(alignment)}"
-        scatter = partial(plots.plot_alignment, ensemble, alignment)
-        view["scatter"] = figure("scatter", text, scatter, partial(plots.plot_auc, alignment))
-    for p, reason in telling_puzzles(groups):
-        view["puzzle_views"].append(
-            _puzzle(groups, p, reason, lambda kind, *a, p=p: figure(f"p{p}-{kind}", *a))
-        )
-    return view
-
-
-def _judged(
-    ensemble: xr.Dataset, basins: xr.Dataset, modes: xr.Dataset, alignment: xr.Dataset
-) -> dict[str, Any]:
-    last, index = alignment.sizes["depth"] - 1, wording.auc_depth(alignment)
-    best = wording.best_selector(alignment)
-    letter = wording.landscape_mode(modes)
-    auc_note = "no depth has both right and wrong runs"
-    if index is not None:
-        where = (
-            "at the last step"
-            if index == last
-            else f"at depth {alignment['depth'].values[index]}, the last with both"
-        )
-        auc_note = f"wrong run has the higher residual, {where}"
-    return {
-        "judged": True,
-        "rule": "the clearest example of each mode, and the most uncertain verdict",
-        "letter": letter,
-        "sentences": [
-            ("Landscape", wording.mode_sentence(modes)),
-            ("Residual", wording.residual_sentence(alignment)),
-            ("What to do next", wording.advice_sentence(modes, alignment)),
-        ],
-        "tiles": [
-            (
-                "One restart",
-                wording.accuracy_text(alignment, "mean"),
-                f"right at depth {ensemble.sizes['step']}",
-            ),
-            ("Best selector", wording.accuracy_text(alignment, best), _choice(best)),
-            ("Residual AUC", "undefined" if index is None else wording.auc_text(alignment, index), auc_note),
-            (
-                "Attractor reached",
-                tables.reached_text(basins),
-                "of runs; the others were unfinished or never settle",
-            ),
-        ],
-        "strip": tables.mode_strip(modes),
-        "selectors": tables.selector_table(alignment),
-        "warning": wording.selector_warning(alignment),
-        "outcomes": tables.outcome_table(ensemble, basins),
-    }
-
-
-def _choice(selector: str) -> str:
-    return (
-        "no selection beats one restart" if selector == "mean" else f"choosing by {SELECTOR_NAMES[selector]}"
-    )
-
-
-def _puzzle(groups: Groups, p: int, reason: str, figure: Any) -> dict[str, Any]:
-    ensemble, basins, modes = groups["ensemble"], groups["basins"], groups.get("modes")
-    label = basins["puzzle"].values[p]
-    found = int(basins["attractors"].values[p])
-    task = boards.task_of(str(ensemble.attrs.get("task", "")), basins.sizes["token"])
-    view = {
-        "label": label,
-        "reason": reason,
-        "letter": wording.puzzle_modes(modes)[p] if modes is not None else "unknown",
-        "probability": wording.probability_text(modes, p) if modes is not None else "",
-        "correct": wording.mass_text(basins, "correct_mass", p) if modes is not None else "",
-        "found": plural(found, "attractor"),
-        "basins": figure("basins", f"Basin masses of puzzle {label}", partial(plots.plot_basins, basins, p)),
-        "fates": tables.fate_bar(ensemble["fate"].values[p]),
-        "given": given_views(ensemble, p),
-        "boards": [attractor_view(groups, p, a) for a in range(min(found, BOARDS))],
-        "more": max(0, found - BOARDS),
-        "borders": border_sentences(groups, label),
-        "phase": None,
-        "caption": boards.caption(task),
-        "width": boards.width(task),
-    }
-    if "sketch_path" in ensemble:
-        draw = partial(plots.plot_phase, ensemble, basins, p)
-        view["phase"] = figure("phase", f"Runs of puzzle {label} in a plane", draw)
-    return view
-
-
-def attractor_view(groups: Mapping[str, xr.Dataset], puzzle: int, a: int) -> dict[str, Any]:
-    """Return what is shown of one attractor: its answer as a board, mass, fate, period and residual."""
-    ensemble, basins = groups["ensemble"], groups["basins"]
-    judged, labelled = "correct" in ensemble, "labels" in ensemble
-    one = basins.isel(puzzle=puzzle, attractor=a)
-    correct = bool(one["correct"])
-    fate, period = FATES[int(one["fate"])], int(one["period"])
-    kind = ("right" if correct else "wrong") if judged else "none"
-    inputs = ensemble["inputs"].values[puzzle] if "inputs" in ensemble else None
-    labels = ensemble["labels"].values[puzzle] if labelled else None
-    task = boards.task_of(str(ensemble.attrs.get("task", "")), len(one["answer"]))
-    return {
-        "number": a + 1,
-        "kind": kind,
-        "mass": percent_interval(*Interval.of(one, "mass")),
-        "fate": f"period {period}" if fate == "periodic" else fate,
-        "residual": f"{float(one['residual']):.2g}",
-        "board": boards.board(
-            task, one["answer"].values, inputs, labels, correct and judged, what="decoded answer"
-        ),
-    }
-
-
-def given_views(ensemble: xr.Dataset, puzzle: int) -> list[dict[str, Any]]:
-    """Return the puzzle itself and its solution as boards, as far as they are stored."""
-    views = []
-    for name, title in (("inputs", "Puzzle"), ("labels", "Solution")):
-        if name in ensemble:
-            tokens = ensemble[name].values[puzzle]
-            task = boards.task_of(str(ensemble.attrs.get("task", "")), len(tokens))
-            inputs = ensemble["inputs"].values[puzzle]
-            views.append({"title": title, "board": boards.board(task, tokens, inputs, what=title.lower())})
-    return views

@@ -23,6 +23,7 @@ WHY = {
     "mode_probability": "a posterior probability under the rule: uncertainty itself",
     "landscape_probability": "share of bootstrap draws: uncertainty itself",
     "accuracy_puzzle": "exact for the restarts drawn; see accuracy",
+    "puzzle_value": "exact for the restarts drawn; see difference",
     "auc_puzzle": "exact for the restarts drawn; see auc_within",
     "eigenvalue": "no bound of its error is known",
     "correct_mass_high": "a bound itself",

@@ -322,6 +322,8 @@ GROUPS = (
         Variable("difference", "checkpoint quantity", FLOAT,
                  "mean difference to the first checkpoint, paired by puzzle"),
         Variable("puzzles_compared", "checkpoint quantity", INT, "puzzles where both define the quantity"),
+        Variable("puzzle_value?", "checkpoint quantity puzzle", FLOAT,
+                 "quantity of a puzzle, NaN where it is undefined"),
     )),
     Group("plane", "Basins on a plane through state space.", (
         Variable("attractor_id", "puzzle v u", INT, "attractor the cell leads to, -1 none"),

@@ -12,6 +12,7 @@ Examples
 'outer step'
 """
 
+from eqrlab.analyses.figures.comparison import plot_differences, plot_scatter
 from eqrlab.analyses.figures.diagnosis import plot_basins, plot_modes
 from eqrlab.analyses.figures.fates import plot_fates, plot_outcomes
 from eqrlab.analyses.figures.planes import plot_plane
@@ -25,6 +26,7 @@ __all__ = [
     "plot_alignment",
     "plot_auc",
     "plot_basins",
+    "plot_differences",
     "plot_fates",
     "plot_heat",
     "plot_modes",
@@ -34,6 +36,7 @@ __all__ = [
     "plot_residuals",
     "plot_risk_coverage",
     "plot_scaling",
+    "plot_scatter",
     "plot_spectrum",
     "plot_training",
 ]

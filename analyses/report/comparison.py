@@ -1,0 +1,92 @@
+"""What the report shows of a comparison: differences, landscapes and puzzles, as values for the template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import xarray as xr
+from markupsafe import Markup
+from matplotlib.axes import Axes
+
+from eqrlab import plots
+from eqrlab.analyses.compare import UNBOUNDED, compare
+from eqrlab.analyses.figures.diagnosis import mode_bar
+from eqrlab.analyses.figures.style import figure_of, to_svg
+from eqrlab.analyses.text.comparison import ABOUT, clear_differences, comparison_table, puzzle_rows
+from eqrlab.analyses.text.format import plural
+from eqrlab.analyses.text.verdicts import puzzle_modes
+
+Results = Mapping[str, Mapping[str, xr.Dataset]]
+PUZZLES = 32  # in the table
+
+
+def comparison_of(stored: xr.Dataset, results: Results) -> xr.Dataset:
+    """Return the comparison that an archive holds; archives of before hold no values of puzzles, so it is made again.
+
+    Raises
+    ------
+    ValueError
+        When it is not one of the checkpoints in the archive.
+    """
+    if stored.sizes.get("checkpoint") != len(results):
+        raise ValueError("its group compare is of other checkpoints than the archive holds")
+    if "puzzle_value" in stored:
+        return stored
+    return compare(results, confidence=float(stored.attrs.get("confidence", 0.95)))
+
+
+def comparison_view(stored: xr.Dataset, results: Results) -> dict[str, Any]:
+    """Return what is shown of a comparison.
+
+    Parameters
+    ----------
+    stored
+        The group "compare" of the archive.
+    results
+        Checkpoint name to its groups.
+    """
+    comparison, names = comparison_of(stored, results), list(results)
+    ensemble = results[names[0]]["ensemble"]
+    modes = [groups["modes"] for groups in results.values()]
+    others = range(1, len(names))
+
+    def figure(kind: str, text: str, *draw: partial[Axes]) -> Markup:
+        return Markup(to_svg(figure_of(*draw), f"compare-{kind}", text))
+
+    puzzles, restarts = (plural(ensemble.sizes[d], d) for d in ("puzzle", "restart"))
+    rows = puzzle_rows([g["basins"] for g in results.values()], [puzzle_modes(m) for m in modes], names)
+    bars = [
+        figure(f"modes-{m}", f"Modes of {name}", partial(mode_bar, one), partial(plots.plot_modes, one))
+        for m, (name, one) in enumerate(zip(names, modes, strict=True))
+    ]
+    return {
+        "title": f"{names[0]} and {names[1]}" if len(names) == 2 else f"{len(names)} checkpoints beside each other",
+        "first": names[0],
+        "sentences": [clear_differences(comparison, c) for c in others],
+        "scope": f"The same {puzzles} and seeds for all: {restarts} each, {ensemble.sizes['step']} steps.",
+        "about": ABOUT,
+        "unbounded": any(str(q) in UNBOUNDED for q in comparison["quantity"].values),
+        "confidence": f"{float(comparison.attrs['confidence']):.0%}".replace("%", "\u00a0%"),
+        "differences": figure(
+            "differences", f"Differences to {names[0]} with intervals", partial(plots.plot_differences, comparison)
+        ),
+        "others": [_other(comparison, c, names, figure) for c in others],
+        "bars": bars,
+        "puzzles": rows[:PUZZLES],
+        "more": max(0, len(rows) - PUZZLES),
+    }  # fmt: skip
+
+
+def _other(comparison: xr.Dataset, c: int, names: list[str], figure: Any) -> dict[str, Any]:
+    """Return what is shown of one checkpoint beside the first."""
+    table = comparison_table(comparison, c)
+    draw = partial(plots.plot_scatter, comparison, checkpoint=str(comparison["checkpoint"].values[c]))
+    text = f"Mass of right attractors puzzle by puzzle, {names[c]} against {names[0]}"
+    return {
+        "name": names[c],
+        "table": table,
+        "headings": list(next(iter(table.values()))[0]),
+        "scatter": figure(f"scatter-{c}", text, draw),
+    }

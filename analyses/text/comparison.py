@@ -1,0 +1,151 @@
+"""A comparison in words: what its quantities are called, and its tables, whose columns subtract."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from eqrlab.analyses.text.format import percent_interval, plural
+from eqrlab.analyses.text.names import distinct
+from eqrlab.analyses.text.vocabulary import MODE_NAMES, SELECTOR_NAMES
+from eqrlab.attractors.results.interval import Interval
+
+SUBJECTS = {  # heading of a part of the table: how the names of its quantities begin or end
+    "Accuracy at the last depth, choosing by": "accuracy, ",
+    "Mass, the share of restarts that end at": " mass",
+    "Share of the puzzles in mode": "mode ",
+    "AUC within a puzzle, wrong against right runs, of": " AUC within puzzle",
+    "Dynamics": "",
+}
+NAMES = {
+    "accuracy, any_correct": "any correct, the ceiling",
+    "correct mass": "right attractors",
+    "spurious mass": "wrong attractors",
+    "mode undecided": "undecided",
+}
+
+ABOUT = (
+    "Difference: second minus first, both averaged over the puzzles where both are defined; intervals pair the puzzles "
+    "and resample them, each for one quantity alone."
+)
+
+
+def subject_of(quantity: str) -> str:
+    """Return the heading that a quantity stands under."""
+    return next(title for title, part in SUBJECTS.items() if part in quantity)
+
+
+def quantity_name(quantity: str) -> str:
+    """Return what a quantity is called under its heading.
+
+    Examples
+    --------
+    >>> [quantity_name(q) for q in ("accuracy, mean", "mode d", "settle_time AUC within puzzle")]
+    ['one restart', '(d) broad correct basin', 'settle time']
+    """
+    if quantity in NAMES:
+        return NAMES[quantity]
+    part = SUBJECTS[subject_of(quantity)]
+    name = quantity.replace(part, "") if part else quantity
+    return f"({name}) {MODE_NAMES[name]}" if part == "mode " else SELECTOR_NAMES.get(name, name)
+
+
+def is_share(quantity: str) -> bool:
+    """Return whether a quantity is a share, whose differences are in points."""
+    return subject_of(quantity) in tuple(SUBJECTS)[:3]
+
+
+def paired_means(comparison: xr.Dataset, other: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the means (quantity,) of the first checkpoint and of another over the puzzles where both are defined."""
+    pair = comparison["puzzle_value"].transpose("checkpoint", "quantity", "puzzle").values[[0, other]]
+    both = np.isfinite(pair).all(0)
+    count = np.maximum(both.sum(-1), 1)
+    first, second = (np.where(both.any(-1), np.where(both, v, 0.0).sum(-1) / count, np.nan) for v in pair)
+    return first, second
+
+
+def comparison_table(comparison: xr.Dataset, other: int = 1) -> dict[str, list[dict[str, str]]]:
+    """Return the table of a checkpoint beside the first one: subject to rows, each heading to text.
+
+    Parameters
+    ----------
+    comparison
+        From `compare`.
+    other
+        Position of the checkpoint.
+
+    Notes
+    -----
+    Columns are the quantity, the means of both, their difference with its interval, and what that is over.  Both means
+    are over the puzzles where both checkpoints define the quantity, so that the columns subtract.
+    """
+    names = [str(name) for name in comparison["checkpoint"].values]
+    gap_heading = f"difference [{100 * float(comparison.attrs['confidence']):g} % interval]"
+    fixed = ["quantity", gap_heading, "over"]
+    first, second = distinct(names[0], fixed), distinct(names[other], [*fixed, names[0]])
+    means = paired_means(comparison, other)
+    table: dict[str, list[dict[str, str]]] = {}
+    for q, quantity in enumerate(map(str, comparison["quantity"].values)):
+        share = is_share(quantity)
+        scale, digits = (100, 1) if share else (1, 1 if "step" in quantity else 3)
+        count = int(comparison["puzzles_compared"].values[other, q])
+        gap, low, high = (scale * v for v in Interval.of(comparison, "difference", other, q))
+        unit = " %" if share else ""
+        texts = [f"{scale * m[q]:.{digits}f}{unit}" if count else "undefined" for m in means]
+        unit = " points" if share else ""
+        bounds = f"[{low:+.{digits}f}, {high:+.{digits}f}]" if np.isfinite(low) else "(too few puzzles)"
+        table.setdefault(subject_of(quantity), []).append({
+            "quantity": quantity_name(quantity),
+            first: texts[0],
+            second: texts[1],
+            gap_heading: f"{gap:+.{digits}f}{unit} {bounds}" if count else "",
+            "over": plural(count, "puzzle") if count else "no puzzle has both",
+        })  # fmt: skip
+    return table
+
+
+def comparison_rows(comparison: xr.Dataset, other: int = 1) -> list[dict[str, str]]:
+    """Return `comparison_table` as rows for a terminal: subjects are rows of their own, quantities set in."""
+    rows = []
+    for title, members in comparison_table(comparison, other).items():
+        rows += [dict.fromkeys(members[0], "") | {"quantity": title}]
+        rows += [row | {"quantity": f"  {row['quantity']}"} for row in members]
+    return rows
+
+
+def clear_differences(comparison: xr.Dataset, other: int = 1) -> str:
+    """Return whether a checkpoint is right, and ends at right and wrong attractors, more often than the first one."""
+    first, name = (str(comparison["checkpoint"].values[c]) for c in (0, other))
+    gap, low, high = Interval.of(comparison, "difference", other)
+    quantities = [str(q) for q in comparison["quantity"].values]
+    told = [q for q in quantities if q in ("accuracy, mean", "correct mass", "spurious mass")]
+    parts = []
+    for quantity in told:
+        q = quantities.index(quantity)
+        if not np.isfinite(gap[q]):
+            continue
+        what = "one restart is right" if "mean" in quantity else f"runs end at {quantity_name(quantity)}"
+        bounds = f"{100 * gap[q]:+.1f} points" + (
+            f" [{100 * low[q]:+.1f}, {100 * high[q]:+.1f}]" if np.isfinite(low[q]) else ""
+        )
+        clear = np.isfinite(low[q]) and not low[q] <= 0 <= high[q]
+        how = (
+            f"{what} {'more' if gap[q] > 0 else 'less'} often"
+            if clear
+            else f"whether {what} more often is open"
+        )
+        parts.append(f"{how}, {bounds}")
+    return f"{name} beside {first}: {'; '.join(parts)}."
+
+
+def puzzle_rows(basins: list[xr.Dataset], letters: list[list[str]], names: list[str]) -> list[dict[str, str]]:
+    """Return the table of puzzles, heading to text: the mode and the correct mass of every checkpoint."""
+    rows = []
+    for p, puzzle in enumerate(basins[0]["puzzle"].values):
+        row = {"puzzle": str(puzzle)}
+        for name, found, letter in zip(names, basins, letters, strict=True):
+            row[distinct(name, row)] = (
+                f"{letter[p]}, {percent_interval(*Interval.of(found, 'correct_mass', p))}"
+            )
+        rows.append(row)
+    return rows

@@ -1,4 +1,4 @@
-"""Options that several verbs share: each is described once, and reads the same in every `--help`."""
+"""Options that several verbs share: each is defined once, so that its text is the same in every `--help`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from eqrlab.datasets import task
 
 
 class Given(TypedDict, total=False):
-    """What commands get of the options that several verbs share, those that a verb has: settings of runs, and puzzles.
+    """Values of the shared options as a command receives them: settings of runs, and the choice of puzzles.
 
-    The names are those of the flags; settings of runs have the names of `attractors.RunOptions`.
+    A verb has some of these keys.  The names are those of the flags; settings of runs have the names that
+    `attractors.RunOptions` uses.
     """
 
     puzzles: str | None
@@ -33,7 +34,7 @@ class Given(TypedDict, total=False):
 
 
 class Numbers(click.ParamType):
-    """Integers of at least 1, separated by commas; they come sorted, each once."""
+    """Integers of at least 1, separated by commas; returned sorted and without repetitions."""
 
     name = "N,N,..."
 
@@ -50,7 +51,7 @@ class Numbers(click.ParamType):
 
 
 class Limit(click.ParamType):
-    """A number of puzzles of at least 1, or "all", which is more than there can be."""
+    """A number of puzzles of at least 1, or "all", which becomes a number larger than any set."""
 
     name = "N|all"
 
@@ -75,7 +76,7 @@ class Setting(click.ParamType):
 
 
 def device_named(name: str) -> str:
-    """Return a device that torch knows; "auto" is CUDA where there is one, else the processor.
+    """Return the name of an available torch device; "auto" is CUDA if there is a CUDA device, else the processor.
 
     Raises
     ------
@@ -114,12 +115,12 @@ def together(*options: Callable) -> Callable:
 
 
 def _kept(context: click.Context, option: click.Parameter, value: Any) -> None:
-    """Leave an option where `commands.common.checkpoints` finds it: it goes with the CKPT, not into the command."""
+    """Store an option of the checkpoint where `commands.common.checkpoints` looks for it."""
     context.meta[f"eqrlab.checkpoint.{option.name}"] = value
 
 
 def _task_kept(context: click.Context, _option: click.Parameter, name: str | None) -> None:
-    """Leave the task of the puzzles where `asked_task` finds it; an unknown one is wrong usage, with the list."""
+    """Store the task of the puzzles where `asked_task` looks for it; an unknown name is wrong usage."""
     if name is not None:
         try:
             task(name)
@@ -129,13 +130,13 @@ def _task_kept(context: click.Context, _option: click.Parameter, name: str | Non
 
 
 def asked_task() -> str | None:
-    """Return the task that --task of the running command names, None where it names none."""
+    """Return the value of --task of the running command, or None if it was not given."""
     context = click.get_current_context(silent=True)
     return None if context is None else context.meta.get("eqrlab.puzzles.task")
 
 
 def _kept_with_puzzles(context: click.Context, option: click.Parameter, value: Any) -> None:
-    """Leave an option where `commands.common.identifiers` finds it: it goes with the puzzles, not into the command."""
+    """Store an option of the puzzles where `commands.common.identifiers` looks for it."""
     context.meta[f"eqrlab.puzzles.{option.name}"] = value
 
 
@@ -145,65 +146,65 @@ checkpoint = together(
     click.option("--set", type=Setting(), multiple=True, metavar="KEY=VALUE", expose_value=False, callback=_kept,
                  help="One option of the model's configuration, such as H_cycles=3; may be repeated."),
     click.option("--seq-len", type=click.IntRange(1), expose_value=False, callback=_kept,
-                 help="Grid cells, where neither weights nor puzzles tell them."),
+                 help="Number of grid cells, if neither the weights nor the puzzles determine it."),
     click.option("--weights", type=click.Choice(["auto", "ema", "raw"]), expose_value=False, callback=_kept,
-                 help="Averaged or raw weights of files that hold both (default: what the configuration says)."),
+                 help="Weights to use if a file has averaged and raw ones (default: as the configuration says)."),
     click.option("--step", type=click.IntRange(0), expose_value=False, callback=_kept,
-                 help="Training step, where CKPT is a folder (default: the newest)."),
+                 help="Which training step to load if CKPT is a folder (default: the newest)."),
 )  # fmt: skip
 puzzles = together(
     click.option("--puzzles", metavar="FILE|DIR|NAME",
                  help="Puzzles, or the name of a bundled set (default: the bundled test set of the model's task)."),
     click.option("--split", default="test", show_default=True, help="Split of a bundled set or .npy folder."),
     click.option("--task", metavar="NAME", expose_value=False, callback=_task_kept,
-                 help="What the puzzles are: sudoku6-3x2, maze7x12, generic-7x8, ... (default: what they look like)."),
+                 help="Task of the puzzles: sudoku6-3x2, maze7x12, generic-7x8, ... (default: inferred)."),
     click.option("--identifiers", type=click.Path(path_type=Path), metavar="FILE", expose_value=False,
                  callback=_kept_with_puzzles,
-                 help="identifiers.json of the model, where the puzzles come without (ARC)."),
+                 help="identifiers.json of the model, for puzzle files that contain no identifiers (ARC)."),
     click.option("--blank-identifiers", is_flag=True, expose_value=False, callback=_kept_with_puzzles,
-                 help="Give a model of many puzzles none of their embeddings, whatever identifiers puzzles have."),
+                 help="Use the blank identifier for every puzzle instead of its own embedding (ARC)."),
 )  # fmt: skip
 allow_several = click.option(
-    "--allow-several", is_flag=True, help="Accept puzzles of a file that have several solutions."
+    "--allow-several", is_flag=True, help="Also accept puzzles that have several solutions."
 )
 starts = click.option(
     "--starts",
     type=click.Choice(["own", "random"]),
-    help="own: the family's restart law; random: truncated normals (default: own where that is random).",
+    help="own: the family's restart law; random: truncated normals (default: own, if that law is random).",
 )
-batch_size = click.option("--batch-size", type=click.IntRange(1), help="Rows at once (default: automatic).")
+batch_size = click.option("--batch-size", type=click.IntRange(1), help="Rows per batch (default: automatic).")
 compiled = click.option(
     "--compile", "compiled", is_flag=True,
-    help="Fuse the blocks by torch.compile: equal to rounding, seconds to begin with, then faster; needs a compiler.",
+    help="Use torch.compile: slower to start, then faster; results are equal up to rounding; needs a compiler.",
 )  # fmt: skip
 commit = click.option(
     "--commit",
     type=click.FloatRange(0, 1, min_open=True),
     metavar="SHARE",
-    help="Where no restart halts, write so much of each one's surest cells into the puzzle, restart; usual: 0.2.",
+    help="If no restart halts, write this share of each one's surest cells into the puzzle and restart; usual: 0.2.",
 )
 quiet = click.option("--quiet", is_flag=True, help="No progress bar.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 def limit(default: int | None = None, *, bundled: int | None = None) -> Callable:
-    """Return --limit; without a default it is all puzzles, or some of a file and `bundled` ones of a bundled set."""
+    """Return --limit; without a default it means all puzzles, or 64 of a file and `bundled` ones of a bundled set."""
     usual = f"64 of a file, drawn at random by --seed; {bundled} of a bundled set" if bundled else "all"
-    text = "The first so many puzzles, or all" + ("." if default else f" (default: {usual}).")
+    text = "How many puzzles, from the first on, or all" + ("." if default else f" (default: {usual}).")
     return click.option(
         "--limit", type=Limit(), metavar="N|all", default=default, show_default=True, help=text
     )
 
 
 def number(flag: str, default: int | None, text: str, least: int = 1) -> Callable:
-    """Return an option of a whole number of at least so much."""
+    """Return an option for a whole number >= `least`."""
     return click.option(flag, type=click.IntRange(least), default=default, show_default=True, help=text)
 
 
 def share(
     flag: str, default: float | None, text: str, most: float = 1, metavar: str | None = None
 ) -> Callable:
-    """Return an option of a number between 0 and `most`, both excluded."""
+    """Return an option for a number between 0 and `most`, both excluded."""
     kind = click.FloatRange(0, most, min_open=True, max_open=True)
     return click.option(flag, type=kind, default=default, show_default=True, metavar=metavar, help=text)
 
@@ -233,10 +234,10 @@ def noise(
 
 def device(
     default: str | None = "auto",
-    text: str = "auto: CUDA where there is one.",
+    text: str = "auto: CUDA if there is a CUDA device.",
     kind: click.ParamType = click.STRING,
 ) -> Callable:
-    """Return --device; the command gets a device of torch, or None where that is the default."""
+    """Return --device; the command receives the name of a torch device, or None if the default is None."""
 
     def named(context: click.Context, option: click.Parameter, name: str | None) -> str | None:
         return None if name is None else device_named(name)
@@ -246,7 +247,7 @@ def device(
 
 
 def dtype(*choices: str, default: str | None = None) -> Callable:
-    """Return --dtype with these choices; None is the model's own."""
+    """Return --dtype with these choices; None means the dtype of the model."""
     return click.option("--dtype", type=click.Choice(choices), default=default, show_default=True,
                         help="Precision of the iteration.")  # fmt: skip
 
@@ -258,7 +259,7 @@ def out(default: str = "out") -> Callable:
 
 
 def study(default_limit: int, default_restarts: int) -> Callable:
-    """Return what verbs share that study some runs of a few puzzles in a precision that has derivatives."""
+    """Return the options of verbs that study some runs of a few puzzles, in a precision that allows derivatives."""
     return together(
         puzzles,
         limit(default_limit),

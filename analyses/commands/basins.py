@@ -63,9 +63,9 @@ def basins_command(
 ) -> Path:  # fmt: skip
     """Measure the basins of each puzzle to a requested precision.
 
-    Draws as many restarts as that takes, and no more.  A mass is the probability of ending at an attractor under the
-    restart law.  Families with one stored start (TRM, HRM, URM) are started from random states, outside their training
-    law.  Writes OUT/basins.nc.
+    Draws as many restarts as the precision needs, and no more.  A mass is the probability of ending at an
+    attractor under the restart law.  Families with one stored start (TRM, HRM, URM) are started from random
+    states, outside their training law.  Writes OUT/basins.nc.
     """
     began = time.monotonic()
     model = load_checkpoint(checkpoint)
@@ -100,7 +100,7 @@ def _share(found: xr.Dataset, name: str, *place: int) -> str:
 
 
 def puzzle_rows(found: xr.Dataset) -> list[dict[str, str]]:
-    """Return a line for each puzzle: the masses of right, wrong and no attractors, and what they cost."""
+    """Return a line for each puzzle: the masses of right attractors, wrong ones and none, and their cost."""
     rows = []
     for p in range(found.sizes["puzzle"]):
         row = {
@@ -141,7 +141,7 @@ def basin_rows(found: xr.Dataset) -> list[dict[str, str]]:
 
 
 def cost_lines(found: xr.Dataset) -> list[str]:
-    """Say how many restarts were used, and how many a fixed number of equal precision would have taken."""
+    """Say how many restarts were used, and how many would have been needed if their number were fixed in advance."""
     used, puzzles = found.restarts_used.values, found.sizes["puzzle"]
     level = f"{float(found.attrs['confidence']):.0%} {found.attrs['interval_method']} intervals"
     more = int((found.attractors.values > SHOWN).sum())

@@ -88,9 +88,9 @@ def continuation_command(
 ) -> Path:  # fmt: skip
     """Follow attractors over training, noise, damping or starts.
 
-    Prints the attractors' masses and the modes at each value.  CKPT is the folder of a run trained with --keep-every,
-    or several checkpoints of one task in the order of training; with --over it is one checkpoint.  The same restarts
-    begin at every value.  Writes OUT/continuation.nc and OUT/continuation.png.
+    Prints the masses of the attractors and the modes at each value.  CKPT is the folder of a run trained with
+    --keep-every, or several checkpoints of one task in the order of training; with --over it is one checkpoint.  The
+    same restarts are used at every value.  Writes OUT/continuation.nc and OUT/continuation.png.
     """
     began = time.monotonic()
     name, systems, laws = family_of_systems(checkpoints, over)
@@ -133,7 +133,7 @@ def continuation_command(
 def family_of_systems(
     checkpoints: Sequence[str], over: tuple[str, tuple[float, ...]] | None
 ) -> tuple[str, dict[float, Reasoner], dict[float, Callable] | None]:
-    """Return what the values are called, the model at each, and its restart law where that is not its own.
+    """Return the name of the values, the model at each value, and its restart law if that is not its own.
 
     Raises
     ------
@@ -167,7 +167,7 @@ def family_of_systems(
 
 
 def trained_steps(model: Reasoner) -> int:
-    """Return how many training steps a model has seen, -1 where that is not recorded."""
+    """Return the number of training steps of a model, -1 if it is not recorded."""
     steps = model.provenance.get("steps", model.provenance.get("step"))
     return -1 if steps is None else int(steps)
 
@@ -186,7 +186,7 @@ def changed(model: Reasoner, name: str, value: float) -> Reasoner:
 
 
 def scaled(model: Reasoner, size: float) -> Callable[[Any, torch.Generator], Tensor]:
-    """Return the random restart law of a model with starts so many times as large."""
+    """Return the random restart law of a model with its starts scaled by this factor."""
 
     def start(x: Any, generator: torch.Generator) -> Tensor:
         return size * model.random_initial(x, generator)
@@ -217,7 +217,7 @@ def value_rows(found: xr.Dataset) -> list[dict[str, str]]:
 
 
 def event_lines(found: xr.Dataset) -> list[str]:
-    """Say which attractors are born, and which die and what becomes of their states, the largest first."""
+    """Say which attractors are born, which die, and where the states of those that die go; the largest first."""
     lines: list[tuple[float, str]] = []
     values, alive, mass = found["value"].values, found["alive"].values, np.nan_to_num(found["mass"].values)
     by_state = found.attrs["match"] == "state"

@@ -65,7 +65,7 @@ def _scan(
 
 
 def _read(source: str, task: str | None, split: str, limit: int | None = None) -> PuzzleSet:
-    """Read a path or a bundled set; the first fault is an error."""
+    """Read a path or a bundled set; raise an error at the first fault."""
     puzzles, faults = _scan(source, task, split, limit)
     if faults or puzzles is None:
         raise ValueError(str(faults[0]))
@@ -73,12 +73,12 @@ def _read(source: str, task: str | None, split: str, limit: int | None = None) -
 
 
 def form_of(out: Path, form: str | None) -> str:
-    """Return the format asked for or named by the path."""
+    """Return the format that was requested, or the one that the path implies."""
     return form or ("csv" if out.name.lower().removesuffix(".gz").endswith(".csv") else "npy")
 
 
 def _require_writable(out: Path, form: str | None, split: str) -> None:
-    """See that a set can be written, before it is made."""
+    """Check that a set can be written before it is generated."""
     if form_of(out, form) == "csv":
         require_writable(out.parent, out.name)
         return
@@ -87,7 +87,7 @@ def _require_writable(out: Path, form: str | None, split: str) -> None:
 
 
 def _write(out: Path, form: str | None, split: str, puzzles: PuzzleSet) -> None:
-    """Write a set in the format asked for or named by the path, and say so."""
+    """Write a set in the format that was requested or that the path implies, and print a line about it."""
     if form_of(out, form) == "csv":
         files.write_csv(out, puzzles)
     else:
@@ -173,7 +173,7 @@ def convert(
 
 
 def _solved(puzzles: PuzzleSet) -> PuzzleSet:
-    """Return puzzles with the solver's labels."""
+    """Return the puzzles with the solutions of the solver as labels."""
     known = task_named(puzzles.task)
     if known.count is None:
         raise ValueError(f"there is no solver of {puzzles.task} puzzles, which {puzzles.source} holds")
@@ -209,7 +209,7 @@ def info(source: str, measure: int, task: str | None, limit: int | None, split: 
 
 @contextlib.contextmanager
 def _proving(puzzles: PuzzleSet) -> Iterator[Callable[[int], object]]:
-    """Show how many puzzles are solved, where that takes more than a second."""
+    """Show the progress of solving, if it takes more than a second."""
     with tqdm(total=len(puzzles), unit="puzzle", desc="solving", **shown(True)) as bar:
         yield lambda done: bar.update(done - bar.n)
 
@@ -252,7 +252,7 @@ def _describe(puzzles: PuzzleSet, measure: int) -> dict[str, str]:
 
 
 def _guesses(known: Task, inputs: np.ndarray) -> str:
-    """Return the guess nodes of puzzles, as far as they are counted in a few seconds."""
+    """Return the numbers of guesses of as many puzzles as can be counted in a few seconds."""
     board, began, guesses = geometry(known.board[0], known.boxes), time.monotonic(), list[int]()
     for tokens in tqdm(inputs, unit="puzzle", desc="guess nodes", **shown(True)):
         found = search(tokens, board=board, nodes=MOST_NODES)
@@ -311,7 +311,7 @@ def check(
 
 
 def _puzzle_faults(puzzles: PuzzleSet, allow_several: bool) -> tuple[dict[int, str], int]:
-    """Return row -> reason for puzzles without exactly one solution and repetitions; and how many are not proved."""
+    """Return row -> reason for repetitions and puzzles without exactly one solution, and the number not proved."""
     found: dict[int, str] = {}
     groups = puzzles.columns.get("group")
     first: dict[int, int] = {}

@@ -48,7 +48,7 @@ LOCAL = 64  # puzzles up to which the local dynamics, some thousand evaluations 
 
 
 def named(checkpoints: Sequence[str], compiled: bool = False) -> dict[str, Reasoner]:
-    """Load checkpoints under names of their own: the bundled name or the file's stem, numbered where two agree."""
+    """Load checkpoints under distinct names: the bundled name or the file's stem, numbered if two are equal."""
     models: dict[str, Reasoner] = {}
     for checkpoint in checkpoints:
         models[shown_name(checkpoint, models)] = load_checkpoint(checkpoint)
@@ -59,7 +59,7 @@ def named(checkpoints: Sequence[str], compiled: bool = False) -> dict[str, Reaso
 
 
 def table(rows: list[dict[str, str]]) -> list[str]:
-    """Return rows of texts as aligned lines, headings first."""
+    """Return rows of text as aligned lines, with the headings first."""
     if not rows:
         return []
     width = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
@@ -68,7 +68,7 @@ def table(rows: list[dict[str, str]]) -> list[str]:
 
 
 def verdict_lines(groups: dict[str, xr.Dataset]) -> list[str]:
-    """Return what is printed of a diagnosis: the verdict in a sentence, then a table of puzzles."""
+    """Return the printed lines of a diagnosis: the verdict in a sentence, then a table of puzzles."""
     rows = verdict_rows(groups)
     sentences = landscape_sentence(groups["modes"], groups["alignment"])
     if "signals" in groups:
@@ -137,7 +137,7 @@ def run_one(
     local: bool | None,
     **options: Any,
 ) -> dict[str, xr.Dataset]:
-    """Diagnose one model on its puzzles, or take what is kept of that; keep it, and print the verdict."""
+    """Diagnose one model on its puzzles, or use the stored result; store the result and print the verdict."""
     unasked = local is None and len(chosen) > LOCAL
     random = starts == "random" or (starts is None and not model.random_starts)
     beta = model.noise_scale if noise is None else noise
@@ -187,9 +187,9 @@ def run_all(
     resume: bool,
     **options: Any,
 ) -> tuple[dict[str, dict[str, xr.Dataset]], Kept]:
-    """Diagnose checkpoints one after another; all are loaded, and all puzzles read, before the first is run.
+    """Diagnose checkpoints one after another, after all of them are loaded and all puzzles are read.
 
-    The results of each are kept beside `target` as soon as it is done, until that is written.
+    The results of each checkpoint are stored beside `target` as soon as they are there, until `target` is written.
     """
     models = named(checkpoints, compiled)
     choice = {"seed": options["seed"], "quiet": options["quiet"]}
@@ -216,7 +216,7 @@ def run_all(
 
 
 def finish(target: Path, groups: dict[str, xr.Dataset], kept: Kept, began: float) -> str:
-    """Write archive and report, and return where they are."""
+    """Write the archive and the report, and return their paths."""
     archive.write(target, groups)
     kept.remove()
     write_report(target, target.with_name(REPORT))
@@ -233,8 +233,8 @@ def diagnose_command(checkpoints: tuple[str, ...], out: Path, **options: Any) ->
     CKPT is a file (official or eqrlab's own) or the name of a bundled model; without any, two bundled models with
     contrasting landscapes are diagnosed.  Writes OUT/diagnosis.nc and OUT/report.html.
 
-    Families with one stored start (TRM, HRM, URM) have no restarts of their own: they are started from random states,
-    outside their training law, or with `--starts own` run once.
+    Families with one stored start (TRM, HRM, URM) have no restart law of their own.  They are started from random
+    states, outside their training law, or run once from their stored start with `--starts own`.
     """
     began, target = time.monotonic(), out / "diagnosis.nc"
     results, kept = run_all(checkpoints or DEFAULT, target=target, **options)
@@ -251,9 +251,9 @@ def diagnose_command(checkpoints: tuple[str, ...], out: Path, **options: Any) ->
 def compare_command(checkpoints: tuple[str, ...], out: Path, **options: Any) -> Path:
     """Compare checkpoints on the same puzzles and seeds.
 
-    Differences are to the first CKPT; their intervals pair the puzzles.  All restarts are drawn, whatever they show.
-    Writes OUT/compare.nc and OUT/report.html, the landscapes side by side.  For families with one stored start see
-    `eqrlab diagnose --help`.
+    Differences are taken to the first CKPT, with intervals paired by puzzle.  All restarts are drawn, even if fewer
+    would decide a mode.  Writes OUT/compare.nc and OUT/report.html, which shows the landscapes side by side.  For
+    families with one stored start see `eqrlab diagnose --help`.
     """
     began, target = time.monotonic(), out / "compare.nc"
     if len(checkpoints) < 2:
@@ -277,7 +277,7 @@ def compare_command(checkpoints: tuple[str, ...], out: Path, **options: Any) -> 
 def report_command(file: Path, out: Path | None) -> None:
     """Write the HTML report of an archive again.
 
-    Needs nothing but the archive.
+    This needs only the archive.
     """
     target = out or file.with_name(REPORT)
     require_writable(target.parent, target.name)

@@ -1,4 +1,4 @@
-"""`eqrlab spectrum`, `fixed-points` and `lyapunov`: local dynamics where a checkpoint's runs end."""
+"""`eqrlab spectrum`, `fixed-points` and `lyapunov`: local dynamics at the states where runs end."""
 
 from __future__ import annotations
 
@@ -40,9 +40,10 @@ def settled_runs(
     checkpoint: str, puzzles: str | None, split: str, limit: int, file: Path, quiet: bool, then: tuple[str, int],
     **options: Any,
 ) -> tuple[Reasoner, PuzzleSet, xr.Dataset]:  # fmt: skip
-    """Load a model, run its puzzles noise-free from its restart law, and return it with them and their final states.
+    """Load a model, run its puzzles noise-free from its restart law, and return model, puzzles and final states.
 
-    Sees first that `file` can be written, and tells the cost; `then` is what follows, and its evaluations for a state.
+    First checks that `file` can be written, and prints the cost; `then` gives the name of the analysis that follows
+    and its evaluations per state.
     """
     model = load_checkpoint(checkpoint).smooth()
     chosen = puzzles_for(model, puzzles, split, limit, several=True)
@@ -81,10 +82,9 @@ def _finish(out: Path, name: str, groups: dict[str, xr.Dataset], rows: list[dict
 def spectrum_command(k: int, tol: float, which: str, out: Path, **options: Any) -> Path:
     """Compute the Jacobian's leading eigenvalues where runs end.
 
-    The Jacobian is that of one outer step.  At a fixed point a spectral radius below 1 means stable; elsewhere it
-    describes one step only.  The number after +- bounds its error; of a strongly
-    non-normal Jacobian the radius may be unknown.
-    Writes OUT/spectrum.nc.
+    The Jacobian is that of one outer step.  At a fixed point, a spectral radius below 1 means stable; elsewhere it
+    describes one step only.  The number after +- bounds its error.  The radius of a strongly non-normal Jacobian may
+    be unknown.  Writes OUT/spectrum.nc.
     """
     model, chosen, ensemble = settled_runs(
         file=out / "spectrum.nc", then=("eigenvalues", EIGENVALUE * k), **options
@@ -105,7 +105,7 @@ def spectrum_command(k: int, tol: float, which: str, out: Path, **options: Any) 
 
 
 def _radius(result: xr.Dataset, p: int, m: int) -> str:
-    """Return the spectral radius and how well it is known."""
+    """Return the spectral radius with its error bound, as text."""
     value, low, high = (float(result[f"spectral_radius{e}"].values[p, m]) for e in ("", "_low", "_high"))
     return f"{value:.4f} " + (
         f"+- {max(high - value, value - low):.0e}" if np.isfinite(high) else "(not known)"
@@ -113,7 +113,7 @@ def _radius(result: xr.Dataset, p: int, m: int) -> str:
 
 
 def wanted(which: str) -> str | float:
-    """Return a number where the text is one, else the text, which `at.spectrum` checks."""
+    """Return the text as a number if it is one, otherwise unchanged; `at.spectrum` checks it."""
     try:
         return float(which)
     except ValueError:
@@ -133,9 +133,9 @@ def _complex(value: complex) -> str:
     "--deflate", 0, "Further searches from every run, each avoiding the points found before.", least=0
 )
 def fixed_points_command(method: str, max_steps: int, deflate: int, out: Path, **options: Any) -> Path:
-    """Find and certify the fixed points next to where runs end.
+    """Find and certify the fixed points near the states where runs end.
 
-    Equal ones are merged, and each is called stable, unstable or undecided.  Writes OUT/fixed-points.nc.
+    Equal points are merged, and each is classed as stable, unstable or undecided.  Writes OUT/fixed-points.nc.
     """
     model, chosen, ensemble = settled_runs(
         file=out / "fixed-points.nc", then=("fixed points", FIXED_POINT * (1 + deflate)), **options
@@ -186,10 +186,10 @@ def fixed_points_command(method: str, max_steps: int, deflate: int, out: Path, *
 @opt.number("-k", 2, "How many leading exponents.")
 @opt.number("--steps", 200, "Outer steps to average over.", least=20)
 def lyapunov_command(k: int, steps: int, out: Path, **options: Any) -> Path:
-    """Compute the leading Lyapunov exponents of runs that go on.
+    """Compute the leading Lyapunov exponents of continued runs.
 
-    Each goes on, noise off, from where it ended.  Natural logarithm per outer step; a positive one with its interval
-    above 0 means chaos.  Writes OUT/lyapunov.nc.
+    Each run continues, with noise off, from the state where it ended.  Exponents are in natural logarithm per outer
+    step; a leading exponent whose interval is above 0 means chaos.  Writes OUT/lyapunov.nc.
     """
     model, chosen, ensemble = settled_runs(
         file=out / "lyapunov.nc", then=("exponents", steps * (1 + 3 * k)), **options

@@ -1,4 +1,4 @@
-"""`eqrlab dynamics`: what runs end as, and how exponents tell right runs from wrong ones."""
+"""`eqrlab dynamics`: where runs end, and how well exponents separate right runs from wrong ones."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def dynamics_command(
 ) -> Path:
     """Classify where runs end: fixed points, saddles, cycles, chaos.
 
-    Right and wrong runs are counted apart.  Noise off; families with one stored start are started from random states,
-    outside their training law, and roundings inside the step (URM) are left out.  Also follows the runs from their
-    starts with a tangent vector, and tells how well its growth, and the drift, tell wrong runs from right ones.  Writes
-    OUT/dynamics.nc and OUT/dynamics.svg.
+    Right and wrong runs are counted separately.  Noise is off; families with one stored start are started from random
+    states, outside their training law, and rounding inside the step (URM) is left out.  The command also follows the
+    runs from their starts with a tangent vector, and measures how well its growth, and the drift, separate wrong runs
+    from right ones.  Writes OUT/dynamics.nc and OUT/dynamics.svg.
     """
     from eqrlab.analyses.figures.style import write_figure
 

@@ -53,17 +53,16 @@ def evaluate(
 ) -> None:
     """Measure the exact and the cell accuracy of a checkpoint.
 
-    CKPT is a file (official or eqrlab's own) or the name of a bundled model.  An answer is exact when it is valid (a
-    Sudoku rule for every row, column and box; a shortest path), whatever the stored solution.  Accuracies are means
-    over restarts; their 95 % intervals take puzzles as the independent units, not restarts.  "halting" is what comes of
-    stopping every run at the first step at which its halting head asks for it.  Puzzles that have no solution are named
-    and left out: no answer to them is right.
-
-    With --commit the puzzles are also answered by two stages of --restarts runs (4 unless more than one is given), from
-    random states where the family has a stored start, and beside them by as many plain restarts.
-
-    Of ARC tasks also pass@K: the share of tests with a right answer among the K that most disguises (and restarts) vote
-    for, by the official vote, mean over tasks; and the same when a task counts only with all its tests right.
+    CKPT is a file (official or eqrlab's own) or the name of a bundled model.  An answer is exact when it is
+    valid (the Sudoku rules for every row, column and box; a shortest path), whatever the stored solution is.
+    Accuracies are means over restarts; their 95 % intervals treat puzzles, not restarts, as the independent
+    units.  "halting" is the accuracy when every run stops at the first step at which its halting head asks for
+    it.  Puzzles that have no solution are listed and left out, since no answer to them is right.  With
+    --commit, the puzzles are also answered by two stages of --restarts runs (4 unless more than one is given),
+    from random states if the family has a stored start, and for comparison by as many plain restarts.  For ARC
+    tasks there is also pass@K: the share of tests with a right answer among the K answers with the most votes
+    of disguises (and restarts), by the official vote, averaged over tasks; and the same if a task counts only
+    with all its tests right.
     """
     from eqrlab.analyses.studies.accuracy import measure  # here, so that the other commands start quickly
     from eqrlab.analyses.studies.arc import shown_names
@@ -116,7 +115,7 @@ def evaluate(
 
 
 def _halting(found: dict[str, Any], depth: int) -> str:
-    """Say what comes of stopping where the halting head asks for it."""
+    """Return the line about the accuracy when runs stop as their halting head asks."""
     steps, never = found["steps"], 1 - found["halted"]["value"]
     mean = f"{steps['value']:.1f}"
     if steps["low"] is not None:
@@ -126,7 +125,7 @@ def _halting(found: dict[str, Any], depth: int) -> str:
 
 
 def _pass_lines(result: dict[str, Any]) -> dict[str, str]:
-    """Return what is printed of pass rates, where there are any."""
+    """Return the printed lines about pass rates, if there are any."""
     if "all_tests" not in result:
         return {}
     lines = {"all cells": stated_share(result["cell"])}
@@ -147,7 +146,7 @@ def _solvable(puzzles: PuzzleSet) -> tuple[PuzzleSet, list[str]]:
     Raises
     ------
     ValueError
-        When none has.
+        If no puzzle has a solution.
     """
     rows = unsolvable_rows(puzzles.task, puzzles.inputs, puzzles.labels)
     if len(rows) == len(puzzles):

@@ -45,7 +45,7 @@ DEFAULTS: dict[str, Any] = {"restarts": 64, "depth": 64, "seed": 0, "keep": ("su
 
 
 def _shard(text: str | None) -> tuple[int, int]:
-    """Return which of how many processes this is: told by --shard, else by torchrun.
+    """Return the index of this process and the number of processes, from --shard or from torchrun.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def _shard(text: str | None) -> tuple[int, int]:
 def _job(
     checkpoint: str | None, out: Path, like: Path | None, resume: bool, given: dict[str, Any]
 ) -> tuple[Reasoner, dict[str, Any], dict[str, Any]]:
-    """Return the model, the arguments of `export` from `inputs` on, and the attributes that name their origin."""
+    """Return the model, the arguments of `export` from `inputs` on, and the attributes that record their origin."""
     begun = read_plan(folder_of(out)) if resume else None
     if begun:
         old, source = like_plan(*begun)
@@ -214,12 +214,13 @@ def export_command(
 ) -> dict[str, Any]:  # fmt: skip
     """Write trajectories to an archive: streamed and resumable.
 
-    Memory stays bounded, however long the archive.  FILE.nc is whole at any time: missing, of what is completed so far,
-    or complete.  What was completed since is in FILE.nc.parts until then.  Ctrl-C, SIGKILL, a full disk or a power cut
-    lose nothing completed: the same command with --resume goes on, and ends with the same variables, bit for bit (with
-    --compile: to rounding).
+    Memory stays bounded, however long the archive is.  FILE.nc is never half-written: it is missing, or
+    contains what was completed up to its last update, or is complete; batches completed since then are in
+    FILE.nc.parts.  Ctrl-C, SIGKILL, a full disk or a power cut lose at most the batches in progress and 10
+    seconds of completed ones: the same command with --resume continues, and ends with the same variables, bit
+    for bit (with --compile: up to rounding).
 
-    Several processes share the work under torchrun, or with --shard I/N; the last one writes the archive.
+    Several processes can share the work under torchrun, or with --shard I/N; the last one writes the archive.
     """
     began, share = time.monotonic(), _shard(shard)
     model, job, origin = _job(checkpoint, out, like, resume, {**given, "keep": keep or None})
@@ -243,7 +244,7 @@ def export_command(
 
 
 def _say(done: Progress, out: Path, job: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Print what came of it, and return it."""
+    """Print the outcome of the export, and return it."""
     if done.complete:
         size = f"{plural(len(job['inputs']), 'puzzle')}, {job['restarts']} restarts, depth {job['depth']}"
         click.echo(f"archive {out}: {size}, {_bytes(out.stat().st_size)}, {seconds:.0f} s")
@@ -261,8 +262,8 @@ def _say(done: Progress, out: Path, job: dict[str, Any], seconds: float) -> dict
 def verify_command(archives: tuple[Path, ...], checksums: bool) -> dict[str, Any]:
     """Check archives against the schema and their checksums.
 
-    Names, dimensions, units, flags and attributes are checked, and unless told otherwise all values.  The first
-    violation ends it with exit code 1.  The schema is described in SCHEMA.md of eqrlab.attractors.
+    Names, dimensions, units, flags and attributes are checked, and all values unless --no-checksums is given.  The
+    first violation ends the command with exit code 1.  The schema is described in SCHEMA.md of eqrlab.attractors.
     """
     sound = {}
     for file in archives:

@@ -39,11 +39,11 @@ RETURNED = 22  # evaluations a step of the return test of a run: itself, and 7 d
 def fates_command(
     checkpoint: str, depths: list[int], pushed: int, out: Path, quiet: bool, **given: Unpack[opt.Given]
 ) -> Path:
-    """Tell wrong runs that settled from unfinished ones, by depth.
+    """Separate wrong runs that settled from unfinished ones, by depth.
 
-    Halting is off.  Also pushes runs that settled and sees whether they come back; checks that the map does anything at
-    all.  Families with one stored start are started from random states, outside their training law.  Writes
-    OUT/fates.nc.
+    Halting is off.  The command also pushes settled runs to see whether they come back, and checks that the map does
+    anything at all.  Families with one stored start are started from random states, outside their training law.
+    Writes OUT/fates.nc.
     """
     model = load_checkpoint(checkpoint)
     chosen = puzzles_for(model, given["puzzles"], given["split"], given["limit"], several=True)

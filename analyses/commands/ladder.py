@@ -34,12 +34,12 @@ TRIED = 2  # optimiser steps that are timed
     epilog="Example:  eqrlab ladder sudoku6 --rungs tied,ri --seeds 1 --steps 20 --limit 2 --restarts 2",
 )
 @click.argument("task", default="sudoku6")
-@click.option("--rungs", default=",".join(PATH), show_default=True, help="Which rungs, with commas.")
-@opt.number("--seeds", 3, "Runs of every rung.")
+@click.option("--rungs", default=",".join(PATH), show_default=True, help="The rungs, separated by commas.")
+@opt.number("--seeds", 3, "Training runs of every rung.")
 @train_options.optimiser
 @train_options.blocks
 @click.option(
-    "--layers", type=int, help="Blocks of a level; the feedforward rung has as many as a whole outer step."
+    "--layers", type=int, help="Blocks per level; the feedforward rung has as many as a whole outer step."
 )
 @click.option(
     "--h-cycles", type=int, help="Inner cycles H of the two-level rungs; the others match their layers."
@@ -48,9 +48,9 @@ TRIED = 2  # optimiser steps that are timed
 @click.option("--halt-max-steps", type=int, help="Outer steps in training, from rung sot on.")
 @click.option("--puzzles", metavar="FILE|DIR", help="Training puzzles (default: the bundled set).")
 @train_options.test_puzzles
-@opt.number("--limit", 24, "Puzzles of the landscape.")
-@opt.number("--restarts", 24, "Breadth B of it.", least=2)
-@opt.depth(32, "Depth D of it.")
+@opt.number("--limit", 24, "Puzzles on which the landscape is sampled.")
+@opt.number("--restarts", 24, "Restarts B of each of these puzzles.", least=2)
+@opt.depth(32, "Outer steps D of these runs.")
 @train_options.device
 @train_options.threads
 @opt.out("runs/ladder")
@@ -59,15 +59,15 @@ TRIED = 2  # optimiser steps that are timed
 def ladder_command(task: str, **options: Any) -> dict[str, Any]:
     """Train a ladder of models, one ingredient more at each rung.
 
-    Measures what each does to accuracy and landscape on TASK.
+    Measures how each ingredient changes accuracy and landscape on TASK.
 
-    The rungs, at as many layers an outer step: feedforward, tied (weights tied, one segment), sot (segmented online
-    training), hierarchy (two levels), act (learned halting), ri (random initial states), ni (noise and damping).
-    Beside the path stands noise (act with noise and damping): act,noise,ri,ni together cross random starts with noise,
-    and the effects of both and their interaction are told.
+    The rungs, all with the same number of layers per outer step, are: feedforward, tied (weights tied, one
+    segment), sot (segmented online training), hierarchy (two levels), act (learned halting), ri (random initial
+    states), ni (noise and damping).  A further rung is noise (act with noise and damping): the rungs act,noise,ri,ni
+    together cross random starts with noise, and the effects of both and their interaction are printed.
 
-    Every run is kept in OUT/RUNG-seedS as `eqrlab train` keeps it, with its sampling in landscape.nc; what is there
-    already is taken up, so that an interrupted ladder goes on with the same command.  Writes OUT/ladder.nc,
+    Every run has a folder OUT/RUNG-seedS, as `eqrlab train` writes it, with its sampling in landscape.nc.  Runs that
+    are there already are used, so that the same command continues an interrupted ladder.  Writes OUT/ladder.nc,
     OUT/ladder.md and OUT/ladder.svg.
     """
     from eqrlab.analyses.commands.diagnose import table
@@ -121,7 +121,7 @@ def ladder_command(task: str, **options: Any) -> dict[str, Any]:
 
 
 def cost_of(ladder: Ladder) -> str:
-    """Return in one line how long the runs that are left will take, from two optimiser steps of each of their rungs."""
+    """Return in one line how long the remaining runs will take, estimated from two optimiser steps of each rung."""
     left = collections.Counter(rung for rung, seed in ladder.runs() if not finished(ladder, rung, seed))
     training = sampled = 0.0
     for rung, runs in left.items():
@@ -143,7 +143,7 @@ def cost_of(ladder: Ladder) -> str:
 
 
 def finished(ladder: Ladder, rung: str, seed: int) -> bool:
-    """Say whether a run is trained and sampled already, by the last file that it writes."""
+    """Return whether a run is already trained and sampled, that is, whether its last file exists."""
     return (ladder.folder(rung, seed) / "landscape.nc").exists()
 
 

@@ -30,7 +30,7 @@ SIZES = (0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
 
 
 class PlaneGiven(opt.Given, total=False):
-    """What the command gets beside its own options."""
+    """The shared options that the command receives."""
 
     resolution: int
     extent: float | None
@@ -66,10 +66,11 @@ def plane_command(
 ) -> Path:  # fmt: skip
     """Draw the basins on a plane through state space.
 
-    Each cell of the picture is a state of the model; its colour is the attractor it leads to (blue for right answers,
-    orange for wrong ones, pale without an attractor), and it is the brighter the sooner it settles.  Attractors have
-    the numbers that 24 runs from the restart law give them.  Writes OUT/plane-NAME-PUZZLE.png and .nc.  With --field
-    also OUT/ftle-NAME-PUZZLE.png: bright where perturbations within the plane grow, as between basins.
+    Each cell of the picture is a state of the model.  Its colour is the attractor that it leads to (blue for
+    right answers, orange for wrong ones, pale without an attractor), brighter if the run settles sooner.  The
+    attractors are numbered as in 24 runs from the restart law.  Writes OUT/plane-NAME-PUZZLE.png and .nc; with
+    --field also OUT/ftle-NAME-PUZZLE.png, which is bright where perturbations within the plane grow, as they do
+    between basins.
     """
     ((name, model),) = named([checkpoint]).items()
     chosen = puzzles_for(model, given["puzzles"], given["split"], puzzle + 1, several=True)
@@ -118,9 +119,9 @@ def plane_command(
 
 
 def largest_attractors(ensemble: xr.Dataset, basins: xr.Dataset) -> np.ndarray | None:
-    """Return final states (1, up to 3, *state_shape) of the first puzzle's largest attractors, None without any.
+    """Return final states (1, up to 3, *state_shape) at the first puzzle's largest attractors, None without any.
 
-    A right and a wrong attractor are both among them where there are such.
+    If there are right and wrong attractors, at least one of each is among them.
     """
     number = basins["attractor_id"].values[0]
     count = int(number.max()) + 1
@@ -136,7 +137,7 @@ def largest_attractors(ensemble: xr.Dataset, basins: xr.Dataset) -> np.ndarray |
 
 
 def rows_of(result: xr.Dataset) -> list[dict[str, str]]:
-    """Return what is printed of a plane: fractions of its area with their intervals."""
+    """Return the printed rows of a plane: fractions of its area with their intervals."""
     rows = []
 
     def row(name: str, variable: str, *index: int) -> None:

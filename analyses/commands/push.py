@@ -35,9 +35,9 @@ def push_command(
 ) -> None:
     """Put a model and its card on the Hugging Face hub.
 
-    Uploads model.safetensors, which `load` reads, and README.md, the card: what the model is, how to load it, and with
-    --diagnosis what its landscape is.  Without an address nothing is uploaded and --out is required.  The hub knows who
-    you are by `hf auth login`.
+    Uploads model.safetensors, which `load` reads, and the card README.md, which says what the model is, how to
+    load it, and with --diagnosis what its landscape is.  Without an address nothing is uploaded, and --out is
+    required.  Log in to the hub with `hf auth login` first.
     """
     if address is None and out is None:
         raise click.UsageError("give an address hf://owner/repository, --out DIR, or both")
@@ -58,12 +58,12 @@ def push_command(
 
 
 def _groups(path: Path, model: Reasoner) -> dict[str, xr.Dataset]:
-    """Return the groups of an archive that are of this checkpoint.
+    """Return the groups of an archive that belong to this checkpoint.
 
     Raises
     ------
     ValueError
-        When it has none.
+        If the archive has no such group.
     """
     tree = archive.read(path, complete=True)
     wanted = model.provenance["checkpoint_sha256"]

@@ -41,7 +41,7 @@ SHOWN = ("top1_converged", "majority", "any_correct")
 
 
 class ScaleGiven(opt.Given, total=False):
-    """What the command gets beside its own options: the models, how they are run, and what is shown."""
+    """The shared options that the command receives: the models, how they are run, and what is shown."""
 
     against: str | None
     commit: float | None
@@ -96,15 +96,15 @@ def scale_command(
     checkpoint: str | None, depths: list[int], breadths: list[int], source: Path | None, adaptive: bool,
     accuracy: float | None, out: Path, **given: Unpack[ScaleGiven],
 ) -> Path:  # fmt: skip
-    """Measure accuracy over depth and breadth, and what it costs.
+    """Measure accuracy over depth and breadth, and its cost.
 
-    Prints the depth x breadth table of every selector, the depth from which more restarts help, the
-    cheapest points, and a warning
-    where the least residual chooses worse than the majority.  Values for fewer restarts than were sampled are averages
-    over all subsets.  Writes OUT/scaling.nc and OUT/scaling.svg; `eqrlab report OUT/scaling.nc` makes the HTML report.
+    Prints the depth x breadth table of every selector, the depth from which more restarts help, the cheapest points,
+    and a warning if the least residual chooses worse than the majority.  Values for fewer restarts than were sampled
+    are averages over all subsets.  Writes OUT/scaling.nc and OUT/scaling.svg; `eqrlab report OUT/scaling.nc` makes the
+    HTML report.
 
     Families with one stored start (TRM, HRM, URM) are started from random states, outside their training law; one run
-    from their own start is listed beside it.
+    from their own start is listed for comparison.
     """
     began = time.monotonic()
     if (checkpoint is None) == (source is None):
@@ -182,7 +182,7 @@ def scale_command(
 def sampled(
     model: Reasoner, inputs: np.ndarray, restarts: int, common: dict[str, Any], states: bool = False
 ) -> dict[str, xr.Dataset]:
-    """Return the ensemble, with its final states if asked, and for families with a stored start one run from it."""
+    """Return the ensemble, on request with its final states, and for families with a stored start one run from that."""
     scored = ["logit_delta"] if hasattr(model, "logits") else []  # a system of the user's own may have none
     keep = ("summary", *scored, *(["final_state"] if states else []))
     groups = {"ensemble": at.sample(model, inputs, restarts=restarts, keep=keep, **common)}
@@ -192,17 +192,17 @@ def sampled(
 
 
 def own_run(model: Reasoner, inputs: np.ndarray, common: dict[str, Any]) -> xr.Dataset:
-    """Return an ensemble of one run a puzzle from the family's own start."""
+    """Return an ensemble of one run per puzzle from the family's own start."""
     return at.sample(model, inputs, restarts=1, **{**common, "initial": None})
 
 
 def stored(source: Path) -> dict[str, xr.Dataset]:
-    """Return the ensemble of an archive, and the run from the own start where it holds one.
+    """Return the ensemble of an archive, and the run from the own start if the archive contains one.
 
     Raises
     ------
     ValueError
-        When there is no ensemble in it.
+        If the archive contains no ensemble.
     """
     tree = archive.read(source, complete=True)
     if "ensemble" not in tree.children:
@@ -214,7 +214,7 @@ def stored(source: Path) -> dict[str, xr.Dataset]:
 
 
 def scaling_lines(groups: dict[str, xr.Dataset]) -> list[str]:
-    """Return what is printed of a grid: a table a selector, onset, front, warning."""
+    """Return the printed lines of a grid: one table per selector, onset, front, warning."""
     scaling, lines = groups["scaling"], []
     own = None
     if "own_start" in groups:
@@ -259,7 +259,7 @@ def signal_lines(signals: xr.Dataset, ensemble: xr.Dataset) -> list[str]:
 
 
 def late_lines(groups: dict[str, xr.Dataset]) -> list[str]:
-    """Warn where runs of less depth are right more often, from random starts or from the own one."""
+    """Warn if shallower runs are right more often, from random starts or from the own start."""
     depths, lines = groups["scaling"]["depth"].values, []
     for group, where in (("ensemble", ""), ("own_start", ", from the own start")):
         if group in groups:
@@ -269,13 +269,13 @@ def late_lines(groups: dict[str, xr.Dataset]) -> list[str]:
 
 
 def cell(dataset: xr.Dataset, name: str = "accuracy", form: str = "") -> str:
-    """Return a value in percent, or in points with form "+", with its interval where there is one."""
+    """Return a value in percent, or in points with form "+", with its interval if it has one."""
     value, low, high = Interval.of(dataset, name).each(lambda v: 100 * v)
     return f"{value:{form}.1f}" + (f" [{low:{form}.1f}, {high:{form}.1f}]" if np.isfinite(low) else "")
 
 
 def grid_rows(scaling: xr.Dataset, selector: str) -> list[dict[str, str]]:
-    """Return a row a depth, a column a breadth."""
+    """Return one row per depth, with one column per breadth."""
     chosen = scaling.sel(selector=selector)
     return [
         {"D \\ B": str(d)} | {str(b): cell(chosen.sel(depth=d, breadth=b)) for b in scaling["breadth"].values}
@@ -284,7 +284,7 @@ def grid_rows(scaling: xr.Dataset, selector: str) -> list[dict[str, str]]:
 
 
 def start_rows(scaling: xr.Dataset, own: xr.Dataset) -> list[dict[str, str]]:
-    """Return a row a depth: one run from the own start, and from a random one on average."""
+    """Return one row per depth: one run from the own start, and one from a random start on average."""
     drawn = scaling.sel(selector="mean").isel(breadth=0)
     return [
         {"D": str(d), "own start": cell(own.sel(depth=d)), "random start": cell(drawn.sel(depth=d))}
@@ -314,7 +314,7 @@ def onset_lines(scaling: xr.Dataset) -> list[str]:
 
 
 def corner_lines(scaling: xr.Dataset) -> list[str]:
-    """Say how least residual compares with majority, and how far restarts disagree, at the last depth and breadth."""
+    """Compare least residual with majority, and say how often restarts disagree, at the last depth and breadth."""
     last = scaling.isel(depth=-1, breadth=-1)
     if int(last["breadth"]) == 1:
         return []
@@ -326,7 +326,7 @@ def corner_lines(scaling: xr.Dataset) -> list[str]:
 
 
 def front_rows(scaling: xr.Dataset) -> list[dict[str, str]]:
-    """Return the points of any usable selector that no cheaper point of any of them reaches."""
+    """Return the points of the usable selectors whose accuracy no cheaper point of any of them reaches."""
     names = [s for s in USABLE if s in scaling["selector"].values]
     points = sorted(
         (int(scaling["nfe"].values[i, j]), -float(scaling["accuracy"].sel(selector=s).values[i, j]), s, i, j)

@@ -61,7 +61,9 @@ from eqrlab.datasets.registry.lookup import device_augmentation
     help="Use torch.compile: slow to start, then faster [default: with --preset on CUDA].",
 )
 @click.option(
-    "--minutes", type=click.FloatRange(0), help="Save and end after so many minutes; continue with --resume."
+    "--minutes",
+    type=click.FloatRange(0),
+    help="Save and end after this many minutes; continue with --resume.",
 )
 @train_options.device
 @train_options.threads
@@ -74,7 +76,7 @@ from eqrlab.datasets.registry.lookup import device_augmentation
     help="Also keep the model of every N-th step, for `eqrlab continuation`.",
 )
 @click.option(
-    "--log", type=click.Choice(list(SINKS)), help="Follow log.jsonl elsewhere, too: log.csv, or a service."
+    "--log", type=click.Choice(list(SINKS)), help="Also write the log to log.csv or send it to a service."
 )
 @opt.depth(16, "Outer steps of the tests.")
 @click.option(
@@ -85,12 +87,13 @@ from eqrlab.datasets.registry.lookup import device_augmentation
 def train(context: click.Context, task: str, **options: Any) -> None:
     """Train a model on a task.
 
-    TASK is sudoku4, sudoku6, sudoku9, or maze5 to maze99.  Options not given come from the recipe of the task, or from
-    a preset.  The folder of the run holds model.safetensors (the averaged weights), state.safetensors (to continue),
-    log.jsonl, slots.jsonl (a line a command) and options.json; with --keep-every also the models on the way,
-    model-000200.safetensors, ....  A run that was stopped or killed continues with --resume to the same result as an
-    uninterrupted one on the same machine with the same number of threads.  --resume --steps N changes the number of
-    steps, of a finished run too: from there on the step size follows the cosine of N steps.
+    TASK is sudoku4, sudoku6, sudoku9, or maze5 to maze99.  Options not given come from the recipe of the task,
+    or from a preset.  The folder of the run contains model.safetensors (the averaged weights),
+    state.safetensors (from which it continues), log.jsonl, slots.jsonl (one line per command) and options.json;
+    with --keep-every also intermediate models, model-000200.safetensors, ....  With --resume, a run that was
+    stopped or killed reaches the same result as an uninterrupted one on the same machine with the same number
+    of threads.  --resume --steps N changes the number of steps, also of a finished run: from there on the
+    learning rate follows the cosine schedule of N steps.
     """
     began = time.monotonic()
     out = options["out"] = options["out"] or Path("runs") / f"{options['family']}-{task}"
@@ -145,7 +148,7 @@ def train(context: click.Context, task: str, **options: Any) -> None:
 
 
 def _over(began: float, minutes: float | None) -> bool:
-    """Say whether the time of a command is used up."""
+    """Return whether the time of the command is used up."""
     return minutes is not None and time.monotonic() - began >= 60 * minutes
 
 
@@ -157,7 +160,7 @@ def _remember(task: str, options: dict[str, Any], out: Path) -> None:
 
 
 def _prepare(task: str, options: dict[str, Any]) -> tuple[Trainer, PuzzleSet | None]:
-    """Read the data and build the trainer; options that no run can have are wrong usage."""
+    """Read the data and build the trainer; impossible options are wrong usage."""
     device = options["device"]
     try:
         known = task_named(task)
@@ -189,7 +192,7 @@ def _prepare(task: str, options: dict[str, Any]) -> tuple[Trainer, PuzzleSet | N
 
 
 def _set(source: str | None, task: str, split: str) -> PuzzleSet | None:
-    """Read the puzzles that an option names: a file, a folder, or a bundled set where there is no such path."""
+    """Read the puzzles that an option names: a file, a folder, or a bundled set if there is no such path."""
     if source is None:
         return None
     return read_puzzles(source, task, split)

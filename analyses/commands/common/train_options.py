@@ -1,4 +1,4 @@
-"""The options of `eqrlab train`, and those of them that `eqrlab ladder` shares."""
+"""The options of `eqrlab train`, some of which `eqrlab ladder` shares."""
 
 from __future__ import annotations
 
@@ -15,37 +15,38 @@ test_puzzles = click.option(
     "--test-puzzles", metavar="FILE|DIR", help="Held-out puzzles (default: the bundled set, if any)."
 )
 optimiser = opt.together(
-    click.option("--steps", type=int, help="Optimiser steps of a run (one a segment of the whole batch)."),
-    click.option("--batch-size", type=int, help="Rows in training at a time."),
-    click.option("--lr", type=float, help="Peak step size."),
+    click.option("--steps", type=int, help="Optimiser steps of the run, one per segment of the whole batch."),
+    click.option("--batch-size", type=int, help="Rows trained at a time."),
+    click.option("--lr", type=float, help="Peak learning rate."),
     click.option("--weight-decay", type=float, help="Weight decay of the optimiser."),
-    click.option("--ema", type=float, help="Decay of the averaged weights, which are what is kept."),
+    click.option("--ema", type=float, help="Decay of the averaged weights; the averages are what is saved."),
 )
 blocks = opt.together(
-    click.option("--hidden", type=int, help="Channels of a position."),
+    click.option("--hidden", type=int, help="Channels per position."),
     click.option("--heads", type=int, help="Attention heads."),
     click.option("--mixer", type=click.Choice(MIXERS), help="How positions exchange information."),
     click.option("--positions", type=click.Choice(POSITIONS), help="Position encoding."),
 )
 training = opt.together(
     optimiser,
-    click.option("--warmup", type=int, help="Steps over which the step size rises to its peak."),
+    click.option("--warmup", type=int, help="Steps over which the learning rate rises to its peak."),
     opt.seed(None, "Seed of weights, data order, symmetries, starts and noise."),
     blocks,
-    click.option("--layers", type=int, help="Blocks of a level."),
+    click.option("--layers", type=int, help="Blocks per level."),
     click.option("--box-gap", is_flag=True, help="rope2d: leave a gap between Sudoku boxes."),
     click.option("--h-cycles", type=int, help="Inner cycles of the high level in an outer step."),
-    click.option("--l-cycles", type=int, help="Inner cycles of the low level in each of these."),
-    click.option("--halt-max-steps", type=int, help="Most outer steps a puzzle is trained for at a time."),
+    click.option("--l-cycles", type=int, help="Inner cycles of the low level in each cycle of the high level."),
+    click.option("--halt-max-steps", type=int, help="Most outer steps for which a puzzle is trained at a time."),
     click.option("--damping", type=float, help="Share of the old state that a level call keeps (EqR)."),
     click.option("--noise", type=float,
                  help=f"Noise amplitude beta of a level call [default: {MODEL_NOISE} for eqr, else 0]."),
     click.option("--init-std", type=click.FloatRange(0),
                  help="Standard deviation sigma_0 of random starts (EqR); 0: every run starts at 0 [default: 1]."),
-    click.option("--prefix", type=int, help="Prefix positions in front of the grid, with one vector."),
+    click.option("--prefix", type=int, help="Prefix positions before the grid, which have a vector of their own."),
     click.option("--supervision", type=click.Choice(SUPERVISIONS),
-                 help="A loss and a step every segment (sot), or rollouts with losses at the end or at anchors."),
-    click.option("--anchors", type=int, nargs=2, metavar="FIRST LAST", help="Anchored outer steps of a rollout."),
+                 help="A loss and a step in every segment (sot), or rollouts with losses at the end or at anchors."),
+    click.option("--anchors", type=int, nargs=2, metavar="FIRST LAST",
+                 help="First and last anchored outer step of a rollout."),
     click.option("--halting", type=click.Choice(HALTINGS), help="What ends a puzzle's segments in training."),
     click.option("--dtype", type=click.Choice(list(DTYPES)), help="Precision of the state in training."),
 )  # fmt: skip

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
-from tqdm.auto import tqdm
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Jupyter without ipywidgets, which then has no bars
+    from tqdm.auto import tqdm
 
 __all__ = ["shown", "tqdm"]
 

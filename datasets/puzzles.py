@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 
 import numpy as np
 
@@ -147,7 +148,7 @@ class PuzzleSet(Shown):
 
     def _facts(self) -> Facts:
         solved = "without solutions" if self.labels is None else "with solutions"
-        lines = {"from": self.source or "made here"}
+        lines = {"from": "/".join(PurePath(self.source).parts[-2:]) or "made here"}
         if self.draw is not None:
             among = "" if self.draw.available is None else f" of {self.draw.available:,}"
             lines["drawn"] = f"{self.draw.count:,}{among}, seed {self.draw.seed}"

@@ -1,9 +1,6 @@
 """Sphinx configuration of the user guide: `make docs` builds it into docs/_build/html."""
 
-import importlib
 import re
-import sys
-from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -18,16 +15,20 @@ copyright = author
 version = release = eqrlab.__version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "numpydoc",
     "sphinx_click",
 ]
-source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
+source_suffix = {".rst": "restructuredtext", ".md": "myst-nb"}  # pages of autosummary take the first
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
+nb_execution_mode = "force"  # pages that are notebooks are run at every build
+nb_execution_show_tb = True  # a cell that fails is a warning, which ends `make docs`
+nb_execution_timeout = 600
+nb_merge_streams = True
 
 autosummary_generate = True
 autodoc_typehints = "signature"
@@ -36,6 +37,8 @@ numpydoc_show_class_members = False
 
 html_theme = "furo"
 html_title = "eqrlab"
+html_static_path = ["static"]
+html_css_files = ["guide.css"]
 html_math_renderer = "mathml"  # drawn by the browser itself, so that the guide needs no network
 html_show_sourcelink = False
 default_role = "code"  # single backticks in docstrings are code
@@ -75,16 +78,7 @@ def refuse_raw_directives(app: Any, document: nodes.document, name: str) -> None
             logger.warning("raw markup %r in the page", raw[0], location=text.parent)
 
 
-def draw_gallery(app: Any) -> None:
-    """Draw the pictures of the gallery, where the page is part of what is built."""
-    page = Path(app.srcdir, "gallery.md")
-    if page.exists():
-        sys.path.insert(0, str(app.srcdir))
-        importlib.import_module("gallery").draw(page, Path(app.srcdir, "_build", "gallery"))
-
-
 def setup(app: Any) -> None:
-    app.connect("builder-inited", draw_gallery)
     app.connect("doctree-resolved", refuse_raw_directives)
     app.add_html_math_renderer("mathml", (inline_math, None), (displayed_math, None))
     app.connect("autodoc-process-docstring", escape_markup, priority=100)  # before numpydoc

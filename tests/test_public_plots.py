@@ -147,3 +147,40 @@ def test_misuse_is_named(groups):
         plots.plot_scaling(at.scaling(groups["ensemble"]), along="width")
     with pytest.raises(ValueError, match='keep=\\("summary", "path"\\)'):
         plots.plot_phase(groups["ensemble"].drop_vars("sketch_path"))
+
+
+def test_what_the_first_figure_switches_on_stays_on(groups, monkeypatch):
+    make = pyplot.figure
+
+    def first(*args, **options):
+        matplotlib.interactive(True)  # as the backend of Jupyter does at the first figure
+        return make(*args, **options)
+
+    monkeypatch.setattr(pyplot, "figure", first)
+    try:
+        plots.plot_modes(groups["modes"])
+        assert matplotlib.is_interactive()
+    finally:
+        matplotlib.interactive(False)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of the packages of Jupyter
+def test_every_plot_of_a_notebook_is_shown_by_itself(tmp_path, monkeypatch):
+    nbformat = pytest.importorskip("nbformat", reason="the tools of the guide are not installed")
+    client = pytest.importorskip("nbclient").NotebookClient
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    cells = [
+        "import torch\nfrom eqrlab import attractors, plots\nfrom eqrlab.core import MapSystem\n"
+        "system = MapSystem(lambda z, x: torch.tanh(2 * z), lambda x, g: torch.randn((len(x), 1), generator=g))\n"
+        "found = attractors.sample(system, torch.zeros(1, 1, dtype=torch.long), restarts=8, depth=16, progress=True)",
+        "plots.plot_residuals(found);",
+        "plots.plot_fates(found);",
+        "system",
+    ]
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in cells])
+    done = client(book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    sampled, *pictures, shown = [cell.outputs for cell in done.cells]
+    assert not [out for out in sampled if out.output_type == "stream" and "Warning" in out.text]
+    assert [[list(out.data)[-1] for out in cell] for cell in pictures] == [["image/png"]] * 2
+    assert "MapSystem" in shown[0].data["text/html"]

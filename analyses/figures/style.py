@@ -128,14 +128,9 @@ def plot(
     def decorate(draw: Callable[..., object]) -> Callable[..., Axes]:
         @wraps(draw)
         def inside(*args: Any, ax: Axes | None = None, **options: Any) -> Axes:
+            figure = None if ax is not None else _own_figure(size(*args, **options))
             with mpl.rc_context(STYLE):
-                if ax is None:
-                    from matplotlib import pyplot
-
-                    figure, ax = pyplot.subplots(
-                        figsize=size(*args, **options), layout="constrained", facecolor="white"
-                    )
-                    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)
+                ax = ax if figure is None else figure.subplots()
                 draw(*args, ax=ax, **options)
             return ax
 
@@ -143,6 +138,19 @@ def plot(
         return inside
 
     return decorate
+
+
+def _own_figure(size: tuple[float, float]) -> Figure:
+    """Return a figure of pyplot.
+
+    Not made under the common style: at its first figure Jupyter's backend makes pyplot interactive, by a setting that
+    would be lost when the style ends, and no later figure would be shown.
+    """
+    from matplotlib import pyplot
+
+    figure = pyplot.figure(figsize=size, layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)
+    return figure
 
 
 def figure_of(*plots: partial[Axes]) -> Figure:

@@ -24,7 +24,15 @@ from eqrlab.analyses.commands.ladder import cost_of, ladder_command
 from eqrlab.analyses.commands.train import train as train_command
 from eqrlab.analyses.studies.ladder import text as ladder_text
 from eqrlab.analyses.studies.ladder.climb import Interrupted, climb, measured, take_up
-from eqrlab.analyses.studies.ladder.rungs import PATH, RUNGS, Ladder, Sampling, rung_before, rung_options
+from eqrlab.analyses.studies.ladder.rungs import (
+    PATH,
+    RUNGS,
+    WEIGHTS,
+    Ladder,
+    Sampling,
+    rung_before,
+    rung_options,
+)
 from eqrlab.analyses.studies.ladder.summary import (
     ACCURACY,
     CORRECT,
@@ -100,17 +108,20 @@ def test_each_rung_changes_what_its_name_says():
         "tied",
         "trm",
         "trm",
-        "eqr",
-        "eqr",
-        "eqr",
+        *["eqr"] * 7,
     ]
     assert config["tied"].halt_max_steps == 1 and config["sot"].halt_max_steps == 8
     assert (config["sot"].H_cycles, config["sot"].L_cycles) == (2, 3)
-    assert [halting[r] for r in RUNGS] == ["off"] * 4 + ["learned"] * 4
+    assert [halting[r] for r in RUNGS] == ["off"] * 4 + ["learned"] * 8
     assert (config["ri"].noise_scale, config["ri"].damping) == (0, 0)
     assert (config["ni"].noise_scale, config["ni"].damping) == (0.01, 0.05)
     assert config["noise"] == dataclasses.replace(config["ni"], H_init_std=0.0, L_init_std=0.0)
-    assert [r for r in RUNGS if models[r][0].random_starts] == ["ri", "ni"]
+    shaped = ["entropy", "stability", "spectral"]
+    assert [r for r in RUNGS if models[r][0].random_starts] == ["ri", "ni", *shaped, "narrow"]
+    training = {rung: t for rung, (_, t) in models.items()}
+    assert training["ni"].regulariser is None and all(training[r].regulariser == r for r in shaped)
+    assert all(config[r] == config["ni"] and training[r].regulariser_weight == WEIGHTS[r] for r in shaped)
+    assert config["narrow"] == dataclasses.replace(config["ni"], H_init_std=0.5, L_init_std=0.5)
     assert not models["ni"][0].replace(H_init_std=0.0, L_init_std=0.0).random_starts
 
 

@@ -461,6 +461,11 @@ def test_data_that_do_not_fit_the_model_are_refused(data, message):
         ({"ema": 1.0}, r"ema must be in \[0, 1\)"),
         ({"lr": -1.0}, "lr"),
         ({"lr": math.nan}, "lr"),
+        ({"regulariser": "none"}, "regulariser 'none' unknown; choose from entropy, stability, spectral"),
+        (
+            {"regulariser": "entropy", "regulariser_weight": -1.0},
+            "regulariser_weight must be >= 0 and finite",
+        ),
     ],
 )
 def test_training_options_out_of_range_are_refused(change, message):

@@ -279,6 +279,7 @@ def test_continuing_with_other_options_names_them(data, tmp_path):
         (["--mixer", "conv"], "Invalid value for '--mixer'"),
         (["--damping", "2"], "damping must be in [0, 1)"),
         (["--box-gap"], "--box-gap needs --positions rope2d"),
+        (["--regulariser-weight", "1"], "--regulariser-weight needs --regulariser"),
         (["--depth", "0"], "Invalid value for '--depth'"),
         (["--unknown"], "No such option"),
     ],

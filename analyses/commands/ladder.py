@@ -64,7 +64,9 @@ def ladder_command(task: str, **options: Any) -> dict[str, Any]:
     The rungs, all with the same number of layers per outer step, are: feedforward, tied (weights tied, one
     segment), sot (segmented online training), hierarchy (two levels), act (learned halting), ri (random initial
     states), ni (noise and damping).  A further rung is noise (act with noise and damping): the rungs act,noise,ri,ni
-    together cross random starts with noise, and the effects of both and their interaction are printed.
+    together cross random starts with noise, and the effects of both and their interaction are printed.  Four
+    more rungs are variants of ni: entropy, stability and spectral train with the regulariser of that name (see
+    `eqrlab train`; weights 0.1, 1 and 0.1), and narrow has random starts of half the standard deviation.
 
     Every run has a folder OUT/RUNG-seedS, as `eqrlab train` writes it, with its sampling in landscape.nc.  Runs that
     are there already are used, so that the same command continues an interrupted ladder.  Writes OUT/ladder.nc,

@@ -37,6 +37,8 @@ _TRAIN = {
     "supervision": "supervision",
     "anchors": "anchors",
     "halting": "halting",
+    "regulariser": "regulariser",
+    "regulariser_weight": "regulariser_weight",
 }
 OPTIONS = (*_MODEL, *_TRAIN, "init_std", "box_gap")  # what `configurations` reads beside the family
 MODEL_NOISE = (
@@ -167,6 +169,8 @@ def configurations(task: str, options: dict[str, Any], device: str) -> tuple[dic
         model |= board_options(task, options["box_gap"] or "positions" not in given)
     elif options["box_gap"]:
         raise ValueError("--box-gap needs --positions rope2d")
+    if options["regulariser_weight"] is not None and options["regulariser"] is None:
+        raise ValueError("--regulariser-weight needs --regulariser")
     width = configure(family, model).hidden_size
     if model.get("prefix_len"):
         model["prefix_dim"] = width

@@ -16,6 +16,7 @@ from eqrlab.core.training.losses import exact, halting_loss, stablemax_cross_ent
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 SUPERVISIONS = ("sot", "terminal", "anchors")
 HALTINGS = ("learned", "off", "oracle")
+REGULARISERS = ("entropy", "stability", "spectral")
 # Where the families' own trainers differ from the defaults of TrainConfig.
 RECIPES: dict[str, dict[str, Any]] = {
     "hrm": {"ema": 0.0},  # it evaluates the last weights
@@ -50,6 +51,10 @@ class TrainConfig:
         Decay of the averaged weights, which are what is saved and evaluated.
     halt_weight
         Weight of the halting loss beside the cross-entropy.
+    regulariser, regulariser_weight
+        A term for the rows in the second half of their outer steps, and its weight beside the objective: "entropy" of
+        the answer, "stability" of the answer under a push of the state, "spectral" (squared leading gain of an outer
+        step).  None, or a weight of 0: no term, and the run is the same to the last bit.  See `training.regularisers`.
     seed
         Of initial weights, data order, symmetries, initial states and noise.
     dtype
@@ -68,6 +73,8 @@ class TrainConfig:
     beta2: float = 0.95
     ema: float = 0.99
     halt_weight: float = 0.5
+    regulariser: str | None = None
+    regulariser_weight: float = 0.1
     seed: int = 0
     dtype: str = "float32"
     compile: bool = False
@@ -78,9 +85,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if isinstance(self.anchors, list):  # as JSON gives it
             object.__setattr__(self, "anchors", tuple(self.anchors))
-        for name, choices in {"supervision": SUPERVISIONS, "halting": HALTINGS}.items():
+        words = {"supervision": SUPERVISIONS, "halting": HALTINGS, "regulariser": (None, *REGULARISERS)}
+        for name, choices in words.items():
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name} {getattr(self, name)!r} unknown; choose from {', '.join(choices)}")
+                raise ValueError(
+                    f"{name} {getattr(self, name)!r} unknown; choose from {', '.join(filter(None, choices))}"
+                )
         if self.supervision != "sot" and self.halting != "off":
             raise ValueError(
                 f"supervision {self.supervision!r} runs every row to its end: halting must be 'off', "
@@ -100,7 +110,7 @@ class TrainConfig:
         for name in ("ema", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        for name in ("lr", "lr_min_ratio", "warmup", "weight_decay", "halt_weight"):
+        for name in ("lr", "lr_min_ratio", "warmup", "weight_decay", "halt_weight", "regulariser_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be >= 0 and finite, got {getattr(self, name)}")
 

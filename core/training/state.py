@@ -17,7 +17,7 @@ from eqrlab.core.training.objective import TrainConfig
 _VERSION = 2  # 1 drew its training rows on the host
 _ROWS = ("z", "inputs", "labels", "taken", "halted")
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-_STATISTICS = ("steps", "loss", "halted", "solved")
+_STATISTICS = ("steps", "loss", "halted", "solved", "late", "regulariser")
 _FREE = ("train.compile",)  # settings that may change on the way
 _STEPS = "train.steps"  # may change where a run is extended
 
@@ -134,7 +134,8 @@ def unpack(
             trainer.extended.append({"step": trainer.step_count, "steps": int(planned)})
         trainer.generator.set_state(tensors["generator"])
         trainer.data.restore(part("stream."), header["stream"])
-        window = [float(header["window"][k]) for k in _STATISTICS]
+        sums = {"late": 0.0, "regulariser": 0.0, **header["window"]}  # older states lack these two
+        window = [float(sums[k]) for k in _STATISTICS]
         trainer.window.copy_(torch.tensor(window, dtype=torch.float64))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: the training state is damaged ({error!r})") from None

@@ -21,7 +21,7 @@ def step_operations(model: Reasoner, config: TrainConfig) -> int:
     Notes
     -----
     Counted by PyTorch's counter on tensors without storage, for one row, times the batch: a product of (m, k) and
-    (k, n) is 2 m k n operations; norms, activations, noise and the optimiser are not counted.
+    (k, n) is 2 m k n operations; norms, activations, noise, a regulariser and the optimiser are not counted.
     """
     ghost = copy.deepcopy(model).to("meta")
     ghost.compile("never")

@@ -20,7 +20,7 @@ from eqrlab.core.files import replaced_whole
 from eqrlab.core.models.reasoner import Reasoner
 from eqrlab.core.random import GeneratorNoise
 from eqrlab.core.regular import read_log
-from eqrlab.core.training.losses import exact
+from eqrlab.core.training.losses import IGNORE, exact
 from eqrlab.core.training.objective import (
     DTYPES,
     TrainConfig,
@@ -31,6 +31,7 @@ from eqrlab.core.training.objective import (
     segment_loss,
 )
 from eqrlab.core.training.optim import AdamATan2, sign_step
+from eqrlab.core.training.regularisers import late_terms
 from eqrlab.core.training.state import pack, plain, unpack
 from eqrlab.core.training.stream import Augment, PuzzleStream
 from eqrlab.core.training.throughput import matmul_rate, step_operations
@@ -90,8 +91,10 @@ class Trainer:
         self.step_count = 0
         # Where the number of steps was changed on the way: until which step it was what.
         self.extended: list[dict[str, int]] = []
-        # Sums since the last line of the log: steps, loss, rows that halted, and of these the solved.
-        self.window = torch.zeros(4, dtype=torch.float64, device=self.device)
+        self.regularised = config.regulariser is not None and config.regulariser_weight > 0
+        # Sums since the last line of the log: steps, loss, rows that halted, and of these the solved; late rows and
+        # their terms of the regulariser.
+        self.window = torch.zeros(6, dtype=torch.float64, device=self.device)
         n = config.batch_size
         self.z = torch.zeros(n, *self.model.state_shape, dtype=self.dtype, device=self.device)
         self.inputs = torch.zeros(n, inputs.shape[1], dtype=torch.long, device=self.device)
@@ -109,17 +112,21 @@ class Trainer:
         Returns
         -------
         dict
-            Numbers on the device, () each: `loss`; `halted`, the number of rows that ended, and of these `exact`, the
-            share answered exactly, and `segments`, their mean number (both NaN where none ended).
+            Numbers on the device, () each: `loss`, without the regulariser; `halted`, the number of rows that ended,
+            and of these `exact`, the share answered exactly, and `segments`, their mean number (both NaN where none
+            ended).
 
         Notes
         -----
-        On an accelerator the host never waits for the device in here: reading a number does.
+        On an accelerator the host never waits for the device in here, reading a number does; but a regulariser asks
+        which rows are late.
         """
         self._refill()
         model, z = self.model, self.z
         noise = GeneratorNoise(self.generator) if model.noise_scale else None
         total = torch.zeros((), dtype=torch.float64, device=self.device)
+        shaped = torch.zeros(2, dtype=torch.float64, device=self.device)
+        share = len(z) * len(self.anchors)
         self.taken += 1
         for step in range(1, self.outer_steps + 1):
             # not `encode`: the tokens were checked when the run was built, and asking again makes the host wait
@@ -129,17 +136,25 @@ class Trainer:
                     z = segment(model, z, x, noise)
                 continue
             z = segment(model, z, x, noise)
-            judged = segment_loss(model, z, x, self.labels, self.taken + step - 1, self.config, noise)
-            loss = judged.loss.sum() / (len(z) * len(self.anchors))
+            taken = self.taken + step - 1
+            judged = segment_loss(model, z, x, self.labels, taken, self.config, noise)
+            loss = judged.loss.sum() / share
+            total += loss.detach()
+            if self.regularised:
+                number = self.step_count * self.outer_steps + step
+                terms = late_terms(model, z, x, self.labels != IGNORE, taken, self.config, number)
+                loss = loss + self.config.regulariser_weight * terms.sum() / share
+                shaped += torch.stack((total.new_tensor(len(terms)), terms.detach().double().sum()))
             loss.backward()
-            total, z = total + loss.detach(), z.detach()
+            z = z.detach()
         self.taken += self.outer_steps - 1
         self._descend()
         self.z = z
         self.halted = halted_rows(model, judged, self.taken, self.config, self.generator)
         self.step_count += 1
         done, solved = self.halted.sum(), (judged.right & self.halted).sum()
-        self.window += torch.stack((torch.ones_like(total), total, done.double(), solved.double()))
+        counts = torch.stack((torch.ones_like(total), total, done.double(), solved.double()))
+        self.window += torch.cat((counts, shaped))
         return {
             "loss": total,
             "exact": solved / done,
@@ -309,11 +324,13 @@ def train(
         step, last = trainer.step_count, trainer.step_count == trainer.config.steps
         line: dict[str, float] = {}
         if step % LOG_EVERY == 0 or last:
-            steps, loss, done, solved = trainer.window.tolist()
+            steps, loss, done, solved, late, terms = trainer.window.tolist()
             trainer.window.zero_()
             line = {"step": step, "loss": loss / steps}
             if done:
                 line["train_exact"] = solved / done
+            if late:
+                line["regulariser"] = terms / late
             speed = line["steps_per_second"] = (step - since) / (time.monotonic() - began)
             line |= {name: speed * amount for name, amount in pace.items()}
             began, since = time.monotonic(), step

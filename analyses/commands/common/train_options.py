@@ -7,7 +7,7 @@ import click
 from eqrlab.analyses import options as opt
 from eqrlab.analyses.studies.training_recipes import MODEL_NOISE
 from eqrlab.core.models.config import MIXERS, POSITIONS
-from eqrlab.core.training.objective import DTYPES, HALTINGS, SUPERVISIONS
+from eqrlab.core.training.objective import DTYPES, HALTINGS, REGULARISERS, SUPERVISIONS
 
 threads = click.option("--threads", type=click.IntRange(1), help="Processor threads [default: all].")
 device = opt.device(kind=click.Choice(["auto", "cpu", "cuda"]))
@@ -48,5 +48,9 @@ training = opt.together(
     click.option("--anchors", type=int, nargs=2, metavar="FIRST LAST",
                  help="First and last anchored outer step of a rollout."),
     click.option("--halting", type=click.Choice(HALTINGS), help="What ends a puzzle's segments in training."),
+    click.option("--regulariser", type=click.Choice(REGULARISERS),
+                 help="A term for late segments beside the objective: entropy of the answer, its change under a push "
+                 "of the state, or the squared leading gain of an outer step."),
+    click.option("--regulariser-weight", type=click.FloatRange(0), help="Weight of that term [default: 0.1]."),
     click.option("--dtype", type=click.Choice(list(DTYPES)), help="Precision of the state in training."),
 )  # fmt: skip

@@ -48,9 +48,17 @@ RUNGS = {
     "noise": Rung("act + noise and damping, one start", "eqr", "act"),
     "ri": Rung("+ random initial states", "eqr", "act"),
     "ni": Rung("+ noise and damping", "eqr", "ri"),
+    "entropy": Rung("ni + answer entropy of late segments", "eqr", "ni"),
+    "stability": Rung("ni + stability of late answers", "eqr", "ni"),
+    "spectral": Rung("ni + leading gain at late states", "eqr", "ni"),
+    "narrow": Rung("ni, starts half as wide", "eqr", "ni"),
 }
-PATH = tuple(name for name in RUNGS if name != "noise")  # of the paper; with "noise", RI and NI are crossed
-SET_BY_RUNGS = ("seed", "halting", "supervision", "anchors", "noise", "damping", "init_std")
+WEIGHTS = {"entropy": 0.1, "stability": 1.0, "spectral": 0.1}  # of the rungs with a regulariser
+# The paper's path; beside it, "noise" crosses RI with NI, and the others shape late states.
+PATH = tuple(name for name in RUNGS if name not in ("noise", "narrow", *WEIGHTS))
+SET_BY_RUNGS = (
+    "seed", "halting", "supervision", "anchors", "noise", "damping", "init_std", "regulariser", "regulariser_weight",
+)  # fmt: skip
 
 
 def rung_before(name: str, taken: Sequence[str]) -> str | None:
@@ -138,6 +146,10 @@ def rung_options(task: str, name: str, common: dict[str, Any] | None = None) -> 
         options |= {"noise": 0.0, "damping": 0.0}
     if name == "noise":
         options["init_std"] = 0.0
+    if name == "narrow":
+        options["init_std"] = 0.5
+    if name in WEIGHTS:
+        options |= {"regulariser": name, "regulariser_weight": WEIGHTS[name]}
     return options
 
 

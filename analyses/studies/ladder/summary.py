@@ -29,6 +29,9 @@ POOLED = {
     "entropy AUC, pooled": "answer_entropy",
 }  # quantity to its score
 WITHIN = "residual AUC within puzzle"
+# Right answers where one of all restarts is chosen, and how much better the answer entropy chooses.
+SELECTED = {"chosen by residual": "top1_converged", "chosen by entropy": "answer_entropy"}
+ADVANTAGE = "entropy minus residual"
 
 # Weights of the four models of a 2 x 2 design: main effects are means of two differences, the interaction is the
 # difference of these two.
@@ -126,6 +129,9 @@ def run_quantities(groups: Groups, depth: int) -> dict[str, np.ndarray]:
     solved, steps = groups["own_start"].correct.values, int(groups["own_start"].attrs["training_depth"])
     right = ensemble.correct.values[:, :, -1]
     probability = modes.mode_probability.values
+    chosen = alignment.accuracy_puzzle.isel(depth=-1)
+    selected = {q: chosen.sel(selector=name).values for q, name in SELECTED.items()}
+    by_residual, by_entropy = selected.values()
     return {
         ACCURACY: solved[:, steps - 1].astype(float),
         f"accuracy at depth {REFERENCE_DEPTH}": solved[:, REFERENCE_DEPTH - 1].astype(float),
@@ -137,6 +143,8 @@ def run_quantities(groups: Groups, depth: int) -> dict[str, np.ndarray]:
         "settled": (ensemble.fate.values == CODE["settled"]).mean(1),
         WITHIN: alignment.auc_puzzle.values[:, -1],
         **{f"mode {m}": probability[:, i] for i, m in enumerate(schema.MODES)},
+        **selected,
+        ADVANTAGE: by_entropy - by_residual,
     }
 
 
@@ -193,16 +201,17 @@ def summarise(
     seed_mean, seed_step = (np.full((len(rungs), len(seeds), len(quantities)), np.nan) for _ in range(2))
     for j, q in enumerate(quantities):
         size = values[CORRECT if q in POOLED else q].shape[-1]
+        least = -1.0 if q == ADVANTAGE else 0.0
         for i, rung in enumerate(rungs):
-            found = estimate(contrast({rung: 1.0}, q), size, confidence=confidence)
+            found = estimate(contrast({rung: 1.0}, q), size, bounds=(least, 1.0), confidence=confidence)
             seed_mean[i, :, j], level[:, i, j] = found.seeds, (found.mean, found.low, found.high)
             if (before := rung_before(rung, rungs)) is not None:
                 change = contrast({before: -1.0, rung: 1.0}, q)
-                found = estimate(change, size, bounds=(-1.0, 1.0), confidence=confidence)
+                found = estimate(change, size, bounds=(least - 1, 1 - least), confidence=confidence)
                 seed_step[i, :, j], step[:, i, j] = found.seeds, (found.mean, found.low, found.high)
         for i, weights in enumerate(EFFECTS.values() if crossed else ()):
-            # An effect is a sum of weighted rungs of numbers from 0 to 1: its bounds follow from the weights.
-            most = sum(abs(share) for share in weights.values()) / 2
+            # An effect is a sum of weighted rungs of numbers from `least` to 1: its bounds follow from the weights.
+            most = (1 - least) * sum(abs(share) for share in weights.values()) / 2
             found = estimate(contrast(weights, q), size, bounds=(-most, most), confidence=confidence)
             effect[:, i, j] = found.mean, found.low, found.high
     accuracies = [q for q in names if q.startswith("accuracy at")]

@@ -8,7 +8,16 @@ import numpy as np
 import xarray as xr
 
 from eqrlab.analyses.studies.ladder.rungs import REFERENCE_DEPTH, RUNGS, rung_before
-from eqrlab.analyses.studies.ladder.summary import ACCURACY, CORRECT, GAP, POOLED, STARTS, WITHIN
+from eqrlab.analyses.studies.ladder.summary import (
+    ACCURACY,
+    ADVANTAGE,
+    CORRECT,
+    GAP,
+    POOLED,
+    SELECTED,
+    STARTS,
+    WITHIN,
+)
 from eqrlab.analyses.text.format import number_interval, plural
 from eqrlab.attractors.results.schema import MODES
 
@@ -38,7 +47,7 @@ def _cell(summary: xr.Dataset, rung: str, quantity: str, kind: str = "mean") -> 
     if quantity in (*POOLED, WITHIN):
         bounds = f" [{low:+.2f}, {high:+.2f}]" if np.isfinite(low) else ""
         return f"{value:+.2f}{bounds}"
-    sign = "" if kind == "mean" else "+"
+    sign = "" if kind == "mean" and quantity != ADVANTAGE else "+"
     bounds = f" [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]" if np.isfinite(low) else ""
     return f"{100 * value:{sign}.1f}{bounds}"
 
@@ -73,6 +82,20 @@ def landscape_rows(summary: xr.Dataset) -> Rows:
     ]
 
 
+def selection_rows(summary: xr.Dataset) -> Rows:
+    """Return the table of choosing one of all restarts, in percent and points, with the paired change of the gain."""
+    rungs = [str(r) for r in summary.rung.values]
+    rows = []
+    for rung in rungs:
+        row = {"rung": rung + START_NOTES[STARTS[int(summary.starts.sel(rung=rung))]]}
+        row["one restart"] = _cell(summary, rung, "accuracy from the landscape's starts")
+        row |= {q: _cell(summary, rung, q) for q in (*SELECTED, ADVANTAGE)}
+        below = rung_before(rung, rungs)
+        row["change"] = f"{_cell(summary, rung, ADVANTAGE, 'step')} to {below}" if below else ""
+        rows.append(row)
+    return rows
+
+
 def mode_rows(summary: xr.Dataset) -> Rows:
     """Return the table of mode shares, percent with intervals."""
     return [
@@ -85,7 +108,8 @@ def mode_rows(summary: xr.Dataset) -> Rows:
 def step_rows(summary: xr.Dataset) -> Rows:
     """Return the table of differences to the rung before, in points, paired by seed and puzzle."""
     rungs = [str(r) for r in summary.rung.values]
-    shown = (ACCURACY, f"accuracy at depth {REFERENCE_DEPTH}", CORRECT, GAP, "mode d", WITHIN)
+    deep = f"accuracy at depth {REFERENCE_DEPTH}"
+    shown = (ACCURACY, deep, CORRECT, "spurious mass", GAP, "mode d", WITHIN, *POOLED)
     return [
         {"step": f"{lower} -> {upper}"} | {q: _cell(summary, upper, q, "step") for q in shown}
         for upper in rungs
@@ -210,6 +234,7 @@ def tables(summary: xr.Dataset) -> list[tuple[str, Rows]]:
     named = [
         ("Accuracy", accuracy_rows(summary)),
         ("Landscape, % and AUC", landscape_rows(summary)),
+        (f"Choosing 1 of {summary.attrs['restarts']} restarts, %", selection_rows(summary)),
         ("Mode shares, %", mode_rows(summary)),
         ("Difference to the rung before, points, paired by seed and puzzle", step_rows(summary)),
         ("Effects of random starts and of noise, points, paired by seed and puzzle", effect_rows(summary)),

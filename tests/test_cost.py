@@ -84,8 +84,22 @@ def test_what_happens_only_at_the_first_step_is_not_taken_for_the_price_of_a_ste
 def test_phases_left_out_cost_nothing():
     run = at.Run.of(counted()[0], torch.zeros(2, 1, dtype=torch.long), restarts=2, depth=4)
     assert list(cost.evaluations(run, local=False, checks=False)) == ["sampling"]
-    assert list(cost.evaluations(run, local=True, checks=True)) == ["sampling", "local dynamics", "checks"]
+    every = ["sampling", "local dynamics", "checks", "borders"]
+    assert list(cost.evaluations(run, local=True, checks=True)) == every
+    config = EqRConfig(vocab_size=8, seq_len=36, hidden_size=16, num_heads=2, H_cycles=1, L_cycles=1)
+    puzzles = bundled("sudoku6").take(slice(2))
+    run = at.Run.of(EqR(config, "sudoku6"), puzzles.inputs, labels=puzzles.labels, restarts=2, depth=4)
+    assert list(cost.evaluations(run, local=True, checks=True)) == [*every, "committing at most"]
     assert list(cost.estimate(run, local=True, checks=False))[-1] == "verdict and report"
+
+
+def test_restarts_in_waves_are_told_as_a_range():
+    """Eight restarts of every puzzle are drawn whatever they show: a fifth of forty."""
+    run = at.Run.of(counted(seconds=3e-3)[0], torch.zeros(4, 1, dtype=torch.long), restarts=40, depth=20)
+    told = cost.cost_line(run, local=False, checks=False, waves=True)
+    seconds = re.fullmatch(r"up to about .+: sampling (\d+) s to (\d+) s, verdict and report 2 s", told)
+    assert seconds and float(seconds[2]) >= 3 * float(seconds[1]) > 0, told
+    assert " to " not in cost.cost_line(run, local=False, checks=False).split("sampling")[1]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +115,8 @@ def test_the_cost_is_the_first_thing_on_the_error_stream_and_quiet_leaves_it_out
     arguments = [str(tmp_path / "tiny.safetensors"), "--limit", "2", "--restarts", "2", "--depth", "3",
                  "--no-local", "--out", str(tmp_path / "out")]  # fmt: skip
     run = CliRunner().invoke(diagnose_command, arguments, catch_exceptions=False)
-    line = r"about \d+ \w+ for [\d,]+ evaluations of the map: sampling .+, checks .+, verdict and report .+\n"
+    phases = ("sampling", "checks", "borders", "committing at most", "verdict and report")
+    line = r"about \d+ \w+ for [\d,]+ evaluations of the map: " + ", ".join(f"{name} .+" for name in phases)
     assert re.match(line, run.stderr), run.stderr
     quiet = CliRunner().invoke(diagnose_command, [*arguments, "--quiet"], catch_exceptions=False)
     assert quiet.exit_code == 0 and quiet.stderr == ""

@@ -72,6 +72,13 @@ def commit_trial(
     return commit_run(run, clues, share=share, drawn=drawn, **work)
 
 
+def clues_to_commit(run: at.Run) -> Clues | None:
+    """Return what can be committed to the puzzles of a run as clues, None where its task or runs do not allow it."""
+    known = known_task(run.system)
+    able = run.judge.known and not isinstance(run.initial, torch.Tensor) and hasattr(run.system, "logits")
+    return known.clues if able and known is not None else None
+
+
 def commit_where_none_is_right(
     run: at.Run, modes: xr.Dataset, share: float = 0.2, batch_size: int | None = None
 ) -> dict[str, xr.Dataset]:
@@ -82,11 +89,8 @@ def commit_where_none_is_right(
     dict
         The group `commit`, over these puzzles.
     """
-    chosen = np.flatnonzero(modes["mode"].values == MODES.index("a"))
-    known = known_task(run.system)
-    clues = None if known is None else known.clues
-    able = run.judge.known and not isinstance(run.initial, torch.Tensor) and hasattr(run.system, "logits")
-    if not len(chosen) or clues is None or not able:
+    chosen, clues = np.flatnonzero(modes["mode"].values == MODES.index("a")), clues_to_commit(run)
+    if not len(chosen) or clues is None:
         return {}
     found = commit_run(run.puzzles(chosen).with_(restarts=STAGE), clues, share=share, batch_size=batch_size)
     return {

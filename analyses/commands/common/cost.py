@@ -10,12 +10,16 @@ import numpy as np
 from torch import Tensor
 
 from eqrlab import attractors as at
-from eqrlab.analyses.studies.checks import FOLLOWED, NOOP_DEPTH, NOOP_RESTARTS
+from eqrlab.analyses.studies import borders
+from eqrlab.analyses.studies.checks import FOLLOWED, NOOP_DEPTH, NOOP_RESTARTS, states_fit
+from eqrlab.analyses.studies.commit import STAGE, clues_to_commit
 from eqrlab.attractors.ensemble.schedule import measured_steps
+from eqrlab.attractors.landscape.waves import FIRST
 
 MEASURED = 1.0  # seconds that the measurement may take, about ...
 MEASURED_RESTARTS = 64  # ... and restarts of a puzzle in it
-LOCAL = 800  # evaluations of a puzzle for local dynamics: pushes, returns, products with the Jacobian
+LOCAL = 650  # evaluations of a puzzle for local dynamics: pushes, returns, products with the Jacobian
+ORBITS = 60  # of a puzzle whose borders are measured, pushes and duels: of 160 at most, many end early
 VERDICT = 0.05  # seconds a puzzle for attractors, modes and the report, which hardly depend on the model
 AFFORDABLE = 3600.0  # seconds of a diagnosis beyond which a shorter one is named
 FIXED = 2.0  # seconds for the archive and the pictures
@@ -38,8 +42,13 @@ def evaluations(run: at.Run, *, local: bool, checks: bool) -> dict[str, int]:
     if local:
         found["local dynamics"] = puzzles * LOCAL
     if checks:
-        noop = 2 * NOOP_RESTARTS * min(run.depth, NOOP_DEPTH)
-        found["checks"] = round(puzzles * (noop + min(FOLLOWED, run.restarts) * run.depth * twice))
+        kept = states_fit(run.system, run.rows)
+        noop, followed = NOOP_RESTARTS * min(run.depth, NOOP_DEPTH), kept * min(FOLLOWED, run.restarts)
+        found["checks"] = round(puzzles * (noop + followed * run.depth * twice))
+        if kept:
+            found["borders"] = min(puzzles, borders.MOST) * ORBITS * min(run.depth, borders.DEPTH)
+        if clues_to_commit(run) is not None:
+            found["committing at most"] = round(puzzles * 2 * STAGE * run.depth * twice)
     return found
 
 
@@ -124,10 +133,11 @@ def duration(seconds: float) -> str:
 def cost_line(
     run: at.Run, *, local: bool, checks: bool, waves: bool = False, batch_size: int | None = None
 ) -> str:
-    """Return the cost of a diagnosis in one line, measured; with waves of restarts that of all of them, at most."""
+    """Return the cost of a diagnosis in one line, measured; with waves of restarts what the first takes, and all."""
     counts = evaluations(run, local=local, checks=checks)
     phases = estimate(run, local=local, checks=checks, batch_size=batch_size)
-    told = _told(phases, sum(counts.values()), at_most=waves)
+    first = {"sampling": phases["sampling"] * min(FIRST, run.restarts) / run.restarts} if waves else {}
+    told = _told(phases, sum(counts.values()), at_most=waves, least=first)
     less = ""
     if sum(phases.values()) > AFFORDABLE:
         less = affordable(run, phases["sampling"] / counts["sampling"])
@@ -161,7 +171,13 @@ def study_cost_line(run: at.Run, also: Mapping[str, int], *, times: int = 1, at_
     return _told({phase: n * each for phase, n in counts.items()}, sum(counts.values()), at_most)
 
 
-def _told(phases: Mapping[str, float], count: int, at_most: bool = False) -> str:
-    parts = ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in phases.items())
+def _told(
+    phases: Mapping[str, float], count: int, at_most: bool = False, least: Mapping[str, float] | None = None
+) -> str:
+    """Return what phases cost in a line; those with a least time as a range."""
+    spans = {phase: f"{duration(seconds)} to " for phase, seconds in (least or {}).items()}
+    parts = ", ".join(
+        f"{phase} {spans.get(phase, '')}{duration(seconds)}" for phase, seconds in phases.items()
+    )
     total = f"{'up to about' if at_most else 'about'} {duration(sum(phases.values()))}"
     return f"{total} for {count:,} evaluations of the map" + (f": {parts}" if len(phases) > 1 else "")

@@ -18,6 +18,8 @@ from eqrlab.attractors.results.validate import schema_tables
 from eqrlab.core import System
 from eqrlab.core.progress import shown, tqdm
 
+PRECISION: dict[str, Any] = {"k": 1, "tol": 1e-2}  # of spectra: stability hangs on the leading eigenvalue
+
 
 def diagnose(
     system: System,
@@ -45,9 +47,10 @@ def diagnose(
         Also follow some runs to twice the depth, test whether the map acts, and move the thresholds of the modes, see
         `analyses.studies.checks`.
     fixed
-        Draw all restarts of every puzzle and measure every residual.  Otherwise restarts come in waves until the mode
-        of their puzzle is decided, see `attractors.sample_until_decided`, and residuals are sparse where each costs an
-        evaluation.
+        Draw all restarts of every puzzle, measure every residual and follow every run to its depth.  Otherwise restarts
+        come in waves until the mode of their puzzle is decided, see `attractors.sample_until_decided`, residuals are
+        sparse where each costs an evaluation, and runs that come to rest are retired (`retire` of `attractors.sample`,
+        True unless given).
     batch_size, **options
         As for `attractors.sample`.
     progress
@@ -62,6 +65,7 @@ def diagnose(
     """
     if not fixed:
         options.setdefault("residuals", "sparse")
+        options.setdefault("retire", True)
     run = at.Run.of(system, torch.as_tensor(inputs), **options)
     return diagnose_run(
         run, local=local, checks=checks, fixed=fixed, batch_size=batch_size, progress=progress
@@ -94,7 +98,9 @@ def diagnose_run(
     with tqdm(parts.items(), desc="verdict", unit="part", **shown(progress)) as bar:
         groups |= {name: part(ensemble) for name, part in bar}
     if local:
-        groups["spectrum"] = at.local_dynamics(run, ensemble, groups["basins"], progress=progress is True)
+        groups["spectrum"] = at.local_dynamics(
+            run, ensemble, groups["basins"], **PRECISION, progress=progress is True
+        )
     if checks:
         groups |= run_checks(run, ensemble, batch_size=batch_size, progress=progress is True)
         groups |= borders(run, ensemble, groups, derivatives=local)

@@ -47,8 +47,8 @@ def test_late_solves_are_said():
     told = dict(check_sentences(groups))["Twice the depth"]
     assert (
         told
-        == "4 restarts of each puzzle went on. Of 16 runs wrong at step 16, 100 % [47, 100] are right at step 32."
-    )  # 4 of 10 restarts, 4 puzzles
+        == "2 restarts of each puzzle went on. Of 8 runs wrong at step 16, 100 % [47, 100] are right at step 32."
+    )  # 2 of 10 restarts, 4 puzzles
 
 
 def test_reversions_are_said():
@@ -58,7 +58,7 @@ def test_reversions_are_said():
     told = dict(check_sentences(groups))["Twice the depth"]
     assert (
         told.startswith(
-            "4 restarts of each puzzle went on. No run is wrong at step 16. Of 16 runs right then, 100 % ["
+            "2 restarts of each puzzle went on. No run is wrong at step 16. Of 8 runs right then, 100 % ["
         )
         and "wrong again" in told
     )

@@ -135,7 +135,7 @@ def test_given_starts_and_noise_go_in_waves_too():
 def test_diagnosis_and_report_of_waves(tmp_path, waves):
     options = {"labels": LABELS, "restarts": 40, "depth": 48}
     groups = diagnose(system(), PUZZLES.numpy(), checks=True, local=True, **options)
-    assert "drawn" in groups["ensemble"] and groups["outcomes"].attrs["followed"] == 4
+    assert "drawn" in groups["ensemble"] and groups["outcomes"].attrs["followed"] == 2
     path = tmp_path / "a.nc"
     archive.write(path, groups)
     validate(path)

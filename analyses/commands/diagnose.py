@@ -120,7 +120,7 @@ sampling_options = opt.together(
 fixed_option = click.option(
     "--fixed",
     is_flag=True,
-    help="Draw all restarts of every puzzle, however clear, and measure every residual.",
+    help="Draw all restarts of every puzzle, however clear, measure every residual, and follow every run to its depth.",
 )
 
 
@@ -155,7 +155,8 @@ def run_one(
         job: dict[str, Any] = {
             "labels": chosen.labels, "identifiers": chosen.identifiers, "oracle": chosen.oracle,
             "restarts": restarts, "noise": noise,
-            "initial": model.random_initial if random else None, "residuals": "all" if fixed else "sparse", **options,
+            "initial": model.random_initial if random else None, "residuals": "all" if fixed else "sparse",
+            "retire": not fixed, **options,
         }  # fmt: skip
         parts: dict[str, Any] = {
             "local": not unasked if local is None else local, "checks": checks, "batch_size": batch,

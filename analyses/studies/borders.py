@@ -16,7 +16,8 @@ from eqrlab.attractors.results import schema
 from eqrlab.datasets.registry.lookup import known_task
 
 MOST = 3  # puzzles
-DIRECTIONS, ANSWERS, PAIRS, DEPTH = 8, 3, 8, 64
+DIRECTIONS, ANSWERS, PAIRS, DEPTH = 6, 3, 8, 64
+TOLERANCE = 0.2  # of a length in a direction: the median over so few is known less well
 GROUPS = ("radius", "duels", "clues")
 
 
@@ -63,7 +64,7 @@ def borders(
             z,
             directions=DIRECTIONS,
             depth=depth,
-            tol=0.05,
+            tol=TOLERANCE,
             labels=Judge.of_ensemble(few).labels,
             **common,
         )

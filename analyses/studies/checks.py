@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,15 +13,18 @@ from eqrlab import attractors as at
 from eqrlab.analyses.studies.commit import commit_sentence
 from eqrlab.analyses.studies.fates import late_sentence, noop_sentence
 from eqrlab.analyses.text.format import percent_interval, plural
+from eqrlab.attractors.answers.outcomes import share_of_runs
 from eqrlab.attractors.ensemble.contract import require_law
 from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.ensemble.judge import Judge
+from eqrlab.attractors.ensemble.runs import steps_made
+from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.core import System
 
 GROUPS = ("outcomes", "noop", "sensitivity", "commit")
 NOOP_RESTARTS, NOOP_DEPTH = 4, 32  # at most, of the no-op test
-FOLLOWED = 4  # restarts of each puzzle that go on to twice the depth
+FOLLOWED = 2  # restarts of each puzzle that go on to twice the depth
 MOST_NUMBERS = 2**27  # of states that are kept for it
 
 
@@ -34,7 +38,7 @@ def run_checks(
     run
         The run the ensemble was sampled by.
     ensemble
-        With correctness known; where it has `final_state`, its first 4 restarts of each puzzle are followed.
+        With correctness known; where it has `final_state`, its first 2 restarts of each puzzle are followed.
     batch_size, progress
         As for `attractors.sample`.
 
@@ -56,8 +60,30 @@ def run_checks(
         few = common_restarts(ensemble).isel(restart=slice(0, FOLLOWED))
         longer = at.prolong(run.system, run.inputs, few, depth=2 * depth, which="all", oracle=run.judge.oracle,
                             device=device, batch_size=batch_size, progress=progress)  # fmt: skip
-        groups["outcomes"] = at.outcomes(longer).assign_attrs(followed=few.sizes["restart"])
+        found = at.outcomes(longer).assign_attrs(followed=few.sizes["restart"])
+        groups["outcomes"] = found.assign(retired_later(few, longer))
     return groups
+
+
+def retired_later(ensemble: xr.Dataset, longer: xr.Dataset) -> Mapping[Any, xr.DataArray]:
+    """Return what retirement may have missed: which share of retired runs, followed on, have another answer then.
+
+    Parameters
+    ----------
+    ensemble, longer
+        The runs, and the same ones prolonged; nothing is returned where none was retired.
+    """
+    retired = steps_made(ensemble) < ensemble.sizes["step"]
+    if not retired.any():
+        return {}
+    changed = (ensemble["answer"].values != longer["answer"].values).any(2) & retired
+    share = Interval(*share_of_runs(changed.sum(1), retired.sum(1)))
+    text = "share of the retired runs that have another answer at the largest depth"
+    variables: dict[str, schema.Variable] = {
+        "retired": ((), np.asarray(retired.sum()), "runs retired in the ensemble and followed on"),
+        **share.variables("retired_changed", (), text),
+    }
+    return schema.dataset(variables, {}).data_vars
 
 
 def states_fit(system: System, runs: int) -> bool:
@@ -88,6 +114,12 @@ def deeper_sentence(outcomes: xr.Dataset) -> str:
     if right and np.isfinite(float(last["reverted"])):
         lost = percent_interval(*Interval.of(last, "reverted"))
         text += f" Of {plural(right, 'run')} right then, {lost} are wrong again."
+    if "retired" in outcomes:
+        changed = percent_interval(*Interval.of(outcomes, "retired_changed"))
+        text += (
+            f" Of {plural(int(outcomes['retired']), 'run')} retired at rest before that, {changed} have another "
+            "answer by then: so much retirement misses."
+        )
     return text
 
 

@@ -29,6 +29,12 @@ VERDICTS = ("none", "stable", "saddle", "no_fixed_point", "undecided")
 AT_REST = 1e-4  # relative residual up to which a state counts as a fixed point, to be judged by its spectrum
 PUSH = 1e-3  # relative size of the push after which the settling rate is measured
 LEAST_STEPS = 4  # fewest steps a rate is fitted to
+DIRECTIONS = 1  # random pushes of the return test; one more is bred
+NOTHING = {"returns": RETURNS.index("not_tested"), "converged": False}  # where a state was not examined
+SPECTRAL = {
+    "radius": "spectral_radius", "low": "spectral_radius_low", "high": "spectral_radius_high",
+    "eigenvalue": "eigenvalue", "eigen_residual": "eigen_residual", "converged": "converged",
+}  # fmt: skip
 EXPONENT_STEPS = 160  # over which the exponent of a state that keeps moving is averaged
 
 
@@ -86,10 +92,12 @@ def local_dynamics(
 
     stable: a fixed point (relative residual up to 1e-4) whose spectral radius is below 1 by its upper bound and whose
     pushes come back.  saddle: a fixed point with a radius above 1 by its lower bound, or one that a push leaves.
-    no_fixed_point: the residual is larger, the state moves on; its spectrum describes a single step.  Else undecided.
+    no_fixed_point: the residual is larger, the state moves on and is not pushed; its spectrum describes a single step.
+    Else undecided.
 
-    Cost, for each of at most two points a puzzle: about `max_products` products with the Jacobian at most, and some
-    400 steps; where the state keeps moving, 180 steps with a tangent vector besides.
+    Cost, for each of at most two points a puzzle: about `max_products` products with the Jacobian at most, and some 100
+    to 300 steps, the more the slower pushes come back; where the state keeps moving, 64 steps and 180 with a tangent
+    vector.
     """
     if "correct" not in ensemble:
         raise ValueError("local_dynamics needs to know what is correct: sample with labels or an oracle")
@@ -104,39 +112,69 @@ def local_dynamics(
     states = _ends(system, (tokens, known), restart, present, ensemble, options)
     smooth = getattr(system, "smooth", lambda: system)()
     if states is None:
-        return _table(ensemble, attractor, restart, None)
-    where: dict[str, Any] = {"identifiers": known, "device": device, "progress": progress}
-    quiet = _quiet(smooth, tokens, states, depth, where)
-    end = torch.as_tensor(quiet.final_state.values)
-    moved = PUSH * end.flatten(2).norm(dim=2).view(*end.shape[:2], *(1,) * (end.ndim - 2))
-    noise = torch.randn(end.shape, generator=torch.Generator().manual_seed(seed), dtype=end.dtype)
-    unit = noise / noise.flatten(2).norm(dim=2).view(*moved.shape)
-    pushed = _quiet(smooth, tokens, end + moved * unit, depth, where)
-    gap = torch.as_tensor(~present).view(*present.shape, *(1,) * (end.ndim - 2))
-    points = torch.where(gap, torch.nan, end)
-    k = min(k, end[0, 0].numel())
-    residual = np.where(present, quiet.relative_residual.values[:, :, -1], np.nan)
-    found = {
-        "residual": residual,
-        "exponent": _exponents(smooth, tokens, points, residual > AT_REST, seed, where),
-        "measured_rate": np.where(present, rates(pushed, quiet), np.nan),
-        "spectrum": spectrum(
-            smooth, tokens, points, k=k, tol=tol, max_products=max_products, seed=seed, **where
-        ),
-        "sigma": singular_values(smooth, tokens, points, k=1, **where),
-        "returns": return_test(
-            smooth,
-            tokens,
-            points,
-            sizes=(PUSH,),
-            directions=2,
-            depth=depth,
-            seed=seed,
-            labels=Judge.of_ensemble(ensemble).labels,
-            **where,
-        ),
-    }
+        return _table(ensemble, attractor, restart, {})
+    work: dict[str, Any] = {"device": device, "progress": progress}
+
+    def puzzles_of(chosen: np.ndarray) -> tuple[Tensor, dict[str, Any]]:
+        """Return the puzzles of points, (puzzle, point) bool, a row each, and the options of whatever looks at them."""
+        rows = torch.as_tensor(np.nonzero(chosen)[0])
+        return tokens[rows], {**work, "identifiers": None if known is None else known[rows]}
+
+    few, where = puzzles_of(present)
+    quiet = _quiet(smooth, few, states[torch.as_tensor(present)][:, None], depth, where)
+    end, residual = torch.as_tensor(quiet.final_state.values), quiet.relative_residual.values[:, 0, -1]
+    spectra = spectrum(smooth, few, end, k=min(k, end[0, 0].numel()), tol=tol, max_products=max_products, seed=seed,
+                       **where)  # fmt: skip
+    # Only the largest singular value is told: neither growth nor departure from normality is followed.
+    sigma = singular_values(smooth, few, end, k=1, horizon=0, **where)
+    every = {name: spectra[stored].values[:, 0] for name, stored in SPECTRAL.items()}
+    every |= {"residual": residual, "sigma": sigma.singular_value.values[:, 0, 0]}
+    found = {name: placed(present, values, NOTHING.get(name, np.nan)) for name, values in every.items()}
+    moving, rest = residual > AT_REST, residual <= AT_REST
+    if moving.any():
+        chosen = placed(present, moving, False)
+        few, where = puzzles_of(chosen)
+        found["exponent"] = np.stack(
+            [
+                placed(chosen, values)
+                for values in _exponents(smooth, few, end[torch.as_tensor(moving)], seed, where)
+            ]
+        )
+    if rest.any():
+        chosen = placed(present, rest, False)
+        few, where = puzzles_of(chosen)
+        labels = Judge.of_ensemble(ensemble).of(np.nonzero(chosen)[0]).labels
+        still, ran = end[torch.as_tensor(rest)], quiet.isel(puzzle=rest)
+        one = _pushed(smooth, few, still, ran, labels, depth=depth, seed=seed, **where)
+        found |= {name: placed(chosen, values, NOTHING.get(name, np.nan)) for name, values in one.items()}
     return _table(ensemble, attractor, restart, found)
+
+
+def placed(chosen: np.ndarray, values: np.ndarray, fill: Any = np.nan) -> np.ndarray:
+    """Return values (n, ...) of the n points that are chosen, (P, M) bool, as (P, M, ...), the others filled."""
+    out = np.full((*chosen.shape, *values.shape[1:]), fill, values.dtype)
+    out[chosen] = values
+    return out
+
+
+def _exponents(system: System, tokens: Tensor, z: Tensor, seed: int, where: dict[str, Any]) -> Interval:
+    """Return the leading exponents (n,) of states (n, 1, *state_shape) that keep moving, each with its puzzle."""
+    found = lyapunov(system, tokens, z, k=1, steps=EXPONENT_STEPS, noise=0, seed=seed, **where)
+    return Interval.of(found, "lyapunov_exponent", ..., 0, 0)
+
+
+def _pushed(
+    system: System, tokens: Tensor, z: Tensor, quiet: xr.Dataset, labels: np.ndarray | None, *, depth: int, seed: int,
+    **where: Any,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Push states at rest (n, 1, *state_shape), each with its puzzle; return settling rates and whether they return."""
+    moved = PUSH * z.flatten(2).norm(dim=2).view(*z.shape[:2], *(1,) * (z.ndim - 2))
+    way = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed), dtype=z.dtype)
+    unit = way / way.flatten(2).norm(dim=2).view(*moved.shape)
+    run = _quiet(system, tokens, z + moved * unit, depth, where)
+    back = return_test(system, tokens, z, sizes=(PUSH,), directions=DIRECTIONS, depth=depth, seed=seed, labels=labels,
+                       **where)  # fmt: skip
+    return {"measured_rate": rates(run, quiet)[:, 0], "returns": back.result.values[:, 0]}
 
 
 def representatives(ensemble: xr.Dataset, basins: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -186,24 +224,6 @@ def rates(pushed: xr.Dataset, quiet: xr.Dataset) -> np.ndarray:
         tail = own[len(own) // 2 :]
         if len(tail) >= LEAST_STEPS and floor < tail[-1] <= AT_REST and (np.diff(tail) < 0).all():
             result[row] = decay_rate(tail[None])[0]
-    return result
-
-
-def _exponents(
-    system: System,
-    tokens: Tensor,
-    points: Tensor,
-    moving: np.ndarray,
-    seed: int,
-    where: dict[str, Any],
-) -> np.ndarray:
-    """Return the leading exponent of the moving states and its bounds, (3, P, M), NaN elsewhere."""
-    result = np.full((3, *moving.shape), np.nan)
-    if moving.any():
-        gap = torch.as_tensor(~moving).view(*moving.shape, *(1,) * (points.ndim - 2))
-        found = lyapunov(system, tokens, torch.where(gap, torch.nan, points), k=1, steps=EXPONENT_STEPS, noise=0,
-                         seed=seed, **where)  # fmt: skip
-        result[:] = Interval.of(found, "lyapunov_exponent", ..., 0)
     return result
 
 
@@ -291,38 +311,27 @@ def _quiet(
     """Go on from states (P, M, *state_shape) with noise off."""
     return sample(
         system, tokens, restarts=states.shape[1], depth=depth, noise=0, initial=states,
-        keep=("summary", "final_state"), **where,
+        keep=("summary", "final_state"), retire=True, **where,
     )  # fmt: skip
 
 
 def _table(
-    ensemble: xr.Dataset, attractor: np.ndarray, restart: np.ndarray, found: dict[str, Any] | None
+    ensemble: xr.Dataset, attractor: np.ndarray, restart: np.ndarray, found: dict[str, np.ndarray]
 ) -> xr.Dataset:
+    """Return the dataset of what was found, by name over (puzzle, point); what is missing was not examined."""
     pair, each = ("puzzle", "point"), ("puzzle", "point", "eig")
     nothing = np.full(attractor.shape, np.nan)
-    if found is None:
-        values = dict.fromkeys(("residual", "measured_rate", "radius", "low", "high", "sigma"), nothing)
-        exponent = np.full((3, *attractor.shape), np.nan)
-        returns = np.full(attractor.shape, RETURNS.index("not_tested"), np.int8)
-        eigen = {
-            "eigenvalue": nothing[..., None].astype(complex),
-            "eigen_residual": nothing[..., None],
-            "converged": np.zeros((*attractor.shape, 1), bool),
-        }
-    else:
-        spectra = found["spectrum"]
-        values = {
-            "residual": found["residual"],
-            "measured_rate": found["measured_rate"],
-            "radius": spectra.spectral_radius.values,
-            "low": spectra.spectral_radius_low.values,
-            "high": spectra.spectral_radius_high.values,
-            "sigma": found["sigma"].singular_value.values[..., 0],
-        }
-        exponent = found["exponent"]
-        returns = found["returns"].result.values
-        eigen = {name: spectra[name].values for name in ("eigenvalue", "eigen_residual", "converged")}
-    verdict = judge(attractor >= 0, values["residual"], values["low"], values["high"], returns)
+    values: dict[str, Any] = dict.fromkeys(
+        ("residual", "measured_rate", "radius", "low", "high", "sigma"), nothing
+    )
+    values |= {
+        "exponent": np.full((3, *attractor.shape), np.nan),
+        "returns": np.full(attractor.shape, NOTHING["returns"], np.int8),
+        "eigenvalue": nothing[..., None].astype(complex), "eigen_residual": nothing[..., None],
+        "converged": np.zeros((*attractor.shape, 1), bool),
+    }  # fmt: skip
+    values |= found
+    verdict = judge(attractor >= 0, values["residual"], values["low"], values["high"], values["returns"])
     variables: dict[str, schema.Variable] = {
         "attractor": (pair, attractor, "number of the attractor among those of its puzzle, -1 none"),
         "restart": (pair, restart, "run that stands for the attractor, -1 none"),
@@ -341,16 +350,16 @@ def _table(
             values["measured_rate"],
             "factor the residual falls by in a step after a push",
         ),
-        **Interval(*exponent).variables(
+        **Interval(*values["exponent"]).variables(
             "exponent", pair, "leading Lyapunov exponent where the state keeps moving", "that exponent"
         ),
-        "returns": (pair, returns, "does a push come back"),
+        "returns": (pair, values["returns"], "does a push come back"),
         "verdict": (pair, verdict, "what the state is"),
-        "eigenvalue": (each, eigen["eigenvalue"], "leading eigenvalues of df/dz"),
-        "eigen_residual": (each, eigen["eigen_residual"], "||J v - value v|| / |value|"),
+        "eigenvalue": (each, values["eigenvalue"], "leading eigenvalues of df/dz"),
+        "eigen_residual": (each, values["eigen_residual"], "||J v - value v|| / |value|"),
         "converged": (
             each,
-            eigen["converged"],
+            values["converged"],
             "residual and error of the eigenvalue are within the tolerance",
         ),
     }

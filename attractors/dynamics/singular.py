@@ -65,7 +65,7 @@ def singular_values(
     tol
         Residual ||J^T u - value v|| over the largest value asked for; values are then right to about tol squared.
     horizon
-        Most steps n over which growth ||J^n|| is followed.
+        Most steps n over which growth ||J^n|| is followed; 0 leaves out growth and departure, which are then NaN.
     max_products
         As for `spectrum`.
     **options
@@ -110,8 +110,8 @@ def singular_values(
     own = computing(options, "singular_values")
     points = own.points(system, inputs, states)
     points.require_k(k)
-    if not tol > 0 or horizon < 1:
-        raise ValueError(f"tol must be > 0 and horizon >= 1, got {tol} and {horizon}")
+    if not tol > 0 or horizon < 0:
+        raise ValueError(f"tol must be > 0 and horizon >= 0, got {tol} and {horizon}")
     check_differentiable(points, own.seed)
     small = points.size <= max(SMALL, 2 * k)
     size = own.batch_size or rows_within(
@@ -147,7 +147,7 @@ def singular_values(
             "largest growth of a perturbation in one step",
         ),
         "transient_growth": (at, points.fold(growth.astype(real)), "largest ||J^n|| within the horizon"),
-        "transient_step": (at, points.fold(when), "n at which ||J^n|| is largest, -1: no state"),
+        "transient_step": (at, points.fold(when), "n at which ||J^n|| is largest, -1: not followed"),
         "departure": (
             at,
             points.fold(departure.astype(real)),
@@ -160,6 +160,9 @@ def singular_values(
 
 def _dense(matrices: np.ndarray, k: int, horizon: int) -> Growth:
     values = np.linalg.svd(matrices, compute_uv=False)
+    residual = np.zeros((len(values), k))
+    if not horizon:
+        return _without_growth(values[:, :k], residual)
     norms, power = [], matrices
     for _ in range(horizon):
         norms.append(np.linalg.norm(power, 2, axis=(1, 2)))
@@ -169,15 +172,22 @@ def _dense(matrices: np.ndarray, k: int, horizon: int) -> Growth:
     commutator = np.linalg.norm(matrices @ transposed - transposed @ matrices, axis=(1, 2))
     square = (matrices**2).sum((1, 2))
     departure = np.divide(commutator, square, out=np.zeros_like(square), where=square > 0)
-    return Growth(values[:, :k], np.zeros((len(values), k)), table.max(1), table.argmax(1) + 1, departure)
+    return Growth(values[:, :k], residual, table.max(1), table.argmax(1) + 1, departure)
 
 
 def _krylov(
     jacobian: Jacobian, start: Tensor, k: int, tol: float, horizon: int, max_products: int, seed: int
 ) -> Growth:
     triples = leading_triples(Stretch(jacobian), start, k, tol=tol, max_products=max_products)
+    if not horizon:
+        return _without_growth(triples.value, triples.residual)
     growth, when = transient_growth(jacobian, triples.right, triples.value[:, 0], horizon)
     return Growth(triples.value, triples.residual, growth, when, departure_from_normality(jacobian, seed))
+
+
+def _without_growth(value: np.ndarray, residual: np.ndarray) -> Growth:
+    nothing = np.full(len(value), np.nan)
+    return Growth(value, residual, nothing, np.full(len(value), -1), nothing)
 
 
 def transient_growth(

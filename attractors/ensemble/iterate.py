@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from eqrlab.attractors.ensemble.certainty import certainty
 from eqrlab.attractors.ensemble.contract import draw_start, require_state
 from eqrlab.attractors.ensemble.judge import Answers
 from eqrlab.attractors.ensemble.recipe import FEATURES, PATH_FEATURES, TRACE, Recipe
+from eqrlab.attractors.ensemble.running import Running
 from eqrlab.attractors.ensemble.schedule import measured_steps
 from eqrlab.core import KeyedNoise, System
 from eqrlab.core.models.products import weights_held
@@ -39,19 +41,13 @@ def norm(z: Tensor) -> Tensor:
     return torch.linalg.vector_norm(flat if flat.dtype == torch.float64 else flat.float(), dim=1)
 
 
-def iterate(
-    system: System,
-    x: Any,
-    z: Tensor,
-    depth: int,
-    keys: Tensor | None,
-    before: int = 0,
-    measured: np.ndarray | None = None,
-) -> Iterator[Moment]:
-    """Yield the batch after 1, 2, ..., `depth` outer steps from the starts z.
+class Iteration:
+    """A batch taken from its starts step by step; rows may leave it.
 
     Parameters
     ----------
+    system, x, z
+        The map, the contexts of n rows, and their starts (n, *state_shape).
     keys
         (n,) int64 row keys of the noise, or None for none.
     before
@@ -64,28 +60,47 @@ def iterate(
     The residual is that of the deterministic map at the state reached, in float32 or better.  Without noise it is the
     next update and costs nothing; with noise, or a state in half precision, it costs one more evaluation a step.
     """
-    half = z.dtype in (torch.float16, torch.bfloat16)
-    if keys is None and not half:
-        previous, z = z, _checked(system.step(z, x), z)
-        for t in range(1, depth + 1):
-            following = system.step(z, x)
-            yield Moment(t, z, norm(following - z), norm(z - previous), norm(z))
-            previous, z = z, following
-        return
-    precise_x = cast_floating(x, torch.float32, None) if half else x
-    for t in range(1, depth + 1):
-        previous, z = (
-            z,
-            _checked(system.step(z, x, None if keys is None else KeyedNoise(keys, before + t)), z),
-        )
-        size = norm(z)
-        if measured is None or measured[t - 1]:
-            precise = z.float() if half else z
-            residual = norm(system.step(precise, precise_x) - precise)
+
+    def __init__(
+        self,
+        system: System,
+        x: Any,
+        z: Tensor,
+        keys: Tensor | None,
+        before: int = 0,
+        measured: np.ndarray | None = None,
+    ):
+        self.system, self.x, self.z, self.keys, self.before = system, x, z, keys, before
+        self.measured, self.taken = measured, 0
+        self.half = z.dtype in (torch.float16, torch.bfloat16)
+        self.precise_x = cast_floating(x, torch.float32, None) if self.half else x
+        self._following: Tensor | None = None  # the next state, where the residual has asked for it already
+
+    def advance(self) -> Moment:
+        """Take the next step."""
+        self.taken += 1
+        previous, z = self.z, self._following
+        if z is None:
+            noise = None if self.keys is None else KeyedNoise(self.keys, self.before + self.taken)
+            z = _checked(self.system.step(previous, self.x, noise), previous)
+        self.z, size = z, norm(z)
+        if self.keys is None and not self.half:
+            self._following = self.system.step(z, self.x)
+            residual = norm(self._following - z)
+        elif self.measured is None or self.measured[self.taken - 1]:
+            precise = z.float() if self.half else z
+            residual = norm(self.system.step(precise, self.precise_x) - precise)
         else:
             residual = torch.full_like(size, torch.nan)
-        update = norm(z.float() - previous.float()) if half else norm(z - previous)
-        yield Moment(t, z, residual, update, size)
+        update = norm(z.float() - previous.float()) if self.half else norm(z - previous)
+        return Moment(self.taken, z, residual, update, size)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows (m,) alone."""
+        self.z, self.x = self.z[rows], take_rows(self.x, rows)
+        self.precise_x = take_rows(self.precise_x, rows) if self.half else self.x
+        self.keys = None if self.keys is None else self.keys[rows]
+        self._following = None if self._following is None else self._following[rows]
 
 
 def _checked(following: Tensor, z: Tensor) -> Tensor:
@@ -148,6 +163,54 @@ def _counted(recipe: Recipe, puzzles: np.ndarray) -> Tensor | None:
     return None if labels is None else torch.as_tensor(labels[puzzles] != 0, device=recipe.place.device)
 
 
+class Observer:
+    """Reads from the states of rows, of these puzzles (n,), what is recorded of them."""
+
+    def __init__(self, recipe: Recipe, puzzles: np.ndarray, z: Tensor):
+        self.recipe, self.keep = recipe, recipe.keep
+        kind = torch.float64 if z.dtype == torch.float64 else torch.float32
+        self.sketch = Sketch(z[0].numel(), FEATURES, kind, z.device)
+        self.coarse = (
+            Sketch(self.sketch.size, TRACE, kind, z.device, seed=TRACE_SEED)
+            if "summary" in self.keep
+            else None
+        )
+        self.halt_logit = getattr(recipe.system, "halt_logit", None)
+        self.read_logits, self.counted = getattr(recipe.system, "logits", None), _counted(recipe, puzzles)
+        self.logits: Tensor | None = None
+
+    def __call__(self, moment: Moment, x: Any) -> dict[str, Tensor]:
+        """Return what there is to record of rows (m, ...) with their contexts, by name, row axis first."""
+        z = moment.z
+        seen = {"residual": moment.residual, "update": moment.update, "norm": moment.norm}
+        seen["answer"] = self.recipe.system.decode(z, x)
+        if self.halt_logit is not None:
+            seen["halt"] = self.halt_logit(z, x).float()
+        if self.read_logits is not None:
+            before, self.logits = self.logits, self.read_logits(z, x)
+            seen |= zip(("entropy", "margin"), certainty(self.logits, self.counted), strict=True)
+            if "logit_delta" in self.keep:
+                logits = self.logits = self.logits.float()
+                change = torch.full_like(logits, torch.nan) if before is None else logits - before
+                seen["logit_delta"] = torch.linalg.vector_norm(change, dim=-1).mean(1)
+        # Whole states are never kept for the fates: projections of all steps (coarse) and of the last ones (fine).
+        late = moment.step > self.recipe.depth - self.recipe.window
+        if late or "path" in self.keep or self.coarse is not None or self.recipe.retire:
+            short = seen["short"] = self.sketch(z)
+            if self.coarse is not None:
+                seen["trace"] = self.coarse(short)
+            if "path" in self.keep:
+                seen["path"] = short[:, :PATH_FEATURES].float()
+        if {"trajectory", "final_state"} & set(self.keep):
+            seen["state"] = z
+        return seen
+
+    def go_on(self, rows: Tensor) -> None:
+        """Go on with these rows (m,) alone."""
+        self.logits = None if self.logits is None else self.logits[rows]
+        self.counted = None if self.counted is None else self.counted[rows]
+
+
 @torch.no_grad()
 @weights_held()
 def run_rows(recipe: Recipe, rows: np.ndarray, tick: Callable[[int], None]) -> dict[str, np.ndarray]:
@@ -165,57 +228,34 @@ def run_rows(recipe: Recipe, rows: np.ndarray, tick: Callable[[int], None]) -> d
     if recipe.noise > 0:
         mine = torch.tensor([keys[int(p)] for p in puzzles], dtype=torch.int64)
         row_keys = restart_keys(mine, torch.as_tensor(restarts) + recipe.first_restart).to(device)
-    halt_logit = getattr(recipe.system, "halt_logit", None)
-    sketch = Sketch(
-        z[0].numel(), FEATURES, torch.float64 if z.dtype == torch.float64 else torch.float32, z.device
-    )
-    coarse = (
-        Sketch(sketch.size, TRACE, sketch.dtype, z.device, seed=TRACE_SEED) if "summary" in keep else None
-    )
+    observer = Observer(recipe, puzzles, z)
     answers = Answers(recipe.judge.of(puzzles), tokens.numpy()[place])
-    read_logits, counted = getattr(recipe.system, "logits", None), _counted(recipe, puzzles)
-    lists: dict[str, list[Tensor]] = {
-        k: []
-        for k in (
-            "residual", "update", "norm", "ring", "trace", "path", "halt", "entropy", "margin", "logit_delta",
-            "states",
-        )
-    }  # fmt: skip
+    running = Running(len(rows), recipe, z.dtype)
     measured = measured_steps(recipe.residuals, recipe.depth, recipe.before)
-    logits = None
-    for moment in iterate(recipe.system, x, z, recipe.depth, row_keys, recipe.before, measured):
-        lists["residual"].append(moment.residual)
-        lists["update"].append(moment.update)
-        lists["norm"].append(moment.norm)
-        answers.see(recipe.system.decode(moment.z, x))
-        if halt_logit is not None:
-            lists["halt"].append(halt_logit(moment.z, x).float())
-        if read_logits is not None:
-            before, logits = logits, read_logits(moment.z, x)
-            for name, values in zip(("entropy", "margin"), certainty(logits, counted), strict=True):
-                lists[name].append(values)
-            if "logit_delta" in keep:
-                logits = logits.float()
-                change = torch.full_like(logits, torch.nan) if before is None else logits - before
-                lists["logit_delta"].append(torch.linalg.vector_norm(change, dim=-1).mean(1))
-        # Whole states are never kept for the fates: projections of all steps (coarse) and of the last ones (fine).
-        in_window = moment.step > recipe.depth - recipe.window
-        if in_window or "path" in keep or coarse is not None:
-            short = sketch(moment.z)
-            if in_window:
-                lists["ring"].append(short)
-            if coarse is not None:
-                lists["trace"].append(coarse(short))
-            if "path" in keep:
-                lists["path"].append(short[:, :PATH_FEATURES].float())
-        if "trajectory" in keep or ("final_state" in keep and moment.step == recipe.depth):
+    batch = Iteration(recipe.system, x, z, row_keys, recipe.before, measured)
+    lists: dict[str, list[Tensor]] = defaultdict(list)
+    ring: deque[Tensor] = deque(maxlen=recipe.window)
+    for step in range(1, recipe.depth + 1):
+        if len(running.left):
+            running.take(observer(batch.advance(), batch.x))
+        last = running.last
+        answers.see(last["answer"])
+        for name in last.keys() - {"answer", "short", "state"}:
+            lists[name].append(last[name])
+        if "short" in last:
+            ring.append(last["short"])
+        if "trajectory" in keep or ("final_state" in keep and step == recipe.depth):
             # A copy, since the iteration may reuse the memory of the state; on the host, since all steps may be kept.
-            lists["states"].append(moment.z.to("cpu", copy=True))
+            lists["states"].append(last["state"].to("cpu", copy=True))
+        if recipe.retire and step < recipe.depth:
+            stay = running.retire(answers.unchanged, step)
+            if stay is not None:
+                batch.keep(stay)
+                observer.go_on(stay)
         tick(len(rows))
+    lists["ring"] = list(ring)
     recorded = {
-        name: torch.stack(parts, dim=1).cpu().numpy()
-        for name, parts in lists.items()
-        if parts and name != "states"
+        name: torch.stack(parts, dim=1).cpu().numpy() for name, parts in lists.items() if name != "states"
     }
     if lists["states"]:
         recorded["states"] = (
@@ -223,4 +263,6 @@ def run_rows(recipe: Recipe, rows: np.ndarray, tick: Callable[[int], None]) -> d
             .to(torch.float64 if z.dtype == torch.float64 else torch.float32)
             .numpy()
         )
+    if recipe.retire:
+        recorded["retired"] = running.retired
     return {**recorded, **answers.recorded()}

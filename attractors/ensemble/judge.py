@@ -135,7 +135,7 @@ def answer_codes(answer: np.ndarray, counted: np.ndarray | None = None) -> np.nd
 class Answers:
     """Follows the answers of rows: their code, correctness and cell accuracy at every step, the last in full.
 
-    Only rows whose answer has changed are judged again.
+    Only rows whose answer has changed are judged again; `unchanged` (n,) counts the steps since then.
     """
 
     def __init__(self, judge: Judge, inputs: np.ndarray):
@@ -144,6 +144,7 @@ class Answers:
         self.correct: list[np.ndarray] = []
         self.accuracy: list[np.ndarray] = []
         self.answer = np.zeros((len(inputs), 0), dtype=np.int64)
+        self.unchanged = np.zeros(len(inputs), int)
 
     def see(self, answers: Tensor) -> None:
         """Take in the answers (n, L) of the next step."""
@@ -159,6 +160,7 @@ class Answers:
         if changed.any():
             judged = self.judge.of(changed)(self.inputs[changed], answer[changed])
             correct[changed], accuracy[changed] = judged
+        self.unchanged = np.where(changed, 1, self.unchanged + 1)
         self.codes.append(code)
         self.correct.append(correct)
         self.accuracy.append(accuracy)

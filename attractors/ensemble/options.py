@@ -41,6 +41,7 @@ class RunOptions(DrawOptions, total=False):
     tolerances: Tolerances | None
     first_restart: int
     residuals: str
+    retire: bool
 
 
 class WorkOptions(TypedDict, total=False):

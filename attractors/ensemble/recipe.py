@@ -54,6 +54,8 @@ class Recipe:
         Outer steps that led to given starts, 0 unless runs are continued.
     residuals
         "all" steps, or "sparse": at which of them a residual is measured that costs an evaluation.
+    retire
+        Rows at rest leave their batch; what they had last stands for all later steps.
     """
 
     system: System
@@ -71,6 +73,7 @@ class Recipe:
     first_restart: int = 0
     before: int = 0
     residuals: str = "all"
+    retire: bool = False
 
     @property
     def rows(self) -> int:

@@ -105,7 +105,7 @@ class Run(Recipe):
             judge=Judge(solutions, options.get("oracle")),
             seed=int(options.get("seed", 0)), noise=noise, initial=initial, place=place,
             residuals=residuals, keep=tuple(dict.fromkeys(("summary", *keep))),
-            tolerances=options.get("tolerances") or Tolerances(),
+            retire=bool(options.get("retire", False)), tolerances=options.get("tolerances") or Tolerances(),
             **{k: int(v) for k, v in numbers.items()},
         )  # fmt: skip
         check_system(

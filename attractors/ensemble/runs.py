@@ -132,7 +132,10 @@ def state_error(ensemble: xr.Dataset) -> np.ndarray:
         relative = ensemble.residual.values.astype(float) / ensemble.scale.values[:, :, None]
     puzzles, restarts, _ = relative.shape
     k = tail(measured_of(ensemble), 16)
-    recent = np.nan_to_num(relative[:, :, -k:], nan=1.0, posinf=1.0).reshape(-1, k)
+    # The decay of a run that was retired shows in the steps it made, not in the last value repeated.
+    made = steps_made(ensemble)[:, :, None]
+    index = np.broadcast_to(np.clip(made - k + np.arange(k), 0, None), (puzzles, restarts, k))
+    recent = np.nan_to_num(np.take_along_axis(relative, index, 2), nan=1.0, posinf=1.0).reshape(-1, k)
     rate = np.clip(decay_rate(recent) if k > 1 else np.zeros(len(recent)), 0, RATE_CAP)
     left = np.nan_to_num(relative[:, :, -1], nan=1.0, posinf=1.0) / (1 - rate.reshape(puzzles, restarts))
     periodic = ensemble.fate.values == CODE["periodic"]
@@ -143,6 +146,15 @@ def state_error(ensemble: xr.Dataset) -> np.ndarray:
     extended = (ensemble.fate.values == CODE["recurrent"]) | (is_noisy(ensemble) & ~periodic)
     epsilon = torch.finfo(getattr(torch, ensemble.attrs["dtype"])).eps
     return np.maximum(np.where(extended, ensemble.spread.values.astype(float), left), 4 * epsilon)
+
+
+def steps_made(ensemble: xr.Dataset) -> np.ndarray:
+    """Return how many steps each run made, (puzzle, restart): all, or those before it was retired."""
+    depth = ensemble.sizes["step"]
+    if "retired_step" not in ensemble:
+        return np.full(ensemble.fate.shape, depth)
+    step = ensemble.retired_step.values
+    return np.where(step < 0, depth, step)
 
 
 def is_noisy(ensemble: xr.Dataset) -> bool:

@@ -36,6 +36,7 @@ def sample(
     tolerances: Tolerances | None = None,
     first_restart: int = 0,
     residuals: str = "all",
+    retire: bool = False,
     **work: Unpack[WorkOptions],
 ) -> xr.Dataset:
     """Run `restarts` trajectories of `depth` outer steps for every puzzle.
@@ -77,6 +78,10 @@ def sample(
         "all", or "sparse": where a residual costs an evaluation (with noise, or a state in half precision) it is
         measured after 1, 2, 4, 8, ... steps and throughout the last quarter of them, at most 16, and NaN elsewhere.
         Fates are then judged, and settling steps told, by these steps.
+    retire
+        Whether a run without noise is left where it came to rest: its relative residual is at most 4 epsilons and its
+        answer unchanged for a quarter of the depth (at most 16 steps).  What it had last stands for all later steps;
+        `retired_step` tells after which step that was, -1 for runs that went on.
     progress
         True shows a bar on a terminal; a callable gets (row-steps done, all).
 
@@ -100,10 +105,9 @@ def sample(
 
     Notes
     -----
-    P * B * (D + 1) evaluations without noise, P * B * 2 D with noise (with sparse residuals at
-    depth 40: 1.4 D).  Memory: the batches under way, and while the
-    ensemble is made about 60 bytes for each (puzzle, restart, step) and 4 kB for each (puzzle, restart); `export`
-    needs no more for more restarts.
+    P * B * (D + 1) evaluations without noise, fewer where runs are retired; P * B * 2 D with noise (with sparse
+    residuals at depth 40: 1.4 D).  Memory: the batches under way, and while the ensemble is made about 60 bytes for
+    each (puzzle, restart, step) and 4 kB for each (puzzle, restart); `export` needs no more for more restarts.
 
     References
     ----------
@@ -123,6 +127,6 @@ def sample(
         system, inputs, labels=labels, identifiers=identifiers,
         restarts=restarts, depth=depth, seed=seed, noise=noise, initial=initial,
         keep=keep, oracle=oracle, device=device, dtype=dtype, tolerances=tolerances, first_restart=first_restart,
-        residuals=residuals,
+        residuals=residuals, retire=retire,
     )  # fmt: skip
     return run.sample(**work)

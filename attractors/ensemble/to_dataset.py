@@ -131,6 +131,9 @@ def assemble(
         variables["answer_entropy"] = (each, fold(records["entropy"]), text)
         text = "least over the cells that count of the largest logit minus the second largest"
         variables["answer_margin"] = (each, fold(records["margin"]), text)
+    if "retired" in records:
+        text = "step after which the run was at rest and not followed further, -1: it was"
+        variables["retired_step"] = (run, fold(records["retired"]), text)
     if "logit_delta" in records:
         text = "2-norm of the change of the logits in the last step, mean over cells"
         variables["logit_delta"] = (each, fold(records["logit_delta"]), text)

@@ -86,7 +86,7 @@ def return_test(
     saddle is left, even where one unstable direction is hidden among thousands.
 
     Small pushes only: how far the basin reaches is another question.  Cost: (1 + (directions + 1) * sizes) * depth
-    steps a state.
+    steps a state, fewer where states come to rest.
 
     References
     ----------
@@ -193,7 +193,7 @@ class _Twins:
             system=points.system, inputs=points.tokens[puzzle],
             identifiers=None if points.identifiers is None else points.identifiers[puzzle],
             restarts=count, depth=self.depth, initial=starts, judge=points.judge.of(puzzle.numpy()),
-            keep=("final_state",), place=Place(points.z.device, points.z.dtype),
+            keep=("final_state",), place=Place(points.z.device, points.z.dtype), retire=True,
         )  # fmt: skip
         return run_in_batches(recipe, np.arange(len(starts) * count), self.batch, self.progress)
 

@@ -120,6 +120,8 @@ def export(
         raise ValueError(f"shard must be (i, n) with 0 <= i < n, got {tuple(shard)}")
     if options.get("residuals", "all") != "all":
         raise ValueError("an export has residuals at every step: leave residuals at 'all'")
+    if options.get("retire", False):
+        raise ValueError("an export follows every run to its depth: leave retire at False")
     recipe = Run.of(system, inputs, **options)
     joining, folder = resume or share.of > 1, folder_of(path)
     if _completed(path) and not joining:

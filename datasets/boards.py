@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup, escape
 
+from eqrlab.core.labels import counts, wanted
 from eqrlab.datasets.registry.lookup import task as task_named
 from eqrlab.datasets.registry.task import Task
 
@@ -56,7 +57,7 @@ def wrong_cells(
     if correct:
         return np.zeros(len(answer), bool)
     if labels is not None:
-        return (answer != labels) & (labels != 0)
+        return (answer != wanted(labels)) & counts(labels)
     if task.boxes is None or task.blank is None:
         return np.zeros(len(answer), bool)
     row, column = np.divmod(np.arange(task.seq_len), task.board[1])
@@ -100,6 +101,11 @@ def board(
     if task.is_grid:
         return _table(task, answer, inputs, labels, wrong, said)
     return _sequence(task, answer, labels, wrong, said)
+
+
+def solution(labels: np.ndarray) -> np.ndarray:
+    """Return labels as tokens to be drawn: nothing (-1) stands in cells that do not count."""
+    return np.where(counts(labels), wanted(labels), -1)
 
 
 def row_of_boards(task: Task, puzzles: np.ndarray) -> Markup:
@@ -167,12 +173,14 @@ def _table(
 
 
 def _symbol(task: Task, token: int) -> Markup:
-    """Return how a token is shown in a table; a blank as a dot in the middle."""
+    """Return how a token is shown in a table; a blank as a dot in the middle, nothing below 0."""
+    if token < 0:
+        return Markup("")
     return Markup("·") if token == task.blank else escape(task.symbol(int(token)))
 
 
 def _note(task: Task, labels: np.ndarray | None, wrong: np.ndarray, k: int) -> str:
-    return f' title="should be {_symbol(task, labels[k])}"' if wrong[k] and labels is not None else ""
+    return f' title="should be {_symbol(task, wanted(labels)[k])}"' if wrong[k] and labels is not None else ""
 
 
 def _picture(
@@ -203,7 +211,7 @@ def _shown(task: Task, answer: np.ndarray, labels: np.ndarray | None) -> tuple[i
         return task.board
     used = task.canonical(answer[None])[0] != 0
     if labels is not None:
-        used |= labels != 0
+        used |= counts(labels)
     row, column = (np.flatnonzero(used.reshape(task.board).any(axis=axis)) for axis in (1, 0))
     sizes = zip((row, column), task.board, strict=True)
     beyond = 1 if labels is None else 0  # what ends the part in use

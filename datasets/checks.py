@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from eqrlab.core.labels import ZERO
 from eqrlab.datasets.registry.lookup import task as task_named
 from eqrlab.datasets.registry.task import Tick
 
@@ -18,7 +19,7 @@ def faults(task: str, inputs: np.ndarray, labels: np.ndarray | None) -> dict[int
     inputs
         Puzzles, tokens (n, L).
     labels
-        Solutions (n, L), or None; cells with token 0 are ignored.
+        Solutions (n, L), or None; cells with label 0 are ignored, -1 is a token 0.
 
     Returns
     -------
@@ -35,8 +36,12 @@ def faults(task: str, inputs: np.ndarray, labels: np.ndarray | None) -> dict[int
     for name, tokens in (("inputs", inputs), ("labels", inputs if labels is None else labels)):
         if tokens.shape != (len(inputs), length):
             raise ValueError(f"{task} takes {name} ({len(inputs)}, {length}), got {tokens.shape}")
-        if tokens.size and (tokens.min() < 0 or tokens.max() >= limit):
+        least = 0 if tokens is inputs else ZERO
+        if tokens.size and (tokens.min() < least or tokens.max() >= limit):
             raise ValueError(f"{task} has tokens 0 to {limit - 1}, got {tokens.min()} to {tokens.max()}")
+    if labels is not None and known.alphabet and (labels == ZERO).any():  # token 0 is the pad, and no answer
+        rows = np.flatnonzero((labels == ZERO).any(axis=1))
+        return {int(row): "the solution has token 0, the pad, in a cell that counts" for row in rows}
     return {} if known.faults is None else known.faults(inputs, labels)
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from eqrlab.core.labels import ELSEWHERE, IGNORED, ZERO, labels_of, wanted
 from eqrlab.core.messages import brief
 from eqrlab.datasets import checks
 from eqrlab.datasets.faults import Fault, PuzzleFileError
@@ -124,21 +125,17 @@ def _read_part(folder: Path, name: str, header: dict[str, Any], limit: int | Non
         if arrays[key].shape != shape:
             raise PuzzleFileError(f"{files[key]}: shape {shape} is required, got {arrays[key].shape}")
         tokens[key] = arrays[key][:limit]
-        if key == "labels" and ignored != 0 and (tokens[key] == 0).any():
-            row = int((tokens[key] == 0).any(axis=1).argmax())
-            raise PuzzleFileError(
-                f"{files[key]}:{row}: has label 0 where ignore_label_id is {brief(ignored)}: label 0 means that a "
-                "cell does not count; shift the tokens by one"
-            )
+        held = tokens[key]
+        known = (held >= 0) & (held < vocab)
         if key == "labels" and ignored is not None:
-            tokens[key] = np.where(tokens[key] == ignored, np.zeros((), tokens[key].dtype), tokens[key])
-        alien = ((tokens[key] < 0) | (tokens[key] >= vocab)).any(axis=1)
-        if alien.any():
-            row = int(alien.argmax())
-            low, high = tokens[key][row].min(), tokens[key][row].max()
+            known |= held == ignored
+        if not known.all():
+            row = int((~known).any(axis=1).argmax())
+            low, high = held[row].min(), held[row].max()
             raise PuzzleFileError(
                 f"{files[key]}:{row}: tokens 0 to {vocab - 1} are allowed, got {low} to {high}"
             )
+    tokens["labels"] = labels_of(tokens["labels"], ignored)
     names = [f"{folder.name}/{files['inputs'].name}:{row}" for row in range(len(group))]
     examples_of = arrays["puzzle_indices"].astype(np.int64)
     known = np.repeat(arrays["puzzle_identifiers"].astype(np.int64), examples_of[1:] - examples_of[:-1])
@@ -303,11 +300,14 @@ def arrays_of(puzzles: PuzzleSet) -> tuple[dict[str, np.ndarray], dict[str, Any]
     Rows that follow one another with one identifier are the examples of a puzzle, puzzles that follow one another with
     one entry in the column `group` a group; without identifiers every row is a puzzle, without groups a group too.
     Tokens are of the smallest unsigned type that holds the vocabulary, offsets int32; missing solutions are written as
-    0, which is the ignored label.
+    0, which is the ignored label.  Where a token 0 counts, the ignored label is -100, and labels are int32.
     """
     count, known = len(puzzles), task_named(puzzles.task)
     labels = np.zeros_like(puzzles.inputs) if puzzles.labels is None else puzzles.labels
     kind = np.min_scalar_type(known.vocab_size - 1)
+    zeros = bool((labels == ZERO).any())
+    if zeros:
+        labels = np.where(labels == IGNORED, ELSEWHERE, wanted(labels))
     first, groups = (
         np.arange(count),
         np.arange(count),
@@ -330,14 +330,14 @@ def arrays_of(puzzles: PuzzleSet) -> tuple[dict[str, np.ndarray], dict[str, Any]
     identifiers = np.zeros(count, int) if puzzles.identifiers is None else puzzles.identifiers
     arrays: dict[str, np.ndarray] = {
         "inputs": puzzles.inputs.astype(kind),
-        "labels": labels.astype(kind),
+        "labels": labels.astype(np.int32 if zeros else kind),
         "puzzle_identifiers": identifiers[first].astype(np.int32),
         "puzzle_indices": np.append(first, count).astype(np.int32),
         "group_indices": np.append(groups, many).astype(np.int32),
     }
     header: dict[str, Any] = {
         "pad_id": 0,
-        "ignore_label_id": 0,
+        "ignore_label_id": ELSEWHERE if zeros else 0,
         "blank_identifier_id": 0,
         "vocab_size": known.vocab_size,
         "seq_len": known.seq_len,

@@ -9,6 +9,7 @@ from pathlib import PurePath
 
 import numpy as np
 
+from eqrlab.core.labels import ZERO
 from eqrlab.core.shown import Facts, Shown
 from eqrlab.datasets import boards
 from eqrlab.datasets.registry.lookup import task as task_named
@@ -67,7 +68,7 @@ class PuzzleSet(Shown):
     inputs
         Puzzles, tokens (P, L) int64.
     labels
-        Solutions (P, L) int64, 0 = ignore; None where the source has none.
+        Solutions (P, L) int64, 0 = ignore, -1 = token 0; None where the source has none.
     task
         Task name such as "sudoku6" or "maze9".
     columns
@@ -119,7 +120,8 @@ class PuzzleSet(Shown):
                 raise ValueError(
                     f"{self.task} takes integer {field} {shape}, got {tokens.dtype} {tokens.shape}"
                 )
-            if tokens.size and (tokens.min() < 0 or tokens.max() >= limit):
+            least = ZERO if field == "labels" else 0
+            if tokens.size and (tokens.min() < least or tokens.max() >= limit):
                 raise ValueError(
                     f"{self.task} has tokens 0 to {limit - 1}, {field} have {tokens.min()} to {tokens.max()}"
                 )

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from eqrlab.core.labels import ELSEWHERE, ZERO
 from eqrlab.datasets import checks, maze
 from eqrlab.datasets.decode import read_text
 from eqrlab.datasets.faults import Fault, PuzzleFileError
-from eqrlab.datasets.formats.columns import PAIRS, Line, find_columns
+from eqrlab.datasets.formats.columns import PAIRS, Line, find_columns, rows_of_labels
 from eqrlab.datasets.puzzles import Draw, PuzzleSet, rows_drawn
 from eqrlab.datasets.registry.generic import MOST_TOKENS
 from eqrlab.datasets.registry.generic import NAME as GENERIC
@@ -280,6 +281,19 @@ def _line_number(fault: Fault) -> int:
     return int(fault.place.rpartition(":")[2])
 
 
+def _solution(known: Task, text: str) -> np.ndarray:
+    """Read a solution of numbers, some of which mark cells that do not count, or a token 0 that does."""
+    words = text.replace(",", " ").split()
+    marks = [int(word) if word in (str(ZERO), str(ELSEWHERE)) else 0 for word in words]
+    try:
+        tokens = known.encode(
+            " ".join("0" if mark else word for word, mark in zip(words, marks, strict=True))
+        )
+    except ValueError as error:
+        raise ValueError(f"solution: {error}") from None
+    return rows_of_labels(np.where(marks, marks, tokens)[None])[0]
+
+
 def _encode(task: str, text: str, what: str) -> np.ndarray:
     """Read one field; a length that another size has is named as a mixture."""
     known = _reading(task)
@@ -290,8 +304,8 @@ def _encode(task: str, text: str, what: str) -> np.ndarray:
             raise ValueError(
                 f"wrong length: the {what} has {found} tokens, {task} has {known.seq_len}; one file holds one size"
             )
-        if what == "solution" and not known.alphabet:  # how most code says that a cell does not count
-            text = " ".join("0" if word == "-100" else word for word in text.replace(",", " ").split())
+        if what == "solution" and not known.alphabet:
+            return _solution(known, text)
     elif len(text) != known.seq_len:
         other = task_of_text(text) if what == "puzzle" else None
         hint = "; one file holds one size" if other is not None and other.kind == known.kind else ""

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from eqrlab import datasets
+from eqrlab.attractors.ensemble.judge import Judge
+from eqrlab.core.training.losses import exact, stablemax_cross_entropy
 from eqrlab.datasets import PuzzleSet, batch_solver, read_puzzles, sudoku
 from eqrlab.datasets.checks import faults, uniqueness
 from eqrlab.datasets.sudoku import geometry, legal_clues
@@ -323,12 +326,52 @@ def test_the_task_of_the_guide_works(tmp_path):
 
 
 @pytest.mark.parametrize("ignored", [None, -100])
-def test_a_token_0_that_would_count_is_refused(tmp_path, ignored):
-    inputs, labels = addition()
-    datasets.write_npy_folder(tmp_path, PuzzleSet(inputs, labels, "generic-3-v115"))
+def test_a_token_0_counts_where_the_folder_says_that_it_is_not_the_ignored_one(tmp_path, ignored):
+    """(a + b) mod 3 with the numbers as tokens 0 to 2: the label of the last cell alone counts, or all do."""
+    inputs = np.array([[a, b, 3] for a in range(3) for b in range(3)])
+    labels = np.full((9, 3), -100 if ignored else 0)
+    labels[:, 2] = inputs[:, :2].sum(1) % 3
+    datasets.write_npy_folder(tmp_path, PuzzleSet(inputs, inputs, "generic-3-v4"))
     header = json.loads((tmp_path / "test/dataset.json").read_text())
     (tmp_path / "test/dataset.json").write_text(json.dumps(header | {"ignore_label_id": ignored}))
-    with pytest.raises(
-        ValueError, match=r"all__labels.npy:0: has label 0 where ignore_label_id is .*shift the tokens"
-    ):
+    np.save(tmp_path / "test/all__labels.npy", labels)
+    found = read_puzzles(tmp_path)
+    assert found.labels[0].tolist() == ([0, 0, -1] if ignored else [-1, -1, -1])
+    judge = Judge(found.labels)
+    answers = np.where(labels < 0, 2, labels)
+    assert judge(found.inputs, answers)[0].all()
+    answers[:, 2] = (answers[:, 2] + 1) % 3
+    assert not judge(found.inputs, answers)[0].any()
+    datasets.write_npy_folder(tmp_path / "again", found)
+    assert json.loads((tmp_path / "again/test/dataset.json").read_text())["ignore_label_id"] == -100
+    np.testing.assert_array_equal(np.load(tmp_path / "again/test/all__labels.npy"), labels)
+    np.testing.assert_array_equal(read_puzzles(tmp_path / "again").labels, found.labels)
+    datasets.write_csv(tmp_path / "sums.csv", found)
+    np.testing.assert_array_equal(read_puzzles(tmp_path / "sums.csv").labels, found.labels)
+
+
+def test_a_token_0_counts_in_rows_of_tables_that_mark_other_cells(tmp_path):
+    (tmp_path / "sums.csv").write_text("inputs,labels\n1 2 3,-100 -100 0\n0 1 3,-100 -100 1\n2 2 3,0 0 1\n")
+    assert read_puzzles(tmp_path / "sums.csv").labels.tolist() == [[0, 0, -1], [0, 0, 1], [0, 0, 1]]
+    np.savez(tmp_path / "sums.npz", inputs=np.ones((1, 3), int), labels=np.array([[-100, -100, 0]]))
+    assert read_puzzles(tmp_path / "sums.npz").labels.tolist() == [[0, 0, -1]]
+
+
+def test_a_pad_is_no_answer(tmp_path):
+    puzzles = datasets.bundled("sudoku6").take([0])
+    datasets.write_npy_folder(tmp_path, puzzles)
+    header = json.loads((tmp_path / "test/dataset.json").read_text())
+    (tmp_path / "test/dataset.json").write_text(json.dumps(header | {"ignore_label_id": None}))
+    labels = puzzles.labels.astype(np.uint8)
+    labels[0, 3] = 0
+    np.save(tmp_path / "test/all__labels.npy", labels)
+    with pytest.raises(ValueError, match=r"all__inputs.npy:0: the solution has token 0, the pad"):
         read_puzzles(tmp_path)
+
+
+def test_losses_train_a_token_0_that_counts():
+    logits, labels = torch.zeros(2, 3, 4), torch.tensor([[0, 0, -1], [0, 0, 2]])
+    logits[0, 2, 0] = logits[1, 2, 2] = 5.0
+    assert exact(logits, labels).all()
+    loss = stablemax_cross_entropy(logits, labels)
+    assert loss[0] == loss[1] == pytest.approx(-np.log(6 / 9))

@@ -212,6 +212,7 @@ def given_views(ensemble: xr.Dataset, puzzle: int) -> list[dict[str, Any]]:
     for name, title in (("inputs", "Puzzle"), ("labels", "Solution")):
         if name in ensemble:
             tokens = ensemble[name].values[puzzle]
+            tokens = boards.solution(tokens) if name == "labels" else tokens
             task = boards.task_of(str(ensemble.attrs.get("task", "")), len(tokens))
             inputs = ensemble["inputs"].values[puzzle]
             views.append({"title": title, "board": boards.board(task, tokens, inputs, what=title.lower())})

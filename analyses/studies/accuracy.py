@@ -14,6 +14,7 @@ from eqrlab.attractors import sample
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
 from eqrlab.core import Reasoner
+from eqrlab.core.labels import counts
 from eqrlab.datasets import PuzzleSet
 
 
@@ -64,7 +65,7 @@ def measure(
         if "halt_logit" in ensemble and not (votes and reasoner.continue_head):
             halted = halting(ensemble.correct.values, ensemble.halt_logit.values)
     if puzzles.labels is not None:
-        counted = int((puzzles.labels != 0).sum(axis=1).mean())
+        counted = int(counts(puzzles.labels).sum(axis=1).mean())
         cells = clustered(ensemble.token_accuracy.values[:, :, -1].astype(float), counted)
     return {
         "family": reasoner.family,

@@ -13,6 +13,7 @@ from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap
 from eqrlab.attractors.statistics.intervals import proportion_interval
+from eqrlab.core.labels import counts
 from eqrlab.datasets import PuzzleSet, arc
 from eqrlab.datasets.arc.files import known_tests
 from eqrlab.datasets.arc.vote import undone
@@ -73,7 +74,7 @@ def vote_results(ensemble: xr.Dataset, puzzles: PuzzleSet) -> dict[str, Any]:
     cases, ranked = voted(ensemble, puzzles)
     found: dict[str, Any] = {}
     if all(case.target is not None for case in cases) and puzzles.labels is not None:
-        graded = (puzzles.labels != 0).sum(axis=1)
+        graded = counts(puzzles.labels).sum(axis=1)
         right = ensemble.token_accuracy.values[:, :, -1].mean(axis=1) * graded
         share = lambda weight: float(weight @ right / (weight @ graded))
         low, high = cluster_bootstrap(share, len(graded), resamples=1000)

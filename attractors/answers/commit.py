@@ -20,6 +20,7 @@ from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
 from eqrlab.core import System
+from eqrlab.core.labels import wanted
 
 Clues = Callable[[np.ndarray], np.ndarray]
 ACCEPTS = ("halt", "settled")
@@ -171,7 +172,7 @@ def commit_run(
         new = (filled != given).reshape(len(failed), run.restarts, -1)
         written[failed] = new.sum(2).mean(1)
         if run.judge.labels is not None:
-            agree = new & (filled.reshape(new.shape) == run.judge.labels[failed][:, None])
+            agree = new & (filled.reshape(new.shape) == wanted(run.judge.labels[failed])[:, None])
             with np.errstate(invalid="ignore"):
                 right[failed] = agree.sum((1, 2)) / new.sum((1, 2))
     attributes = {

@@ -18,6 +18,7 @@ from eqrlab.attractors.ensemble.recipe import FEATURES, PATH_FEATURES, TRACE, Re
 from eqrlab.attractors.ensemble.running import Running
 from eqrlab.attractors.ensemble.schedule import measured_steps
 from eqrlab.core import KeyedNoise, System
+from eqrlab.core.labels import counts
 from eqrlab.core.models.products import weights_held
 from eqrlab.core.models.reasoner import cast_floating, take_rows
 from eqrlab.core.random import restart_generator, restart_keys
@@ -160,7 +161,7 @@ def starts(
 def _counted(recipe: Recipe, puzzles: np.ndarray) -> Tensor | None:
     """Return which cells of the answers of rows count, (n, S) bool; None: all, where there are no labels."""
     labels = recipe.judge.labels
-    return None if labels is None else torch.as_tensor(labels[puzzles] != 0, device=recipe.place.device)
+    return None if labels is None else torch.as_tensor(counts(labels[puzzles]), device=recipe.place.device)
 
 
 class Observer:

@@ -11,6 +11,8 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
+from eqrlab.core.labels import counts, wanted
+
 Oracle = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -21,7 +23,7 @@ class Judge:
     Attributes
     ----------
     labels
-        Solutions (P, L), one row a puzzle; cells with label 0 do not count.
+        Solutions (P, L), one row a puzzle; cells with label 0 do not count, -1 is a token 0 that does.
     oracle
         `(inputs, answers) -> (n,) bool`, both (n, L).
     """
@@ -56,7 +58,7 @@ class Judge:
         """
         if self.oracle is not None or self.labels is None:
             return None
-        counted = np.asarray(self.labels) != 0
+        counted = counts(np.asarray(self.labels))
         counted = counted | ~counted.any(axis=1, keepdims=True)
         return None if counted.all() else counted
 
@@ -99,8 +101,8 @@ class Judge:
         if self.labels is not None:
             if self.labels.shape[1] != answer.shape[1]:
                 raise ValueError(f"labels have {self.labels.shape[1]} tokens, answers {answer.shape[1]}")
-            counted = self.labels != 0
-            same = (answer == self.labels) | ~counted
+            counted = counts(self.labels)
+            same = (answer == wanted(self.labels)) | ~counted
             correct = same.all(1) & counted.any(1)
             accuracy = ((same & counted).sum(1) / np.maximum(counted.sum(1), 1)).astype(np.float32)
         if self.oracle is not None:

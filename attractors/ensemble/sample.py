@@ -48,7 +48,8 @@ def sample(
     inputs
         Puzzles (P, L), integer tokens.
     labels
-        Solutions (P, L); cells with label 0 do not count.  Without labels and oracle nothing is known of correctness.
+        Solutions (P, L); cells with label 0 do not count, -1 stands for a token 0 that does.
+        Without labels and oracle nothing is known of correctness.
     identifiers
         Of the puzzles, (P,) integers >= 0, for systems whose `encode` takes them; None where they have none.  Equal
         inputs with different identifiers are different puzzles.

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE = 0  # label of a cell that does not count (the pad token)
+from eqrlab.core.labels import counts, wanted
 
 
 def log_stablemax(logits: Tensor) -> Tensor:
@@ -29,17 +29,17 @@ def stablemax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     logits
         (n, S, V).
     labels
-        (n, S); cells with label 0 do not count.
+        (n, S); cells with label 0 do not count, -1 is a token 0 that does.
     """
-    counted = labels != IGNORE
-    loss = -log_stablemax(logits).gather(-1, labels.long().unsqueeze(-1)).squeeze(-1)
+    counted = counts(labels)
+    loss = -log_stablemax(logits).gather(-1, wanted(labels).long().unsqueeze(-1)).squeeze(-1)
     return torch.where(counted, loss, 0.0).sum(-1) / counted.sum(-1).clamp(min=1)
 
 
 def exact(logits: Tensor, labels: Tensor) -> Tensor:
     """Say for each row whether every counted cell is right, (n,) bool; a row without counted cells is not right."""
-    counted = labels != IGNORE
-    return ((logits.argmax(-1) == labels) | ~counted).all(-1) & counted.any(-1)
+    counted = counts(labels)
+    return ((logits.argmax(-1) == wanted(labels)) | ~counted).all(-1) & counted.any(-1)
 
 
 def halting_loss(q_halt: Tensor, correct: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eqrlab.core.labels import wanted
+
 Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
@@ -93,7 +95,7 @@ class PuzzleStream:
 
     def check(self, seq_len: int, vocab_size: int) -> None:
         """Raise ValueError unless the puzzles have this length and their tokens are below this number."""
-        lowest = int(min(self.inputs.min(), self.labels.min()))
+        lowest = int(min(self.inputs.min(), wanted(self.labels).min()))
         highest = int(max(self.inputs.max(), self.labels.max()))
         if self.inputs.shape[1] != seq_len or lowest < 0 or highest >= vocab_size:
             raise ValueError(

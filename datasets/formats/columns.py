@@ -6,6 +6,9 @@ import collections
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
+from eqrlab.core.labels import ELSEWHERE, labels_of
 from eqrlab.core.messages import brief
 from eqrlab.datasets.faults import PuzzleFileError
 
@@ -20,6 +23,15 @@ PAIRS = (
     ("input", "output"),
     ("input", "label"),
 )  # names of columns, in lower case
+
+
+def rows_of_labels(tokens: np.ndarray) -> np.ndarray:
+    """Return the labels that solutions (n, L) of a table stand for; cells of -100 do not count.
+
+    Token 0 counts in a row that marks others so, and does not count in one without such marks; -1 is token 0.
+    """
+    marked = (tokens == ELSEWHERE).any(axis=1, keepdims=True)
+    return np.where(marked, labels_of(tokens, ELSEWHERE), tokens)
 
 
 class Line(NamedTuple):

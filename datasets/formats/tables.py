@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from eqrlab.core.labels import ZERO
 from eqrlab.core.messages import brief
 from eqrlab.datasets import checks
 from eqrlab.datasets.decode import read_text
 from eqrlab.datasets.faults import Fault, PuzzleFileError
 from eqrlab.datasets.formats.array_files import read_array
-from eqrlab.datasets.formats.columns import Line, find_columns
+from eqrlab.datasets.formats.columns import Line, find_columns, rows_of_labels
 from eqrlab.datasets.puzzles import Draw, PuzzleSet, rows_drawn
 from eqrlab.datasets.registry.lookup import task as task_named
 from eqrlab.datasets.text import scan_rows
@@ -25,7 +26,6 @@ from eqrlab.datasets.text import scan_rows
 FRAMES = (".parquet", ".feather", ".arrow")
 ARRAYS = (".npy", ".npz")
 LINES = (".jsonl", ".ndjson")
-IGNORED = -100  # how most code writes a label that does not count
 _MOST_LINE = 1 << 24  # characters of one JSON object
 _MOST_MEMBER = 1 << 31  # bytes of an array within a .npz
 
@@ -226,10 +226,11 @@ def _scan_arrays(
     inputs, labels, board = arrays(path)
     inputs, labels = inputs[:limit], None if labels is None else labels[:limit]
     if labels is not None:
-        labels = np.where(labels == IGNORED, 0, labels)
+        labels = rows_of_labels(labels)
     for what, tokens in (("the puzzle", inputs), ("the solution", labels)):
-        if tokens is not None and (tokens < 0).any():
-            row = int((tokens < 0).any(axis=1).argmax())
+        least = ZERO if what == "the solution" else 0
+        if tokens is not None and (tokens < least).any():
+            row = int((tokens < least).any(axis=1).argmax())
             return None, [
                 Fault(f"{path}:{row}", f"{what} has token {tokens[row].min()}, tokens are 0 or more")
             ]

@@ -35,8 +35,10 @@ from eqrlab.analyses.studies.ladder.rungs import (
 )
 from eqrlab.analyses.studies.ladder.summary import (
     ACCURACY,
+    ADVANTAGE,
     CORRECT,
     GAP,
+    SELECTED,
     estimate,
     path_independence_gap,
     summarise,
@@ -147,8 +149,33 @@ def test_effects_of_crossed_ingredients_are_those_of_the_four_models(files, tmp_
         effect.sel(ingredient="noise and damping"), (noise - act + ni - ri) / 2, atol=1e-12
     )
     np.testing.assert_allclose(effect.sel(ingredient="interaction"), ni - noise - ri + act, atol=1e-12)
-    titles = [title for title, _ in ladder_text.tables(summary)]
-    assert any("Effects of random starts" in title for title in titles)
+    tables = dict(ladder_text.tables(summary))
+    assert any("Effects of random starts" in title for title in tables)
+    chosen = [each.sel(quantity=q) for q in (*SELECTED, ADVANTAGE)]
+    np.testing.assert_allclose(chosen[1] - chosen[0], chosen[2], atol=1e-12)
+    assert (np.abs(summary[["low", "high"]].sel(quantity=ADVANTAGE).to_array()) <= 1).all()
+    rows = tables["Choosing 1 of 3 restarts, %"]
+    assert rows[0]["change"] == "" and rows[3]["change"].endswith(" to ri") and rows[0]["rung"] == "act *"
+
+
+def test_the_papers_effects_are_confirmed_refuted_or_open():
+    names = ["random starts", "noise and damping"]
+    for mean, spread, words in (
+        (0.1, 0.05, "confirmed in direction"),
+        (-0.1, 0.05, "refuted"),
+        (0.1, 0.2, "open"),
+    ):
+        value = np.full((2, 1), mean)
+        pair = ("ingredient", "quantity")
+        data = {
+            "effect": (pair, value),
+            "effect_low": (pair, value - spread),
+            "effect_high": (pair, value + spread),
+        }
+        summary = xr.Dataset(data, {"ingredient": names, "quantity": [ACCURACY]})
+        (said,) = ladder_text.effect_sentences(summary)
+        assert said.count(words) == 2 and f"{100 * mean:+.1f} [" in said and "(paper +1.2)" in said
+    assert ladder_text.effect_sentences(synthetic({"act": 0.1, "ri": 0.2}, 0.1)) == []
 
 
 def test_misuse_of_rungs_is_named(files, tmp_path):

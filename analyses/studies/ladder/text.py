@@ -121,7 +121,8 @@ def effect_rows(summary: xr.Dataset) -> Rows:
     """Return the effects of random starts and of noise, in points, where all four models were trained."""
     if "effect" not in summary:
         return []
-    shown = (ACCURACY, f"accuracy at depth {REFERENCE_DEPTH}", CORRECT, "spurious mass", GAP, WITHIN, *POOLED)
+    deep = f"accuracy at depth {REFERENCE_DEPTH}"
+    shown = (ACCURACY, deep, CORRECT, "spurious mass", GAP, WITHIN, *POOLED, ADVANTAGE)
     return [
         {"ingredient": name}
         | {q: _cell(summary, name, q, "effect") for q in shown}
@@ -176,6 +177,29 @@ def order_sentences(
     }
     sentences += [f"{texts[k]}, in points: {'; '.join(v)}." for k, v in found.items() if v]
     return sentences
+
+
+def effect_sentences(summary: xr.Dataset) -> list[str]:
+    """Say of each effect that the paper states whether its direction is confirmed here, refuted or open.
+
+    Notes
+    -----
+    As in `order_sentences`, signs are compared, not sizes.
+    """
+    if "effect" not in summary:
+        return []
+    words = {
+        "agree": "confirmed in direction",
+        "contrary": "refuted",
+        "open": "open, for the interval holds 0",
+    }
+    said = []
+    for name, paper in PAPER_EFFECT.items():
+        one = summary.sel(ingredient=name, quantity=ACCURACY)
+        kind = _verdict(float(one.effect_low), float(one.effect_high), paper)
+        found = _cell(summary, name, ACCURACY, "effect")
+        said.append(f"{name}, {ACCURACY}: {found} points (paper {100 * paper:+.1f}): {words[kind]}")
+    return [f"Effects where random starts and noise are crossed: {'; '.join(said)}."]
 
 
 def _verdict(low: float, high: float, paper: float) -> str:
@@ -245,7 +269,8 @@ def tables(summary: xr.Dataset) -> list[tuple[str, Rows]]:
 def sentences(summary: xr.Dataset) -> list[str]:
     """Return what the ladder says of the paper's order, of accuracy and of the path-independence gap."""
     rungs = {str(r) for r in summary.rung.values}
-    said = order_sentences(summary) if len(rungs) > 1 else []
+    said = order_sentences(summary) if len(rungs & set(PAPER_ACCURACY)) > 1 else []
+    said += effect_sentences(summary)
     return said + (order_sentences(summary, GAP, PAPER_GAP) if len(rungs & set(PAPER_GAP)) > 1 else [])
 
 

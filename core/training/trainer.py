@@ -17,10 +17,11 @@ from eqrlab.core.checkpoints.build import build
 from eqrlab.core.checkpoints.load import save
 from eqrlab.core.checkpoints.tensors import read_tensors, write_tensors
 from eqrlab.core.files import replaced_whole
+from eqrlab.core.labels import counts
 from eqrlab.core.models.reasoner import Reasoner
 from eqrlab.core.random import GeneratorNoise
 from eqrlab.core.regular import read_log
-from eqrlab.core.training.losses import IGNORE, exact
+from eqrlab.core.training.losses import exact
 from eqrlab.core.training.objective import (
     DTYPES,
     TrainConfig,
@@ -142,7 +143,7 @@ class Trainer:
             total += loss.detach()
             if self.regularised:
                 number = self.step_count * self.outer_steps + step
-                terms = late_terms(model, z, x, self.labels != IGNORE, taken, self.config, number)
+                terms = late_terms(model, z, x, counts(self.labels), taken, self.config, number)
                 loss = loss + self.config.regulariser_weight * terms.sum() / share
                 shaped += torch.stack((total.new_tensor(len(terms)), terms.detach().double().sum()))
             loss.backward()

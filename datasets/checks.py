@@ -24,7 +24,7 @@ def faults(task: str, inputs: np.ndarray, labels: np.ndarray | None) -> dict[int
     Returns
     -------
     dict
-        Row -> reason, rows ascending.  Whether a puzzle has several solutions is not looked at: see `solution_faults`.
+        Row -> reason, rows ascending.  Whether a puzzle has several solutions is not looked at: see `uniqueness`.
 
     Raises
     ------
@@ -70,10 +70,8 @@ def uniqueness(task: str, inputs: np.ndarray, tick: Tick | None = None) -> tuple
 
     Parameters
     ----------
-    task
-        Task name.
-    inputs
-        Puzzles, tokens (n, L).
+    task, inputs
+        As in `faults`.
     tick
         Called now and then with the number of puzzles that are done.
 
@@ -97,11 +95,6 @@ def uniqueness(task: str, inputs: np.ndarray, tick: Tick | None = None) -> tuple
         int(row): known.no_solution if few[row] else known.several for row in np.flatnonzero(few | many)
     }
     return reasons, np.flatnonzero(~found.proved)
-
-
-def solution_faults(task: str, inputs: np.ndarray, tick: Tick | None = None) -> dict[int, str]:
-    """Return what `uniqueness` says of the puzzles that do not have exactly one solution."""
-    return uniqueness(task, inputs, tick)[0]
 
 
 def unsolvable(

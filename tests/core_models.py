@@ -41,6 +41,13 @@ def small_eqr(seed: int = 0, **changes: Any) -> EqR:
     return shaken(EqR(EqRConfig(**{**SMALL, "board": board, **changes}), task="toy"))
 
 
+def urm_state(tensors: dict[str, torch.Tensor], step: int) -> dict[str, Any]:
+    """Return what the official trainer of URM writes beside the weights of a step."""
+    return {
+        "step": step, "model_state_dict": tensors, "optimizer_states": [], "rng_state": torch.zeros(3),
+    }  # fmt: skip
+
+
 def tiny_file(path: Path, side: int = 4, seed: int = 0, **changes: Any) -> Path:
     """Save a random EqR of Sudoku boards of this side, as small as commands can run, as a file; return its path."""
     small = {"vocab_size": side + 2, "seq_len": side**2, "hidden_size": 16, "num_heads": 2}

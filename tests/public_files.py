@@ -16,6 +16,7 @@ import yaml
 from torch import Tensor
 
 from eqrlab.core import Reasoner, build
+from tests.core_models import urm_state
 from tests.sparse_checkpoint import write_sparse
 
 COMPILED = "_orig_mod.model.inner."
@@ -155,12 +156,7 @@ def write(folder: Path, name: str) -> Path:
             "ema": {"mu": 0.999, "shadow": shadow},
         }
     elif public.family == "urm":
-        content = {
-            "step": 50_000,
-            "model_state_dict": tensors,
-            "optimizer_states": [],
-            "rng_state": torch.zeros(3),
-        }
+        content = urm_state(tensors, 50_000)
     torch.save(content, path)
     return path
 

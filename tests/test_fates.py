@@ -84,12 +84,6 @@ def test_bars_of_outcomes_fill_the_axis(decoy):
     np.testing.assert_allclose(sum(widths), decoy["outcomes"].sizes["depth"])
 
 
-def test_the_reliability_curve_shows_every_bin():
-    figure = fate_plots.reliability(np.array([[0.1, 0.12, 50], [0.9, 0.95, 40]]), "two bins")
-    points = figure.axes[0].containers[0].lines[0].get_xydata()
-    np.testing.assert_allclose(points, [[0.1, 0.12], [0.9, 0.95]])
-
-
 def test_the_command_prints_tables_and_writes_the_archive(tmp_path):
     arguments = [
         "fates",

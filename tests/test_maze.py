@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eqrlab import datasets
-from eqrlab.datasets.checks import solution_faults
+from eqrlab.datasets.checks import uniqueness
 from eqrlab.datasets.maze import (
     FLOOR,
     GOAL,
@@ -63,7 +63,7 @@ def test_shortest_paths_agree_with_plain_search_on_any_field(side, seed, walls):
     steps, unique = shortest_path(maze)
     assert steps[0] == expected
     assert unique[0] == (len(paths) == 1)
-    assert (not solution_faults(f"maze{side}", maze[None])) == (len(paths) == 1) if side > 4 else True
+    assert (not uniqueness(f"maze{side}", maze[None])[0]) == (len(paths) == 1) if side > 4 else True
 
 
 @given(st.integers(3, 5), st.integers(0, 10**6), st.floats(0, 0.6))
@@ -201,7 +201,7 @@ def test_mazes_with_loops_have_several_shortest_paths_all_right(side):
     for made in generate_mazes(side, 4, "several", seed=5):
         steps, unique = shortest_path(made.maze)
         assert steps[0] == made.steps and not unique[0]
-        assert solution_faults(f"maze{side}", made.maze[None]) == {0: "there are several shortest paths"}
+        assert uniqueness(f"maze{side}", made.maze[None])[0] == {0: "there are several shortest paths"}
         _, paths = walk(made.maze)
         assert len(paths) > 1
         for path in paths[:5]:

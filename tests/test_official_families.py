@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from eqrlab.core import CheckpointError, load
-from tests.core_models import assert_same_outputs
+from tests.core_models import assert_same_outputs, urm_state
 from tests.family_models import small_model
 
 OFFICIAL = {
@@ -198,12 +198,7 @@ def read_back(folder, model, prefix=PREFIX, **changes):
     """Write a model as its official trainer does, and load it again."""
     content = official_tensors(model, prefix)
     if model.family == "urm":
-        content = {
-            "step": 9,
-            "model_state_dict": content,
-            "optimizer_states": [],
-            "rng_state": torch.zeros(3),
-        }
+        content = urm_state(content, 9)
     return load(write(folder, content, official_config(model, **changes)), seq_len=6)
 
 

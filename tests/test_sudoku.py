@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eqrlab import datasets
-from eqrlab.datasets.checks import faults, solution_faults
+from eqrlab.datasets.checks import faults, uniqueness
 from eqrlab.datasets.generate import DIFFICULTIES, dig, generate, grade, parse_mix, random_solution
 from eqrlab.datasets.solver import count_guesses, is_unique, search, solve
 from eqrlab.datasets.sudoku import conflicts, first_conflict, geometry, sudoku_oracle
@@ -80,7 +80,7 @@ def test_solver_refutes_givens_that_contradict_each_other():
     puzzle = np.ones(81, dtype=int)
     puzzle[[0, 8]] = 5
     assert search(puzzle).solutions.shape == (0, 81)
-    assert solution_faults("sudoku9", puzzle[None]) == {0: "the puzzle has no solution"}
+    assert uniqueness("sudoku9", puzzle[None])[0] == {0: "the puzzle has no solution"}
 
 
 def test_a_very_hard_puzzle_is_solved_and_needs_guesses():

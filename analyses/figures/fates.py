@@ -7,15 +7,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from eqrlab.analyses.figures.style import COLOURS, plot, styled
+from eqrlab.analyses.figures.style import COLOURS, plot
 from eqrlab.attractors.results.named import words
 from eqrlab.attractors.results.schema import FATES
-from eqrlab.attractors.statistics.intervals import proportion_interval
 
-WIDTH = 5.0
 LISTED = 30  # puzzles with a bar of their own
 FATE_COLOURS = dict(
     zip(FATES, ("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#b3b9c2", "#d55e00", "#5b3a8c"), strict=True)
@@ -88,31 +85,3 @@ def plot_fates(ensemble: xr.Dataset, *, ax: Axes) -> None:
     ax.invert_yaxis()
     ax.xaxis.set_major_formatter(PercentFormatter(1))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=3)
-
-
-@styled
-def reliability(table: np.ndarray, title: str) -> Figure:
-    """Draw how often what was given a probability was true.
-
-    Parameters
-    ----------
-    table
-        (bins, 3): mean predicted probability, frequency, number of predictions.
-    title
-        What was predicted.
-    """
-    figure = Figure((WIDTH, 4.4), layout="constrained")
-    axes = figure.subplots()
-    predicted, seen, number = np.asarray(table, float).T
-    low, high = proportion_interval(np.round(seen * number), number)
-    axes.plot([0, 1], [0, 1], color=COLOURS["muted"], linewidth=1, linestyle="--")
-    axes.errorbar(predicted, seen, (np.maximum(seen - low, 0), np.maximum(high - seen, 0)), fmt="o", markersize=4,
-                  color=COLOURS["ink"], linewidth=1.2, capsize=2)  # fmt: skip
-    axes.set(
-        xlim=(-0.03, 1.03),
-        ylim=(-0.03, 1.03),
-        xlabel="predicted probability of a mode",
-        ylabel="how often it was so",
-    )
-    axes.set_title(title)
-    return figure

@@ -51,7 +51,7 @@ def basin_radius(
     confidence
         Of the intervals.
     **options
-        `depth` (64 unless given), `escape`, `tolerances`, see `ReturnOptions`, and those of `AnswerOptions`.
+        As for `critical_shock`, but `depth` is 64 unless given.
 
     Returns
     -------

@@ -108,11 +108,8 @@ def check(
 
     Parameters
     ----------
-    values
-        Whose values are read, to compare checksums, and flags and numbers with what they may be: all, those of the
-        variables named, or (False) of coordinates alone.
-    complete
-        False: only checksums, codes and ranges of what is there; the file may be a part of an archive.
+    values, complete
+        As for `archive.look`.
     step
         Called before each thing that takes time, with the seconds of a long one: a watchdog is told of progress.
 

@@ -176,7 +176,7 @@ class ModuleSystem(Shown):
         Raises
         ------
         ValueError
-            With one sentence: which promise is broken, and how to mend it.
+            For the first promise that is broken: which, and how to mend it.
 
         Notes
         -----

@@ -1,11 +1,10 @@
-"""Calibration of the verdicts on planted landscapes of known mode; CALIBRATION_PLOT=file saves the curve."""
+"""Calibration of the verdicts on planted landscapes of known mode; `docs/figures.py` draws the curve."""
 
 import os
 
 import numpy as np
 import pytest
 
-from eqrlab.analyses.figures.fates import reliability
 from eqrlab.attractors.landscape.modes import ModeRule
 from tests.benchmarks.ledger import record
 from tests.landscapes import calibration_table, near_threshold, run_landscapes
@@ -71,8 +70,6 @@ def test_calibration_on_landscapes_drawn_from_the_prior():
         print(f"  {predicted:9.3f}  {seen:9.3f}  {number}")
         record("reliability", f"{predicted:.3f}", **{"true in": f"{seen:.3f}", "predictions": number})
         assert abs(predicted - seen) < 4 * np.sqrt(max(predicted * (1 - predicted), 1e-3) / number)
-    if path := os.environ.get("CALIBRATION_PLOT"):
-        reliability(np.array(table), f"{finished.sum()} planted landscapes").savefig(path, dpi=150)
 
 
 def test_calibration_where_restarts_stop_with_the_verdict():

@@ -12,19 +12,17 @@ import os
 import random
 import shutil
 import signal
-import sys
 import time
-import traceback
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from eqrlab.analyses import cli as command_line
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.validate import validate
 from eqrlab.core.checkpoints.tensors import read_tensors
-from tests.benchmarks.bench_train_faults import ended, equal, row
+from tests.benchmarks.bench_train_faults import equal
+from tests.benchmarks.forked import ended, row, start
 from tests.benchmarks.ledger import record
 from tests.core_models import tiny_file
 
@@ -45,33 +43,6 @@ VERBS = {  # name, arguments before --out, arguments that go on, result
     "train": (["train", "sudoku4", "--test-puzzles", "{puzzles}", "--steps", "40", "--save-every", "1",
                "--evaluate-every", "10", *TINY], ["--resume"], "model.safetensors"),
 }  # fmt: skip
-
-
-def start(arguments: list[str], log: Path) -> int:
-    """Run a command in a forked process as the shell does; return its number."""
-    number = os.fork()
-    if number:
-        return number
-    code = 70
-    try:
-        with open(log, "a") as stream:
-            os.dup2(stream.fileno(), 1)
-            os.dup2(stream.fileno(), 2)
-        sys.stdout, sys.stderr = (os.fdopen(n, "w", closefd=False, buffering=1) for n in (1, 2))
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        sys.argv = ["eqrlab", *arguments]
-        try:
-            command_line.main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0
-        except KeyboardInterrupt:  # it came before the first line of main
-            code = 128 + signal.SIGINT
-        except BaseException:  # noqa: BLE001, of a process that would end without a word
-            traceback.print_exc()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(code)
 
 
 @pytest.fixture(scope="module")

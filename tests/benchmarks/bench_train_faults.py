@@ -13,7 +13,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from eqrlab.analyses.cli import cli
 from eqrlab.core import CheckpointError
 from eqrlab.core.checkpoints.tensors import read_tensors
 from eqrlab.datasets import bundled, write_csv
+from tests.benchmarks.forked import ended, row, start
 
 pytestmark = pytest.mark.benchmark
 STEPS, SAVE_EVERY, KILLS = 20, 1, int(os.environ.get("EQRLAB_KILLS", "40"))
@@ -36,33 +36,6 @@ def options(data: Path, out: Path) -> list[str]:
     tiny = "--hidden 16 --heads 2 --layers 1 --batch-size 4 --halt-max-steps 2 --depth 2 --threads 1 --quiet"
     files = f"--puzzles {data} --test-puzzles {data} --evaluate-every 10 --save-every {SAVE_EVERY} --steps {STEPS}"
     return ["train", "sudoku6", "--out", str(out), *tiny.split(), *files.split()]
-
-
-def start(arguments: list[str], log: Path) -> int:
-    """Run the command in a forked process; return its number."""
-    number = os.fork()
-    if number:
-        return number
-    code = 70
-    try:
-        with open(log, "a") as stream:
-            os.dup2(stream.fileno(), 1)
-            os.dup2(stream.fileno(), 2)
-            sys.stdout, sys.stderr = stream, stream
-            try:
-                cli(arguments, standalone_mode=True)
-            except SystemExit as end:
-                code = end.code if isinstance(end.code, int) else 1
-            except (ValueError, OSError) as error:  # what eqrlab.analyses.cli.main does
-                print(f"eqrlab: {' '.join(str(error).split())}", file=stream, flush=True)
-                code = 1
-    finally:
-        os._exit(code)
-
-
-def ended(number: int) -> int:
-    """Wait for a process; return its exit code, or minus the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
 
 
 def step_on_disk(out: Path) -> int:
@@ -95,10 +68,6 @@ def whole(tmp_path_factory):
     began = time.monotonic()
     assert ended(start(options(data, folder / "whole"), folder / "log")) == 0
     return data, folder / "whole", time.monotonic() - began
-
-
-def row(*cells: object) -> None:
-    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 
 def test_kills_at_random_moments(whole, tmp_path):

@@ -70,7 +70,7 @@ def test_evaluation_votes_and_writes_the_submission(job, tmp_path):
 
 def test_a_submission_of_other_puzzles_is_refused(tmp_path):
     said = refused("evaluate", "eqr-sudoku6", "--limit", 2, "--depth", 1, "--submission", tmp_path / "s.json")
-    assert said.startswith("--submission is of ARC puzzles")
+    assert said.startswith("--submission requires ARC puzzles")
 
 
 def test_identifiers_of_another_build_are_refused_or_run_blank(job, files, tmp_path):

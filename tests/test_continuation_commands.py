@@ -91,7 +91,7 @@ def test_a_larger_damping_and_larger_starts_do_what_they_say(folder):
         (["trm.safetensors", "--over", "damping=0,0.5"], 1, "family trm has no damping"),
         (["model-000010.safetensors", "--over", "colour=0,1"], 2, "'colour' cannot be followed"),
         (["model-000010.safetensors", "--over", "noise=1,0"], 2, "two or more increasing values"),
-        (["model-000010.safetensors", "--over", "noise=a,b"], 2, "is no list of values"),
+        (["model-000010.safetensors", "--over", "noise=a,b"], 2, "is not a list of values"),
         ([], 2, "Missing argument"),
     ],
 )

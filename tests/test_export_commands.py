@@ -135,7 +135,7 @@ def test_the_estimate_is_exact_before_compression(exported, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--out", "x.nc"], 2, "CKPT is required, unless --like or --resume tells it"),
+        (["--out", "x.nc"], 2, "CKPT is required unless --like or --resume names it"),
         (["eqr-sudoku6", "--out", "x.nc", "--shard", "2/2"], 2, "'2/2' is not I/N with 0 <= I < N"),
         (["eqr-sudoku6", "--out", "x.nc", "--keep", "all"], 2, "'all' is not one of"),
         (["eqr-sudoku6"], 2, "Missing option '--out'"),

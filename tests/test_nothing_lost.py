@@ -339,7 +339,7 @@ def test_a_run_stopped_in_the_second_checkpoint_goes_on_to_the_same_archive(
     run = inside(verb, *three, *options(data, out))
     assert run.exit_code == 130
     assert run.output.splitlines()[-1] == (
-        f"eqrlab: stopped; 1 of 3 checkpoints are kept in {out}; the same command with --resume goes on"
+        f"eqrlab: stopped; 1 of 3 checkpoints are kept in {out}; the same command with --resume continues"
     )
     assert "one" in archive.read(out / name)["ensemble"].attrs["name"], "what is done can be read at once"
     assert (out / "report.html").exists() and len(list((out / f"{name}.parts").iterdir())) == 1
@@ -357,7 +357,7 @@ def test_an_error_in_the_second_checkpoint_keeps_the_first_and_says_so(data, tmp
     stopped_in_the_second(monkeypatch, OSError)
     run = inside("diagnose", data / "one.safetensors", data / "two.safetensors", *options(data, tmp_path))
     assert run.exception.__notes__ == [
-        f"1 of 2 checkpoints are kept in {tmp_path}; the same command with --resume goes on"
+        f"1 of 2 checkpoints are kept in {tmp_path}; the same command with --resume continues"
     ]
     assert validate(tmp_path / "diagnosis.nc").groups == 5
 

@@ -69,14 +69,14 @@ def test_residual_sentence_falls_back_on_the_last_depth_with_right_and_wrong():
     index = wording.auc_depth(alignment)
     assert index is not None and not np.isfinite(alignment.auc[-1])
     text = wording.residual_sentence(alignment)
-    assert "At depth 40 every run is right, so there is nothing for the residual to tell apart" in text
+    assert "At depth 40 every run is right, so the residual has nothing to separate" in text
     assert f"at depth {int(alignment.depth[index])}, the last with both" in text
     assert number(float(alignment.auc[index])) in text
 
 
 def test_residual_sentence_says_when_it_is_never_defined():
     text = wording.residual_sentence(plan.mode_a()["alignment"])
-    assert "every run is wrong" in text and text.endswith("nor is there at any lesser depth.")
+    assert "every run is wrong" in text and text.endswith("nor has it at any smaller depth.")
 
 
 @pytest.mark.parametrize(

@@ -154,13 +154,13 @@ def cost_lines(found: xr.Dataset) -> list[str]:
     stop = [STOPS[i] for i in found.stop.values]
     ratio = used.sum() / (fixed * puzzles)
     lines.append(
-        f"a half-width of {width:g} for any mass takes {fixed} restarts of every puzzle, {fixed * puzzles:,} in all: "
-        f"{ratio:.2f} of that was used"
+        f"a fixed number for a half-width of {width:g} at any mass is {fixed} restarts of every puzzle, "
+        f"{fixed * puzzles:,} in all: {ratio:.2f} of that was used"
     )
     for reason, remedy in (
         ("max_restarts", "allow more with --max-restarts"),
-        ("ambiguous", "runs not settled enough to tell attractors apart: raise --depth"),
+        ("ambiguous", "runs have not settled enough to separate attractors: raise --depth"),
     ):
         if reason in stop:
-            lines.append(f"{plural(stop.count(reason), 'puzzle')} short of that half-width: {remedy}")
+            lines.append(f"{plural(stop.count(reason), 'puzzle')} did not reach that half-width: {remedy}")
     return lines

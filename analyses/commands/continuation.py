@@ -56,7 +56,7 @@ class Over(click.ParamType):
         try:
             values = tuple(float(part) for part in listed.split(","))
         except ValueError:
-            self.fail(f"{listed!r} is no list of values, such as 0,0.01,0.1")
+            self.fail(f"{listed!r} is not a list of values such as 0,0.01,0.1")
         if len(values) < 2 or any(b <= a for a, b in pairwise(values)) or values[0] < 0:
             self.fail(f"{listed!r} must be two or more increasing values >= 0")
         return name, values
@@ -237,11 +237,13 @@ def event_lines(found: xr.Dataset) -> list[str]:
     lines.sort(key=lambda pair: -pair[0])
     out = [text for _, text in lines[:LISTED]]
     if len(lines) > LISTED:
-        out.append(f"... and {len(lines) - LISTED} more births and deaths, of smaller ones, in the archive")
+        out.append(
+            f"... and {len(lines) - LISTED} more births and deaths, of smaller attractors, in the archive"
+        )
     if not by_state:
         unseen = 3 / int(found.attrs["restarts"])
         out.append(
-            f"matched by answers: one that no restart reached may have a mass up to about {unseen:.0%}"
+            f"matched by answers: an attractor that no restart reached may have a mass of up to about {unseen:.0%}"
         )
     if "landscape_mode" in found:
         letters = [MODES[int(m)] for m in found["landscape_mode"].values]

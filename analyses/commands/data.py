@@ -40,12 +40,13 @@ _out = click.option("--out", required=True, type=click.Path(path_type=Path), hel
 _split = click.option(
     "--split", default="test", show_default=True, help="Sub-folder of an official .npy folder."
 )
-_task = click.option(
-    "--task", help="Task the file must hold, e.g. sudoku9; default: what its first puzzle is."
-)
+_task = click.option("--task", help="Task of the file, e.g. sudoku9 (default: the task of its first puzzle).")
 _limit = click.option("--limit", type=click.IntRange(1), help="Read only the first puzzles.")
 _format = click.option(
-    "--format", "form", type=click.Choice(["csv", "npy"]), help="Default: csv where PATH ends so, else npy."
+    "--format",
+    "form",
+    type=click.Choice(["csv", "npy"]),
+    help="Default: csv if the name of --out ends so, else npy.",
 )
 
 
@@ -109,10 +110,13 @@ def _write(out: Path, form: str | None, split: str, puzzles: PuzzleSet) -> None:
     "9x9 also hardest (about a second each). "
     "Mazes: unique or several (shortest paths) [unique].",
 )
-@opt.number("--seed", 0, "Of every random choice.", least=0)
+@opt.number("--seed", 0, "Seed of all random choices.", least=0)
 @click.option("--steps", nargs=2, type=int, help="Mazes: fewest and most steps from S to G.")
 @click.option(
-    "--first", default=0, type=click.IntRange(0), help="hardest: leave out so many, to make a set in parts."
+    "--first",
+    default=0,
+    type=click.IntRange(0),
+    help="hardest: skip this many puzzles, to build a set in parts.",
 )
 @click.option("--workers", default=1, type=click.IntRange(1), help="hardest: processes.")
 @click.option(
@@ -183,7 +187,7 @@ def _solved(puzzles: PuzzleSet) -> PuzzleSet:
         raise ValueError(f"only Sudoku can be solved here, {puzzles.source} holds {puzzles.task}")
     for row, name in enumerate(puzzles.names):
         if not found.proved[row]:
-            raise ValueError(f"{name}: not proved to have exactly one solution in the time there is")
+            raise ValueError(f"{name}: not proved to have exactly one solution within the time limit")
         if found.count[row] != 1:
             raise ValueError(f"{name}: {known.several if found.count[row] else known.no_solution}")
     return dataclasses.replace(puzzles, labels=found.first)
@@ -192,7 +196,7 @@ def _solved(puzzles: PuzzleSet) -> PuzzleSet:
 @data.command(epilog="Example: eqrlab data info sudoku6-test")
 @_source
 @opt.number(
-    "--measure", 500, "Puzzles whose guess nodes are counted where the file has no guesses column.", least=0
+    "--measure", 500, "How many puzzles to count guesses for, if the file has no guesses column.", least=0
 )
 @_task
 @_limit
@@ -266,8 +270,10 @@ def _guesses(known: Task, inputs: np.ndarray) -> str:
 
 @data.command(epilog="Example: eqrlab data check sudoku6-test --against sudoku6-train")
 @_source
-@click.option("--against", multiple=True, metavar="PATH", help="No puzzle may be a disguise of one in here.")
-@click.option("--allow-several", is_flag=True, help="Puzzles with several solutions are fine.")
+@click.option(
+    "--against", multiple=True, metavar="PATH", help="Puzzles of which none may be a disguise; repeatable."
+)
+@click.option("--allow-several", is_flag=True, help="Also accept puzzles that have several solutions.")
 @_task
 @_limit
 @_split

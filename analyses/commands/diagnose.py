@@ -108,10 +108,10 @@ sampling_options = opt.together(
                  help="Examine spectrum and stability at each puzzle's largest right and wrong attractor "
                       f"(default: with up to {LOCAL} puzzles)."),
     click.option("--checks/--no-checks", default=True, show_default=True,
-                 help="Follow some runs to twice the depth, move the thresholds, test whether the map acts."),
+                 help="Check the verdicts: more depth for some runs, other thresholds, whether the map acts at all."),
     opt.out(),
     click.option("--resume", is_flag=True,
-                 help="Go on with a run that was stopped: checkpoints that are done are not run again."),
+                 help="Continue a run that was stopped: finished checkpoints are not run again."),
     prints_json,
     opt.quiet,
     opt.checkpoint,
@@ -120,7 +120,7 @@ sampling_options = opt.together(
 fixed_option = click.option(
     "--fixed",
     is_flag=True,
-    help="Draw all restarts of every puzzle, however clear, measure every residual, and follow every run to its depth.",
+    help="Draw all restarts of every puzzle, even of clear ones, measure all residuals, run to full depth.",
 )
 
 
@@ -211,7 +211,7 @@ def run_all(
                 archive.write(target, archive_groups(results))
                 write_report(target, target.with_name(REPORT))
             error.add_note(f"{len(results)} of {len(models)} checkpoints are kept in {target.parent}; "
-                           "the same command with --resume goes on")  # fmt: skip
+                           "the same command with --resume continues")  # fmt: skip
         raise
     return results, kept
 

@@ -63,7 +63,7 @@ def dynamics_command(
     evidence = endings.evidence_rows(results)
     for title, rows in (
         (
-            "what runs end as (stable: share, mean over puzzles, with its interval)",
+            "where runs end (stable: share of runs, averaged over puzzles, with its interval)",
             endings.kind_rows(results),
         ),
         ("leading exponent of the last window, and drift as control", endings.auc_rows(results)),

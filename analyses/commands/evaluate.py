@@ -74,7 +74,7 @@ def evaluate(
     chosen = read_puzzles(puzzles, task, split) if puzzles else bundled_for(task or reasoner.task, split)
     chosen, unsolvable = _solvable(as_the_model_has_it(reasoner, chosen.take(slice(given["limit"]))))
     if submission is not None and not shown_names(chosen):
-        raise ValueError("--submission is of ARC puzzles whose tasks are known")
+        raise ValueError("--submission requires ARC puzzles whose tasks are known")
     if unsolvable:
         click.echo(f"eqrlab: {_left_out(unsolvable, len(chosen))}", err=True)
     if commit is not None:
@@ -101,7 +101,7 @@ def evaluate(
         "run": f"depth {given['depth']}, restarts {restarts}, noise {result['noise']:g}, seed {given['seed']}",
         "exact": stated_share(result["exact"])
         if result["exact"]
-        else "not known: nothing tells what is right",
+        else "not known: there are neither solutions nor an oracle",
         "cells": stated_share(result["cells"])
         if result["cells"]
         else "not known: the puzzles come without solutions",

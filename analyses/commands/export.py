@@ -74,7 +74,7 @@ def _job(
     elif resume and out.exists() and checkpoint is None:
         raise ValueError(f"{out}: nothing to resume, no {folder_of(out).name} is there")
     elif checkpoint is None:
-        raise click.UsageError("CKPT is required, unless --like or --resume tells it")
+        raise click.UsageError("CKPT is required unless --like or --resume names it")
     else:
         old, source = {}, {"checkpoint_source": checkpoint}
     model, name = (load_checkpoint(checkpoint), checkpoint) if checkpoint else same_model(source)
@@ -171,7 +171,7 @@ def _estimate(model: Reasoner, out: Path, job: dict[str, Any]) -> dict[str, Any]
 )
 @click.argument("checkpoint", required=False, metavar="[CKPT]")
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.nc")
-@click.option("--resume", is_flag=True, help="Go on with an unfinished export; begin where there is none.")
+@click.option("--resume", is_flag=True, help="Continue an unfinished export; start one if there is none.")
 @click.option(
     "--like",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -182,13 +182,13 @@ def _estimate(model: Reasoner, out: Path, job: dict[str, Any]) -> dict[str, Any]
 @click.option(
     "--estimate",
     is_flag=True,
-    help="Print what would be written and how long it takes; run a few steps only.",
+    help="Only predict how much is written and how long it takes, from a few steps.",
 )
 @click.option(
     "--keep",
     multiple=True,
     type=click.Choice(KEEP),
-    help="What is stored beside the summary; may be repeated.",
+    help="What to store in addition to the summary; may be repeated.",
 )
 @opt.puzzles
 @opt.limit(bundled=SAMPLE)
@@ -202,9 +202,7 @@ def _estimate(model: Reasoner, out: Path, job: dict[str, Any]) -> dict[str, Any]
 @opt.dtype("float32", "float64", "bfloat16")
 @opt.batch_size
 @opt.compiled
-@click.option(
-    "--shard", metavar="I/N", help="Compute the I-th of N shares, from 0; torchrun tells it by itself."
-)
+@click.option("--shard", metavar="I/N", help="Compute the I-th of N shares, from 0; torchrun sets it.")
 @prints_json
 @opt.quiet
 @opt.checkpoint

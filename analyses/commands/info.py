@@ -23,9 +23,7 @@ def info(checkpoint: str, as_json: bool) -> None:
     """
     reasoner = load_checkpoint(checkpoint)
     if reasoner.config is None:
-        raise ValueError(
-            f"{checkpoint}: is a system of your own, whose code says what it is; info tells of files"
-        )
+        raise ValueError(f"{checkpoint}: is a system in a Python file; info describes checkpoint files only")
     facts = describe(reasoner)
     if as_json:
         click.echo(json.dumps({"checkpoint": checkpoint, **facts}))
@@ -42,7 +40,7 @@ def info(checkpoint: str, as_json: bool) -> None:
     }
     if reasoner.identifiers > 1:
         lines["identifiers"] = (
-            f"{reasoner.identifiers:,} of puzzles, an embedding each; puzzles need the identifiers.json that the model "
+            f"{reasoner.identifiers:,} of puzzles, one embedding each; puzzles need the identifiers.json that the model "
             "was trained with"
         )
     click.echo("\n".join(aligned(lines)))

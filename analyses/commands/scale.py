@@ -69,12 +69,12 @@ class ScaleGiven(opt.Given, total=False):
 @click.option(
     "--adaptive",
     is_flag=True,
-    help="Also choose policies that stop, launch and race restarts, and compare their cost.",
+    help="Also choose policies that stop and start restarts as needed, and compare their cost.",
 )
 @click.option(
     "--accuracy",
     type=click.FloatRange(0, 1, min_open=True),
-    help="With --adaptive: share of right answers that policies are chosen for (default: the baseline's best).",
+    help="With --adaptive: accuracy that the policies have to reach (default: the best of the baseline).",
 )
 @click.option(
     "--against",
@@ -114,7 +114,7 @@ def scale_command(
     if source is not None:
         if any(given[name] for name in ("against", "puzzles", "limit", "compiled", "commit")):
             raise click.UsageError(
-                "--from takes puzzles and runs from the archive: it goes without other sources"
+                "--from takes puzzles and runs from the archive: it excludes other sources"
             )
         require_writable(out, "scaling.nc", "scaling.svg")
         groups = stored(source)
@@ -228,7 +228,7 @@ def scaling_lines(groups: dict[str, xr.Dataset]) -> list[str]:
         lines += ["one restart: accuracy in % by depth", "", *table(start_rows(scaling, own)), ""]
     text = (
         f"Accuracy in %; {float(scaling.attrs['confidence']):.0%} intervals from resampling the "
-        f"{scaling.sizes['puzzle']} puzzles. A cell costs depth x breadth outer steps a puzzle"
+        f"{scaling.sizes['puzzle']} puzzles. A cell costs depth x breadth outer steps per puzzle"
     )
     text += f", {int(scaling.attrs['layers'])} equivalent layers each." if "nle" in scaling else "."
     if own is not None:
@@ -254,7 +254,7 @@ def signal_lines(signals: xr.Dataset, ensemble: xr.Dataset) -> list[str]:
     """Return the table of signals, which one to trust, and a warning where the residual misleads."""
     warning = signal_warning(signals)
     text = trust_sentence(signals) + (f" Warning: {warning}" if warning else "")
-    title = f"what tells a right answer, 1 of {ensemble.sizes['restart']} at depth {ensemble.sizes['step']}:"
+    title = f"signals of a right answer, choosing 1 of {ensemble.sizes['restart']} at depth {ensemble.sizes['step']}:"
     return [title, "", *table(signal_rows(signals)), "", *textwrap.wrap(text, 110)]
 
 
@@ -296,7 +296,7 @@ def onset_lines(scaling: xr.Dataset) -> list[str]:
     """Say for each selector from which depth on breadth pays."""
     most, worth = scaling["breadth"].values[-1], 100 * float(scaling.attrs["worth"])
     if most == 1:
-        return ["one restart only: nothing to say of breadth"]
+        return ["only one restart: breadth cannot be judged"]
     lines = [f"depth from which {most} restarts gain at least {worth:g} points over one:"]
     for selector in scaling["selector"].values:
         if selector == "mean":

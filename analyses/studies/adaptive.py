@@ -188,13 +188,14 @@ def at_text(policy: at.Policy) -> str:
 
 
 def trial_lines(found: xr.Dataset) -> list[str]:
-    """Return what is printed of a trial: a row a family, what the columns mean, and the policies chosen."""
+    """Return the printed lines of a trial: one row per family, the meaning of the columns, and the policies chosen."""
     baseline = f"one run of {found.attrs['baseline']} ({found.attrs['baseline_starts']})"
     text = (
-        f"Policies were chosen on one half of the puzzles and judged on the other. Baseline: {baseline}. Its depth: "
-        f"the least at which it is as accurate; + where it never is, up to {found.attrs['baseline_depth']}: there "
-        f"it is its best, and the last column tells how many points it stays behind. Times fewer: outer steps of the "
-        f"baseline over those of the family. Intervals resample puzzles."
+        f"Policies were chosen on one half of the puzzles and judged on the other. Baseline: {baseline}. Its depth is "
+        f"the smallest at which it is as accurate as the policy; + marks policies that it never matches up to depth "
+        f"{found.attrs['baseline_depth']}: its best depth is given instead, and the last column says how many points "
+        f"it stays behind. Times fewer: outer steps of the baseline over those of the family. Intervals resample "
+        f"puzzles."
     )
     lines = ["adaptive inference:", "", *table(trial_rows(found)), "", *textwrap.wrap(text, 110), ""]
     for family, policies in json.loads(found.attrs["policies"]).items():

@@ -105,10 +105,10 @@ def commit_sentence(found: xr.Dataset) -> str:
     right, stage = int(found["correct"].values.sum()), int(found.attrs["restarts"])
     share = percent_interval(*Interval.of(found, "accuracy"))
     return (
-        f"Mode (a) is relative to the puzzle as given. With {float(found.attrs['share']):.0%} of the open cells of "
-        f"each run written in as clues, those it is surest of, {stage} + {stage} runs answer {right} of "
-        f"{plural(found.sizes['puzzle'], 'puzzle')} in that mode right ({share}); {2 * stage} plain restarts "
-        f"{int(found['correct_restarts'].values.sum())}."
+        f"Mode (a) refers to the puzzle as given. If the {float(found.attrs['share']):.0%} of the open cells of which "
+        f"each run is surest are written in as clues, {stage} + {stage} runs answer {right} of "
+        f"{plural(found.sizes['puzzle'], 'puzzle')} in that mode right ({share}); {2 * stage} plain restarts answer "
+        f"{int(found['correct_restarts'].values.sum())} right."
     )
 
 
@@ -122,10 +122,11 @@ def commit_lines(found: xr.Dataset) -> list[str]:
     }
     lost = int((~found["any_correct_restarts"].values).sum())
     text = (
-        f"Commit and restart: {plural(stage, 'run')}, and where none {rule} ({tried} of {plural(puzzles, 'puzzle')}) "
-        f"each one's surest {float(found.attrs['share']):.0%} of the open cells written in, {stage} more. "
-        f"Right: {shares['_first']} before, {shares['']} with committing, {shares['_restarts']} with {stage} plain "
-        f"restarts instead, at equal cost: {points(*Interval.of(found, 'gain'))}."
+        f"Commit and restart: {plural(stage, 'run')}; if none {rule} ({tried} of {plural(puzzles, 'puzzle')}), the "
+        f"{float(found.attrs['share']):.0%} of the open cells of which each run is surest are written in, and "
+        f"{stage} more runs are made. Right: {shares['_first']} before, {shares['']} with committing, "
+        f"{shares['_restarts']} with {stage} plain restarts instead, at equal cost: "
+        f"{points(*Interval.of(found, 'gain'))}."
     )
     if lost:
         text += (

@@ -1,4 +1,4 @@
-"""What pushes, duels and clues say of a puzzle, in sentences."""
+"""What pushes, duels and clues show about a puzzle, in sentences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLUES = 3  # named, those on which most hangs
 
 
 def border_sentences(groups: Mapping[str, xr.Dataset], label: object) -> list[str]:
-    """Return what is known of the borders of one puzzle, by its label; none where nothing was measured."""
+    """Return sentences about the basin borders of one puzzle, given by its label; none if nothing was measured."""
     told = []
     for name, tell in (("radius", _radius), ("duels", _duels), ("clues", _clues)):
         if name in groups and label in groups[name]["puzzle"].values:
@@ -64,9 +64,9 @@ def _clues(one: xr.Dataset, groups: Mapping[str, xr.Dataset]) -> list[str]:
             f"{board.symbol(int(tokens[c]))} in {board.cell(int(c))} ({percent(float(share[c]))})"
             for c in order
         ]
-        told.append(f"The {kind} answer hangs most on the clues {'; '.join(named)}.")
+        told.append(f"The {kind} answer depends most on the clues {'; '.join(named)}.")
     if told and "margin_lost" in one:
         told[-1] += (
-            " In brackets: the share of some cell's margin that would go with the clue, to first order."
+            " In brackets: the share of a cell's margin that would be lost without the clue, to first order."
         )
     return told

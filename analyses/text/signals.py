@@ -48,8 +48,8 @@ def trust_sentence(signals: xr.Dataset) -> str:
     name = str(signals.attrs["trusted"])
     if name == "none":
         return (
-            f"No signal is singled out: {plural(signals.sizes['puzzle'], 'puzzle')} cannot be halved into one "
-            "part to choose on and one to report."
+            f"No signal is recommended: {plural(signals.sizes['puzzle'], 'puzzle')} cannot be split into one half to "
+            "choose on and one half to report on."
         )
     held = int(signals["held_out"].values.sum())
     text = (

@@ -83,7 +83,7 @@ def drift_sentence(ensemble: xr.Dataset) -> str:
         return ""
     return (
         f"Answer settled, state drifting: {plural(len(drifting), 'run')} of {int(drawn_of(ensemble).sum()):,}, by "
-        f"{np.median(drifting):.2g} of the norm a step; they count as recurrent, by their answer."
+        f"{np.median(drifting):.2g} of the norm per step; their answer has settled, so they count as recurrent."
     )
 
 
@@ -171,9 +171,9 @@ def residual_sentence(alignment: xr.Dataset) -> str:
     reason = UNDEFINED.get(
         name_of(STATUS, int(alignment["status"].values[last]), "status"), "it has no value"
     )
-    opening = f"At depth {depths[last]} {reason}, so there is nothing for the residual to tell apart"
+    opening = f"At depth {depths[last]} {reason}, so the residual has nothing to separate"
     if index is None:
-        return f"{opening}, nor is there at any lesser depth."
+        return f"{opening}, nor has it at any smaller depth."
     return f"{opening}; at depth {depths[index]}, the last with both, {_auc_clause(alignment, index)}."
 
 

@@ -44,7 +44,7 @@ def with_identifiers(reasoner: Reasoner, puzzles: PuzzleSet) -> PuzzleSet:
         return _blank(reasoner, puzzles, "as asked for by --blank-identifiers")
     if puzzles.identifiers is None:
         return _blank(
-            reasoner, puzzles, "the puzzles have no identifiers (--identifiers FILE tells those of ARC tasks)"
+            reasoner, puzzles, "the puzzles have no identifiers (--identifiers FILE gives those of ARC tasks)"
         )
     known, there = len(puzzles.identifier_names), reasoner.identifiers
     if not known:
@@ -55,9 +55,9 @@ def with_identifiers(reasoner: Reasoner, puzzles: PuzzleSet) -> PuzzleSet:
         )
     if known != there:
         raise ValueError(
-            f"{source}: {IDENTIFIERS} names {known:,} identifiers, the model has {there:,}: they are of two builds, "
-            "and embeddings of other puzzles give no right answers; give the file that the model was trained with "
-            "(--identifiers FILE), or --blank-identifiers"
+            f"{source}: {IDENTIFIERS} names {known:,} identifiers, the model has {there:,}: they come from different "
+            "builds, and embeddings of other puzzles give no right answers; give the file that the model was trained "
+            "with (--identifiers FILE), or --blank-identifiers"
         )
     return puzzles
 
@@ -71,8 +71,8 @@ def _named(puzzles: PuzzleSet) -> PuzzleSet:
 
 def _blank(reasoner: Reasoner, puzzles: PuzzleSet, why: str) -> PuzzleSet:
     click.echo(
-        f"note: of the model's {reasoner.identifiers:,} puzzle embeddings all puzzles are given the blank one, {why}; "
-        "accuracy with it is published as 0 % (arXiv 2512.11847)",
+        f"note: all puzzles are given the blank one of the model's {reasoner.identifiers:,} puzzle embeddings, {why}; "
+        "the published accuracy with it is 0 % (arXiv 2512.11847)",
         err=True,
     )
     blank = np.full(len(puzzles), BLANK)

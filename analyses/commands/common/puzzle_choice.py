@@ -140,8 +140,8 @@ def as_the_model_has_it(reasoner: Reasoner, puzzles: PuzzleSet) -> PuzzleSet:
 def not_proved(puzzles: PuzzleSet) -> str:
     """Say of how many puzzles it is not proved that they have one solution."""
     return (
-        f"{puzzles.unproved} of {len(puzzles)} puzzles are not proved to have one solution: the search of so large "
-        f"boards ends after {PROOF_SECONDS:g} s; answers are judged all the same"
+        f"{puzzles.unproved} of {len(puzzles)} puzzles are not proved to have one solution: the search on boards of "
+        f"this size ends after {PROOF_SECONDS:g} s; answers are judged all the same"
     )
 
 

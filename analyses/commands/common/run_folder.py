@@ -49,7 +49,7 @@ def recall(context: click.Context, task: str, options: dict[str, Any], out: Path
         return
     kept = read_json(stored)
     if kept.get("task") != task:
-        raise ValueError(f"{stored}: is of a run on another task than {task}")
+        raise ValueError(f"{stored}: belongs to a run on another task than {task}")
     known = {p.name: p for p in context.command.params if p.name in options and p.name not in NOT_KEPT}
     kept = {
         name: _checked(known[name], value, context, stored) for name, value in kept.items() if name in known

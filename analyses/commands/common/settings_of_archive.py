@@ -112,18 +112,16 @@ def same_model(about: dict[str, Any]) -> tuple[Reasoner, str]:
         found = [known for known, path in bundled().items() if sha256(path) == wanted]
         if not found:
             raise ValueError(
-                f"the checkpoint {about.get('checkpoint', 'none')} (SHA-256 {wanted[:16]}) is none of the bundled "
-                "ones: give it as CKPT"
+                f"the checkpoint {about.get('checkpoint', 'none')} (SHA-256 {wanted[:16]}) is not a bundled "
+                "one: give it as CKPT"
             )
         name = found[0]
     try:
         options = parse_json(about.get("checkpoint_options", "{}"), "checkpoint_options")
         model = load(name, **{k: v for k, v in options.items() if k in _OPTIONS})
     except (TypeError, AttributeError):  # values of other kinds than the options have
-        raise ValueError(f"{name}: checkpoint_options are none that it can have; give it as CKPT") from None
+        raise ValueError(f"{name}: the recorded checkpoint_options do not fit it; give it as CKPT") from None
     if model.provenance["checkpoint_sha256"] != wanted:
-        found_not = (
-            f"{name}: is another file than the one of SHA-256 {wanted[:16]} that was run; give it as CKPT"
-        )
+        found_not = f"{name}: is not the file that was run (SHA-256 {wanted[:16]}); give that as CKPT"
         raise ValueError(one_line(found_not))
     return model, str(name)

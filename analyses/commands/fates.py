@@ -19,7 +19,7 @@ from eqrlab.analyses.commands.diagnose import table
 from eqrlab.analyses.studies import fates
 from eqrlab.attractors.results import archive
 
-RETURNED = 22  # evaluations a step of the return test of a run: itself, and 7 directions of 3 sizes
+RETURNED = 22  # evaluations per step of the return test of a run: itself, and 7 directions of 3 sizes
 
 
 @click.command("fates", epilog="Example:  eqrlab fates eqr-sudoku6 --limit 2 --restarts 2 --depths 8,16")

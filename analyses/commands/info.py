@@ -40,8 +40,8 @@ def info(checkpoint: str, as_json: bool) -> None:
     }
     if reasoner.identifiers > 1:
         lines["identifiers"] = (
-            f"{reasoner.identifiers:,} of puzzles, one embedding each; puzzles need the identifiers.json that the model "
-            "was trained with"
+            f"{reasoner.identifiers:,} of puzzles, one embedding each; puzzles need the identifiers.json with "
+            "which the model was trained"
         )
     click.echo("\n".join(aligned(lines)))
     for title, values in (("configuration", facts["config"]), ("provenance", facts["provenance"])):

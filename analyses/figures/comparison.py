@@ -66,7 +66,7 @@ def _differences_height(comparison: xr.Dataset) -> float:
 
 @plot(_differences_height)
 def plot_differences(comparison: xr.Dataset, *, ax: Axes) -> None:
-    """Draw the differences of every checkpoint to the first one, with their intervals, a line a quantity.
+    """Draw the differences of every checkpoint to the first one, with their intervals, one line per quantity.
 
     Parameters
     ----------

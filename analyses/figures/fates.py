@@ -59,7 +59,7 @@ def _fates_height(ensemble: xr.Dataset, **_: Any) -> float:
 
 @plot(_fates_height)
 def plot_fates(ensemble: xr.Dataset, *, ax: Axes) -> None:
-    """Draw what became of the runs of each puzzle: a bar a puzzle, a colour a fate, hatched where the answer is wrong.
+    """Draw the fates of the runs of each puzzle: one bar per puzzle, a colour for each fate, hatched where wrong.
 
     Parameters
     ----------

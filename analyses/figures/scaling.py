@@ -59,7 +59,7 @@ def plot_scaling(scaling: xr.Dataset, along: str = "nfe", *, ax: Axes) -> None:
     scaling
         From `attractors.scaling`.
     along
-        "nfe": outer steps a puzzle, at the best depth and breadth; "breadth" or "depth": at the greatest of the other.
+        "nfe": outer steps per puzzle, at the best depth and breadth; "breadth" or "depth": at the largest of the other.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def plot_scaling(scaling: xr.Dataset, along: str = "nfe", *, ax: Axes) -> None:
 
 @plot(3.6)
 def plot_heat(scaling: xr.Dataset, selector: str = "top1_converged", *, ax: Axes) -> None:
-    """Draw the accuracy of one selector over depth and breadth, a cell a point, its number in it.
+    """Draw the accuracy of one selector over depth and breadth, one cell per point, with its number.
 
     Parameters
     ----------

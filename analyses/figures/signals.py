@@ -15,7 +15,7 @@ from eqrlab.attractors.results.interval import Interval
 
 @plot(4.3)
 def plot_risk_coverage(signals: xr.Dataset, *, ax: Axes) -> None:
-    """Draw the share of wrong answers against the share of puzzles answered, the surest first, a line a signal.
+    """Draw the share of wrong answers against the share of puzzles answered, the surest first, one line per signal.
 
     Parameters
     ----------

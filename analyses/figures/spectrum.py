@@ -18,7 +18,7 @@ def plot_spectrum(spectrum: xr.Dataset, ensemble: xr.Dataset | None = None, *, a
     spectrum
         From `attractors.spectrum` or `attractors.local_dynamics` (whose points are right and wrong).
     ensemble
-        Whose final states were examined, a run a point: then its runs are told apart by right and wrong.
+        Its final states were examined, one run per point; right and wrong runs are then drawn in different colours.
 
     Notes
     -----

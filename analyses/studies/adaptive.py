@@ -204,7 +204,7 @@ def trial_lines(found: xr.Dataset) -> list[str]:
 
 
 def trial_rows(found: xr.Dataset) -> list[dict[str, str]]:
-    """Return a row a family: accuracy, cost, and how many times cheaper than the baseline at the same accuracy."""
+    """Return one row per family: accuracy, cost, and how many times cheaper than the baseline at the same accuracy."""
     rows = []
     for family in found["family"].values:
         one = found.sel(family=family)

@@ -145,7 +145,7 @@ def evidence_rows(results: dict[str, Groups]) -> list[dict[str, str]]:
 
 @styled
 def endings_figure(results: dict[str, Groups]) -> Figure:
-    """Draw what right and wrong runs end as, and below it the mean exponent by depth, a panel a checkpoint."""
+    """Draw what right and wrong runs end as, and below it the mean exponent by depth, one panel per checkpoint."""
     bars = [
         (name, o)
         for name in results

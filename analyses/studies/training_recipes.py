@@ -119,7 +119,7 @@ def preset(name: str, task: str, family: str) -> Recipe:
 
 
 def recipe(task: str) -> Recipe:
-    """Return the recipe of a task; mazes share one up to SMALL_MAZE cells a side, and one beyond, others have one.
+    """Return the recipe of a task; mazes share one up to SMALL_MAZE cells per side, and one beyond, others have one.
 
     Raises
     ------

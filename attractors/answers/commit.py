@@ -100,7 +100,7 @@ def commit(
     -----
     A clue that is wrong makes the right answer unreachable or, where the map overrules it, is overruled: answers are
     judged by the puzzle as it was given.  The runs of the second stage are restarts of the puzzle with its clues.
-    Cost: `restarts` * depth outer steps a puzzle, twice that where committed, and as many for the comparison.
+    Cost: `restarts` * depth outer steps per puzzle, twice that where committed, and as many for the comparison.
     For recursive reasoners this was not found elsewhere; fixing the surest variables and solving again is the old idea
     of decimation.
 

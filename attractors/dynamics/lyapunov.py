@@ -98,7 +98,7 @@ def lyapunov(
 
     Notes
     -----
-    Cost: (steps + transient) * (about 4 + 1.5 k) evaluations a row.  Memory a row: k state vectors and twice the
+    Cost: (steps + transient) * (about 4 + 1.5 k) evaluations per row.  Memory a row: k state vectors and twice the
     saved activations of one step.  Small systems without noise go up to 8 steps between two orthonormalisations, as
     long as the factors of such a stretch differ by less than 3/8 of the digits; the exponents are the same to rounding.
     The interval over time is Student's from 20 batch means: valid once a window is much longer than the correlation

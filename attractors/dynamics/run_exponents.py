@@ -92,7 +92,7 @@ def trajectory_exponents(
     Right and wrong are those of the answer at `depth`, for all windows: early windows predict, late ones describe.
     The first vectors are random, so that the first window contains their alignment.  Drift is the control: where runs
     that stop are right and runs that move are wrong, both separate them.  Intervals resample puzzles; NaN where fewer
-    than half of the resamples have both outcomes.  Cost: about 3 + 1.5 k evaluations a step.  Memory a row: k + 2
+    than half of the resamples have both outcomes.  Cost: about 3 + 1.5 k evaluations per step.  Memory a row: k + 2
     states and twice the saved activations of a step.
 
     References

@@ -131,7 +131,7 @@ def picard(search: Search, steps: int) -> None:
 
     Notes
     -----
-    One evaluation a step.  Every 32 steps a reference state is stored; the first return to it, within 1/1000 of an
+    One evaluation per step.  Every 32 steps a reference state is stored; the first return to it, within 1/1000 of an
     update, gives the minimal period, and the row is closed as periodic once it returns to the tolerance, or closer
     than 1e-6 of an update.  A row whose residual fell by less than a tenth since the last look, twice in a row, is left
     as wandering, or as out of budget if it fell at nearly every step; so is one that will not arrive in the steps left

@@ -59,7 +59,7 @@ class Iteration:
     Notes
     -----
     The residual is that of the deterministic map at the state reached, in float32 or better.  Without noise it is the
-    next update and costs nothing; with noise, or a state in half precision, it costs one more evaluation a step.
+    next update and costs nothing; with noise, or a state in half precision, it costs one more evaluation per step.
     """
 
     def __init__(

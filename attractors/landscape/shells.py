@@ -35,7 +35,7 @@ SHUFFLES = 999
 
 
 def on_shell(law: Law, factor: float) -> Law:
-    """Return the law that draws a direction from `law` and puts it at this radius, in median norms of `law`.
+    """Return the law that draws per direction from `law` and puts it at this radius, in median norms of `law`.
 
     Notes
     -----

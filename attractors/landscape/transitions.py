@@ -109,7 +109,7 @@ def transitions(
     -----
     The rate is that of a memoryless escape with the same probability; where escapes come in the first steps only, or
     the state needs time to reach a border, the rate changes with `steps`: compare two values of it.  Basins are those
-    of the noise-free map.  Cost: amplitudes * attractors * trials * (2 steps + depth) outer steps a puzzle.
+    of the noise-free map.  Cost: amplitudes * attractors * trials * (2 steps + depth) outer steps per puzzle.
 
     References
     ----------

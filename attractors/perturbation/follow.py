@@ -140,7 +140,7 @@ class Follower:
     -----
     A row leaves the batch when its residual is at the numerical floor with a constant answer, when its state returns
     to within that floor (a cycle), when it is not finite or has escaped: what follows is then known.  Rows of the
-    batch that stay are compacted.  Memory of a row: a few states, 64 bytes a step (96 in float64), and a sketch for
+    batch that stay are compacted.  Memory of a row: a few states, 64 bytes per step (96 in float64), and a sketch for
     each of the last steps (at most 32).
     """
 

@@ -112,8 +112,8 @@ def plane(
 
     Notes
     -----
-    Cost: at most resolution^2 * depth steps a puzzle; cells whose fate is decided (see `follow.Follower`) leave the
-    batch.  Memory: one batch, and about 500 bytes a cell.
+    Cost: at most resolution^2 * depth steps per puzzle; cells whose fate is decided (see `follow.Follower`) leave the
+    batch.  Memory: one batch, and about 500 bytes per cell.
 
     Grid cells are no independent samples of the plane; uniformly random states, one in each cell, are a stratified
     sample: independent, unbiased, and with tails no wider than those of the binomial (Hoeffding 1956), so that the

@@ -66,7 +66,7 @@ class Linear(nn.Module):
 
 
 class Norm(nn.Module):
-    """Root-mean-square norm over the last axis, times a weight a feature where `learned`."""
+    """Root-mean-square norm over the last axis, times per weight a feature where `learned`."""
 
     def __init__(self, features: int, eps: float, learned: bool):
         super().__init__()
@@ -223,7 +223,7 @@ class Block(nn.Module):
         self.norm1 = Norm(length if c.mixer == "mlp" else hidden, c.norm_eps, c.norm_weights)
         self.norm2 = Norm(hidden, c.norm_eps, c.norm_weights)
         token_width = hidden * 2 * c.width_over_tokens if c.mixer == "mlp" else 3 * length * hidden
-        self.widest = max(token_width, length * 2 * c.width_over_channels)  # values a row
+        self.widest = max(token_width, length * 2 * c.width_over_channels)  # values per row
 
     def forward(self, h: Tensor, narrow: bool = False) -> Tensor:
         if self.mixer == "mlp":

@@ -273,7 +273,7 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     throughput: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Train to the end, yielding a record a step; state, log and model are kept in the folder `run`.
+    """Train to the end, yielding one record per step; state, log and model are kept in the folder `run`.
 
     Files: `state.safetensors` (to continue), `log.jsonl` (a line each LOG_EVERY steps and each evaluation),
     `model.safetensors` (the averaged weights, at every save), and with `keep_every` the averaged weights as they were
@@ -291,7 +291,7 @@ def train(
     stop
         Asked before the first and after every step; True saves and ends.
     throughput
-        Add to every line of the log tokens a second (positions of all rows, once an outer step) and the share of the
+        Add to every line of the log tokens per second (positions of all rows, once an outer step) and the share of the
         device's matmul rate, which is measured first.
 
     Yields
@@ -355,7 +355,7 @@ def train(
 
 
 def _pace(trainer: Trainer) -> dict[str, float]:
-    """Return what one optimiser step a second would be in tokens a second and in shares of the matmul rate."""
+    """Return what one optimiser step per second would be in tokens per second and in shares of the matmul rate."""
     model, config = trainer.model, trainer.config
     tokens = config.batch_size * model.config.positions_total * trainer.outer_steps
     share = step_operations(model, config) / matmul_rate(model, config)

@@ -68,7 +68,7 @@ def follow(kind: str | None, out: Path, options: dict[str, Any], since: int) -> 
 
 
 def _csv(out: Path, options: dict[str, Any], since: int) -> Sink:
-    """Write log.csv anew with what the log has up to `since`, then a row a line."""
+    """Write log.csv anew with what the log has up to `since`, then one row per line."""
     path = out / "log.csv"
     with replaced_whole(path) as temporary, open(temporary, "w", newline="") as file:
         table = csv.DictWriter(file, COLUMNS, extrasaction="ignore")

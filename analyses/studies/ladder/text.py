@@ -53,7 +53,7 @@ def _cell(summary: xr.Dataset, rung: str, quantity: str, kind: str = "mean") -> 
 
 
 def accuracy_rows(summary: xr.Dataset) -> Rows:
-    """Return the table of accuracies: a row a rung, percent with intervals, each seed, and the paper's."""
+    """Return the table of accuracies: one row per rung, percent with intervals, each seed, and the paper's."""
     rows = []
     depths = [str(q) for q in summary.quantity_accuracy.values if q != ACCURACY]
     for rung in map(str, summary.rung.values):

@@ -154,8 +154,8 @@ class Trainer:
         self.halted = halted_rows(model, judged, self.taken, self.config, self.generator)
         self.step_count += 1
         done, solved = self.halted.sum(), (judged.right & self.halted).sum()
-        counts = torch.stack((torch.ones_like(total), total, done.double(), solved.double()))
-        self.window += torch.cat((counts, shaped))
+        sums = torch.stack((torch.ones_like(total), total, done.double(), solved.double()))
+        self.window += torch.cat((sums, shaped))
         return {
             "loss": total,
             "exact": solved / done,

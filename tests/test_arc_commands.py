@@ -7,13 +7,20 @@ import json
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from click.testing import CliRunner
 
+from eqrlab import attractors as at
 from eqrlab.analyses.cli import cli
+from eqrlab.analyses.report import page
+from eqrlab.analyses.report.puzzle_boards import puzzle_boards
+from eqrlab.analyses.studies import arc as study
 from eqrlab.attractors.results import archive
-from eqrlab.core import build, save
+from eqrlab.attractors.results.validate import validate
+from eqrlab.core import MapSystem, build, save
 from eqrlab.core.models.puzzle_table import PuzzleTable
 from eqrlab.datasets import PuzzleSet, arc, write_npy_folder
+from eqrlab.datasets.registry.arc import MARK, PALETTE
 
 NAMES = ("<blank>", "a", "a|||t1|||0213456789", "a|||t4|||0123456789", "b")
 
@@ -114,11 +121,53 @@ def test_a_diagnosis_keeps_identifiers_and_asks_whether_disguises_agree(job, tmp
     with archive.open(tmp_path / "diagnosis.nc") as tree:
         assert tree["ensemble"].identifier.values.tolist() == [1, 2, 3, 4]
         assert tree["disguises"].disguises.values.tolist() == [3, 1]
-    page = (tmp_path / "report.html").read_text()
-    assert "One answer in every disguise?" in page and "under the blank identifier" not in page
+        assert tree["ensemble"].shown_as.values.tolist() == list(NAMES[1:])
+    validate(tmp_path / "diagnosis.nc")
+    html = (tmp_path / "report.html").read_text()
+    assert "One answer in every disguise?" in html and "under the blank identifier" not in html
     again = run("diagnose", *job, *options, "--blank-identifiers", "--out", tmp_path / "blank")
     assert "under the blank identifier" in again.output
     assert "all under the blank identifier" in (tmp_path / "blank" / "report.html").read_text()
+
+
+def report_of(answers, depth, fate_of=lambda z: z, names=NAMES[1:4]):
+    """Diagnose runs of one test in three disguises whose answers are given, as grids in the task's own frame."""
+    given, target = np.array([[1, 2, 3]]), np.array([[3], [1]])
+    shown = lambda grid, name: arc.board_of(arc.disguise_of(name).apply(np.array(grid)))
+    inputs, labels = (np.stack([shown(grid, name) for name in names]) for grid in (given, target))
+    boards = torch.tensor(np.stack([shown(grid, name) for grid, name in zip(answers, names, strict=True)]))
+    system = MapSystem(
+        fate_of, lambda x, g: torch.rand((len(x), 1), generator=g, dtype=torch.float64),
+        lambda z, x: boards[x[:, 0].long()], lambda inputs, identifiers=None: identifiers[:, None].double() - 1,
+    )  # fmt: skip
+    ensemble = at.sample(system, inputs, labels=labels, identifiers=np.arange(1, 4), restarts=4, depth=depth)
+    ensemble.attrs |= {"name": "arc", "task": "arc"}
+    ensemble = study.with_names(ensemble, names)
+    groups = {"ensemble": ensemble, "basins": at.basins(ensemble), "alignment": at.alignment(ensemble),
+              "modes": at.modes(ensemble), "signals": at.signals(ensemble)}  # fmt: skip
+    return groups, page.render(xr.DataTree.from_dict(groups))
+
+
+@pytest.mark.parametrize("settles", [True, False])
+def test_the_report_draws_attractors_and_else_the_commonest_answers_with_disguises_undone(settles):
+    wrong = [[7, 7], [7, 8]]
+    fate = (lambda z, x: 0 * z) if settles else lambda z, x: 1 + z  # one runs away
+    groups, html = report_of([wrong, wrong, wrong], 24, fate)
+    assert (groups["basins"].attractors.values > 0).all() == settles
+    for puzzle in range(
+        3
+    ):  # all disguises of a test have one puzzle, solution and answer where they are undone
+        drawn = puzzle_boards(groups, puzzle)
+        (answer,) = drawn["boards"]
+        assert answer["title"] == ("Attractor 1" if settles else "Answer 1") and answer["kind"] == "wrong"
+        assert str(answer["board"]) == str(puzzle_boards(groups, 0)["boards"][0]["board"])
+        for k in range(2):
+            assert str(drawn["given"][k]["board"]) == str(puzzle_boards(groups, 0)["given"][k]["board"])
+        assert ("here that is undone" in drawn["caption"]) == (puzzle > 0)
+        assert PALETTE[7] in answer["board"] and PALETTE[8] in answer["board"] and MARK in answer["board"]
+    assert ("No run of this puzzle reached an attractor. What most runs had come to" in html) != settles
+    if not settles:
+        assert drawn["boards"][0]["ends"] == "4 of 4 runs at the last step"
 
 
 def test_an_export_is_repeated_with_its_identifiers(job, files, tmp_path):

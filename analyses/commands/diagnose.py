@@ -165,7 +165,8 @@ def run_one(
         if not quiet:
             click.echo(cost_line(run, waves=not fixed and restarts > FIRST, **parts), err=True)
         groups = diagnose_run(run, fixed=fixed, progress=not quiet, **parts)
-        if arc.shown_names(chosen):
+        if shown := arc.shown_names(chosen):
+            groups["ensemble"] = arc.with_names(groups["ensemble"], shown)
             groups["disguises"] = arc.disguises(at.common_restarts(groups["ensemble"]), chosen)
         for dataset in groups.values():
             dataset.attrs |= {"name": typed(name), **puzzle_attributes(chosen)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -16,21 +15,18 @@ from eqrlab.analyses.figures.runs import EACH_RUN, PHASE_RUNS, auc_label, settle
 from eqrlab.analyses.figures.style import figure_of, to_svg
 from eqrlab.analyses.report.disguises import disguise_view
 from eqrlab.analyses.report.local import local_view
+from eqrlab.analyses.report.puzzle_boards import puzzle_boards
 from eqrlab.analyses.studies import checks
 from eqrlab.analyses.text import tables
 from eqrlab.analyses.text import verdicts as wording
 from eqrlab.analyses.text.borders import border_sentences
-from eqrlab.analyses.text.format import percent_interval, plural
+from eqrlab.analyses.text.format import plural
 from eqrlab.analyses.text.signals import signal_rows, signal_warning, trust_sentence
 from eqrlab.analyses.text.telling import telling_puzzles
 from eqrlab.analyses.text.vocabulary import SELECTOR_NAMES
 from eqrlab.attractors.ensemble.drawn import drawn_of
-from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.results.schema import FATES
-from eqrlab.datasets import boards
 
 Groups = dict[str, xr.Dataset]
-BOARDS = 4  # attractors of a puzzle whose answers are shown
 
 
 def diagnosis_view(number: int, name: str, groups: Groups) -> dict[str, Any]:
@@ -159,7 +155,6 @@ def _puzzle(groups: Groups, p: int, reason: str, figure: Any) -> dict[str, Any]:
     ensemble, basins, modes = groups["ensemble"], groups["basins"], groups.get("modes")
     label = basins["puzzle"].values[p]
     found = int(basins["attractors"].values[p])
-    task = boards.task_of(str(ensemble.attrs.get("task", "")), basins.sizes["token"])
     view = {
         "label": label,
         "reason": reason,
@@ -169,51 +164,11 @@ def _puzzle(groups: Groups, p: int, reason: str, figure: Any) -> dict[str, Any]:
         "found": plural(found, "attractor"),
         "basins": figure("basins", f"Basin masses of puzzle {label}", partial(plots.plot_basins, basins, p)),
         "fates": tables.fate_bar(ensemble["fate"].values[p]),
-        "given": given_views(ensemble, p),
-        "boards": [attractor_view(groups, p, a) for a in range(min(found, BOARDS))],
-        "more": max(0, found - BOARDS),
+        **puzzle_boards(groups, p),
         "borders": border_sentences(groups, label),
         "phase": None,
-        "caption": boards.caption(task),
-        "width": boards.width(task),
     }
     if "sketch_path" in ensemble:
         draw = partial(plots.plot_phase, ensemble, basins, p)
         view["phase"] = figure("phase", f"Runs of puzzle {label} in a plane", draw)
     return view
-
-
-def attractor_view(groups: Mapping[str, xr.Dataset], puzzle: int, a: int) -> dict[str, Any]:
-    """Return what is shown of one attractor: its answer as a board, mass, fate, period and residual."""
-    ensemble, basins = groups["ensemble"], groups["basins"]
-    judged, labelled = "correct" in ensemble, "labels" in ensemble
-    one = basins.isel(puzzle=puzzle, attractor=a)
-    correct = bool(one["correct"])
-    fate, period = FATES[int(one["fate"])], int(one["period"])
-    kind = ("right" if correct else "wrong") if judged else "none"
-    inputs = ensemble["inputs"].values[puzzle] if "inputs" in ensemble else None
-    labels = ensemble["labels"].values[puzzle] if labelled else None
-    task = boards.task_of(str(ensemble.attrs.get("task", "")), len(one["answer"]))
-    return {
-        "number": a + 1,
-        "kind": kind,
-        "mass": percent_interval(*Interval.of(one, "mass")),
-        "fate": f"period {period}" if fate == "periodic" else fate,
-        "residual": f"{float(one['residual']):.2g}",
-        "board": boards.board(
-            task, one["answer"].values, inputs, labels, correct and judged, what="decoded answer"
-        ),
-    }
-
-
-def given_views(ensemble: xr.Dataset, puzzle: int) -> list[dict[str, Any]]:
-    """Return the puzzle itself and its solution as boards, as far as they are stored."""
-    views = []
-    for name, title in (("inputs", "Puzzle"), ("labels", "Solution")):
-        if name in ensemble:
-            tokens = ensemble[name].values[puzzle]
-            tokens = boards.solution(tokens) if name == "labels" else tokens
-            task = boards.task_of(str(ensemble.attrs.get("task", "")), len(tokens))
-            inputs = ensemble["inputs"].values[puzzle]
-            views.append({"title": title, "board": boards.board(task, tokens, inputs, what=title.lower())})
-    return views

@@ -29,6 +29,12 @@ def shown_names(puzzles: PuzzleSet) -> tuple[str, ...]:
     return puzzles.columns.get("disguise", ()) or puzzles.disguises or puzzles.columns.get("task", ())
 
 
+def with_names(ensemble: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
+    """Return an ensemble that says under which name each of its ARC puzzles was shown."""
+    text = "name of the ARC task, or of the disguise, in which it was shown"
+    return ensemble.assign(shown_as=("puzzle", np.array(names, object), {"long_name": text}))
+
+
 def voted(ensemble: xr.Dataset, puzzles: PuzzleSet) -> Voted:
     """Return the tests that puzzles show, and the ranked answers to each after the last step, all runs voting.
 

@@ -148,6 +148,7 @@ GROUPS = (
         Variable("token_accuracy?", "puzzle restart step", FLOAT,
                  "share of counted cells that agree with the label", least=0, most=1),
         Variable("labels?", "puzzle token", INT, "solution"),
+        Variable("shown_as?", "puzzle", TEXT, "name of the ARC task, or of the disguise, in which it was shown"),
         Variable("halt_logit?", "puzzle restart step", FLOAT, "logit of the halting head"),
         Variable("answer_entropy?", "puzzle restart step", FLOAT,
                  "mean over the cells that count of the entropy of the answer's distribution, in nats", least=0),

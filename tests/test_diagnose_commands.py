@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from eqrlab.analyses.commands import diagnose as diagnose_commands
 from eqrlab.attractors.results import archive
 from eqrlab.core import build, save
+from tests.command_line import inside, refused
 from tests.core_models import tiny_file
 
 PUZZLES = [  # 4x4, one solution each
@@ -60,9 +61,9 @@ def test_a_diagnosis_prints_a_verdict_and_writes_archive_and_report(checkpoint, 
 
 
 def test_two_checkpoints_of_one_name_are_kept_apart(checkpoint, puzzles, tmp_path):
-    run = eqrlab("diagnose", checkpoint, checkpoint, "--puzzles", puzzles, "--restarts", 3, "--depth", 4,
+    run = inside("diagnose", checkpoint, checkpoint, "--puzzles", puzzles, "--restarts", 3, "--depth", 4,
                  "--out", tmp_path, "--quiet")  # fmt: skip
-    assert run.returncode == 0, run.stderr
+    assert run.exit_code == 0, run.output
     tree = archive.read(tmp_path / "diagnosis.nc")
     np.testing.assert_array_equal(tree["ensemble"].residual, tree["tiny-2/ensemble"].residual)
 
@@ -72,9 +73,9 @@ def test_a_family_with_one_stored_start_says_how_it_was_started(puzzles, tmp_pat
     path = tmp_path / "stored.safetensors"
     save(build("trm", {"vocab_size": 6, "seq_len": 16, "hidden_size": 16, "num_heads": 2}, "sudoku4"), path)
     common = ("diagnose", path, "--puzzles", puzzles, "--restarts", 5, "--depth", 3, "--quiet")
-    free, own = (eqrlab(*common, "--out", tmp_path / s, "--starts", s) for s in ("random", "own"))
-    assert "5 restarts, depth 3, from random states outside its training law" in free.stdout, free.stderr
-    assert "1 restarts, depth 3\n" in own.stdout, own.stderr
+    free, own = (inside(*common, "--out", tmp_path / s, "--starts", s) for s in ("random", "own"))
+    assert "5 restarts, depth 3, from random states outside its training law" in free.output
+    assert "1 restarts, depth 3\n" in own.output
     ensemble = archive.read(tmp_path / "random" / "diagnosis.nc")["ensemble"]
     assert ensemble.attrs["initial_law"] == "random_initial"
 
@@ -96,9 +97,7 @@ def bad_inputs():
 def test_bad_puzzles_end_in_one_line_that_names_the_place(kind, text, place, checkpoint, tmp_path):
     (tmp_path / "bad.csv").write_text(text)
     out = tmp_path / "out"
-    run = eqrlab("diagnose", checkpoint, "--puzzles", tmp_path / "bad.csv", "--out", out, "--quiet")
-    assert run.returncode == 1, kind
-    assert len(run.stderr.strip().splitlines()) == 1 and place in run.stderr, run.stderr
+    refused(inside("diagnose", checkpoint, "--puzzles", tmp_path / "bad.csv", "--out", out, "--quiet"), place)
     assert not out.exists()
 
 
@@ -107,17 +106,21 @@ def test_bad_checkpoints_end_in_one_line(checkpoint, puzzles, tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.pth").write_text("# not a model\n")
     for name in ("cut.safetensors", "text.pth", "missing.pth"):
-        run = eqrlab("diagnose", tmp_path / name, "--puzzles", puzzles, "--out", tmp_path / "out", "--quiet")
-        assert run.returncode == 1 and len(run.stderr.strip().splitlines()) == 1, run.stderr
-        assert name in run.stderr and not (tmp_path / "out").exists()
+        arguments = ["diagnose", tmp_path / name, "--puzzles", puzzles, "--out", tmp_path / "out", "--quiet"]
+        refused(inside(*arguments), name)
+        assert not (tmp_path / "out").exists()
+    run = eqrlab(*arguments)
+    assert run.returncode == 1 and len(run.stderr.strip().splitlines()) == 1 and name in run.stderr, (
+        run.stderr
+    )
 
 
 @pytest.mark.parametrize(
     "option", [("--depth", 0), ("--restarts", 0), ("--noise", -1), ("--dtype", "float8"), ("--nonsense",)]
 )
 def test_wrong_usage_exits_with_2(option, checkpoint, tmp_path):
-    run = eqrlab("diagnose", checkpoint, *option, "--out", tmp_path / "out")
-    assert run.returncode == 2 and "Traceback" not in run.stderr and not (tmp_path / "out").exists()
+    run = inside("diagnose", checkpoint, *option, "--out", tmp_path / "out")
+    assert run.exit_code == 2 and isinstance(run.exception, SystemExit) and not (tmp_path / "out").exists()
 
 
 def test_an_unwritable_output_is_found_before_the_run(checkpoint, puzzles, tmp_path):

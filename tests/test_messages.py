@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from eqrlab.analyses.terminal import PrintableStream
 from eqrlab.core.messages import one_line, printable
 
+ROOT = Path(__file__).resolve().parents[1]
 HOSTILE = {
     "title of the window": "\x1b]0;pwned\x07",
     "colours": "\x1b[31mred",
@@ -65,32 +67,57 @@ def told(*arguments):
     done = subprocess.run(
         [sys.executable, "-m", "eqrlab.analyses", *arguments], capture_output=True, timeout=120
     )
-    text = (done.stdout + done.stderr).decode()
+    return done.returncode, readable((done.stdout + done.stderr).decode())
+
+
+def readable(text):
+    """Return what a command said, which must be printable."""
     assert "Traceback" not in text
     assert all(part.isprintable() for line in text.split("\n") for part in line.split("\t")), ascii(text)
-    return done.returncode, text
+    return text
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_headers_cells_and_names_of_files_are_shown_printable(name, tmp_path):
-    mark = HOSTILE[name]
-    whole = mark.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    puzzle = "." * 36
-    contents = {
-        "extra.csv": f'puzzle,"{whole}"\n{puzzle},"{whole}"\n',
-        "header.csv": f'"puz{whole}zle",solution\n{puzzle},\n',
-        "cell.csv": f'puzzle,difficulty\n"{whole}{puzzle[len(whole) :]}",x\n',
-        "difficulty.csv": f'puzzle,difficulty\n{puzzle},"{whole}"\n',
-        "text.txt": f"{whole}\n",
-    }
-    for file, text in contents.items():
-        (tmp_path / file).write_text(text, newline="")
-        code, said = told("data", "info", str(tmp_path / file), "--measure", "0")
-        assert len(said) < 5000 and (code == 0 or said.count("\n") == 1)
-    odd = tmp_path / f"x{mark}.csv"
-    odd.write_text(contents["header.csv"], newline="")
-    code, said = told("data", "info", os.fspath(odd))
-    assert code == 1 and said.count("\n") == 1
+MANY = """
+import json, sys
+from pathlib import Path
+import eqrlab.analyses.commands.data
+from tests.benchmarks.forked import ended, start
+log, said = Path(sys.argv[1]), []
+for line in json.load(sys.stdin):
+    log.write_bytes(b"")
+    said.append((ended(start(line, log)), log.read_text()))
+json.dump(said, sys.stdout)
+"""
+
+
+def all_told(lines, log):
+    """Run many command lines in forks of one process; return the exit code and the output of each."""
+    done = subprocess.run(
+        [sys.executable, "-c", MANY, log], input=json.dumps(lines).encode(), capture_output=True, cwd=ROOT,
+        timeout=300, check=True,
+    )  # fmt: skip
+    return [(code, readable(text)) for code, text in json.loads(done.stdout)]
+
+
+def test_headers_cells_and_names_of_files_are_shown_printable(tmp_path):
+    lines, puzzle = [], "." * 36
+    for name, mark in HOSTILE.items():
+        whole = mark.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        contents = {
+            "extra.csv": f'puzzle,"{whole}"\n{puzzle},"{whole}"\n',
+            "header.csv": f'"puz{whole}zle",solution\n{puzzle},\n',
+            "cell.csv": f'puzzle,difficulty\n"{whole}{puzzle[len(whole) :]}",x\n',
+            "difficulty.csv": f'puzzle,difficulty\n{puzzle},"{whole}"\n',
+            "text.txt": f"{whole}\n",
+            f"x{mark}.csv": f'"puz{whole}zle",solution\n{puzzle},\n',
+        }
+        (tmp_path / name).mkdir()
+        for file, text in contents.items():
+            (tmp_path / name / file).write_text(text, newline="")
+            lines.append(["data", "info", os.fspath(tmp_path / name / file), "--measure", "0"])
+    for line, (code, said) in zip(lines, all_told(lines, tmp_path / "log"), strict=True):
+        assert len(said) < 5000 and (code == 0 or said.count("\n") == 1), line
+        assert code in (0, 1) and (code == 1 or not os.path.basename(line[2]).startswith("x")), line
 
 
 @pytest.mark.parametrize("separator", [",", "\n", "x"])

@@ -14,9 +14,7 @@ import time
 import numpy as np
 import pytest
 import xarray as xr
-from click.testing import CliRunner
 
-from eqrlab.analyses.cli import cli
 from eqrlab.analyses.commands import diagnose as verbs
 from eqrlab.analyses.commands.common.stopping import raise_on_signals
 from eqrlab.analyses.commands.diagnose import named
@@ -25,6 +23,7 @@ from eqrlab.analyses.text.names import group_names, safe, typed
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.validate import schema_tables, validate
 from eqrlab.core.interrupts import ASKING, interrupts_held
+from tests.command_line import inside
 from tests.core_models import tiny_file
 
 PUZZLES = "puzzle,solution\n1234341223414.23,1234341223414123\n12343412.3414123,1234341223414123\n"
@@ -33,10 +32,6 @@ PUZZLES = "puzzle,solution\n1234341223414.23,1234341223414123\n12343412.3414123,
 def eqrlab(*arguments, **options):
     command = [sys.executable, "-m", "eqrlab.analyses", *map(str, arguments)]
     return subprocess.run(command, **{"capture_output": True, "text": True, "timeout": 120, **options})
-
-
-def inside(*arguments):
-    return CliRunner().invoke(cli, [str(a) for a in arguments])
 
 
 def model(path, seed=0):

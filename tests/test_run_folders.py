@@ -10,12 +10,10 @@ import time
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from safetensors.torch import save as save_bytes
 from safetensors.torch import save_file
 
 from eqrlab import attractors as at
-from eqrlab.analyses.cli import cli
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.validate import validate
 from eqrlab.attractors.streaming.batch_store import Parts, read_plan
@@ -23,19 +21,9 @@ from eqrlab.attractors.streaming.export import status
 from eqrlab.core import load
 from eqrlab.core.checkpoints.tensors import read_tensors, write_tensors
 from eqrlab.datasets import bundled, write_csv
+from tests.command_line import inside, refused
 
 SMALL = ["--limit", 2, "--restarts", 6, "--depth", 5, "--batch-size", 4, "--quiet"]
-
-
-def inside(*arguments):
-    return CliRunner().invoke(cli, [str(a) for a in arguments])
-
-
-def refused(run, *words):
-    assert isinstance(run.exception, ValueError), (run.exception, run.output)
-    text = str(run.exception)
-    assert all(w in text for w in words) and "\n" not in text and len(text) < 1000, text
-    return text
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ def test_the_table_names_every_checkpoint_and_quantity():
 
 
 def test_columns_subtract_also_where_a_puzzle_defines_a_quantity_for_one_checkpoint_only():
-    """Runs of the second puzzle are right for one checkpoint and never for the other: its settling step is undefined."""
+    """Runs of the second puzzle are right for one checkpoint, never for the other: its settling step is undefined."""
     one, two = planted([-1.0, -1.0, 0.0, 0.3, 0.5, -0.3]), planted([-1.0, 9.0, 0.0, 0.3, 0.5, -0.3], seed=3)
     result = compare({"one": one, "two": two})
     q = list(result.quantity.values).index("settling step of right runs")

@@ -1,6 +1,6 @@
 """Models and maps: the System protocol, the families, training, checkpoints.
 
-A name is loaded when it is first used: `core.messages`, which needs no torch, is then imported in no time.
+Names are loaded when they are first used, so that importing `core.messages`, for example, does not import torch.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Errors that users see, and those that libraries raise over files that are not what they should be."""
+"""The error that users see for bad checkpoints, and the errors that libraries raise for damaged files."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 @contextmanager
 def replaced_whole(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success it is synced and takes its place, on failure it is removed."""
+    """Yield a temporary path beside `path`; on success the file is synced and renamed to `path`, on failure removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -37,7 +37,7 @@ def sha256(path: str | Path) -> str:
 
 
 def what_is_wrong(path: Path) -> str | None:
-    """Say why a path is no file to read, before it is opened: pipes and devices may have no end."""
+    """Return why a path cannot be read as a file.  It is not opened, since pipes and devices may have no end."""
     if path.is_dir():
         return "is a folder"
     if path.is_file():

@@ -1,4 +1,4 @@
-"""Signals that wait until a piece of work is done which must not be cut in two."""
+"""Signals that are held back during work that must not be interrupted."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ ASKING = tuple(
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C and its like wait until the block is over.
+    """Delay Ctrl-C and similar signals until the end of the block.
 
     Notes
     -----
-    An exception raised by a signal can fall between taking a lock and the block that lets go of it: those of xarray are
-    then held for ever, and closing the file waits for them.  Signals that are ignored, or end the process by
-    themselves, are left as they are; so are those of other threads than the main one, which gets all signals.
+    A signal can raise its exception after a lock is taken and before the block that releases it: xarray's locks are
+    then held for ever, and closing the file waits for them.  Signals that are ignored, or that end the process
+    themselves, are left as they are.  Outside of the main thread, which receives all signals, nothing is done.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

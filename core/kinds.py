@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, for a sentence that says so instead of "damaged"."""
+"""Kinds of files recognised by their first bytes, so that a message can name the kind instead of "damaged"."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _KINDS = (
 
 
 def kind_of(head: bytes) -> str | None:
-    """Name the kind of a file from its first `LOOKED_AT` bytes, or return None where they do not tell.
+    """Return the kind of a file from its first `LOOKED_AT` bytes, or None if it is not recognised.
 
     Examples
     --------
@@ -46,5 +46,5 @@ def kind_of(head: bytes) -> str | None:
 
 
 def is_safetensors(head: bytes) -> bool:
-    """Say whether a file begins as safetensors do: eight bytes that give the size of the JSON that follows."""
+    """Return whether a file begins like safetensors: eight bytes with the size of the JSON header that follows."""
     return len(head) > 8 and 2 <= int.from_bytes(head[:8], "little") < 1 << 40 and head[8:9] == b"{"

@@ -1,4 +1,4 @@
-"""Text for messages: whatever a file, a name or a library puts into one comes out printable, in one line, and short."""
+"""Text for messages: text from files, names and libraries is made printable, short, and one line long."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def printable(text: str) -> str:
 
     Notes
     -----
-    Printable is what `str.isprintable` says: control characters, marks that turn the direction of writing, unusual
-    spaces, line ends and bytes of file names that are no text are not.
+    Printable is defined by `str.isprintable`.  Control characters, marks that change the direction of writing,
+    unusual spaces, line ends and bytes of file names that are not text are not printable.
     """
     if text.isprintable():
         return text
@@ -24,7 +24,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str, most: int = 1000) -> str:
-    """Return text as one printable line of at most so many characters; what is too long loses a part near its end.
+    """Return text as one printable line of limited length; a longer text loses a part near its end.
 
     Examples
     --------
@@ -45,7 +45,7 @@ def _shortened(text: str, most: int) -> str:
 
 
 def brief(value: Any) -> str:
-    """Return a few characters that tell a value of a file; containers, which may be endless, by their kind alone."""
+    """Return a few characters that describe a value of a file; of containers, which may be endless, only the kind."""
     if isinstance(value, str):
         return repr(value[:40])
     if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 1 << 64):
@@ -56,7 +56,7 @@ def brief(value: Any) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return the question to end a message with where a name that is not known is like one that is, else nothing.
+    """Return "; did you mean ...?" if an unknown name resembles a known one, else an empty string.
 
     Examples
     --------

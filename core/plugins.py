@@ -14,7 +14,7 @@ def entries(group: str) -> list[EntryPoint]:
 
 
 def installed(group: str) -> dict[str, EntryPoint]:
-    """Return the entry points of a group by name; of several packages' the last."""
+    """Return the entry points of a group by name; if several packages use a name, the last."""
     return {entry.name: entry for entry in entries(group)}
 
 
@@ -24,7 +24,7 @@ def origin(entry: EntryPoint) -> str:
 
 
 def imported(entry: EntryPoint, kind: str) -> Any:
-    """Return what an entry point names.
+    """Import and return the object that an entry point names.
 
     Parameters
     ----------

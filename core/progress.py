@@ -1,4 +1,4 @@
-"""How progress bars look: on a terminal and in Jupyter, after a second, with the time that is left."""
+"""The look of progress bars: on a terminal and in Jupyter, after one second, with the remaining time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random numbers keyed by name, so that a restart draws the same numbers alone, in company and in any order."""
+"""Keyed random numbers: a restart draws the same numbers whatever else is computed with it, and in any order."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def _mix_(x: Tensor) -> Tensor:
 
 
 def puzzle_key(seed: int, tokens: np.ndarray | Tensor, identifier: int | None = None) -> int:
-    """Return the 64-bit key of one puzzle under a seed, independent of its place.
+    """Return the 64-bit key of one puzzle under a seed, independent of its position in the set.
 
-    It is a hash of the input tokens, and of the puzzle's identifier where it has one.
+    The key is a hash of the input tokens, and of the puzzle's identifier if it has one.
     """
     digest = hashlib.blake2b(digest_size=8)
     digest.update(str(int(seed)).encode() + b"|")
@@ -43,13 +43,13 @@ def puzzle_key(seed: int, tokens: np.ndarray | Tensor, identifier: int | None = 
 
 
 def puzzle_keys(seed: int, tokens: Tensor, identifiers: Tensor | None = None) -> list[int]:
-    """Return the keys of puzzles (n, L) on the CPU, with identifiers (n,) where they have some."""
+    """Return the keys of puzzles (n, L) on the CPU, with identifiers (n,) if the puzzles have them."""
     known = [None] * len(tokens) if identifiers is None else identifiers.tolist()
     return [puzzle_key(seed, row.numpy(), each) for row, each in zip(tokens, known, strict=True)]
 
 
 def restart_keys(puzzle_keys: Tensor, restarts: Tensor) -> Tensor:
-    """Combine puzzle keys and restart numbers, both (n,) int64, into one key a row."""
+    """Combine puzzle keys and restart numbers, both (n,) int64, into one key per row."""
     return _mix_(puzzle_keys + _mix_((restarts + 1) * _GOLDEN))
 
 
@@ -58,7 +58,7 @@ def restart_generator(key: int, restart: int) -> torch.Generator:
 
     Notes
     -----
-    The Mersenne twister of PyTorch uses 32 bits of its seed.  They are an invertible function of the restart
+    PyTorch's Mersenne twister uses 32 bits of its seed.  These bits are an invertible function of the restart
     number, so that two restarts of a puzzle never share a seed.
     """
     x = (restart ^ (key & 0xFFFFFFFF)) & 0xFFFFFFFF
@@ -73,10 +73,10 @@ class KeyedNoise:
     Parameters
     ----------
     keys
-        (n,) int64, one a row, from `restart_keys`.
+        (n,) int64, one per row, from `restart_keys`.
     step
-        Number of the outer step, one for all rows or a tensor (n,) of one a row; the n-th call within it is counted
-        here.
+        Number of the outer step: one for all rows, or a tensor (n,) with one per row.  The calls within the step are
+        counted here.
 
     Notes
     -----
@@ -105,7 +105,7 @@ class KeyedNoise:
 
 
 class StoredNoise:
-    """Standard normals replayed from a stored sequence, one entry a call, for tests against recorded runs.
+    """Standard normals replayed from a stored sequence, one entry per call, for tests against recorded runs.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Files of a run folder read as what they should be: regular files of bounded size; pipes and devices have no end."""
+"""Reading the files of a run folder: only regular files of bounded size, since pipes and devices have no end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_LOG = 1 << 26  # ... and of a log
 
 
 def require_regular(*paths: Path) -> None:
-    """See that what is there under these names are files: no folder, pipe, socket or device; missing is fine.
+    """Check that these paths are regular files (no folder, pipe, socket or device) or do not exist.
 
     Raises
     ------
@@ -31,7 +31,7 @@ def read_text(path: Path, most: int = MOST) -> str:
     Raises
     ------
     ValueError
-        When it is no regular file, larger, or no UTF-8 text.
+        If it is not a regular file, larger than `most`, or not UTF-8 text.
     OSError
         When it cannot be read.
     """
@@ -47,12 +47,12 @@ def read_text(path: Path, most: int = MOST) -> str:
 
 
 def parse_json(text: str, where: str) -> dict[str, Any]:
-    """Return the JSON object that a text is; `where` names it in errors.
+    """Parse a text that is a JSON object; `where` names it in errors.
 
     Raises
     ------
     ValueError
-        When it is none, or nested too deep.
+        If it is not a JSON object, or nested too deeply.
     """
     try:
         found = json.loads(text)
@@ -65,12 +65,12 @@ def parse_json(text: str, where: str) -> dict[str, Any]:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a training log, a JSON object of numbers each; a last line that was cut off is left out.
+    """Return the lines of a training log, each a JSON object of numbers; an incomplete last line is left out.
 
     Raises
     ------
     ValueError
-        Naming the file and the first line that is none, or has no step.
+        Naming the file and the first line that is not such an object, or has no step.
     """
     if not path.exists():
         return []

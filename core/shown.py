@@ -1,4 +1,4 @@
-"""How models, maps and puzzles show themselves: a few lines of text, and a table where a notebook shows HTML."""
+"""How models, maps and puzzles are displayed: a few lines of text, and a table in notebooks that show HTML."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STYLE = """<style>
 
 
 class Facts:
-    """A title, what is said below it, and what a notebook shows when it is opened.
+    """A title, the lines below it, and the details that a notebook shows when they are opened.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Facts:
 
 
 class Shown:
-    """What tells of itself by `_facts`, as text and in a notebook; never an exception, whatever state it is in."""
+    """Base class of objects displayed through `_facts`, as text and in notebooks; displaying never raises."""
 
     def _facts(self) -> Facts:
         raise NotImplementedError

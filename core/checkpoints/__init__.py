@@ -1,1 +1,1 @@
-"""Reading and writing checkpoints: eqrlab's own, official ones, the hub's."""
+"""Reading and writing checkpoints: eqrlab's own, official ones, and those on the hub."""

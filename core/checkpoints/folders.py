@@ -1,4 +1,4 @@
-"""Folders of checkpoints: which files in them are some, at which training step, and which is the newest."""
+"""Folders of checkpoints: which files are checkpoints, their training steps, and which one is the newest."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MOST = 10_000  # files that are looked at
 
 
 def step_of(path: Path) -> int | None:
-    """Return the training step that the name of a file, or of its folder where it has none, tells.
+    """Return the training step in the name of a file, or else in the name of its folder.
 
     Examples
     --------
@@ -54,8 +54,8 @@ def checkpoints_in(folder: Path) -> list[Path]:
 
     Notes
     -----
-    Looked at are its files, those of `checkpoints` below it, and those of folders `checkpoint-N`.  A checkpoint is what
-    begins as one, whatever it contains; of a model in several files it is the index.
+    The search covers its files, those of `checkpoints` below it, and those of folders `checkpoint-N`.  A file counts
+    as a checkpoint if it begins like one, whatever it contains; for a model in several files it is the index.
     """
     places = [folder, folder / _BELOW]
     files = [p for place in places if place.is_dir() for p in sorted(place.iterdir())[:_MOST]]
@@ -88,12 +88,9 @@ def newest(folder: Path, step: int | None = None) -> Path:
 
     Notes
     -----
-    That is the one of the highest step; in a folder of `eqrlab train`, model.safetensors, which every save replaces.
-
-    Raises
-    ------
-    CheckpointError
-        When there is none, none at that step, or it cannot be told which is the newest; with what there is.
+    The newest is the one with the highest step; in a folder of `eqrlab train` it is model.safetensors, which
+    every save replaces.  Raises ------ CheckpointError If there is no checkpoint, none at that step, or the
+    newest is not clear; the message lists what there is.
     """
     found = checkpoints_in(folder)
     if not found:

@@ -1,4 +1,4 @@
-"""Configurations as others save them: where they lie, in which form, and what they call the official options."""
+"""Configurations of other trainers: where they are stored, in which form, and their names for the official options."""
 
 from __future__ import annotations
 
@@ -59,24 +59,24 @@ _FAULTS = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, MemoryE
 
 
 def inside(content: Mapping[Any, Any]) -> dict[str, Any] | None:
-    """Return the configuration that lies in a file, as plain values, or None; one with options of a network first."""
+    """Return the configuration inside a file, as plain values, or None; one with options of a network comes first."""
     found = [plain(content[key]) for key in INSIDE if key in content]
     found = [config for config in found if isinstance(config, dict) and config]
     return next((config for config in found if has_network(config)), found[0] if found else None)
 
 
 def has_network(config: dict[str, Any]) -> bool:
-    """Say whether a configuration has options of such a network."""
+    """Return whether a configuration has options of such a network."""
     return isinstance(config.get("arch"), dict) or _section(config, 3) is not None
 
 
 def beside(path: Path) -> dict[str, Any]:
-    """Read the configuration that lies beside a checkpoint, or in the folder above.
+    """Read the configuration beside a checkpoint, or in the folder above.
 
     Raises
     ------
     CheckpointError
-        When it is no mapping.
+        If it is not a mapping.
     FileNotFoundError
         When there is none.
     """
@@ -115,7 +115,7 @@ def read_config(path: Path, called: str) -> dict[str, Any]:
 
 
 class _Yaml(yaml.SafeLoader):
-    """YAML of plain values without merge keys, which let a few lines stand for more entries than memory holds."""
+    """YAML of plain values without merge keys, with which a few lines could expand to more than fits into memory."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
@@ -124,7 +124,7 @@ class _Yaml(yaml.SafeLoader):
             )
 
     def opaque(self, suffix: str, node: yaml.Node) -> Any:
-        """Make of a value with a tag, such as a Python object's, its parts; nothing is looked up or called."""
+        """Return the parts of a value with a tag, such as a Python object; nothing is looked up or called."""
         made = Opaque(suffix, None)
         yield made  # first, so that parts may refer to the whole
         if suffix.startswith("name:"):  # of a function or a dtype
@@ -142,7 +142,7 @@ _Yaml.add_multi_constructor("!", _Yaml.opaque)
 
 
 class _Budget:
-    """So many values may be taken from a configuration: its parts may be shared, and stand for endlessly many."""
+    """A limit on the number of values taken from a configuration, whose shared parts could expand without end."""
 
     def __init__(self) -> None:
         self.left = _MOST_VALUES
@@ -159,11 +159,11 @@ _HELD_BY = ("__dict__", "_content", "_val", "_fields")
 
 
 def plain(value: Any, depth: int = _DEPTH, budget: _Budget | None = None) -> Any:
-    """Return a value of a file with objects of foreign classes (a Namespace, a dataclass) as what they hold.
+    """Return a value of a file with objects of foreign classes (a Namespace, a dataclass) replaced by their content.
 
     Notes
     -----
-    What lies deeper than 8 levels, and objects that hold nothing known, stay as they are: they can be no option.
+    Values deeper than 8 levels, and objects without known content, stay as they are: they cannot be options.
     """
     budget = budget or _Budget()
     budget.take()
@@ -180,7 +180,7 @@ def plain(value: Any, depth: int = _DEPTH, budget: _Budget | None = None) -> Any
 
 
 def _held(value: Opaque) -> Any:
-    """Return what an object of a foreign class holds, itself where that is not known."""
+    """Return the content of an object of a foreign class, or the object if its content is not known."""
     state = value.state
     if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):  # of a class with slots
         state = state[1] if state[0] is None else state[0]
@@ -221,7 +221,7 @@ def _section(config: dict[str, Any], depth: int) -> dict[str, Any] | None:
 
 
 def official_names(arch: dict[str, Any], family: str) -> tuple[dict[str, Any], list[str]]:
-    """Give the options of a network their official names; return them, and what was renamed in words."""
+    """Give the options of a network their official names; return them, and a description of the renamed ones."""
     options, said = dict(arch), []
     for name, others in ALIASES.items():
         if name in options or (
@@ -244,7 +244,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
     Raises
     ------
     ValueError
-        When it is none.
+        If the text is not KEY=VALUE.
 
     Examples
     --------
@@ -262,7 +262,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def require_used(settings: Mapping[str, Any], known: set[str], what: str) -> None:
-    """Refuse a setting that means nothing to a model.
+    """Refuse a setting that the model does not have.
 
     Raises
     ------

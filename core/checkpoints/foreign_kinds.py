@@ -1,4 +1,4 @@
-"""What a file that is no checkpoint of these families seems to be, for a message that says what to do."""
+"""What a file that is not a checkpoint of these families seems to be, so that a message can say what to do."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TRANSFORMER = (
 
 
 def seems_to_be(content: dict[Any, Any], path: Path) -> str:
-    """Return what a file seems to be, to end a message with; nothing where it cannot be told."""
+    """Return what a file seems to be, as the end of a message; nothing if it is not recognised."""
     keys = {key for key in content if isinstance(key, str)}
     said = next((text for marks, text in _KEYS if marks <= keys), None)
     nested = (value for value in content.values() if isinstance(value, dict))

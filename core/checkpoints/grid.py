@@ -1,4 +1,4 @@
-"""How many cells the grid of a model has: by its weights, training state, options, puzzles, or vocabulary."""
+"""The number of grid cells of a model, from its weights, training state, options, puzzles, or vocabulary."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _USUAL_CELLS = {
 
 
 def positions_told(file: OfficialFile, mixing: str | None) -> tuple[int | None, str]:
-    """Return the positions, prefix and grid, that the weights or the training state tell, and what told them."""
+    """Return the number of positions (prefix and grid) given by the weights or the training state, and by which."""
     if mixing:
         return file.shape(mixing)[1], "the token mixer"
     for table in ("embed_pos.embedding_weight", "absolute_pos_embedding"):
@@ -54,7 +54,7 @@ def grid_cells(
 
 
 def _assumed_cells(file: OfficialFile, vocab: int) -> tuple[int, str]:
-    """Return the grid cells of the puzzles at hand, or of the boards known for a vocabulary, and what told them."""
+    """Return the grid cells of the given puzzles, or of the boards known for a vocabulary, and the source."""
     if file.puzzle_cells is not None:
         return file.puzzle_cells(), "the puzzles"
     if vocab in SUDOKU_CELLS:

@@ -65,12 +65,12 @@ def fetch(address: str) -> Path:
 
 
 def repository(address: str) -> tuple[str, str]:
-    """Return repository (owner/name) and folder in it that an address hf://owner/repository[/folder] means.
+    """Return the repository (owner/name) and the folder in it of an address hf://owner/repository[/folder].
 
     Raises
     ------
     CheckpointError
-        When it is none.
+        If the text is not such an address.
     """
     owner, _, rest = address.removeprefix(SCHEME).partition("/")
     name, _, folder = rest.partition("/")
@@ -81,12 +81,12 @@ def repository(address: str) -> tuple[str, str]:
 
 
 def push(folder: Path, address: str, files: Sequence[str], *, private: bool = False) -> str:
-    """Upload files of a folder to a repository of models, which is made where it is not there; return its address.
+    """Upload files of a folder to a model repository, which is created if needed; return its address.
 
     Raises
     ------
     CheckpointError
-        When the address is none, huggingface_hub is not installed, or the hub refuses.
+        If the address is invalid, huggingface_hub is not installed, or the hub refuses.
     """
     where, below = repository(address)
     try:

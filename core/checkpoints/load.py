@@ -33,8 +33,8 @@ def save(reasoner: Reasoner, path: str | Path) -> None:
 
     Notes
     -----
-    Puzzle embeddings are kept whole up to 64 MiB; of larger tables the rows of the blank identifier and of those that
-    the model was given since it was loaded.
+    A table of puzzle embeddings is saved whole up to 64 MiB.  Of a larger table, only the rows of the blank
+    identifier and of the identifiers used since loading are saved.
     """
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"{path}: the name of a saved model must end in .safetensors")
@@ -71,32 +71,32 @@ def load(
     Parameters
     ----------
     source
-        A file, a folder of checkpoints, of which the newest is taken, the name of a bundled model, or
+        A file; a folder of checkpoints, of which the newest is loaded; the name of a bundled model; or
         hf://owner/repository/path, for which `eqrlab[hub]` must be installed.
     weights
-        For official files that hold both: "ema", "raw", or "auto" (what the official evaluator uses).
+        For official files with both kinds of weights: "ema", "raw", or "auto" (what the official evaluator uses).
     seq_len
         Grid cells, for official attention checkpoints that do not record them.
     config
         Configuration of official weights that come without one: a YAML or JSON file, or a dictionary.
     settings
-        Single options, by the names of the file's own configuration, that count instead of what is stored.
+        Single options, under the names of the file's own configuration, that replace the stored values.
     puzzle_cells
-        Gives the grid cells of the puzzles at hand; called where neither weights nor configuration tell.
+        Returns the number of grid cells of the puzzles; called if neither weights nor configuration determine it.
     step
-        Training step of the checkpoint that is wanted of a folder.
+        Training step of the checkpoint to load from a folder.
 
     Returns
     -------
     Reasoner
-        In evaluation, on the CPU, with `family`, `task`, `config` and `provenance` (file name, SHA-256, what was
-        inferred and what was dropped).
+        In evaluation mode, on the CPU, with `family`, `task`, `config` and `provenance` (file name, SHA-256, what was
+        inferred and what was left out).
 
     Raises
     ------
     CheckpointError
-        For a file that is missing, unreadable, truncated, foreign or only half matches; nothing in a file is
-        executed and nothing is loaded in part.
+        If the file is missing, unreadable, truncated, of another kind, or matches only in part; nothing in a file is
+        executed, and nothing is loaded in part.
 
     Examples
     --------
@@ -136,7 +136,7 @@ def load(
 
 
 def _read(path: Path, asked: Asked) -> Reasoner:
-    """Read a file by what it is, whatever its name: eqrlab's own, plain safetensors, or one of torch.save."""
+    """Read a file according to its content, whatever its name: eqrlab's own, plain safetensors, or torch.save."""
 
     try:
         with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""What other code calls the tensors of these families: one table of rules, and the tensors that are parts of one."""
+"""Names of tensors in other code: one table of rules, and tensors of a file that are parts of one tensor here."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ _NUMBERED = re.compile(r"^(.*\.mlp(?:_t)?)\.w1\.weight$")
 
 
 class Joined:
-    """Tensors of a file that are one tensor of these models, their rows below each other."""
+    """Tensors of a file that form one tensor of these models, with their rows stacked."""
 
     def __init__(self, name: str, parts: list[Any]):
         if any(len(p.shape) < 1 or p.shape[1:] != parts[0].shape[1:] for p in parts):
@@ -116,7 +116,7 @@ class Spelled:
 
 
 def spelled(tensors: dict[str, Any]) -> Spelled:
-    """Give tensors, whose names have lost their wrappers already, the names of the official code.
+    """Rename tensors, whose wrapper prefixes are already removed, to the names of the official code.
 
     Raises
     ------
@@ -143,7 +143,7 @@ def spelled(tensors: dict[str, Any]) -> Spelled:
 
 
 def _put_stack_into_level(tensors: dict[str, Any]) -> None:
-    """Put the only stack of a model of two states, which some keep outside of any level, into the official one."""
+    """Rename the only stack of a two-state model, stored by some code outside of any level, to the official level."""
     if "H_init" not in tensors or any(name.startswith(("L_level.", "H_level.")) for name in tensors):
         return
     for name in [n for n in tensors if n.startswith("layers.") or n == "norm.weight"]:
@@ -151,9 +151,9 @@ def _put_stack_into_level(tensors: dict[str, Any]) -> None:
 
 
 def _numbered(tensors: dict[str, Any]) -> dict[str, Any]:
-    """Name the projections w1, w2, w3 of a SwiGLU by their shapes: the one that leads back is the one that is turned.
+    """Identify the projections w1, w2, w3 of a SwiGLU by their shapes: the output projection is the transposed one.
 
-    Where all are square, w2 leads back, as in Llama; two alone are both halves in one, and the way back.
+    If all are square, w2 is the output projection, as in Llama.  If there are two, one holds both input halves.
     """
     renamed = dict(tensors)
     for first in [name for name in tensors if _NUMBERED.match(_canonical_mlp(name))]:
@@ -182,7 +182,7 @@ def _canonical_mlp(name: str) -> str:
 
 
 def _join(tensors: dict[str, Any]) -> None:
-    """Replace the parts of a tensor, where all of them are there, by the whole."""
+    """Replace the parts of a tensor by the whole, if all of them are there."""
     for name in list(tensors):
         for whole, parts in _PARTS.items():
             if f".{parts[0]}." not in name:

@@ -50,7 +50,7 @@ def task_name(vocab: int, seq_len: int) -> str:
 
     Notes
     -----
-    What a checkpoint alone tells; the puzzles that it is run on name their task themselves.
+    This is all that a checkpoint alone determines; the puzzles on which it is run name their task themselves.
     """
     side = math.isqrt(seq_len)
     if side * side != seq_len:
@@ -65,7 +65,7 @@ def task_name(vocab: int, seq_len: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What a caller of `load` gives beside the file; see there."""
+    """The arguments of `load` besides the file; see there."""
 
     weights: str = "auto"
     seq_len: int | None = None
@@ -80,9 +80,9 @@ def load_official(path: Path, asked: Asked, tensors: dict[str, Tensor] | None = 
     Parameters
     ----------
     asked
-        What is wanted of it, and what it lacks.
+        What to load from the file, and options that it lacks.
     tensors
-        What the file holds, where it is a safetensors file and was read already.
+        Content of the file, if it is a safetensors file and was read already.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def load_official(path: Path, asked: Asked, tensors: dict[str, Tensor] | None = 
 
 
 def _open(path: Path, content: Any, asked: Asked) -> tuple[OfficialFile, str, dict[str, Any]]:
-    """Sort out what a file holds: family, weights and configuration, and tables that are not weights."""
+    """Separate the content of a file into family, weights, configuration, and tables that are not weights."""
     if not isinstance(content, dict):
         what = (
             "an object of a foreign class" if isinstance(content, Opaque) else f"a {type(content).__name__}"
@@ -158,7 +158,7 @@ def _open(path: Path, content: Any, asked: Asked) -> tuple[OfficialFile, str, di
 
 
 def _given(path: Path, asked: Asked, inside: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the configuration: what a caller gives, what is in the file, or what lies beside it."""
+    """Return the configuration given by the caller, stored in the file, or stored beside it."""
     if isinstance(asked.config, dict):
         return asked.config
     if asked.config is not None:
@@ -176,7 +176,7 @@ def _given(path: Path, asked: Asked, inside: dict[str, Any] | None) -> dict[str,
 
 
 def _choose_weights(file: OfficialFile, family: str, found: Weights, weights: str) -> None:
-    """Take raw weights or averages, as asked for or as the configuration says."""
+    """Choose raw or averaged weights, as requested or as the configuration says."""
     config = file.config
     averages_alone = not (found.average_keys or found.unread) and file.origin != "eqr" and family != "eqr"
     if averages_alone and config.get("ema") is True:  # as the trainers of TRM and URM save them
@@ -205,9 +205,9 @@ def _choose_weights(file: OfficialFile, family: str, found: Weights, weights: st
 
 
 def _origin(state: dict[Any, Any], inside: Any, config: dict[str, Any]) -> str:
-    """Tell whose trainer wrote a file: "eqr", "own" (that of the family, or a copy of its files), or "unknown".
+    """Return which trainer wrote a file: "eqr", "own" (the family's trainer, or a copy of its files), or "unknown".
 
-    EqR's stores the configuration and its own state beside the weights; those of the other families never store one.
+    EqR's trainer stores the configuration and its own state beside the weights; those of the other families never do.
     """
     if "wandb_meta" in config or (isinstance(inside, dict) and _EQR_STATE & set(map(str, state))):
         return "eqr"
@@ -215,7 +215,7 @@ def _origin(state: dict[Any, Any], inside: Any, config: dict[str, Any]) -> str:
 
 
 def _require_known_names(names: set[str], content: dict[Any, Any], path: Path) -> None:
-    """Refuse weights that are none of these families, saying which names were looked for."""
+    """Refuse weights that belong to none of these families, naming the tensors that were looked for."""
     if any(name.split(".")[0] in ROOTS for name in names):
         return
     hidden = next((name for name in sorted(names) if ROOTS & set(name.split("."))), None)
@@ -233,7 +233,7 @@ def _require_known_names(names: set[str], content: dict[Any, Any], path: Path) -
 
 
 def _looked_for(names: set[str], content: dict[Any, Any], path: Path) -> str:
-    """Say which names were looked for, what there is instead, and what the file seems to be."""
+    """Return which names were looked for, which were found instead, and what the file seems to be."""
     example = min(names, key=lambda name: (len(name), name))
     return f"looked for {LOOKED_FOR}; there is {brief(example)} ({len(names)} tensors){seems_to_be(content, path)}"
 
@@ -251,7 +251,7 @@ def _step(file: OfficialFile, path: Path) -> int | None:
 
 
 def _variant(file: OfficialFile, family: str, values: dict[str, Any]) -> str:
-    """Say in words which of a family's variants a file holds."""
+    """Return in words which variant of a family a file contains."""
     prefix = values["prefix_len"]
     parts = [
         f"{prefix or 'no'} prefix position{'' if prefix == 1 else 's'}",
@@ -265,7 +265,7 @@ def _variant(file: OfficialFile, family: str, values: dict[str, Any]) -> str:
 
 
 def _in_shape(name: str, tensor: Tensor) -> Tensor:
-    """Take axes of length 1 off starts, and give a halting head of one output a second that is never used."""
+    """Remove axes of length 1 from starts, and add a second, unused output to a halting head with one output."""
     if name in (*_STARTS, "init_hidden") and tensor.ndim > 1 and tensor.numel() == tensor.shape[-1]:
         return tensor.reshape(-1)
     if name in ("q_head.weight", "q_head.bias") and tensor.shape[:1] == (1,):

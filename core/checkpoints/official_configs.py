@@ -34,7 +34,7 @@ _TRM_PREFIX = 16  # what TRM's own code takes for a missing puzzle_emb_len
 
 
 def detect_family(names: set[str]) -> str | None:
-    """Name the family of a state dict by the tensors that only this family has, None where it has those of none."""
+    """Return the family of a state dict from tensors that only this family has, or None."""
     if "init_hidden" in names:
         return "urm"
     if any(n.startswith("H_level.") for n in names):
@@ -45,9 +45,9 @@ def detect_family(names: set[str]) -> str | None:
 
 
 def check_family(file: OfficialFile, family: str) -> None:
-    """Raise CheckpointError when the configuration is of another family than the weights.
+    """Raise CheckpointError if the configuration belongs to another family than the weights.
 
-    It is by its `arch.name`, or by the `lambda_` that only an EqR has.
+    Its family is known from `arch.name`, or from `lambda_`, which only EqR has.
     """
     name = file.arch.get("name", "")
     if not isinstance(name, str):
@@ -74,9 +74,9 @@ def check_family(file: OfficialFile, family: str) -> None:
 def _shared(
     file: OfficialFile, seq_len: int | None, blocks: tuple[str, str], prefix: str = "least"
 ) -> dict[str, Any]:
-    """Translate what all families have; `blocks` are the option that counts the blocks and where they are.
+    """Translate the options that all families have; `blocks` names the option that counts blocks, and their place.
 
-    `prefix` is what a missing puzzle_emb_len stands for: "least", "trm" (16), or "unknown"; see `_prefix`.
+    `prefix` is the meaning of a missing puzzle_emb_len: "least", "trm" (16), or "unknown"; see `_prefix`.
     """
     vocab, hidden = file.shape("lm_head.weight")
     if hidden != file.value("hidden_size", int, hidden, "from lm_head"):
@@ -118,7 +118,7 @@ def _shared(
 
 
 def _widths(file: OfficialFile, hidden: int, stack: str, tokens: int | None) -> dict[str, Any]:
-    """Return the expansion of the SwiGLUs, and their inner widths where that is not what tells them."""
+    """Return the expansion of the SwiGLUs, and their inner widths if the expansion does not determine them."""
     if "expansion" in file.arch:
         return {"expansion": file.value("expansion", float)}
     widths = {}
@@ -131,7 +131,7 @@ def _widths(file: OfficialFile, hidden: int, stack: str, tokens: int | None) -> 
 
 
 def _norms(file: OfficialFile, stack: str) -> dict[str, Any]:
-    """Return how blocks normalise; what is not as in the official code is told by tensors, their names, or options."""
+    """Return how blocks normalise; deviations from the official code are seen from tensors, their names, or options."""
     norms: dict[str, Any] = {}
     if f"{stack}layers.0.norm1.weight" in file.tensors:
         norms["norm_weights"] = True
@@ -154,7 +154,7 @@ def _norms(file: OfficialFile, stack: str) -> dict[str, Any]:
 
 
 def _layers(file: OfficialFile, option: str, prefix: str) -> int:
-    """Count the blocks of a stack, which must be as many as the configuration says."""
+    """Count the blocks of a stack, and check that their number agrees with the configuration."""
     start = f"{prefix}layers."
     layers = len({n.removeprefix(start).split(".")[0] for n in file.tensors if n.startswith(start)})
     if layers != file.value(option, int, layers, "from the weights"):
@@ -181,8 +181,9 @@ def _positions(file: OfficialFile, mixer: str) -> str:
 def _prefix(file: OfficialFile, hidden: int, missing: str, left: int | None) -> tuple[int, int]:
     """Return prefix positions and the length of their stored vector.
 
-    Without puzzle_emb_len there are as many positions as the vector needs, or TRM's 16.  Which, is told by the
-    positions left beside the cells of the grid where both are known, or else by whose code wrote the file.
+    Without puzzle_emb_len there are as many positions as the vector needs, or TRM's 16.  If the number of
+    positions and of grid cells are known, their difference decides between the two; otherwise the code that
+    wrote the file does.
     """
     if "puzzle_emb.weights" not in file.tensors:
         return 0, 0
@@ -235,7 +236,7 @@ def _urm(file: OfficialFile, seq_len: int | None) -> dict[str, Any]:
 
 
 def _needs_prefix(file: OfficialFile) -> None:
-    """Raise CheckpointError when the prefix vector is not what the configuration says."""
+    """Raise CheckpointError if the prefix vector disagrees with the configuration."""
     width = file.value("puzzle_emb_ndim", int, 0) if "puzzle_emb_ndim" in file.arch else None
     found = file.shape("puzzle_emb.weights")[1] if width or "puzzle_emb.weights" in file.tensors else 0
     if width not in (None, found):

@@ -1,4 +1,4 @@
-"""What a file of weights holds before it is translated: tensors, configuration, and what was read off them."""
+"""The content of a file of weights before translation: tensors, configuration, and what was inferred from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from eqrlab.core.messages import brief, one_line
 
 @dataclass
 class OfficialFile:
-    """What an official checkpoint holds, before translation.
+    """The content of an official checkpoint, before translation.
 
     Attributes
     ----------
@@ -28,11 +28,11 @@ class OfficialFile:
     origin
         "eqr" for files of EqR's trainer, which also trains TRM and HRM, "own" for those of the family's own, "unknown".
     inferred
-        What the translation read off the weights or assumed by default, in words.
+        What the translation inferred from the weights or assumed by default, in words.
     pre_norm
-        Whether blocks normalise before they mix, where the names of the tensors say so.
+        Whether blocks normalise before they mix, if the names of the tensors say so.
     puzzle_cells
-        Gives the cells of the puzzles at hand, asked for where neither weights nor configuration tell the grid.
+        Returns the number of cells of the puzzles; called if neither weights nor configuration give the grid size.
     """
 
     content: dict[str, Any]
@@ -54,7 +54,7 @@ class OfficialFile:
         return arch
 
     def value(self, name: str, kind: type, default: Any = None, source: str = "by default") -> Any:
-        """Return `arch.<name>`, or the default that a source gives; a value that is needed has none."""
+        """Return `arch.<name>`, or the default in its source code; a required value has no default."""
         self.asked.add(name)
         if name not in self.arch:
             if default is None:
@@ -76,7 +76,7 @@ class OfficialFile:
         return self.tensors[name].shape
 
     def ignored(self) -> list[str]:
-        """Names in the configuration's network section that no translation asked for."""
+        """Names in the network section of the configuration that were not used."""
         return listed(name for name in self.arch if name not in self.asked)
 
 

@@ -1,4 +1,4 @@
-"""Where the weights lie in files of others: containers, wrappers in names of tensors, averages beside raw weights."""
+"""Finding the weights in files of other trainers: containers, wrappers in names, averages beside raw weights."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Weights:
     Attributes
     ----------
     key
-        Where the raw weights lie in the file, None when they are the file.
+        Key of the raw weights in the file, None if they are at the top level.
     raw, average
         Raw weights and their averages; either may be empty.
     average_keys
-        Where averages lie; two places are too many.
+        Keys of the averages; two are ambiguous.
     unread
-        Where something of the name of averages lies that is no dictionary of tensors.
+        Keys named like averages whose content is not a dictionary of tensors.
     """
 
     key: str | None = None
@@ -47,12 +47,12 @@ class Weights:
     unread: list[str] = field(default_factory=list)
 
     def chosen(self, weights: str, config_says_ema: bool) -> dict[str, Any] | None:
-        """Return the averages where they are asked for or all there is, None where the raw weights count.
+        """Return the averages if they are requested or all there is, None if the raw weights are to be used.
 
         Raises
         ------
         CheckpointError
-            When what is asked for is not there or cannot be told.
+            If the requested weights are missing or ambiguous.
         """
         if weights == "raw" and not self.raw:
             raise CheckpointError("holds no raw weights, only their averages")
@@ -76,12 +76,12 @@ class Weights:
 
 
 def find_weights(content: dict[Any, Any]) -> Weights:
-    """Find raw and averaged weights in what a file holds.
+    """Find raw and averaged weights in the content of a file.
 
     Raises
     ------
     CheckpointError
-        When there are none, or a tensor is there twice.
+        If there are no weights, or a tensor occurs twice.
     """
     found = Weights(next((k for k in CONTAINERS if k in content and not _is_tensor(content[k])), None))
     named = [k for k in content if isinstance(k, str) and _AVERAGE.search(k.lower())]
@@ -140,7 +140,7 @@ def _checked(value: Any, what: str) -> dict[str, Any]:
 
 
 def split_names(tensors: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Drop what wrappers put before the names of tensors; return raw weights and averages.
+    """Remove the prefixes of wrappers from the names of tensors; return raw weights and averages.
 
     Notes
     -----

@@ -1,4 +1,4 @@
-"""Zip archives of torch.save: opened only when nothing in their directory lies, each record read within its bounds."""
+"""Zip archives of torch.save: opened only if their directory is consistent; records are read within bounds."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _LOCAL = 30  # bytes of the header in front of a record, without its name
 
 
 def open_records(path: Path) -> zipfile.ZipFile:
-    """Open an archive whose directory is of plausible size and describes records that lie apart, inside the file.
+    """Open an archive whose directory has a plausible size and whose records are inside the file and do not overlap.
 
     Raises
     ------
     CheckpointError
         For a directory that is too large, records twice, encrypted, outside of the file or on top of each other.
     zipfile.BadZipFile
-        When it is no zip archive.
+        If it is not a zip archive.
     OSError
         When it cannot be read.
     """
@@ -56,7 +56,7 @@ def open_records(path: Path) -> zipfile.ZipFile:
 
 
 def _directory_bytes(path: Path) -> int:
-    """Return what the end of a zip archive says about the size of its directory; 0 where there is no such end."""
+    """Return the size of the directory that the end of a zip archive states; 0 if there is no such end."""
     with open(path, "rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - 22 - (1 << 16) - 1000))
@@ -80,7 +80,7 @@ def record_offset(archive: zipfile.ZipFile, name: str) -> int:
     Raises
     ------
     CheckpointError
-        When what stands in front of it is not the header of this record, or it ends behind the file.
+        If the bytes before it are not the header of this record, or it ends beyond the file.
     """
     info, path = archive.NameToInfo[name], Path(str(archive.filename))
     with open(path, "rb") as file:
@@ -96,7 +96,7 @@ def record_offset(archive: zipfile.ZipFile, name: str) -> int:
 
 
 def record_bytes(archive: zipfile.ZipFile, name: str) -> int:
-    """Return the size of a record that is there and stored as it is.
+    """Return the size of a record, which must exist and be stored uncompressed.
 
     Raises
     ------

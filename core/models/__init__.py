@@ -1,1 +1,1 @@
-"""The System protocol and the families that keep it."""
+"""The System protocol and the model families that implement it."""

@@ -20,7 +20,7 @@ def inner_width(size: int, expansion: float) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReasonerConfig:
-    """What all families share.
+    """Configuration that all families share.
 
     Attributes
     ----------
@@ -42,12 +42,12 @@ class ReasonerConfig:
     mlp_width, mixer_width
         Inner widths of the SwiGLUs over channels and over tokens; None: those of `expansion`.
     pre_norm, norm_weights, final_norm, norm_eps
-        Whether blocks normalise before they mix instead of after, whether norms have learned weights, whether one such
-        ends every stack, and what they add to the mean square.
+        Whether blocks normalise before they mix instead of after; whether norms have learned weights; whether such a
+        norm ends every stack; and the number that norms add to the mean square.
     noise_scale
         Test-time and training noise amplitude beta of every level call.
     halt_max_steps, halt_exploration
-        Most outer steps a training segment takes, and the share of rows that must explore further.
+        Largest number of outer steps for which a row is trained, and the share of rows that must explore further.
     """
 
     smoothing: ClassVar[
@@ -183,7 +183,7 @@ class ReasonerConfig:
         return self.mixer_width or inner_width(self.positions_total, self.expansion)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the values as files and results store them: without options of later versions that are as before."""
+        """Return the values as files and results store them: without newer options that have their default value."""
         values = dataclasses.asdict(self)
         for field in dataclasses.fields(ReasonerConfig):
             if field.name in _LATER and values[field.name] == field.default:

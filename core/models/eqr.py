@@ -44,7 +44,7 @@ class EqRConfig(ReasonerConfig):
 
 
 class EqR(Reasoner):
-    """EqR: z_L <- F(z_L, z_H + x), L_cycles times, then z_H <- F(z_H, z_L); H_cycles times an outer step.
+    """EqR: z_L <- F(z_L, z_H + x), L_cycles times, then z_H <- F(z_H, z_L); all H_cycles times in an outer step.
 
     F(z, inj) = damping z + (1 - damping) Blocks(z + inj) + beta eps, one stack of blocks for both levels.
     """

@@ -1,4 +1,4 @@
-"""The model families: every file of this folder that defines one, and those of other installed packages."""
+"""The model families: those that files of this folder define, and those of other installed packages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def built_in() -> dict[str, type[Reasoner]]:
 
 
 def families() -> list[str]:
-    """Return the names of all families: those of eqrlab, then those of other packages, which are not imported for it.
+    """Return the names of all families: those of eqrlab, then those of other packages, which are not imported.
 
     Examples
     --------
@@ -39,12 +39,12 @@ def families() -> list[str]:
 
 
 def family_named(name: str) -> type[Reasoner]:
-    """Return the class of a family; a name that eqrlab has itself is never another package's.
+    """Return the class of a family; no other package can replace a family of eqrlab.
 
     Raises
     ------
     ValueError
-        When there is none of that name, or what a package gives for it is no family of that name.
+        If there is no family of that name, or the object that a package provides is not a family of that name.
     """
     if name in built_in():
         return built_in()[name]

@@ -30,9 +30,9 @@ class FeedforwardConfig(ReasonerConfig):
 class Feedforward(Reasoner):
     """Feedforward: f(z; x) = Blocks(x), all blocks in one outer step.
 
-    The map does not depend on z.  Every run is at its only fixed point after the first step, the Jacobian is zero, the
-    basin is everything, and neither depth nor breadth changes the answer: the landscape against which recursion is
-    compared.  Runs start from zero.
+    The map does not depend on z.  Every run is at the only fixed point after the first step, the Jacobian is
+    zero, the basin is the whole state space, and neither depth nor breadth changes the answer: this is the
+    baseline with which recursion is compared.  Runs start from zero.
     """
 
     family = "feedforward"

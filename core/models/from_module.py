@@ -1,4 +1,4 @@
-"""Any torch module that iterates a carry, as a System: its carry is packed into one state and taken apart again."""
+"""Systems from torch modules that iterate a carry: the carry is packed into one state and unpacked again."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def from_module(
     name
         What reports call it; default: the name of its class.
     task
-        What the tokens are, such as "sudoku6": puzzles and boards then are those of the task.
+        Task that the tokens belong to, such as "sudoku6"; puzzles and boards are then those of the task.
 
     Returns
     -------
     ModuleSystem
-        Its states are (n, N), the numbers of the carry one after another.  `check(tokens)` tells whether the functions
-        keep what the analyses rely on; `unpack(z)` gives the carry of states.
+        Its states are (n, N), the numbers of the carry one after another.  `check(tokens)` checks that the functions
+        obey the rules on which the analyses rely; `unpack(z)` returns the carry of states.
 
     Examples
     --------
@@ -76,7 +76,7 @@ def from_module(
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """How a carry lies in a state: its structure, and shape and dtype of each of its tensors without the rows."""
+    """How a carry is packed into a state: its structure, and the shape (without rows) and dtype of each tensor."""
 
     spec: Any
     shapes: tuple[tuple[int, ...], ...]
@@ -166,12 +166,12 @@ class ModuleSystem(Shown):
         return pytree.tree_unflatten(leaves, layout.spec)
 
     def check(self, tokens: Tensor, seed: int = 0) -> None:
-        """Make sure that the functions keep what the analyses rely on, at a few puzzles.
+        """Check on a few puzzles that the functions obey the rules on which the analyses rely.
 
         Parameters
         ----------
         tokens
-            Puzzles (n, L), of which three are looked at.
+            Puzzles (n, L), of which three are used.
 
         Raises
         ------
@@ -180,7 +180,7 @@ class ModuleSystem(Shown):
 
         Notes
         -----
-        Every analysis looks at all but the derivatives by itself.  In float64; about ten steps.
+        Every analysis checks all rules itself, except those about derivatives.  Cost: about ten steps, in float64.
         """
         few = tokens[:_ROWS] if len(tokens) > 1 else tokens[:1].repeat(2, 1)
         x = pytree.tree_map(

@@ -1,4 +1,4 @@
-"""Products of a layer's input with its weights, in the precision of the input, as fast as the processor has them."""
+"""Products of a layer's input with its weights, in the precision of the input, computed by the fastest way."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ _held = threading.local()
 
 
 def has_bfloat16_products() -> bool:
-    """Say whether this processor multiplies bfloat16 matrices faster than float32 ones; measured once a process.
+    """Return whether this processor multiplies bfloat16 matrices faster than float32 ones; measured once per process.
 
     Notes
     -----
-    PyTorch tells whether its library has kernels for them, not whether the processor has the instructions (avx512_bf16,
-    amx_bf16): without these the kernels take four to ten times as long as float32, with them about a fifth.
+    PyTorch knows whether its library has such kernels, but not whether the processor has the instructions
+    (avx512_bf16, amx_bf16).  Without them the kernels take four to ten times as long as float32, with them
+    about a fifth.
     """
     global _native
     if _native is None:
@@ -62,8 +63,8 @@ def how_multiplied(dtype: torch.dtype, device: torch.device) -> str | None:
 def weights_held() -> Iterator[None]:
     """Within this block, in this thread: cast each weight to a lower precision once, not at every product.
 
-    For iteration only: weights must not change inside.  A product at full size casts more numbers of its weights than
-    its input has.
+    For iteration only: weights must not change inside the block.  At full size, casting the weights for a product
+    touches more numbers than its input has.
     """
     before = getattr(_held, "casts", None)
     _held.casts = {}
@@ -90,8 +91,8 @@ def linear(h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Notes
     -----
-    On a CPU without bfloat16 instructions, bfloat16 factors are multiplied in float32 and the result is rounded: what
-    such instructions compute too, to the order of summation.
+    On a CPU without bfloat16 instructions, bfloat16 factors are multiplied in float32 and the result is rounded.  The
+    instructions compute the same, up to the order of summation.
     """
     weight, bias = _cast(weight, h.dtype), None if bias is None else bias.to(h.dtype)
     if h.dtype == torch.bfloat16 and h.device.type == "cpu" and not has_bfloat16_products():

@@ -1,4 +1,4 @@
-"""Puzzle embeddings of a model that was trained with identifiers: rows are read when they are asked for."""
+"""Puzzle embeddings of a model that was trained with identifiers; rows are read when they are needed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ WHOLE = (
 
 @dataclass(frozen=True)
 class MappedRows:
-    """Rows (count, width) of one dtype that lie one after the other in a file, from an offset on.
+    """Rows (count, width) of one dtype that are stored one after the other in a file, from an offset on.
 
-    The file is mapped for each reading: only the pages with the rows asked for are read, and nothing stays open.
+    The file is memory-mapped for each read: only the pages with the requested rows are read, and nothing stays open.
     """
 
     path: Path

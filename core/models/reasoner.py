@@ -26,8 +26,8 @@ Streams = tuple[Tensor, ...]
 class Reasoner(Shown, nn.Module):
     """A learned System: a family's equations, its configuration, task and provenance.
 
-    A family builds its stacks of blocks and gives `apply_level`, which maps one stream by one of them, and where its
-    runs start: the names of vectors to store, or `initial`; everything else follows.
+    A family builds its stacks of blocks, defines `apply_level`, which maps one stream by one of the stacks, and says
+    where its runs start, by the names of vectors to store or by `initial`.  Everything else follows.
 
     Attributes
     ----------
@@ -40,10 +40,10 @@ class Reasoner(Shown, nn.Module):
     streams
         2 for (z_H, z_L), 1 for a single z.
     stored_starts
-        Names of the vectors, one a stream, that every run starts from, where a family has no random starts.
+        Names of the vectors, one per stream, from which every run starts if a family has no random starts.
     random_starts
-        Whether the family is trained from random starts; if not, `initial` gives one stored state whatever the
-        generator, all restarts of a puzzle are the same run, and `random_initial` is outside the training law.
+        Whether the family is trained from random starts.  If not, `initial` returns one stored state whatever the
+        generator is, all restarts of a puzzle are the same run, and `random_initial` is outside the training law.
     continue_head
         Whether training lets a row halt when its halting logit exceeds its continuation logit, instead of 0, and trains
         the continuation logit towards the value of one more step.
@@ -92,7 +92,7 @@ class Reasoner(Shown, nn.Module):
         return Facts(title, lines, {"configuration": self.config.to_dict(), "provenance": self.provenance})
 
     def stack(self, layers: int, convolution: bool = False) -> Blocks:
-        """Build a stack of blocks as the configuration says; they share one rotary encoding."""
+        """Build a stack of blocks according to the configuration; they share one rotary encoding."""
         c, rotary = self.config, None
         if c.mixer == "attention" and c.positions.startswith("rope"):
             head_size = c.hidden_size // c.num_heads
@@ -149,8 +149,8 @@ class Reasoner(Shown, nn.Module):
         Parameters
         ----------
         identifiers
-            (n,) integers: whose puzzle embedding stands in front of the tokens.  None: the blank identifier, 0.  A
-            model without prefix positions does not look at them.
+            (n,) integers that choose the puzzle embedding in front of the tokens.  None: the blank identifier, 0.  A
+        model without prefix positions ignores them.
 
         Raises
         ------
@@ -191,9 +191,9 @@ class Reasoner(Shown, nn.Module):
 
         Notes
         -----
-        The `initial=` of `attractors.sample` for families with a stored start, to see their landscape beyond it.  They
-        never saw such starts in training (`random_starts` is False): results must be labelled as outside their
-        training law.
+        Use it as `initial=` of `attractors.sample` for families with a stored start, to study their landscape
+        beyond that start.  The models never saw such starts in training (`random_starts` is False), so results
+        must be labelled as outside their training law.
         """
         z = truncated_normal((x.shape[0], *self.state_shape), generator)
         return z.to(device=x.device, dtype=x.dtype)
@@ -275,9 +275,10 @@ class Reasoner(Shown, nn.Module):
 
         Notes
         -----
-        Compiling takes seconds at the first step of each shape, and a C++ or Triton compiler.  Results differ by
-        rounding.  Within the transforms of torch.func and forward differentiation the blocks run as they are.  Unlike
-        `torch.nn.Module.compile` this leaves the rest of a step as it is: torch.compile(model.step) is still there.
+        Compiling takes seconds at the first step of each shape, and needs a C++ or Triton compiler.  Results
+        differ by rounding.  Within the transforms of torch.func and forward differentiation the blocks run
+        uncompiled.  Unlike `torch.nn.Module.compile`, this leaves the rest of a step unchanged;
+        torch.compile(model.step) is still possible.
         """
         if when not in ("iteration", "training", "never"):
             raise ValueError(f"when {when!r} unknown; choose from iteration, training, never")
@@ -286,12 +287,12 @@ class Reasoner(Shown, nn.Module):
                 module.fused = when
 
     def smooth(self) -> Reasoner:
-        """Return the same model without the roundings to lower precision that its map may have by origin (URM).
+        """Return the same model without the rounding to lower precision that is part of some maps (URM).
 
         Notes
         -----
-        Spectra, Lyapunov exponents and Newton's method need a differentiable map.  It differs from the original by the
-        rounding, relative 4e-3 a level call: say so beside results, and check that answers agree.
+        Spectra, Lyapunov exponents and Newton's method need a differentiable map.  The returned map differs from the
+        original by the rounding, relative 4e-3 per level call: say so with results, and check that answers agree.
         """
         return self.replace(**self.config.smoothing)
 
@@ -327,7 +328,7 @@ class Reasoner(Shown, nn.Module):
 
 
 def _origin(provenance: dict[str, Any]) -> str:
-    """Return where weights come from: the file and the start of its hash, as far as they are known."""
+    """Return the origin of the weights: the file and the start of its hash, as far as they are known."""
     name, digest = provenance.get("checkpoint"), provenance.get("checkpoint_sha256")
     return f"{name or 'made here, not from a file'}{f', sha256 {str(digest)[:12]}' if digest else ''}"
 
@@ -355,5 +356,5 @@ def take_rows(x: Any, index: Tensor | slice) -> Any:
 
 
 def restart_law(model: Reasoner) -> Callable[[Tensor, torch.Generator | None], Tensor] | None:
-    """Return the `initial=` of random restarts: None, the model's own law, or random states where it has one start."""
+    """Return the `initial=` of random restarts: None for the model's own law, random states if it has a stored start."""
     return None if model.random_starts else model.random_initial

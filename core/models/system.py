@@ -17,10 +17,10 @@ from eqrlab.core.shown import Facts, Shown
 class System(Protocol):
     """A batch of independent maps z -> f(z; x).  Implement these four and every analysis works.
 
-    Two optional attributes are honoured where a system has them: `noise_scale` (the amplitude its `step` multiplies
-    the unit noise by) and `with_noise(noise_scale)` (the same system with another amplitude), as `MapSystem` and
-    every `Reasoner` have.  Where puzzles have identifiers, an `encode(inputs, identifiers=None)` is given them (n,);
-    one without that argument is not.
+    Two optional attributes are used if a system has them, as `MapSystem` and every `Reasoner` do: `noise_scale` (the
+    amplitude by which its `step` multiplies the unit noise) and `with_noise(noise_scale)` (the same system with
+    another amplitude).  If puzzles have identifiers (n,), they are passed to `encode(inputs, identifiers=None)`; an
+    `encode` without that argument does not get them.
     """
 
     def encode(self, inputs: Tensor) -> Any:
@@ -115,7 +115,7 @@ class MapSystem(Shown):
 
 
 def function_name(function: Callable[..., Any]) -> str:
-    """Return what to call a function, a method or a callable object in one line, with the place where it is defined."""
+    """Return a name for a function, a method or a callable object in one line, with the place where it is defined."""
     called = inspect.unwrap(getattr(function, "func", function))  # of functools.partial, the function
     name = getattr(called, "__qualname__", None) or type(called).__name__
     code = getattr(called, "__code__", None)
@@ -125,12 +125,12 @@ def function_name(function: Callable[..., Any]) -> str:
 
 
 def takes_identifiers(encode: Callable[..., Any]) -> bool:
-    """Say whether a function that encodes puzzles has the argument `identifiers`."""
+    """Return whether a function that encodes puzzles has the argument `identifiers`."""
     return "identifiers" in inspect.signature(encode).parameters
 
 
 def context_of(system: System, inputs: Tensor, identifiers: Tensor | None = None) -> Any:
-    """Return the context of puzzles (n, L) with identifiers (n,), which a system whose `encode` takes none ignores."""
+    """Return the context of puzzles (n, L) with identifiers (n,), which are ignored if `encode` takes none."""
     if identifiers is None or not takes_identifiers(system.encode):
         return system.encode(inputs)
     return system.encode(inputs, identifiers)  # type: ignore[call-arg]

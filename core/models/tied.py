@@ -21,7 +21,7 @@ class TiedConfig(ReasonerConfig):
 
 
 class Tied(Reasoner):
-    """Weight-tied: z <- Blocks(z + x), H_cycles x L_cycles times an outer step, from one stored vector.
+    """Weight-tied: z <- Blocks(z + x), H_cycles x L_cycles times in an outer step, from one stored vector.
 
     With a second state for the hierarchy this is `TRM` without prefix positions; from random starts and with damping
     and noise it is `EqR`.

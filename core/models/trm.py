@@ -17,7 +17,7 @@ class TRMConfig(ReasonerConfig):
 
 
 class TRM(Reasoner):
-    """TRM: z_L <- Blocks(z_L + z_H + x), L_cycles times, then z_H <- Blocks(z_H + z_L); H_cycles times an outer step.
+    """TRM: z_L <- Blocks(z_L + z_H + x), L_cycles times, then z_H <- Blocks(z_H + z_L); all H_cycles times.
 
     Both levels share one stack of blocks.  Every run starts from the stored vectors `H_init` and `L_init`, drawn once
     at construction and never trained.

@@ -38,7 +38,7 @@ class URMConfig(ReasonerConfig):
 
 
 class URM(Reasoner):
-    """URM: z <- Blocks(z + x), H_cycles x L_cycles times an outer step, from the stored vector `init_hidden`.
+    """URM: z <- Blocks(z + x), H_cycles x L_cycles times in an outer step, from the stored vector `init_hidden`.
 
     Every block's SwiGLU has a causal convolution over two tokens.  In training only the last L_cycles updates carry
     gradient ("truncated loops").

@@ -33,20 +33,20 @@ class TrainConfig:
     steps, batch_size
         Optimiser steps and rows.
     supervision
-        "sot" (segmented online training): every outer step of the whole batch is a segment with a loss and an optimiser
-        step of its own, the state is carried on.  "anchors" (trajectory supervision): an optimiser step rolls fresh
-        rows out over all `halt_max_steps` outer steps and averages the losses of the anchored ones.  "terminal": the
-        last step is the only anchor.  The state between outer steps is detached in all of them.
+        "sot" (segmented online training): every outer step of the whole batch is a segment with its own loss
+        and optimiser step, and the state is carried on.  "anchors" (trajectory supervision): an optimiser step
+        rolls fresh rows out over all `halt_max_steps` outer steps and averages the losses of the anchored
+        steps.  "terminal": the last step is the only anchor.  In all three, the state is detached between outer
+        steps.
     anchors
         First and last anchored outer step, counted from 1; None: all of them.
     halting
-        Of "sot": "learned" (adaptive computation, a row ends when its halting head says so), "oracle" (when its answer
-        is right), "off" (when `halt_max_steps` are taken).  Without "learned" the halting head is not trained.
-    lr, lr_min_ratio, warmup
-        Peak step size, its final share after the cosine, steps of linear warm-up.
-    weight_decay, beta1, beta2
-        Of AdamATan2.  The vector of the prefix positions moves by the sign of its gradient instead, with the same step
-        size and decay, as in the official trainers.
+        When a row ends, with "sot": "learned" (adaptive computation: when its halting head says so), "oracle"
+        (when its answer is right), "off" (after `halt_max_steps`).  The halting head is trained only with
+        "learned". lr, lr_min_ratio, warmup Peak learning rate, its final share after the cosine, steps of
+        linear warm-up. weight_decay, beta1, beta2 Parameters of AdamATan2.  The vector of the prefix positions
+        moves by the sign of its gradient instead, with the same learning rate and decay, as in the official
+        trainers.
     ema
         Decay of the averaged weights, which are what is saved and evaluated.
     halt_weight
@@ -121,12 +121,12 @@ def recipe(family: str, **changes: Any) -> TrainConfig:
 
 
 def rollout(config: TrainConfig, most: int) -> tuple[int, range]:
-    """Return how many outer steps an optimiser step makes, and which of them, from 1, carry a loss.
+    """Return how many outer steps an optimiser step makes, and which of them, counted from 1, have a loss.
 
     Raises
     ------
     ValueError
-        When the last anchor lies behind the `most` steps of a rollout.
+        If the last anchor is beyond the `most` steps of a rollout.
     """
     if config.supervision == "sot":
         return 1, range(1, 2)
@@ -137,7 +137,7 @@ def rollout(config: TrainConfig, most: int) -> tuple[int, range]:
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Return the step size of optimiser step `step` (first: 1): linear warm-up, then a cosine to its final share."""
+    """Return the learning rate of optimiser step `step` (from 1): linear warm-up, then a cosine to the final share."""
     if step < config.warmup:
         return config.lr * step / config.warmup
     progress = (step - config.warmup) / max(1, config.steps - config.warmup)
@@ -169,7 +169,7 @@ class SegmentLoss:
     right
         Whether each row's answer is exact (n,).
     margin
-        What lets a row halt where it is positive (n,), without gradient.
+        A row may halt where this is positive (n,); without gradient.
     """
 
     loss: Tensor
@@ -190,9 +190,9 @@ def segment_loss(
 
     Notes
     -----
-    Cross-entropy of the answer; where halting is learned, binary cross-entropy of the halting logit against present
-    correctness, and for families with a continuation head of that logit against the value of one more step, which
-    costs that step.
+    The loss is the cross-entropy of the answer.  If halting is learned, the binary cross-entropy of the halting logit
+    against present correctness is added; for families with a continuation head, also that of the continuation logit
+    against the value of one more step, which has to be computed.
     """
     logits, q = model.logits(z, x), model.q_values(z)
     right = exact(logits.detach(), labels)
@@ -208,9 +208,9 @@ def segment_loss(
 
 @torch.no_grad()
 def continuation_value(model: Reasoner, z: Tensor, x: Tensor, taken: Tensor, noise: Noise | None) -> Tensor:
-    """Return the target (n,) of the continuation logit: the better of halting and going on after one more step.
+    """Return the target (n,) of the continuation logit: the better of halting and continuing after one more step.
 
-    For rows whose segments are used up, the next step can only halt.
+    Rows that have used all their segments can only halt at the next step.
     """
     halt, go_on = model.q_values(model.step(z.detach(), x, noise)).unbind(1)
     last = taken >= model.config.halt_max_steps
@@ -220,9 +220,9 @@ def continuation_value(model: Reasoner, z: Tensor, x: Tensor, taken: Tensor, noi
 def halted_rows(
     model: Reasoner, judged: SegmentLoss, taken: Tensor, config: TrainConfig, generator: torch.Generator
 ) -> Tensor:
-    """Say which rows (n,) end: those whose segments are used up, and those that halting lets go.
+    """Return which rows (n,) end: those that have used all their segments, and those that halt.
 
-    Where halting is learned, a share of the rows must first explore a random number of segments.
+    If halting is learned, a share of the rows must first explore a random number of segments.
     """
     c, n = model.config, len(taken)
     last = taken >= c.halt_max_steps

@@ -19,15 +19,15 @@ class AdamATan2(torch.optim.Optimizer):
     params
         Parameters, or groups of them.
     lr, betas, weight_decay
-        Step size, decay rates of the two moments, decoupled weight decay (every parameter decays).
+        Learning rate, decay rates of the two moments, decoupled weight decay (every parameter decays).
 
     Notes
     -----
-    The first bias correction stands outside the arc tangent, as in the CUDA kernel of the `adam-atan2` package that
-    the official trainers use (its rule, read in its source, is the one above).  The paper, and the package
-    `adam-atan2-pytorch` with a = b = 1, put it inside, atan2(m / bc1, ...): compared with version 0.4.1 in float64 the
-    moments agree to rounding, the first update here is 1.269 times theirs, and the ratio tends to 1 like beta1^t
-    (within 1e-3 after 50 steps, 1e-9 after 200).
+    The first bias correction is outside the arc tangent, as in the CUDA kernel of the `adam-atan2` package that the
+    official trainers use (the rule above is taken from its source).  The paper, and the package
+    `adam-atan2-pytorch` with a = b = 1, have it inside, atan2(m / bc1, ...).  Compared with version 0.4.1 in float64,
+    the moments agree up to rounding, the first update here is 1.269 times theirs, and the ratio tends to 1 like
+    beta1^t (within 1e-3 after 50 steps, 1e-9 after 200).
     """
 
     def __init__(

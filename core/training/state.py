@@ -1,4 +1,4 @@
-"""What a training run writes down to be continued, and how it is taken up again."""
+"""The saved state of a training run, and how a run continues from it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STEPS = "train.steps"  # may change where a run is extended
 
 
 class TrainingRun(Protocol):
-    """What a training run must have to be written down and taken up again; `Trainer` is one."""
+    """What a training run must have to be saved and continued; `Trainer` implements it."""
 
     config: TrainConfig
     device: torch.device
@@ -43,7 +43,7 @@ def plain(config: Any) -> dict[str, Any]:
 
 
 def pack(trainer: TrainingRun) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the state of a run as tensors and plain values: a run that takes it up continues bit for bit."""
+    """Return the state of a run as tensors and plain values; a run restored from it continues bit for bit."""
     tensors = {f"model.{k}": v for k, v in trainer.model.state_dict().items()}
     tensors |= {f"ema.{k}": v for k, v in trainer.ema.state_dict().items()}
     for name, p in trainer.model.named_parameters():
@@ -73,15 +73,15 @@ def unpack(
     path: str | Path,
     extend: bool = False,
 ) -> None:
-    """Put a state into a run that was built with the same settings; `path` names it in errors.
+    """Restore a state into a run that was built with the same settings; `path` names it in errors.
 
-    With `extend` the run may have another number of steps, which is then noted in `trainer.extended`.
+    With `extend` the run may have another number of steps, which is then recorded in `trainer.extended`.
 
     Raises
     ------
     CheckpointError
-        For a state of other settings or data (naming those that differ), of another kind of device, or without one of
-        its parts; the run is then not to be used.
+        If the state has other settings or data (naming those that differ), comes from another kind of device, or lacks
+        a part; the run must not be used afterwards.
     """
     version = header.get("training_state")
     if version is None:

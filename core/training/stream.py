@@ -1,4 +1,4 @@
-"""The training data on the device that trains, as an endless stream that can be continued where it was left."""
+"""The training data on the training device, as an endless stream that can be continued from a saved position."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PuzzleStream:
     inputs, labels
         Training puzzles and solutions (P, S), integer tokens; they are kept on the device.
     augment
-        Draws a random symmetry a row: `(inputs, labels, generator) -> (inputs, labels)`, tensors on the device.
+        Draws a random symmetry per row: `(inputs, labels, generator) -> (inputs, labels)`, tensors on the device.
     seed
         Of order and symmetries.
     device
@@ -36,8 +36,7 @@ class PuzzleStream:
 
     Notes
     -----
-    Which rows come next depends on the number of rows offered alone, so that drawing them needs no answer from the
-    device: nothing waits.
+    The next rows depend only on the number of rows drawn so far, so that drawing never has to wait for the device.
     """
 
     def __init__(
@@ -80,12 +79,12 @@ class PuzzleStream:
         return {"order": self.order, "generator": self.generator.get_state()}, {"position": self.position}
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Go on where a state was taken.
+        """Continue from a saved state.
 
         Raises
         ------
         KeyError, TypeError, ValueError, RuntimeError
-            For a state that is none of this stream.
+            If the state does not belong to this stream.
         """
         order, position = tensors["order"], int(values["position"])
         if order.shape != self.order.shape or not 0 <= position <= len(order):

@@ -1,4 +1,4 @@
-"""Ensembles, attractors, basins, alignment and modes of any system that keeps the protocol.
+"""Ensembles, attractors, basins, alignment and modes of any system that implements the protocol.
 
 What other packages add by entry points of the group eqrlab.analyses can be called here, too.
 """

@@ -1,1 +1,1 @@
-"""Ensembles: many runs of many puzzles, what became of each, and going on with them."""
+"""Ensembles: many runs of many puzzles, their fates, and how they are continued."""

@@ -1,4 +1,4 @@
-"""Arguments that all analyses share, checked and brought into form: tokens, and the amplitude of the noise."""
+"""Arguments that all analyses share, checked and converted: tokens, identifiers, and the amplitude of the noise."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from eqrlab.core import System
 
 
 def with_noise(system: System, noise: float | None) -> tuple[System, float]:
-    """Return the system with the noise amplitude asked for (None: its own), and that amplitude.
+    """Return the system with the requested noise amplitude (None: its own), and that amplitude.
 
     Raises
     ------
     ValueError
-        For what is no system, a negative amplitude, or a system that has no `with_noise` where another amplitude than
-        its own is wanted.
+        If the object is not a system, the amplitude is negative, or another amplitude than the system's own is
+        requested and it has no `with_noise`.
     """
     require_system(system)
     own = float(getattr(system, "noise_scale", 0.0))
@@ -34,14 +34,14 @@ def with_noise(system: System, noise: float | None) -> tuple[System, float]:
 
 
 def require_integers(least: int = 1, **values: float) -> None:
-    """Raise ValueError, naming the argument, for the first value that is no integer of at least so much."""
+    """Raise ValueError, naming the argument, for the first value that is not an integer >= `least`."""
     for name, value in values.items():
         if int(value) != value or value < least:
             raise ValueError(f"{name} must be an integer >= {least}, got {value}")
 
 
 def identifiers_of(values: Tensor | np.ndarray | None, puzzles: int) -> Tensor | None:
-    """Return the identifiers of so many puzzles, (P,) int64 on the CPU; None stays.
+    """Return the identifiers of P puzzles, (P,) int64 on the CPU; None is returned as it is.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def identifiers_of(values: Tensor | np.ndarray | None, puzzles: int) -> Tensor |
 
 
 def identifier_variable(identifiers: Tensor | None) -> dict[str, schema.Variable]:
-    """Return the variable that results keep identifiers (P,) in; nothing where there are none."""
+    """Return the variable in which results store identifiers (P,); empty without identifiers."""
     if identifiers is None:
         return {}
     return {
@@ -70,7 +70,7 @@ def identifier_variable(identifiers: Tensor | None) -> dict[str, schema.Variable
 
 
 def identifiers_in(ensemble: xr.Dataset) -> Tensor | None:
-    """Return the identifiers (P,) of the puzzles of an ensemble; None where they have none."""
+    """Return the identifiers (P,) of the puzzles of an ensemble, or None."""
     return torch.as_tensor(ensemble.identifier.values).long() if "identifier" in ensemble else None
 
 
@@ -82,7 +82,7 @@ def require_same_puzzles(
     Raises
     ------
     ValueError
-        For other puzzles, or other identifiers where some are given.
+        If the puzzles differ, or identifiers are given that differ.
     """
     stored = identifiers_in(ensemble)
     if not np.array_equal(ensemble.inputs.values, tokens.numpy()):

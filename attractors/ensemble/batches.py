@@ -1,4 +1,4 @@
-"""Running many rows in batches: side by side on a CPU, with progress, stopped together."""
+"""Running many rows in batches: in parallel on a CPU, with a progress bar, and stopped together."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Records = dict[str, np.ndarray]
 
 
 def batch_of(recipe: Recipe, rows: int, asked: int | None) -> int:
-    """Return the rows to run at once: as many as were asked for, or as suits the size of a state.
+    """Return the number of rows to run at once: as requested, or chosen from the size of a state.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def automatic_batch(recipe: Recipe, rows: int) -> int:
 
 
 class RowSteps:
-    """Count the row-steps of batches that run side by side, show them, and stop those batches together.
+    """Count and show the row-steps of batches that run in parallel, and stop those batches together.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class RowSteps:
         self._bar.close()
 
     def stop(self) -> None:
-        """Let batches under way end at their next step."""
+        """Make running batches end at their next step."""
         self._stopped.set()
 
 
@@ -130,21 +130,21 @@ def run_in_batches(
 
 
 class Batches:
-    """Run batches of rows of a recipe; one that does not fit in memory is halved, and so are those after it.
+    """Run batches of rows of a recipe; a batch that does not fit in memory is halved, and so are all later ones.
 
     Attributes
     ----------
     most
-        Rows at once that memory has allowed so far, None: as many as were asked for.
+        Largest number of rows that memory has allowed so far, None: no limit seen.
 
     Raises
     ------
     MemoryError, RuntimeError
-        When not even a single row fits, as it came.
+        The original error, if not even a single row fits.
 
     Notes
     -----
-    Halving changes results by rounding only: each row is a computation of its own.
+    Halving changes results only by rounding, since rows are computed independently.
     """
 
     def __init__(self, recipe: Recipe, tick: Callable[[int], None]):
@@ -181,7 +181,7 @@ class Batches:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error means that memory ran out; but on CUDA PyTorch tells so in the text of a RuntimeError."""
+    """Return whether an error means out of memory; except on CUDA, PyTorch says so only in a RuntimeError's text."""
     if type(error) is RuntimeError:
         return any(said in str(error) for said in ("DefaultCPUAllocator", "MPS backend out of memory"))
     return isinstance(error, (MemoryError, torch.OutOfMemoryError))
@@ -190,7 +190,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def bounded_map(
     pool: ThreadPoolExecutor, ahead: int, function: Callable[[Any], Any], items: Iterable[Any]
 ) -> Iterator[Any]:
-    """Yield the results in order, as `pool.map`, but at most `ahead` items are begun before their turn."""
+    """Yield the results in order, like `pool.map`, but start at most `ahead` items in advance."""
     waiting: deque = deque()
     for item in items:
         waiting.append(pool.submit(function, item))
@@ -202,11 +202,11 @@ def bounded_map(
 
 @contextmanager
 def one_thread_a_batch(device: torch.device, batches: int) -> Iterator[Callable]:
-    """Give a `map` that runs batches side by side on a CPU, each on one thread.
+    """Yield a `map` that runs batches in parallel on a CPU, each on one thread.
 
     Notes
     -----
-    The matrices of a small model are too small to be split over threads: waiting for one another costs more than it
+    The matrices of a small model are too small to be split over threads: synchronising the threads costs more than it
     saves, and far more on a busy machine.  On a GPU, or with a single batch or thread, it is the ordinary `map`.
     """
     threads = torch.get_num_threads()

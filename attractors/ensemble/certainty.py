@@ -1,4 +1,4 @@
-"""How sure a system is of its answers, from the logits alone: entropy and margin of the cells that count."""
+"""How sure a system is of its answers, from the logits: entropy and margin of the cells that count."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def certainty(logits: Tensor, counted: Tensor | None = None) -> tuple[Tensor, Te
     entropy
         Mean over the cells that count of the entropy of the cell's distribution, in nats: 0 where all are sure.
     margin
-        Least over them of the largest logit minus the second largest: the change of the logits, at most half of it in
-        either, that no answer survives.  Infinite with a single token.
+        The smallest difference between the largest and the second largest logit of a cell.  The answer cannot change
+        unless some logit changes by half of it.  Infinite with a single token.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def certainty(logits: Tensor, counted: Tensor | None = None) -> tuple[Tensor, Te
 
     Notes
     -----
-    NaN for a row of which no cell counts.  The margin is the gamma of the bound ||R|| < (1 - L) gamma / G under which
+    NaN for a row in which no cell counts.  The margin is the gamma of the bound ||R|| < (1 - L) gamma / G under which
     a small residual certifies an answer.
 
     References

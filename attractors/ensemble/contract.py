@@ -1,4 +1,4 @@
-"""What a system promises to its callers, checked once on a few rows before anything relies on it."""
+"""The rules that a system must obey, checked once on a few rows before an analysis relies on them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PUZZLES, _ROWS = 2, 4  # that are looked at
 
 
 def require_system(system: Any) -> None:
-    """Refuse what cannot be a system, and say how to make one of it.
+    """Refuse an object that cannot be a system, and say how to make one from it.
 
     Raises
     ------
@@ -47,12 +47,12 @@ def require_system(system: Any) -> None:
 
 
 def require_state(z: Any, source: str) -> Tensor:
-    """Return z where it is a batch of states (n, ...), real and floating.
+    """Return z if it is a batch of states (n, ...) of real floating-point numbers.
 
     Parameters
     ----------
     source
-        What gave it, for the sentence: "initial()", "starts".
+        Where z comes from, for the message: "initial()", "starts".
 
     Raises
     ------
@@ -105,7 +105,7 @@ def check_system(
     noisy: bool,
     place: Place,
 ) -> None:
-    """Make sure that a system keeps its promises on a few of the rows that are about to be run.
+    """Check that a system obeys the rules on a few of the rows that are about to be run.
 
     Parameters
     ----------
@@ -121,9 +121,9 @@ def check_system(
 
     Notes
     -----
-    The restart law draws from its generator only; encode, step and decode give equal results for equal arguments,
-    write into none of them, and treat every row by itself; the state keeps its shape and dtype.  Families of this
-    package keep all that and are not asked.  Cost: two starts and at most five steps of four rows, once.
+    The rules: the restart law draws only from its generator; encode, step and decode return equal results for equal
+    arguments, modify none of them, and treat every row separately; the state keeps its shape and dtype.  Families of
+    this package obey them and are not checked.  Cost: two starts and at most five steps of four rows, once.
     """
     system = copy.copy(system)  # one that counts its calls goes on counting those of the run only
     own = isinstance(initial, Tensor) or initial is None
@@ -153,13 +153,13 @@ def check_system(
 
 
 def is_known(system: System) -> bool:
-    """Say whether a system is of a family of this package, whose promises its own tests hold."""
+    """Return whether a system belongs to a family of this package, which the test suite checks."""
     return type(system) in built_in().values()
 
 
 @torch.no_grad()
 def check_rows(system: System, x: Any, z: Tensor) -> None:
-    """Make sure that step and decode keep their promises at these states (n, ...), with their contexts.
+    """Check that step and decode obey the rules at these states (n, ...), with their contexts.
 
     Raises
     ------
@@ -199,7 +199,7 @@ def _encoded(system: System, tokens: Tensor, identifiers: Tensor | None) -> Any:
 
 
 def _started(law: Law, x: Any, places: Sequence[tuple[int, int, int]]) -> Tensor:
-    """Return the starts of some (puzzle, restart, key), drawn twice to see that the generator decides."""
+    """Return the starts of some (puzzle, restart, key), drawn twice to check that the generator decides."""
     draw = lambda p, r, key: draw_start(law, take_rows(x, slice(p, p + 1)), restart_generator(key, r))
     z, again = (torch.cat([draw(*place) for place in places]) for _ in range(2))
     if not torch.equal(z.nan_to_num(), again.nan_to_num()):
@@ -211,7 +211,7 @@ def _started(law: Law, x: Any, places: Sequence[tuple[int, int, int]]) -> Tensor
 
 
 def _check_step(system: System, x: Any, z: Tensor, keys: Tensor | None) -> Tensor:
-    """Return the states after a step of z (n, ...), once the step has kept its promises there."""
+    """Return the states after a step of z (n, ...), after checking the rules there."""
     name = "step()" if keys is None else "step() with noise"
 
     def stepped(rows: Tensor) -> Tensor:
@@ -250,7 +250,7 @@ def _check_step(system: System, x: Any, z: Tensor, keys: Tensor | None) -> Tenso
 
 
 def _in_precision(system: System, z: Tensor, x: Any, noise: Any) -> Any:
-    """Apply a step; where it fails for the precision of its state only, say so."""
+    """Apply a step; if it fails only because of the precision of its state, say so."""
     try:
         return system.step(z, x) if noise is None else system.step(z, x, noise)
     except (RuntimeError, TypeError) as error:
@@ -313,7 +313,7 @@ def _check_decode(system: System, x: Any, z: Tensor) -> None:
 
 
 def _other_company(every: Tensor) -> Tensor:
-    """Return rows in which the first comes last and meets other neighbours than before."""
+    """Return the rows in an order in which the first comes last and has other neighbours."""
     return torch.cat((every[-1:].expand(len(every)), every[:1]))
 
 
@@ -322,7 +322,7 @@ def _leaves(x: Any) -> list[Tensor]:
 
 
 def _close(first: list[Tensor], second: list[Tensor], epsilons: float | None) -> bool:
-    """Say whether tensors agree row by row, to so many epsilons (None: half of the digits)."""
+    """Return whether tensors agree row by row, to this many epsilons (None: half of the digits)."""
     if [leaf.shape for leaf in first] != [leaf.shape for leaf in second]:
         return False
     for a, b in zip(first, second, strict=True):
@@ -363,19 +363,19 @@ def _dtype(z: Tensor) -> str:
 
 
 def law_name(initial: Tensor | Law | None) -> str:
-    """Return what an ensemble records of how its starts were drawn."""
+    """Return the name under which an ensemble records how its starts were drawn."""
     if isinstance(initial, Tensor):
         return GIVEN
     return OWN if initial is None else getattr(initial, "__name__", "callable")
 
 
 def require_law(ensemble: xr.Dataset, initial: Tensor | Law | None) -> None:
-    """Refuse to draw runs of an ensemble again by another law than its own.
+    """Refuse to draw runs of an ensemble again from another restart law than its own.
 
     Raises
     ------
     ValueError
-        When the law differs by its name.
+        If the name of the law differs.
     """
     recorded = str(ensemble.attrs.get("initial_law", law_name(None)))
     if recorded != law_name(initial):
@@ -385,5 +385,5 @@ def require_law(ensemble: xr.Dataset, initial: Tensor | Law | None) -> None:
 
 
 def as_starts(initial: Any) -> Any:
-    """Return given starts as a tensor where they come as an array; laws and None stay."""
+    """Return starts given as an array as a tensor; laws and None are returned as they are."""
     return torch.as_tensor(initial) if isinstance(initial, np.ndarray) else initial

@@ -1,4 +1,4 @@
-"""Ensembles whose puzzles have unequal numbers of restarts: a puzzle is not drawn from once its verdict stands."""
+"""Ensembles whose puzzles have unequal numbers of restarts: no more are drawn once the mode of a puzzle is decided."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import xarray as xr
 
 
 def drawn_of(ensemble: xr.Dataset) -> np.ndarray:
-    """Return which restarts were drawn, (puzzle, restart) bool; a puzzle's are its first ones."""
+    """Return which restarts were drawn, (puzzle, restart) bool; for each puzzle they are the first ones."""
     if "drawn" in ensemble:
         return ensemble.drawn.values.astype(bool)
     return np.ones((ensemble.sizes["puzzle"], ensemble.sizes["restart"]), bool)
 
 
 def in_waves(ensemble: xr.Dataset) -> bool:
-    """Say whether the number of restarts hung on what they showed, so that intervals must hold however one stops."""
+    """Return whether the number of restarts depended on their results, so that intervals must allow for stopping."""
     return "waves" in ensemble.attrs
 
 
@@ -23,8 +23,8 @@ def common_restarts(ensemble: xr.Dataset) -> xr.Dataset:
 
     Notes
     -----
-    What pools runs over puzzles must look at equally many of each: puzzles that are hard to decide have more.  The
-    first wave was drawn whatever it showed, so that nothing is chosen by its outcome.
+    Statistics that pool runs over puzzles need equally many runs of each, since puzzles that are hard to decide have
+    more.  The first wave was drawn unconditionally, so that no run in it was selected by its outcome.
     """
     if "drawn" not in ensemble:
         return ensemble
@@ -33,7 +33,7 @@ def common_restarts(ensemble: xr.Dataset) -> xr.Dataset:
 
 
 def require_equal(ensemble: xr.Dataset, what: str) -> None:
-    """Raise ValueError where puzzles have unequal numbers of restarts and `what` needs equal ones."""
+    """Raise ValueError if puzzles have unequal numbers of restarts and `what` needs equal ones."""
     if not drawn_of(ensemble).all():
         raise ValueError(
             f"{what} needs equally many restarts of every puzzle, and this ensemble was sampled in waves: "

@@ -1,4 +1,4 @@
-"""Trajectories of a batch of rows: states, noise-free residuals, answers, and what is recorded of them."""
+"""Trajectories of a batch of rows: states, noise-free residuals, answers, and the records made of them."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Iteration:
         return Moment(self.taken, z, residual, update, size)
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows (m,) alone."""
+        """Continue with these rows (m,) only."""
         self.z, self.x = self.z[rows], take_rows(self.x, rows)
         self.precise_x = take_rows(self.precise_x, rows) if self.half else self.x
         self.keys = None if self.keys is None else self.keys[rows]
@@ -140,7 +140,7 @@ class Sketch:
 def starts(
     recipe: Recipe, x: Any, puzzles: np.ndarray, restarts: np.ndarray, keys: Mapping[int, int]
 ) -> Tensor:
-    """Return the starts (n, *state_shape) of rows (puzzle, restart), each drawn from a generator of its own."""
+    """Return the starts (n, *state_shape) of rows (puzzle, restart), each drawn from its own generator."""
     if isinstance(recipe.initial, Tensor):
         z = require_state(recipe.initial[torch.as_tensor(puzzles), torch.as_tensor(restarts)], "initial")
     else:
@@ -159,13 +159,13 @@ def starts(
 
 
 def _counted(recipe: Recipe, puzzles: np.ndarray) -> Tensor | None:
-    """Return which cells of the answers of rows count, (n, S) bool; None: all, where there are no labels."""
+    """Return which cells of the answers of rows count, (n, S) bool; None, without labels: all."""
     labels = recipe.judge.labels
     return None if labels is None else torch.as_tensor(counts(labels[puzzles]), device=recipe.place.device)
 
 
 class Observer:
-    """Reads from the states of rows, of these puzzles (n,), what is recorded of them."""
+    """Computes the records of the states of rows, which belong to these puzzles (n,)."""
 
     def __init__(self, recipe: Recipe, puzzles: np.ndarray, z: Tensor):
         self.recipe, self.keep = recipe, recipe.keep
@@ -181,7 +181,7 @@ class Observer:
         self.logits: Tensor | None = None
 
     def __call__(self, moment: Moment, x: Any) -> dict[str, Tensor]:
-        """Return what there is to record of rows (m, ...) with their contexts, by name, row axis first."""
+        """Return the records of rows (m, ...) with their contexts, by name, row axis first."""
         z = moment.z
         seen = {"residual": moment.residual, "update": moment.update, "norm": moment.norm}
         seen["answer"] = self.recipe.system.decode(z, x)
@@ -207,7 +207,7 @@ class Observer:
         return seen
 
     def go_on(self, rows: Tensor) -> None:
-        """Go on with these rows (m,) alone."""
+        """Continue with these rows (m,) only."""
         self.logits = None if self.logits is None else self.logits[rows]
         self.counted = None if self.counted is None else self.counted[rows]
 
@@ -215,7 +215,7 @@ class Observer:
 @torch.no_grad()
 @weights_held()
 def run_rows(recipe: Recipe, rows: np.ndarray, tick: Callable[[int], None]) -> dict[str, np.ndarray]:
-    """Run rows (flat index puzzle * restarts + restart) and return what was recorded, row axis first."""
+    """Run rows (flat index puzzle * restarts + restart) and return their records, row axis first."""
     puzzles, restarts = np.divmod(rows, recipe.restarts)
     # Contexts are encoded once for each puzzle of the batch, then copied to its rows.
     present, place = np.unique(puzzles, return_inverse=True)

@@ -1,4 +1,4 @@
-"""What is right: answers judged by labels or an oracle, and followed over the steps of a run."""
+"""Correctness: answers are judged by labels or an oracle, and followed over the steps of a run."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ Oracle = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Judge:
-    """Says which answers are right: by an oracle where there is one, else by labels, else nobody knows.
+    """Decides which answers are right: by an oracle if there is one, else by labels, else correctness is unknown.
 
     Attributes
     ----------
     labels
-        Solutions (P, L), one row a puzzle; cells with label 0 do not count, -1 is a token 0 that does.
+        Solutions (P, L), one row per puzzle; cells with label 0 do not count; -1 stands for token 0 in a cell
+        that does.
     oracle
         `(inputs, answers) -> (n,) bool`, both (n, L).
     """
@@ -38,23 +39,23 @@ class Judge:
 
     @property
     def name(self) -> str:
-        """What a result says about how it was judged: the oracle's name, "labels" or "none"."""
+        """How results record the way answers were judged: the oracle's name, "labels" or "none"."""
         if self.oracle is None:
             return "none" if self.labels is None else "labels"
         return str(getattr(self.oracle, "name", getattr(self.oracle, "__name__", "callable")))
 
     @classmethod
     def of_ensemble(cls, ensemble: xr.Dataset) -> Judge:
-        """Return the judge of an ensemble's puzzles as far as it is stored: its labels, where they decided."""
+        """Return the judge of an ensemble's puzzles as far as it is stored: its labels, if they decided."""
         decided = "labels" in ensemble and ensemble.attrs.get("oracle") == "labels"
         return cls(ensemble.labels.values if decided else None)
 
     @functools.cached_property
     def counted(self) -> np.ndarray | None:
-        """The cells (P, L) by which answers are told apart, None: all of them.
+        """The cells (P, L) by which answers are compared, None: all of them.
 
-        Where labels decide, cells without one take no part: answers that differ only there mean the same.  Of a puzzle
-        without any label all cells count, and an oracle looks at all of them.
+        If labels decide, cells without a label are ignored: answers that differ only there mean the same.  All cells
+        count in a puzzle without any label, and for an oracle.
         """
         if self.oracle is not None or self.labels is None:
             return None
@@ -63,12 +64,12 @@ class Judge:
         return None if counted.all() else counted
 
     def codes(self, answer: np.ndarray) -> np.ndarray:
-        """Return a number (n,) for each answer (n, L), rows as those of the labels: equal where they mean the same.
+        """Return a number (n,) for each answer (n, L), in the order of the labels: equal if answers mean the same.
 
         Raises
         ------
         ValueError
-            For answers that are no rows of integer tokens, or have another length than the labels.
+            If answers are not rows of integer tokens, or differ in length from the labels.
         """
         counted = self.counted
         if counted is not None and answer.shape[1:] != counted.shape[1:]:
@@ -76,7 +77,7 @@ class Judge:
         return answer_codes(answer, counted)
 
     def of(self, puzzles: Any) -> Judge:
-        """Return the judge of some puzzles, by their places (n,): its labels are theirs."""
+        """Return the judge of some puzzles, given by their positions (n,), with their labels."""
         return self if self.labels is None else replace(self, labels=self.labels[puzzles])
 
     def __call__(self, inputs: np.ndarray, answer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -112,19 +113,19 @@ class Judge:
 
 @functools.cache
 def _hash_factors(length: int) -> np.ndarray:
-    """Return fixed odd 64-bit factors (length,): their products with the tokens, summed, tell answers apart."""
+    """Return fixed odd 64-bit factors (length,) whose products with the tokens are summed to a hash of an answer."""
     return np.random.default_rng(7).integers(1, 2**63, size=length, dtype=np.uint64) | np.uint64(1)
 
 
 def answer_codes(answer: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
-    """Return a number (n,) for each answer (n, L): equal for equal answers, else different but by accident.
+    """Return a hash (n,) of each answer (n, L): equal for equal answers, and different otherwise except by accident.
 
-    With `counted`, bool (n, L), the other cells take no part.
+    With `counted`, bool (n, L), the other cells are ignored.
 
     Raises
     ------
     ValueError
-        For answers that are no rows of integer tokens.
+        If answers are not rows of integer tokens.
     """
     if answer.ndim != 2 or answer.dtype.kind not in "iub":
         raise ValueError(f"decode must return integer tokens (n, L), got {answer.shape} of {answer.dtype}")
@@ -149,7 +150,7 @@ class Answers:
         self.unchanged = np.zeros(len(inputs), int)
 
     def see(self, answers: Tensor) -> None:
-        """Take in the answers (n, L) of the next step."""
+        """Record the answers (n, L) of the next step."""
         answer = answers.cpu().numpy()
         if len(answer) != len(self.inputs):
             raise ValueError(
@@ -169,7 +170,7 @@ class Answers:
         self.answer = answer
 
     def recorded(self) -> dict[str, np.ndarray]:
-        """Return what was seen, row axis first."""
+        """Return the records, row axis first."""
         return {
             "code": np.stack(self.codes, 1),
             "correct": np.stack(self.correct, 1),

@@ -1,4 +1,4 @@
-"""Options that many analyses share, each described once; a name that is unknown raises TypeError."""
+"""Options that many analyses share, each described once; an unknown name raises TypeError."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Bundle = TypeVar("Bundle")
 
 
 class DrawOptions(TypedDict, total=False):
-    """Options of everything that draws runs of puzzles and judges them; described at `sample`."""
+    """Options of functions that draw runs of puzzles and judge them; described at `sample`."""
 
     labels: Tensor | np.ndarray | None
     identifiers: Tensor | np.ndarray | None
@@ -32,7 +32,7 @@ class DrawOptions(TypedDict, total=False):
 
 
 class RunOptions(DrawOptions, total=False):
-    """Options of everything that runs restarts of puzzles; described at `sample`, whose defaults they have."""
+    """Options of functions that run restarts of puzzles; described at `sample`, with the same defaults."""
 
     restarts: int
     depth: int
@@ -45,12 +45,13 @@ class RunOptions(DrawOptions, total=False):
 
 
 class WorkOptions(TypedDict, total=False):
-    """Options of everything that takes long.
+    """Options of functions that may take long.
+
 
     batch_size
-        Rows worked on at once; None chooses from the size of a state.  Results depend on it by rounding only.
+        Rows computed at once; None chooses from the size of a state.  Results depend on it only by rounding.
     progress
-        True shows a bar on a terminal; where a function says so, a callable gets (done, all).
+        True shows a bar on a terminal; if a function says so, a callable receives (done, all).
     """
 
     batch_size: int | None
@@ -58,10 +59,10 @@ class WorkOptions(TypedDict, total=False):
 
 
 class AnalysisOptions(DrawOptions, WorkOptions, total=False):
-    """Options of analyses that run puzzles themselves and decide how often and from where.
+    """Options of analyses that choose the number of runs and their starts themselves.
 
     depth
-        Most outer steps of a run, 64 unless given.
+        Largest number of outer steps of a run; default 64.
     """
 
     depth: int
@@ -71,13 +72,13 @@ class StateOptions(WorkOptions, total=False):
     """Options of analyses of given states, besides those of `WorkOptions`.
 
     seed
-        Of random directions and first vectors; 0 unless given.
+        Seed of random directions and first vectors; default 0.
     dtype
         Precision, float32 or float64; None keeps that of the states, but raises half precision to float32.
     device
         Where to compute; None leaves it to the system.
     identifiers
-        Of the puzzles, (P,); None: those of the ensemble that the states are from, or none.
+        Identifiers of the puzzles, (P,); None: those of the ensemble from which the states come, or none.
     """
 
     seed: int
@@ -90,8 +91,8 @@ class AnswerOptions(StateOptions, total=False):
     """Options of analyses of given states that compare answers, besides those of `StateOptions`.
 
     labels
-        Of the puzzles, (P, L): answers that differ only where the label is 0 are one.  None: those by which the
-        ensemble that the states are from was judged, or none.
+        Labels of the puzzles, (P, L): answers that differ only where the label is 0 count as equal.  None: the labels
+        by which the ensemble of the states was judged, or none.
     """
 
     labels: Tensor | np.ndarray | None
@@ -143,7 +144,7 @@ def computing(options: Mapping[str, Any], function: str, bundle: type = StateOpt
 
 
 def check_options(options: Mapping[str, object], bundle: type, function: str) -> None:
-    """Raise TypeError for the first option that is none of a bundle."""
+    """Raise TypeError for the first option that does not belong to a bundle."""
     refuse_unknown(options, list(bundle.__annotations__), function)
 
 

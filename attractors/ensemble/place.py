@@ -1,4 +1,4 @@
-"""Where and in which precision a system is worked on: the one place where systems and contexts are moved."""
+"""Device and precision of a computation: the one place where systems and contexts are moved."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Place:
         device: str | torch.device | None = None,
         dtype: torch.dtype | str | None = None,
     ) -> Place:
-        """Return the place asked for; a device of None is that of the system, else the processor.
+        """Return the requested place; a device of None means that of the system, else the processor.
 
         Raises
         ------
         ValueError
-            For a name that is no floating dtype, and for float64 on a device that has none (mps).
+            If the name is not a floating dtype, or for float64 on a device without it (mps).
         """
         where = torch.device(device if device is not None else getattr(system, "device", "cpu"))
         _require_precision(where, dtype_of(dtype))
@@ -73,12 +73,12 @@ def _require_precision(device: torch.device, dtype: Any) -> None:
 
 
 def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    """Return a floating dtype from its name; None stays.
+    """Return a floating dtype from its name; None is returned as it is.
 
     Raises
     ------
     ValueError
-        For a name that is no floating dtype.
+        If the name is not a floating dtype.
     """
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):

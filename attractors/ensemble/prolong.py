@@ -1,4 +1,4 @@
-"""More depth for runs that were not finished: an ensemble continued in doublings, halting off."""
+"""More depth for unfinished runs: an ensemble is continued in doublings, with halting off."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def prolong(
     device: str | torch.device | None = None,
     **options: Unpack[WorkOptions],
 ) -> xr.Dataset:
-    """Continue the runs of an ensemble to D, 2 D, 4 D, ... outer steps, and say what became of them at each depth.
+    """Continue the runs of an ensemble to D, 2 D, 4 D, ... outer steps, and return their fates at each depth.
 
     Parameters
     ----------
@@ -52,11 +52,11 @@ def prolong(
     depth
         Deepest depth; the largest doubling of D up to it is the last.
     which
-        Runs that go on at each doubling, by their fate so far: "unfinished"; "unsettled": all that neither settled nor
-        were lost; "all": needed to see reversions and late collapse.  The others keep the fate, residual and answer
-        they had.
+        Runs that continue at each doubling, by their fate so far: "unfinished"; "unsettled": all that have neither
+        settled nor diverged nor become nonfinite; "all", which is needed to see reversions and late collapse.  The
+        other runs keep their fate, residual and answer.
     budget
-        Most outer steps of all runs together; a doubling that would exceed it is not begun.
+        Largest number of outer steps of all runs together; a doubling that would exceed it is not begun.
     oracle
         The ensemble's, when correctness was decided by one; labels are taken from the ensemble.
     device, **options
@@ -77,13 +77,14 @@ def prolong(
 
     Notes
     -----
-    Noise, seed and precision are the ensemble's; noise goes on where it stopped, so that a continued run is the run
-    that `sample` gives at that depth.  Fates are judged on the new half of each run.  Cost: the outer steps added, at
-    most depth - D a run.  The solved band of each depth is that of all runs, continued or not.
+    Noise, seed and precision are those of the ensemble.  The noise sequence continues where it stopped, so that
+    a continued run equals the run that `sample` gives at that depth.  Fates are judged on the new half of each
+    run.  The solved band of each depth is that of all runs, continued or not.  Cost: the added outer steps, at
+    most depth - D per run.
 
     References
     ----------
-    Equilibrium Reasoners, arXiv 2605.21488, section 5: accuracy goes on rising with depth; for some checkpoints it
+    Equilibrium Reasoners, arXiv 2605.21488, section 5: accuracy keeps rising with depth; for some checkpoints it
     falls again.
 
     Examples

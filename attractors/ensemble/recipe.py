@@ -1,4 +1,4 @@
-"""What to run and what to record of it, as plain values: the starting point of everything that iterates."""
+"""What to run and what to record, as plain values: the input of every function that iterates the map."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ TRACE = 8  # numbers of a sketch that are followed through all steps, to find pe
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A run of many restarts of some puzzles: what, from where, how long, judged how, what is kept.
+    """A run of many restarts of some puzzles: the map, the starts, the depth, the judge, and what is kept.
 
     Attributes
     ----------
     system
-        The map, with the noise asked for, on the device.
+        The map, with the requested noise, on the device.
     inputs
         Puzzles (P, L), int64, on the CPU.
     identifiers
@@ -37,7 +37,7 @@ class Recipe:
     judge
         Decides which answers are right.
     restarts, depth, seed
-        Breadth B, depth D, and the seed that randomness is keyed by.
+        Breadth B, depth D, and the seed by which random numbers are keyed.
     noise
         Amplitude in every level call, 0: none.
     initial
@@ -49,13 +49,13 @@ class Recipe:
     place
         Device and dtype.
     first_restart
-        Number of the first restart; randomness is keyed by it, given starts are taken from 0.
+        Number of the first restart, by which random numbers are keyed; starts given as a tensor are counted from 0.
     before
-        Outer steps that led to given starts, 0 unless runs are continued.
+        Outer steps taken before the given starts; 0 unless runs are continued.
     residuals
-        "all" steps, or "sparse": at which of them a residual is measured that costs an evaluation.
+        "all" steps, or "sparse": the steps at which a residual that needs its own evaluation is measured.
     retire
-        Rows at rest leave their batch; what they had last stands for all later steps.
+        Whether rows at rest leave their batch; their last values are repeated for all later steps.
     """
 
     system: System

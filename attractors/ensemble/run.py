@@ -1,4 +1,4 @@
-"""Run: many restarts of some puzzles, described once; what is asked of the ensemble afterwards starts from it."""
+"""Run: many restarts of some puzzles, described once; later analyses of the ensemble start from it."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ from eqrlab.core import System
 class Run(Recipe):
     """Many restarts of some puzzles: a system, its inputs, and everything the result depends on.
 
-    `Run.of` checks the arguments of `sample`; `Run.of_ensemble` finds those an ensemble was sampled with, so that a
-    later analysis uses the same ones without being given them again.
+    `Run.of` checks the arguments of `sample`.  `Run.of_ensemble` recovers the arguments with which an ensemble was
+    sampled, so that a later analysis uses the same ones without being given them again.
 
     Examples
     --------
@@ -59,7 +59,7 @@ class Run(Recipe):
 
     @classmethod
     def of(cls, system: System, inputs: Tensor | np.ndarray, **options: Unpack[RunOptions]) -> Self:
-        """Return the run that `sample` makes of these arguments.
+        """Return the run that `sample` would do with these arguments.
 
         Raises
         ------
@@ -126,28 +126,28 @@ class Run(Recipe):
         initial: Law | None = None,
         device: str | torch.device | None = None,
     ) -> Self:
-        """Return the run that an ensemble was sampled by.
+        """Return the run with which an ensemble was sampled.
 
-        Parameters
-        ----------
-        system
-            The one that was sampled.
-        ensemble
-            From `sample`, or read from an archive.
-        inputs
-            Its puzzles, to be compared with those of the ensemble; None takes these.
+            Parameters
+            ----------
+            system
+                The one that was sampled.
+            ensemble
+                From `sample`, or read from an archive.
+            inputs
+                Its puzzles, to be compared with those of the ensemble; None takes the latter.
         identifiers
             Likewise.
         oracle, initial
-            Needed where the ensemble was judged by an oracle, or drawn by a law that is neither the system's own nor
-            a method of it; a name recorded with the ensemble must be theirs.
+            Required if the ensemble was judged by an oracle, or drawn from a law that is neither the system's own nor a
+            method of it; their names must agree with those that the ensemble records.
         device
-            Where to go on.
+            Where to compute.
 
-        Raises
-        ------
-        ValueError
-            For another system, other puzzles, another law or another oracle than the ensemble records.
+            Raises
+            ------
+            ValueError
+                For another system, other puzzles, another law or another oracle than the ensemble records.
         """
         tokens = tokens_of(ensemble.inputs.values, "inputs")
         given = tokens if inputs is None else tokens_of(inputs, "inputs")
@@ -188,7 +188,7 @@ class Run(Recipe):
 
 
 def _same_judge(ensemble: xr.Dataset, labels: np.ndarray | None, oracle: Oracle | None) -> Judge:
-    """Return the judge an ensemble was judged by."""
+    """Return the judge that was used for an ensemble."""
     recorded = str(ensemble.attrs.get("oracle", "none"))
     judge = Judge(labels, oracle)
     if oracle is None and recorded not in ("labels", "none") and "correct" in ensemble:
@@ -199,7 +199,7 @@ def _same_judge(ensemble: xr.Dataset, labels: np.ndarray | None, oracle: Oracle 
 
 
 def _same_law(system: System, ensemble: xr.Dataset, initial: Law | None) -> Law | None:
-    """Return the restart law of an ensemble; None is the system's own, or that of starts that were given."""
+    """Return the restart law of an ensemble; None for the system's own, or for starts that were given."""
     recorded = str(ensemble.attrs.get("initial_law", OWN))
     if initial is None and recorded not in (OWN, GIVEN):
         initial = getattr(system, recorded, None)  # such as Reasoner.random_initial

@@ -1,4 +1,4 @@
-"""Rows of a batch that still run: those that have come to rest leave it, and what they had last is carried on."""
+"""The rows of a batch that still run: rows that have come to rest leave it, and their last values are repeated."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ REST = 4.0  # relative residual, in epsilons of the state's dtype, up to which a
 
 
 class Running:
-    """Keeps what every row had last, and retires rows whose state is at rest and whose answer stands.
+    """Keeps the last values of every row, and retires rows whose state is at rest and whose answer is constant.
 
     Attributes
     ----------
     left
         Numbers (m,) of the rows that still run, increasing.
     last
-        What all rows had last, by name, row axis first.
+        Last values of all rows, by name, row axis first.
     retired
-        (n,) outer step since the start after which a row was retired, -1: it runs.
+        (n,) outer step since the start after which a row was retired; -1 if it still runs.
     """
 
     def __init__(self, rows: int, recipe: Recipe, dtype: torch.dtype):
@@ -38,7 +38,7 @@ class Running:
         self._largest = np.zeros(rows)
 
     def take(self, seen: Mapping[str, Tensor]) -> None:
-        """Take in what the rows that run have after a step."""
+        """Record the values of the running rows after a step."""
         if len(self.left) == len(self.retired):
             self.last = dict(seen)
             return
@@ -48,7 +48,7 @@ class Running:
             self.last[name] = whole
 
     def retire(self, unchanged: np.ndarray, step: int) -> Tensor | None:
-        """Retire rows that are at rest after this step; return the places of those that stay, None: all of them.
+        """Retire rows that are at rest after this step; return the positions of those that stay, None: all of them.
 
         Parameters
         ----------
@@ -57,8 +57,8 @@ class Running:
 
         Notes
         -----
-        A state is at rest when a step without noise moves it by rounding only.  With noise no state is: runs that hover
-        in the solved band may leave it, and what they would still show is not known.
+        A state is at rest when a step without noise moves it only by rounding.  With noise no state is at rest:
+        a run that hovers in the solved band may still leave it.
         """
         if self._noisy or not len(self.left):
             return None

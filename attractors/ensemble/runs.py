@@ -1,4 +1,4 @@
-"""What identity and masses need to know of the runs of one puzzle, so that rounds of restarts can be joined."""
+"""The data of the runs of one puzzle from which attractors and masses are found; rounds of restarts can be joined."""
 
 from __future__ import annotations
 
@@ -44,22 +44,23 @@ class Runs:
     place
         Sketch (n, F) of the long-run state.
     answer, code
-        (n, L), and a number (n,) that is equal where answers mean the same, see `Judge.codes`.
+        (n, L), and a number (n,) that is equal if answers mean the same, see `Judge.codes`.
     correct
-        Right at the last step, a periodic run throughout its last period.
+        Whether the answer is right at the last step, for a periodic run throughout its last period.
     state
         Final state (n, d) where kept, else (n, 0).
     exact
         Whether `place` is the sketch of `state`: settled without noise.
     orbit
-        (n, K, G) states of the cycle of a periodic run, or states that a moving one has scattered over its later half;
-        NaN beyond the last.  Without any, a periodic run is known by its place.
+        (n, K, G) states of the cycle of a periodic run, or states of a moving run sampled over its later half; NaN
+        beyond the last.  Without any, a periodic run is represented by its place.
     recurs
-        The scattered states show a set that the run keeps coming back to.
+        Whether the sampled states show a set to which the run keeps coming back.
     steady
-        The answer stays the same throughout the later half.
+        Whether the answer stays the same throughout the later half.
     before, late
-        Median residual over the first half, and whether the run came only in the later half to where it ended.
+        Median residual over the first half, and whether the run reached the region where it ended only in the later
+        half.
     """
 
     restart: np.ndarray
@@ -101,7 +102,7 @@ class Runs:
 
     @property
     def attracted(self) -> np.ndarray:
-        """Which runs ended at an attractor by their fate, (n,) bool: settled, periodic or recurrent."""
+        """Runs that ended at an attractor according to their fate, (n,) bool: settled, periodic or recurrent."""
         return np.isin(self.fate, [CODE[f] for f in ("settled", "periodic", "recurrent")])
 
 
@@ -114,7 +115,7 @@ def join(first: Runs, second: Runs) -> Runs:
 
 
 def widened(orbit: np.ndarray, points: int, coordinates: int) -> np.ndarray:
-    """Return orbits (n, K, G) with room for so many points and coordinates, NaN behind them."""
+    """Return orbits (n, K, G) extended to this many points and coordinates, padded with NaN."""
     if orbit.shape[1:] == (points, coordinates):
         return orbit
     wide = np.full((len(orbit), points, coordinates), np.nan)
@@ -125,8 +126,8 @@ def widened(orbit: np.ndarray, points: int, coordinates: int) -> np.ndarray:
 def state_error(ensemble: xr.Dataset) -> np.ndarray:
     """Estimate how far each long-run state is from its attractor, relative to its scale, (puzzle, restart).
 
-    A settled run is off by what a geometric decay still has to go; a periodic one by how far it comes back from where
-    it was a period before (see `orbits.cycles`); a recurrent or noisy one by its spread.
+    For a settled run it is the distance that a geometric decay still has to go; for a periodic run the distance
+    between states one period apart (see `orbits.cycles`); for a recurrent or noisy run its spread.
     """
     with np.errstate(invalid="ignore"):  # a nonfinite run has an infinite scale
         relative = ensemble.residual.values.astype(float) / ensemble.scale.values[:, :, None]
@@ -158,7 +159,7 @@ def steps_made(ensemble: xr.Dataset) -> np.ndarray:
 
 
 def is_noisy(ensemble: xr.Dataset) -> bool:
-    """Say whether the runs of an ensemble were driven by noise."""
+    """Return whether the runs of an ensemble were driven by noise."""
     return float(ensemble.attrs.get("noise", 0)) > 0
 
 
@@ -195,7 +196,7 @@ def runs_of(ensemble: xr.Dataset) -> list[Runs]:
 
 
 def _codes(ensemble: xr.Dataset) -> np.ndarray:
-    """Return a number of each final answer, (puzzle, restart), equal where they mean the same: in other rounds too."""
+    """Return a number for each final answer, (puzzle, restart), equal if answers mean the same, also across rounds."""
     answer = ensemble.answer.values
     puzzle = np.arange(len(answer)).repeat(answer.shape[1])
     codes = Judge.of_ensemble(ensemble).of(puzzle).codes(answer.reshape(-1, answer.shape[2]))
@@ -203,7 +204,7 @@ def _codes(ensemble: xr.Dataset) -> np.ndarray:
 
 
 def settled_band(ensemble: xr.Dataset) -> float:
-    """Return the relative residual up to which the runs of an ensemble count as settled, as it records."""
+    """Return the relative residual below which the runs of an ensemble count as settled, as recorded in it."""
     return float(json.loads(ensemble.attrs["tolerances"])["settled_below"])
 
 
@@ -219,7 +220,7 @@ def _right_at_the_end(ensemble: xr.Dataset) -> np.ndarray:
 
 
 def _recurs(values: dict[str, np.ndarray]) -> np.ndarray:
-    """Return which runs, (puzzle, restart), go on moving over a set that their scattered states show."""
+    """Return which runs, (puzzle, restart), keep moving over a set that their sampled states show."""
     moving = np.isin(values["fate"], [CODE[f] for f in ("recurrent", "wandering")])
     found = np.zeros(moving.shape, bool)
     for p, r in zip(*np.nonzero(moving), strict=True):
@@ -230,9 +231,9 @@ def _recurs(values: dict[str, np.ndarray]) -> np.ndarray:
 def _arrivals(ensemble: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Return the median residual over the first half, and which runs were elsewhere until the later half.
 
-    A run that settles was elsewhere as long as its residual was half of that median or more: one that decays evenly
-    has fallen below in the first half.  A periodic run was while its residuals did not repeat, one that diverged while
-    they were as before.
+    A settled run counts as elsewhere while its residual is at least half of that median; a run that decays evenly
+    falls below it within the first half.  A periodic run counts as elsewhere while its residuals do not repeat, and a
+    diverged run while its residuals are as before.
     """
     residual, fate = (
         filled(ensemble.residual.values.astype(float), measured_of(ensemble)),

@@ -56,14 +56,14 @@ def sample(
     restarts, depth
         Breadth B and depth D, both >= 1.
     seed
-        Randomness is keyed by (seed, input tokens, identifier if there is one, restart): a restart is the same alone,
-        in company and in any order.
+        Random numbers are keyed by (seed, input tokens, identifier if there is one, restart): a restart gives
+        the same run, up to rounding, alone or with others and in any order.
     noise
         Noise amplitude beta in every level call; None: the system's own test-time noise, 0: none.
     initial
         Starts: a tensor (P, B, *state_shape), a callable `(x, generator) -> z`, or None for the system's restart law.
     batch_size
-        Rows run at once; None chooses it from the size of a state.  Results do not depend on it, to rounding.
+        Rows run at once; None chooses from the size of a state.  Results depend on it only by rounding.
     keep
         "summary" always; "path": a projection of every state, for pictures; "final_state"; "trajectory": all states;
         "logit_delta": change of the logits at every step, for systems with `logits`.
@@ -74,17 +74,14 @@ def sample(
     tolerances
         Thresholds of the fates.
     first_restart
-        Number of the first restart: with it an ensemble is continued, since restart r is the same in any ensemble.
-    residuals
-        "all", or "sparse": where a residual costs an evaluation (with noise, or a state in half precision) it is
-        measured after 1, 2, 4, 8, ... steps and throughout the last quarter of them, at most 16, and NaN elsewhere.
-        Fates are then judged, and settling steps told, by these steps.
-    retire
-        Whether a run without noise is left where it came to rest: its relative residual is at most 4 epsilons and its
-        answer unchanged for a quarter of the depth (at most 16 steps).  What it had last stands for all later steps;
-        `retired_step` tells after which step that was, -1 for runs that went on.
-    progress
-        True shows a bar on a terminal; a callable gets (row-steps done, all).
+        Number of the first restart.  Since restart r is the same in any ensemble, this adds restarts to an
+        ensemble. residuals "all", or "sparse": if a residual needs an evaluation of its own (with noise, or a
+        state in half precision), it is measured only after 1, 2, 4, 8, ... steps and throughout the last
+        quarter of the steps, at most 16, and is NaN elsewhere.  Fates and settling steps are then found from
+        these steps. retire Whether a run without noise stops when it is at rest: its relative residual is at
+        most 4 epsilons and its answer has been unchanged for a quarter of the depth (at most 16 steps).  Its
+        last values are repeated for all later steps; `retired_step` is the step after which it stopped, -1 for
+        runs that continued. progress True shows a bar on a terminal; a callable receives (row-steps done, all).
 
     Returns
     -------
@@ -92,23 +89,24 @@ def sample(
         Over (puzzle, restart, step): `residual` = ||f(z; x) - z||, noise off, over the whole state after `step` steps,
         `relative_residual`, `update`, `correct`, `token_accuracy`, `answer_id` (equal for equal answers of a puzzle),
         `halt_logit` where the system has one; where it has `logits`, `answer_entropy` = mean over the cells that count
-        of the entropy of the cell's distribution (softmax, in nats), and `answer_margin` = least over them of the
-        largest logit minus the second largest.  Over (puzzle, restart): `fate` and its two axes
+        of the entropy of the cell's distribution (softmax, in nats), and `answer_margin` = the smallest difference
+        between the largest and the second largest logit of a cell.  Over (puzzle, restart): `fate` and its two axes
         `state_fate`, `answer_fate` (see `attractors.fate`); `period`, `answer_settled`, `settling_step`, `spread`,
-        `answer` (token), `sketch` (feature).  What was asked to be kept: `sketch_path`, `final_state`, `trajectory`.
-        `inputs`, `labels`.
+        `answer` (token), `sketch` (feature).  On request (`keep`): `sketch_path`, `final_state`, `trajectory`.  Also
+        `inputs` and `labels`.
 
     Raises
     ------
     ValueError
-        For arguments of the wrong shape, type or range, naming the argument; and for a system that breaks a promise
-        (see `contract.check_system`), naming the promise and how to mend it.
+        For arguments of the wrong shape, type or range, naming the argument; and for a system that breaks a rule
+        (see `contract.check_system`), naming the rule and the remedy.
 
     Notes
     -----
     P * B * (D + 1) evaluations without noise, fewer where runs are retired; P * B * 2 D with noise (with sparse
-    residuals at depth 40: 1.4 D).  Memory: the batches under way, and while the ensemble is made about 60 bytes for
-    each (puzzle, restart, step) and 4 kB for each (puzzle, restart); `export` needs no more for more restarts.
+    residuals at depth 40: 1.4 D).  Memory: the batches in progress and, while the ensemble is made, about 60
+    bytes for each (puzzle, restart, step) and 4 kB for each (puzzle, restart); the memory of `export` does not
+    grow with the number of restarts.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""At which steps noise-free residuals are measured, where each costs an evaluation of its own."""
+"""The steps at which noise-free residuals are measured, if each needs an evaluation of its own."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ def measured_steps(residuals: str, depth: int, before: int = 0) -> np.ndarray:
 
 
 def measured_in(residual: np.ndarray, residuals: str, before: int = 0) -> np.ndarray:
-    """Return at which steps residuals (..., D) were measured, (D,) bool; where one costs nothing that is at all."""
+    """Return the steps at which residuals (..., D) were measured, (D,) bool; all steps if a residual costs nothing."""
     known = measured_steps(residuals, residual.shape[-1], before)
     return known | np.isfinite(residual).reshape(-1, residual.shape[-1]).any(0)
 
 
 def sparse_of(records: Mapping[str, np.ndarray], residuals: str, before: int = 0) -> Sparse | None:
-    """Return at which steps the records (n, D) of runs have residuals, None: at all."""
+    """Return the steps at which the records (n, D) of runs have residuals; None: all."""
     measured = measured_in(records["residual"], residuals, before)
     return None if measured.all() else Sparse(measured, records["update"].astype(float))
 
 
 def measured_of(ensemble: xr.Dataset) -> np.ndarray:
-    """Return at which steps the residuals of an ensemble were measured, (D,) bool; elsewhere they are NaN."""
+    """Return the steps at which the residuals of an ensemble were measured, (D,) bool; elsewhere they are NaN."""
     return measured_in(ensemble.residual.values, str(ensemble.attrs.get("residuals", "all")))
 
 
 def require_all(ensemble: xr.Dataset, what: str) -> None:
-    """Raise ValueError where `what` needs the residual of every step and the ensemble has not measured it."""
+    """Raise ValueError if `what` needs the residual of every step and the ensemble does not have it."""
     if not measured_of(ensemble).all():
         raise ValueError(f"{what} needs residuals at every step: sample with residuals='all' (--fixed)")

@@ -38,9 +38,9 @@ class Points:
     shape
         (puzzles, points a puzzle).
     present
-        (n,) bool; a state that is NaN throughout is a gap: it is left out and gets NaN results.
+        (n,) bool; a state that is entirely NaN is a gap: it is left out, and its results are NaN.
     judge
-        Of the puzzles: which cells tell answers apart.
+        Judge of the puzzles: the cells by which answers are compared.
     """
 
     system: System
@@ -58,12 +58,12 @@ class Points:
         return self.z[0].numel()
 
     def require_k(self, k: int) -> None:
-        """Raise ValueError when a state has not k directions."""
+        """Raise ValueError if a state has fewer than k directions."""
         if not 1 <= k <= self.size:
             raise ValueError(f"k must be between 1 and the {self.size} numbers of a state, got {k}")
 
     def filled(self) -> Tensor:
-        """Return the states with gaps replaced by a present one, which nobody looks at.
+        """Return the states with gaps replaced by a present state, whose results are not used.
 
         Raises
         ------
@@ -100,7 +100,7 @@ class Points:
         return restart_keys(torch.tensor(self.keys(seed))[puzzle], point).to(self.z.device)
 
     def name(self, row: int) -> str:
-        """Say which point a row is."""
+        """Return which point a row is, as text."""
         return f"puzzle {row // self.shape[1]}, point {row % self.shape[1]}"
 
     def attributes(self, **parameters: Any) -> dict[str, Any]:
@@ -136,8 +136,8 @@ def take_points(
     identifiers
         Of the puzzles, (P,); None: those of the dataset, or none.
     labels
-        Of the puzzles, (P, L); cells with label 0 do not tell answers apart.  None: those by which the dataset was
-        judged, or none.
+        Labels of the puzzles, (P, L); cells with label 0 are ignored when answers are compared.  None: those by which
+        the dataset was judged, or none.
     dtype
         Precision of the analysis; None keeps that of the states, but raises half precision to float32.
     finite
@@ -212,7 +212,7 @@ def few_rows(usable: Tensor, most: int = 3) -> Tensor:
 
 
 def _check_contract(points: Points) -> None:
-    """Make sure that the system keeps its promises at a few of the states."""
+    """Check that the system obeys the rules at a few of the states."""
     rows = few_rows(points.z.flatten(1).isfinite().all(1))
     if len(rows):
         check_rows(points.system, points.context(rows), points.z[rows])

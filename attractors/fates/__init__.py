@@ -1,1 +1,1 @@
-"""How a run ends: the fate of its states, from cycles, drift and the sets that it scatters over."""
+"""How a run ends: the fate of its states, found from residuals, cycles, drift and recurrent sets."""

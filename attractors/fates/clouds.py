@@ -1,4 +1,4 @@
-"""Bounded recurrent sets, chaotic or quasi-periodic, told apart by the states that runs have scattered over them."""
+"""Bounded recurrent sets, chaotic or quasi-periodic, recognised from states that are sampled from runs on them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ LEAST = 64  # states below which nothing is told from a cloud
 
 
 def recurs(cloud: np.ndarray, resolution: float) -> bool:
-    """Say whether states (N, G) in the order of time show a set that the run keeps coming back to.
+    """Return whether states (N, G) in the order of time show a set to which the run keeps coming back.
 
-    The two halves of the run must fill the same set as if they were two runs, and densely: the median distance to the
-    nearest state of the other half is at most 0.3 of the root mean square radius.  And it must have come back from
-    elsewhere: where the nearest states are those just before, it is creeping along, and the set is not known yet.
+    The two halves of the run must fill the same set, as if they were two runs, and fill it densely: the median distance
+    to the nearest state of the other half is at most 0.3 of the root mean square radius.  The run must also have come
+    back from elsewhere: if the nearest states are the preceding ones, it is creeping along, and the set is not known.
 
     Parameters
     ----------
@@ -40,16 +40,17 @@ def recurs(cloud: np.ndarray, resolution: float) -> bool:
 
 
 def apart(a: np.ndarray, b: np.ndarray, resolution: float) -> float:
-    """Return how far two clouds (N, G), (M, G) are apart: about 1 for two runs on one set, or less.
+    """Return how far apart two clouds (N, G), (M, G) are: about 1 or less for two runs on the same set.
 
     Notes
     -----
-    The median distance of the states of either cloud to the nearest of the other, over the median distance of the
-    states of the other to their own nearest ones; the larger of the two ways round.  Attractors are disjoint closed
-    sets: with enough states the ratio of two of them exceeds any bound, while that of two runs on one stays.
+    The median distance from the states of one cloud to the nearest state of the other is divided by the median distance
+    of the other cloud's states to their own nearest ones; the larger of the two directions counts.  Attractors are
+    disjoint closed sets: with enough states, the ratio of two attractors exceeds any bound, while that of two runs on
+    the same set stays bounded.
 
-    Both clouds are first stretched so that their mean scatter is the same in all directions, to a thousandth of the
-    radius: two sets are then told apart by a direction in which neither moves, however large they are in others.
+    Both clouds are first stretched so that their mean scatter is the same in all directions, down to a thousandth of
+    the radius.  A direction in which neither set moves then separates them, however large they are in other directions.
     """
     size = a.shape[1]
     scatter = (np.cov(a.T) + np.cov(b.T)).reshape(size, size) / 2

@@ -1,4 +1,4 @@
-"""Cycles in the traces of runs: states that come back after p steps, and states that only nearly do."""
+"""Cycles in the traces of runs: states that return after p steps, and states that only nearly return."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ NUMBERS = 2**22  # of a trace that are looked at together
 
 
 def longest_period(steps: int) -> int:
-    """Return the longest period that so many steps show three times."""
+    """Return the longest period that this many steps show three times."""
     return steps // SEEN
 
 
 def find_period(
     trace: np.ndarray, recurrence: float, floor: float = 0.0, drift: float = 0.7
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the minimal period >= 2 of each row of states, and which rows pass a cycle without being on it.
+    """Return the minimal period >= 2 of each row of states, and which rows only pass near a cycle.
 
     Parameters
     ----------
@@ -31,9 +31,9 @@ def find_period(
         States p apart are the same when they are closer than this share of the distance to the nearest other state in
         between.
     floor
-        Distance, relative to the size of the trace, that is rounding in one step; p steps add up sqrt(p) of it.
+        Distance, relative to the size of the trace, that rounding can cause in one step; over p steps sqrt(p) of it.
     drift
-        Returns whose sum is at least this share of their path go somewhere.
+        Successive returns whose sum is at least this share of their path length are a motion in one direction.
 
     Returns
     -------
@@ -42,10 +42,10 @@ def find_period(
 
     Notes
     -----
-    A period must be seen three times, 3 p <= D, and the returns must be at the floor, or close in geometrically, or
-    hover without getting anywhere: a run in the bottleneck of a cycle that is about to be born returns as nearly, but
-    its returns add up.  Cost: the distances of the last state from the D / 3 before it; more only where one of them is
-    near.
+    A period must be seen three times, 3 p <= D, and the distances of the returns must be at the floor, shrink
+    geometrically, or hover without a trend.  A run in the bottleneck of a cycle that is about to be born returns as
+    closely, but its displacements add up.  Cost: the distances of the last state from the D / 3 states before it, and
+    more only if one of them is near.
     """
     n, depth, features = trace.shape
     period, passing = np.zeros(n, np.int32), np.zeros(n, bool)
@@ -82,12 +82,12 @@ def _find(trace: np.ndarray, recurrence: float, floor: float, drift: float) -> t
 def _returns(
     trace: np.ndarray, p: int, near: np.ndarray, rounding: np.ndarray, drift: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Say of rows whose last state came near the one p steps before: on a cycle, hovering about it, or passing it.
+    """Classify rows whose last state is near the state p steps before: on a cycle, hovering about it, or passing it.
 
     Parameters
     ----------
     near, rounding
-        (n,) distances that are a return, and that are nothing.
+        (n,) distances that count as a return, and distances within rounding.
     """
     depth = trace.shape[1]
     away = np.linalg.norm(trace[:, p:] - trace[:, :-p], axis=2)

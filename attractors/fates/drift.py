@@ -1,6 +1,7 @@
-"""States that drift for ever under an answer that stands still: their norm grows like a power of time.
+"""States that drift for ever while the answer is constant: their norm grows like a power of time.
 
-An un-normalised residual stream z + g(z / |z|) does so: its updates never end, its direction, and the answer, settle.
+An un-normalised residual stream z + g(z / |z|) behaves like this: it never stops moving, but its direction, and with
+it the answer, settles.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ TURN = 0.3  # angle left to turn, in radians, up to which a direction has settle
 
 
 def stretches(depth: int, before: int = 0) -> tuple[int, int, int]:
-    """Return three steps of a run, as positions among the last `depth`, equally far apart in the logarithm of time."""
+    """Return three steps of a run, as positions among the last `depth`, equally spaced in the logarithm of time."""
     total = before + depth
     first = max(before + 1, total // 4, 1)
     return first - before, max(int(np.sqrt(first * total)) - before, 1), depth
 
 
 def turn_left(trace: np.ndarray, before: int = 0) -> np.ndarray:
-    """Return the angle (n,) that the direction of each row of states (n, D, F) has left to turn, inf: no end in sight.
+    """Return the angle (n,) by which the direction of rows of states (n, D, F) will still turn; inf: no end in sight.
 
-    If the angles turned in the two stretches fall as a power of time, they are the first terms of a geometric series.
+    If the angles turned in the two stretches fall like a power of time, they begin a geometric series, which is summed.
     """
     marks = stretches(trace.shape[1], before)
     if before + trace.shape[1] < LEAST or marks[0] >= marks[1] or marks[1] >= marks[2]:
@@ -46,7 +47,7 @@ def turn_left(trace: np.ndarray, before: int = 0) -> np.ndarray:
 
 
 def grows_for_ever(residual: np.ndarray, size: np.ndarray, before: int = 0) -> np.ndarray:
-    """Say of which rows the norm (n, D) grows like a power of time, and the updates do not die out geometrically."""
+    """Return in which rows the norm (n, D) grows like a power of time while the updates do not decay geometrically."""
     n, depth = residual.shape
     marks, total = stretches(depth, before), before + depth
     if total < LEAST or marks[0] >= marks[1] or marks[1] >= marks[2]:
@@ -67,5 +68,5 @@ def grows_for_ever(residual: np.ndarray, size: np.ndarray, before: int = 0) -> n
 
 
 def answer_stands(since: np.ndarray, turn: np.ndarray, total: int) -> np.ndarray:
-    """Say which answers (n,) outlast the drift: unchanged for three doublings of time, or one with little to turn."""
+    """Return which answers (n,) will last: unchanged for three doublings of time, or one if little is left."""
     return np.isfinite(turn) & ((since <= total // 8) | ((since <= total // 2) & (turn <= TURN)))

@@ -30,9 +30,9 @@ class Tolerances:
     Attributes
     ----------
     floor
-        A relative residual up to `floor` machine epsilons of the state's dtype is the numerical floor: each step rounds
-        many times, and a map stretches rounding errors by its leading singular value, 8 to 27 in trained models.  It
-        is never above `band_cap`, which counts in half precision.
+        The numerical floor is a relative residual of `floor` machine epsilons of the state's dtype: each step
+        rounds many times, and a map amplifies rounding errors by up to its leading singular value, 8 to 27 in
+        trained models. It is never above `band_cap`, which matters in half precision.
     band_quantile
         The solved band of a model reaches up to this quantile of the final relative residuals of its solved runs
         (correct, answer constant) ...
@@ -44,25 +44,24 @@ class Tolerances:
     noise_factor
         With noise, the band reaches at least this many times the relative size of the noise in one outer step.
     travel
-        A residual that falls geometrically counts as settled once the way left, residual / (1 - rate), is below this
-        share of the state's norm.
-    falling, drop
-        A residual is falling when Kendall's tau against the step, over the last states looked at or over the last half
-        of the run, is at or below `falling` and its median over the last quarter of that stretch is at least the share
-        `drop` below that over the first.  A lesser drop above rounding is creeping: enough not to be settled.
+        A run whose residual falls geometrically counts as settled once the distance left, residual / (1 -
+        rate), is below this share of the state's norm. falling, drop A residual is falling if Kendall's tau
+        against the step, over the last states examined or over the last half of the run, is at most `falling`,
+        and its median over the last quarter of that stretch is below that over the first quarter by at least
+        the share `drop`.  A smaller drop above rounding is creeping, which also prevents settling.
     recurrence
         A period p is accepted when states p apart are closer than this share of the distance to the nearest state in
         between, through the last two periods.
     region
         A bounded region is small (recurrent) up to this root mean square radius, relative to the state's scale.
     drift
-        A run whose last states end this share of their path length away from where they began is on its way somewhere:
-        unfinished, neither recurrent nor, above the floor, settled.
+        A run whose last states end at a distance of at least this share of their path length from where they began is
+        still on its way: it is unfinished, not recurrent, and above the floor not settled.
     growth
         A run whose norm grows at every step of the window, with a residual not falling, has diverged once it is this
         many times its first norm; until then it is unfinished.
     least_steps
-        In fewer steps than this nothing but settling can be told: such runs are unfinished.
+        In fewer steps than this only settling can be recognised; other runs are unfinished.
     """
 
     floor: float = 64.0
@@ -85,7 +84,7 @@ class Tolerances:
         return min(self.floor * epsilon, self.band_cap)
 
     def pinned(self, threshold: float, *, noise_factor: float = 0.0) -> Tolerances:
-        """Return the tolerances under which relative residuals up to a threshold count as settled in any company.
+        """Return tolerances with which relative residuals up to a fixed threshold count as settled in any company.
 
         Parameters
         ----------
@@ -127,22 +126,22 @@ class Sparse(NamedTuple):
 
 
 class LongRun(NamedTuple):
-    """What the fate of rows needs of the sketches of their last states, leading axis n.
+    """Statistics of the sketches of the last states from which fates are decided, leading axis n.
 
     Attributes
     ----------
     finite
-        All of these states are.
+        Whether all of these states are finite.
     revisits
-        The run has been where its last states are before, and has left that region in between.
+        Whether the run was in the region of its last states before, and has left it in between.
     period
         Minimal period >= 2 of the states, 0: none.
     drifting
-        The states move on without turning back, at every step or whenever they nearly return.
+        Whether the states move on without turning back, at every step or whenever they nearly return.
     spread
         Root mean square radius of the last states.
     turn
-        Angle that the direction of the state has left to turn, inf: no end in sight.
+        Angle by which the direction of the state will still turn; inf: no end in sight.
     mean, last, cycle
         Sketches (n, F): mean of the last states, the last one, and of a cycle the state with the least first number.
     """
@@ -161,7 +160,7 @@ class LongRun(NamedTuple):
 def long_run(
     ring: np.ndarray, depth: int, tolerances: Tolerances, before: int = 0, trace: np.ndarray | None = None
 ) -> LongRun:
-    """Digest the sketches of the states of runs of `depth` steps, `before` others taken earlier.
+    """Compute these statistics from the sketches of runs of `depth` steps, after `before` earlier ones.
 
     Parameters
     ----------
@@ -191,7 +190,7 @@ def long_run(
 def _first_state(ring: np.ndarray, trace: np.ndarray, period: int) -> np.ndarray:
     """Return the state (F,) of a cycle with the least first coordinate, so that runs out of phase agree on it.
 
-    Of a cycle longer than the ring only the trace, a projection that keeps distances too, is known.
+    For a cycle longer than the ring only the trace is known, another projection that keeps distances.
     """
     if period <= len(ring):
         states = ring[-period:]
@@ -202,9 +201,10 @@ def _first_state(ring: np.ndarray, trace: np.ndarray, period: int) -> np.ndarray
 
 
 def revisits(trace: np.ndarray, window: int) -> np.ndarray:
-    """Say which rows of states (n, D, F) were where their last `window` states are before, and left in between.
+    """Return which rows of states (n, D, F) were in the region of their last `window` states before, and left in between.
 
-    Over the last three quarters: within twice the radius of these states about their mean, and beyond three times it.
+    Within the last three quarters of the run: "in" means within twice the radius of these states about their mean,
+    "left" means beyond three times it.
     """
     late = trace[:, trace.shape[1] // 4 :]
     away = np.linalg.norm(late - late[:, -window:].mean(1, keepdims=True), axis=2)
@@ -219,7 +219,7 @@ def answer_window(depth: int) -> int:
 
 
 def ring_length(depth: int) -> int:
-    """Return the number of last states that fates look at: half of the depth, at most 32, to leave the start out."""
+    """Return the number of last states that fates examine: half of the depth, at most 32."""
     return max(1, min(32, depth // 2))
 
 
@@ -232,16 +232,16 @@ def answer_settled(code: np.ndarray) -> np.ndarray:
 
 
 def is_falling(residual: np.ndarray, tolerances: Tolerances, drop: np.ndarray | float) -> np.ndarray:
-    """Say which rows of residuals (n, k) fall: in nearly every pair of steps, and by more than the share `drop`."""
+    """Return which rows of residuals (n, k) fall: in nearly every pair of steps, and by more than the share `drop`."""
     quarter = max(1, residual.shape[1] // 4)
     first, last = np.median(residual[:, :quarter], axis=1), np.median(residual[:, -quarter:], axis=1)
     return (kendall(residual) <= tolerances.falling) & (last < (1 - drop) * first)
 
 
 def state_scale(size: np.ndarray) -> np.ndarray:
-    """Return the length against which a run's residuals and distances are judged, from its norms (n, D).
+    """Return the length to which a run's residuals and distances are compared, from its norms (n, D).
 
-    It is the final norm, but never less than a thousandth of the largest: a run into the origin must settle too.
+    It is the final norm, but at least a thousandth of the largest norm, so that a run into the origin settles, too.
     """
     with np.errstate(invalid="ignore"):
         largest = np.fmax.reduce(size, axis=1)
@@ -254,7 +254,7 @@ def find_answer_fate(code: np.ndarray, window: int, period: np.ndarray | None = 
     Parameters
     ----------
     window
-        Last steps over which an answer must be constant; over the last period where the state has a longer one.
+        Last steps over which an answer must be constant; the last period instead, if the state has a longer one.
     period
         (n,) of the states, 0: none.
 
@@ -283,9 +283,9 @@ def find_answer_fate(code: np.ndarray, window: int, period: np.ndarray | None = 
 
 
 def is_drifting(ring: np.ndarray, share: float) -> np.ndarray:
-    """Say which rows of sketches (n, k, F) move on without turning back, over the last half of them.
+    """Return which rows of sketches (n, k, F) move on without turning back, over the last half of them.
 
-    Over 12 at least, if there are so many: a few steps of noise may lie in one direction by chance.
+    At least 12 are used, if there are so many, since a few steps of noise may lie in one direction by chance.
     """
     k = ring.shape[1]
     last = ring[:, -max(k - k // 2, min(k, 12)) :]
@@ -323,7 +323,7 @@ def band_limit(quantile: float | None, tolerances: Tolerances, floor: float, noi
 def solved_residuals(
     residual: np.ndarray, size: np.ndarray, code: np.ndarray, solved: np.ndarray, finite: np.ndarray
 ) -> np.ndarray:
-    """Return the final relative residuals that set the solved band: of runs right at the last step, answer constant.
+    """Return the final relative residuals that define the solved band: of right runs with a constant answer.
 
     Parameters
     ----------
@@ -374,9 +374,9 @@ def classify(
     threshold
         Upper end of the solved band; None finds it from these rows.
     sparse
-        Where residuals were not measured at every step.  Trends are then those of measured steps, and a residual falls
-        only where the updates of all steps do not contradict: few steps of noise may fall by chance.  A run settled at
-        the first measured step since which it was.
+        Given if residuals were not measured at every step.  Trends are then taken over measured steps, and a residual
+        falls only if the updates of all steps do not contradict, since a few noisy steps may fall by chance.  The
+        settling step is the first measured step since which the run is settled.
 
     Notes
     -----

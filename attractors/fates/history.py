@@ -1,4 +1,4 @@
-"""What is recorded of orbits while they are followed, and when the fate of one is decided."""
+"""Records of orbits while they are followed, and the decision when the fate of an orbit is known."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TAIL = 16  # last residuals from which the decay of an orbit is estimated
 
 
 class History:
-    """What is recorded of n rows over `depth` steps, and which of them are decided."""
+    """Records of n rows over `depth` steps, and which of the rows are decided."""
 
     def __init__(
         self, n: int, depth: int, k: int, features: tuple[int, int], kind: np.dtype, epsilon: float,

@@ -1,4 +1,4 @@
-"""The set that a run ends on in few numbers: the states of its cycle, or states scattered over its later half."""
+"""A compact description of the set on which a run ends: the states of its cycle, or states of its later half."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FINER = 0.1  # a multiple of a period is taken for the period when states return
 
 
 def outline_length(coordinates: int, depth: int) -> int:
-    """Return how many states of so many coordinates are kept of a run.
+    """Return how many states with this many coordinates are kept of a run.
 
     Examples
     --------
@@ -27,15 +27,15 @@ def outline_length(coordinates: int, depth: int) -> int:
 def scattered_steps(depth: int, points: int) -> np.ndarray:
     """Return the steps (points,), from 0 and increasing, of the later half of a run whose states are kept.
 
-    They are scattered at random, the same for all runs of a depth: evenly spaced ones would show of a cycle whose
-    period they divide only some states.
+    They are random, but the same for all runs of a depth: evenly spaced steps would show only some states of a cycle
+    whose period is a multiple of the spacing.
     """
     begin = depth // 2
     return begin + np.sort(np.random.default_rng(0).choice(depth - begin, points, replace=False))
 
 
 def outlines(trace: np.ndarray, period: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sets that runs ended on, and how far periodic runs are from theirs.
+    """Return the sets on which runs ended, and how far periodic runs are from their cycles.
 
     Parameters
     ----------
@@ -47,17 +47,17 @@ def outlines(trace: np.ndarray, period: np.ndarray) -> tuple[np.ndarray, np.ndar
     Returns
     -------
     orbit
-        (n, K, G) states of the cycle in their order, NaN beyond its last; of a run without period states scattered over
-        its later half.  Of a cycle longer than K the states from that on which is least in a fixed direction, so that
-        runs out of phase keep the same ones.
+        (n, K, G) states of the cycle in their order, NaN beyond the last; for a run without a period, random
+        states of its later half.  Of a cycle longer than K, the first K states are kept, counted from the one
+        that is least in a fixed direction, so that runs out of phase keep the same states.
     error
         (n,) distance of the last states from the cycle, NaN where there is none.
 
     Notes
     -----
-    The error is how far states come back from where they were one period before, and what a decay of that from one
-    period to the next still has to go.  Where states return ten times closer after a multiple of the period, that is
-    the cycle: a doubled one whose halves differ by little was taken for the simple one.
+    The error is the distance between states one period apart, plus the distance that its decay from period to
+    period still has to go.  If states return ten times closer after a multiple of the period, the multiple is
+    used: a doubled cycle whose halves differ by little was taken for the simple one.
     """
     _, depth, coordinates = trace.shape
     points = outline_length(coordinates, depth)

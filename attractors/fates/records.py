@@ -1,4 +1,4 @@
-"""What `assemble` makes of the records of many runs: digests of their last states, noise, numbers of answers."""
+"""Quantities that `assemble` computes from the records of many runs: digests of last states, noise, answer numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from eqrlab.attractors.fates.orbits import outlines
 
 
 def digested(records: dict[str, np.ndarray], depth: int, limits: Tolerances, before: int = 0) -> LongRun:
-    """Return what fates need of the states: as `digest` stored it, or made from their sketches."""
+    """Return the statistics from which fates are decided: stored by `digest`, or computed from sketches."""
     if "ring" in records:
         return long_run(records["ring"].astype(float), depth, limits, before, records.get("trace"))
     stored = {name: records[f"run_{name}"] for name in LongRun._fields}
@@ -17,7 +17,7 @@ def digested(records: dict[str, np.ndarray], depth: int, limits: Tolerances, bef
 
 
 def digest(records: dict[str, np.ndarray], depth: int, limits: Tolerances) -> dict[str, np.ndarray]:
-    """Return records with the sketches of the states replaced by what fates need of them, and the sets they end on."""
+    """Return records in which sketches of states are replaced by the statistics for fates and the sets they end on."""
     ring = records["ring"]
     facts = digested(records, depth, limits)._asdict()
     facts |= {

@@ -15,7 +15,7 @@ def cluster_bootstrap(
     resamples: int = 400,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return percentile bounds of a statistic when whole clusters (puzzles) are drawn with replacement.
+    """Return percentile bounds of a statistic under resampling of whole clusters (puzzles) with replacement.
 
     Parameters
     ----------
@@ -79,8 +79,8 @@ def share_over_puzzles(
 
     Notes
     -----
-    With least = -1: of differences of shares.  Bounds without width are set by `widened`.  A single puzzle has none
-    (NaN).
+    With least = -1, for differences of shares.  Bounds of zero width are replaced by those of `widened`.  A single
+    puzzle has no bounds (NaN).
     """
     mean, low, high = mean_over_puzzles(share, confidence=confidence, resamples=resamples, seed=seed)
     return mean, *widened(mean, low, high, len(share), confidence, least)
@@ -95,7 +95,7 @@ def widened(
     least: float = 0.0,
     most: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return bounds of a mean over puzzles, clipped to its range; those without width are set by the number of puzzles.
+    """Return bounds of a mean over puzzles, clipped to its range; zero width is widened by the number of puzzles.
 
     Parameters
     ----------
@@ -108,8 +108,8 @@ def widened(
 
     Notes
     -----
-    Where all puzzles agree, resampling them cannot tell how far the mean of all puzzles may be from theirs.  With
-    confidence 1 - alpha, at least alpha^(1/P) of all puzzles are like the P seen, whatever the others are.
+    If all puzzles agree, resampling them cannot show how far the mean over all possible puzzles may be from theirs.
+    With confidence 1 - alpha, at least alpha^(1/P) of all puzzles are like the P seen, whatever the others are.
     """
     edge = (1 - confidence) ** (1 / np.maximum(puzzles, 1))
     narrow = np.asarray(high) - low < 1e-3 * (most - least)

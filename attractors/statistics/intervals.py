@@ -1,4 +1,4 @@
-"""Intervals of proportions, and bounds on what was not seen."""
+"""Intervals of proportions, and bounds on the mass of classes that were not seen."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def proportion_interval(
     count, total
         Successes and trials; with no trial at all the bounds are 0 and 1.
     confidence
-        Coverage asked for, in (0, 1).
+        Nominal coverage, in (0, 1).
     method
         "mid-p": Clopper-Pearson with half of the probability of the count seen.  "wilson": the score interval.
-        "clopper-pearson": coverage never below what is asked.  "jeffreys": Bayesian with the Jeffreys prior.
+        "clopper-pearson": coverage never below nominal.  "jeffreys": Bayesian with the Jeffreys prior.
         "simultaneous": covers the masses of all classes of a partition at once, however many there are.  "sequence":
-        covers at all numbers of trials at once, so that one may stop whenever one likes, see `mass_above`.
+        covers at all numbers of trials at once, so that sampling may stop at any time, see `mass_above`.
 
     Raises
     ------
@@ -37,11 +37,10 @@ def proportion_interval(
 
     Notes
     -----
-    Asked for 95 %, and over all p, the coverage at N = 100 is never below 92.1 % (mid-p), 83.9 % (Wilson), 95.2 %
-    (Clopper-Pearson) and 88.0 % (Jeffreys): mid-p is the default, Clopper-Pearson costs a tenth more in width.
-
-    Simultaneous: a class of mass p is tested at the level alpha p; since masses sum to 1, all tests together err with
-    probability at most alpha, and no one needs to know how many classes have not been seen.
+    At a nominal 95 % and N = 100, the lowest coverage over all p is 92.1 % (mid-p), 83.9 % (Wilson), 95.2 %
+    (Clopper-Pearson) and 88.0 % (Jeffreys).  mid-p is the default; Clopper-Pearson is about a tenth wider.
+    Simultaneous: a class of mass p is tested at the level alpha p.  Since masses sum to 1, all tests together
+    err with probability at most alpha, and the number of unseen classes need not be known.
 
     References
     ----------
@@ -127,8 +126,9 @@ def log_mixture(count: np.ndarray, total: np.ndarray | int, p: np.ndarray | floa
 
     Notes
     -----
-    The ratio of the likelihood, averaged over the Jeffreys prior, to that of p.  While p is true it is a nonnegative
-    martingale that begins at 1: it ever reaches 1 / alpha with probability at most alpha (Ville's inequality).
+    The likelihood averaged over the Jeffreys prior, divided by the likelihood of p.  If p is true, this ratio is a
+    nonnegative martingale that starts at 1, so it ever reaches 1 / alpha with probability at most alpha (Ville's
+    inequality).
     """
     k, n = np.asarray(count, float), np.asarray(total, float)
     mixture = betaln(k + 0.5, n - k + 0.5) - betaln(0.5, 0.5)
@@ -138,12 +138,12 @@ def log_mixture(count: np.ndarray, total: np.ndarray | int, p: np.ndarray | floa
 def mass_above(
     count: np.ndarray, total: np.ndarray | int, threshold: float, confidence: float = 0.95
 ) -> np.ndarray:
-    """Say whether a mass is above a threshold, as soon as that is sure: 1 above, -1 below, 0 not yet decided.
+    """Return whether a mass is above a threshold, as soon as this is certain: 1 above, -1 below, 0 not yet decided.
 
     Parameters
     ----------
     count, total
-        Restarts that reached it, and all, so far.
+        Restarts so far that reached the class, and all restarts so far.
     threshold
         In (0, 1).
 
@@ -154,9 +154,10 @@ def mass_above(
 
     Notes
     -----
-    Decided when the threshold lies outside the confidence sequence (`proportion_interval` with "sequence").  One may
-    look after every restart and stop at the first decision: it is wrong with probability at most 1 - confidence.
-    Stopping at the first fixed-N interval that excludes the threshold is not valid: that errs far more often.
+    The decision is made when the threshold is outside the confidence sequence (`proportion_interval` with
+    "sequence"). It may be checked after every restart: stopping at the first decision is wrong with probability
+    at most 1 - confidence.  Stopping at the first fixed-N interval that excludes the threshold is not valid and
+    errs far more often.
 
     References
     ----------

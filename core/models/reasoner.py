@@ -356,5 +356,5 @@ def take_rows(x: Any, index: Tensor | slice) -> Any:
 
 
 def restart_law(model: Reasoner) -> Callable[[Tensor, torch.Generator | None], Tensor] | None:
-    """Return the `initial=` of random restarts: None for the model's own law, random states if it has a stored start."""
+    """Return the `initial=` of random restarts: None for the model's own law, random states for a stored start."""
     return None if model.random_starts else model.random_initial

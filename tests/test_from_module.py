@@ -204,6 +204,32 @@ def test_every_verb_takes_a_system_of_a_file(verb, tmp_path, monkeypatch):
         assert "mine.py:system" in (tmp_path / "out" / "report.html").read_text()
 
 
+PROMPTS = """1 5 2 7 3
+4 4 6 1 2
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "verb", ["basins {} --half-width 0.4", "spectrum {} --restarts 2", "export {} --restarts 2 --depth 4 --out e.nc"],
+    ids=lambda verb: verb.split()[0],
+)  # fmt: skip
+def test_tokens_of_no_task_are_read_and_what_is_right_is_not_known(verb, tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from eqrlab.analyses.cli import cli
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(OWN.replace("-1, 36", "-1, 1").replace('    task="sudoku6",\n', ""))
+    (tmp_path / "prompts.txt").write_text(PROMPTS)
+    command = verb.format("mine.py:system --puzzles prompts.txt --quiet").split()
+    done = CliRunner().invoke(cli, command, catch_exceptions=True)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert verb.startswith("export") or (
+        "not known" in done.output and "wrong " not in done.output.split("answer")[1]
+    )
+
+
 def test_what_a_system_of_a_file_cannot_do_is_said_in_a_sentence(tmp_path):
     from eqrlab.analyses.commands.continuation import changed
 

@@ -26,6 +26,7 @@ from eqrlab.analyses.commands.common.puzzle_choice import (
 from eqrlab.analyses.commands.common.run_options import outside, run_options
 from eqrlab.analyses.commands.diagnose import table
 from eqrlab.analyses.text.format import percent, percent_interval, plural
+from eqrlab.analyses.text.tables import answer_word, is_judged
 from eqrlab.attractors.landscape.estimate import DECISIONS, STOPS, restarts_for
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval
@@ -101,13 +102,13 @@ def _share(found: xr.Dataset, name: str, *place: int) -> str:
 
 def puzzle_rows(found: xr.Dataset) -> list[dict[str, str]]:
     """Return a line for each puzzle: the masses of right attractors, wrong ones and none, and their cost."""
-    rows = []
+    rows, judged = [], is_judged(found)
     for p in range(found.sizes["puzzle"]):
         row = {
             "puzzle": str(found.puzzle.values[p]),
             "attractors": str(int(found.attractors.values[p])),
-            "right": _share(found, "correct_mass", p),
-            "wrong": _share(found, "spurious_mass", p),
+            "right": _share(found, "correct_mass", p) if judged else "not known",
+            "wrong": _share(found, "spurious_mass", p) if judged else "not known",
             "none": _share(found, "mass_none", p),
             "not seen": f"at most {percent(float(found.unseen_mass_high.values[p]))}",
             "in doubt": plural(int(found.ambiguous.values[p]), "run"),
@@ -130,7 +131,7 @@ def basin_rows(found: xr.Dataset) -> list[dict[str, str]]:
             {
                 "puzzle": str(found.puzzle.values[p]),
                 "basin": str(a + 1),
-                "answer": "right" if found.correct.values[p, a] else "wrong",
+                "answer": answer_word(found, p, a),
                 "fate": FATES[int(found.fate.values[p, a])],
                 "mass": _share(found, "mass", p, a),
                 "restarts": str(int(found["count"].values[p, a])),

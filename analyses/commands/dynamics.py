@@ -17,6 +17,7 @@ from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for
 from eqrlab.analyses.commands.diagnose import table
+from eqrlab.analyses.text.tables import answer_word
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import FATES
@@ -60,7 +61,7 @@ def _run_row(ensemble: xr.Dataset, puzzle: int, point: int) -> dict[str, str]:
     return {
         "puzzle": str(puzzle),
         "run": str(point),
-        "answer": "right" if ensemble.correct.values[puzzle, point, -1] else "wrong",
+        "answer": answer_word(ensemble, puzzle, point, -1),
         "fate": FATES[int(ensemble.fate.values[puzzle, point])],
         "residual": f"{float(ensemble.relative_residual.values[puzzle, point, -1]):.1e}",
     }

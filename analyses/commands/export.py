@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from eqrlab import datasets
 from eqrlab.analyses import options as opt
@@ -107,13 +108,7 @@ def _job(
                 k: job[k] if job[k] is None else job[k][: chosen["limit"]]
                 for k in ("inputs", "labels", "identifiers")
             }
-        cells, tokens = model.config.seq_len, model.config.vocab_size
-        given_inputs = job["inputs"]
-        if given_inputs.shape[1:] != (cells,) or given_inputs.min() < 0 or given_inputs.max() >= tokens:
-            raise ValueError(
-                f"{like or folder_of(out)}: puzzles of {given_inputs[0].size} cells and tokens up to "
-                f"{given_inputs.max()}, the model reads {cells} cells and {tokens} tokens"
-            )
+        _require_sizes(model, job["inputs"], like or folder_of(out))
         model.task = str(source.get("task", model.task))
         job["oracle"] = datasets.oracle(model.task) if judged else None
     law = starts or job.pop("starts", None) or ("own" if model.random_starts else "random")
@@ -149,6 +144,18 @@ def _bytes(count: int) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count} bytes"
+
+
+def _require_sizes(model: Reasoner, inputs: np.ndarray, source: Path) -> None:
+    """Refuse puzzles of an archive that the model does not read."""
+    if model.config is None:  # a system of the user's own says so itself
+        return
+    cells, tokens = model.config.seq_len, model.config.vocab_size
+    if inputs.shape[1:] != (cells,) or inputs.min() < 0 or inputs.max() >= tokens:
+        raise ValueError(
+            f"{source}: puzzles of {inputs[0].size} cells and tokens up to {inputs.max()}, "
+            f"the model reads {cells} cells and {tokens} tokens"
+        )
 
 
 def _estimate(model: Reasoner, out: Path, job: dict[str, Any]) -> dict[str, Any]:

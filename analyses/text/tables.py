@@ -106,6 +106,18 @@ def mode_strip(modes: xr.Dataset) -> list[dict[str, Any]]:
     return cells
 
 
+def is_judged(found: xr.Dataset) -> bool:
+    """Say whether labels or an oracle told which answers of a result are right."""
+    return str(found.attrs.get("oracle", "labels")) != "none"
+
+
+def answer_word(found: xr.Dataset, *place: int) -> str:
+    """Return "right" or "wrong" by `correct` at a place of a result, "not known" where nothing told what is right."""
+    if not is_judged(found):
+        return "not known"
+    return "right" if found["correct"].values[place] else "wrong"
+
+
 def mass_rows(basins: xr.Dataset, puzzle: int) -> list[tuple[str, str, float, float, float]]:
     """Return label, kind ("right", "wrong", "none", "unseen"), mass and bounds of the bars of one puzzle.
 
@@ -113,7 +125,7 @@ def mass_rows(basins: xr.Dataset, puzzle: int) -> list[tuple[str, str, float, fl
     """
     one = basins.isel(puzzle=puzzle)
     count, correct = one["count"].values, one["correct"].values
-    judged = str(basins.attrs.get("oracle", "labels")) != "none"
+    judged = is_judged(basins)
     restarts = basins.sizes["restart"]
     options = float(basins.attrs.get("confidence", 0.95)), str(basins.attrs.get("interval_method", "mid-p"))
     found = np.flatnonzero(count > 0)

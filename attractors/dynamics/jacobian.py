@@ -15,6 +15,7 @@ from eqrlab.core import System
 from eqrlab.core.models.reasoner import take_rows
 
 DENSE_LIMIT = 4096  # the largest state whose Jacobian is formed in full
+_LEAST = 1e-3  # products of unit vectors are compared to this size at least: far smaller ones may be rounding alone
 
 
 class Jacobian:
@@ -234,9 +235,9 @@ def check_differentiable(points: Points, seed: int = 0) -> None:
             f"the derivatives of step() disagree with finite differences by {float(error.max()):.1e} at "
             f"{points.name(row)}: it hides a no_grad, a detach, a cast to lower precision or a rounding operation"
         )
-    scale = forward.norm(dim=1) + pulled.norm(dim=1)
+    scale = forward.norm(dim=1) + pulled.norm(dim=1) + _LEAST
     gap = ((u * forward).sum(1) - (pulled * v).sum(1)).abs()
-    if (gap > (1e-9 if double else 1e-3) * scale + 1e-30).any():
+    if (gap > (1e-9 if double else 1e-3) * scale).any():
         raise ValueError("step() has derivatives that are not linear: <u, J v> differs from <J^T u, v>")
     stuck = (forward == 0).all(1) & (difference == 0).all(1)
     if stuck.any() and _jumps(jacobian, flat, v, y.flatten(1), stuck):
@@ -276,7 +277,7 @@ def _finite_difference(jacobian: Jacobian, flat: Tensor, v: Tensor, forward: Ten
     for power in powers:
         h = length * 10.0**power
         difference = (jacobian.map(flat + h * v) - jacobian.map(flat - h * v)) / (2 * h)
-        scale = forward.norm(dim=1) + difference.norm(dim=1) + 1e-3
+        scale = forward.norm(dim=1) + difference.norm(dim=1) + _LEAST
         best = torch.minimum(best, (difference - forward).norm(dim=1) / scale)
     return difference, best
 

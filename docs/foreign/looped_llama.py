@@ -15,18 +15,13 @@ CONFIG = LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=64, num_hi
 class LoopedLlama(nn.Module):
     def __init__(self, c):
         super().__init__()
-        self.embed, self.rotary, self.norm = (
-            nn.Embedding(c.vocab_size, c.hidden_size),
-            LlamaRotaryEmbedding(c),
-            LlamaRMSNorm(c.hidden_size),
-        )
+        self.embed = nn.Embedding(c.vocab_size, c.hidden_size)
+        self.rotary, self.norm = LlamaRotaryEmbedding(c), LlamaRMSNorm(c.hidden_size)
         self.layers = nn.ModuleList(
             LlamaDecoderLayer(c, i) for i in range(4)
         )  # prelude, two that recur, coda
-        self.adapter, self.head = (
-            nn.Linear(2 * c.hidden_size, c.hidden_size),
-            nn.Linear(c.hidden_size, c.vocab_size),
-        )
+        self.adapter = nn.Linear(2 * c.hidden_size, c.hidden_size)
+        self.head = nn.Linear(c.hidden_size, c.vocab_size)
 
     def run(self, h, *layers):
         length = h.shape[1]
@@ -47,6 +42,6 @@ system = from_module(
     step=lambda model, h, x: model.recur(h, x),
     readout=lambda model, h, x: model.head(model.run(h, 3))[
         :, -1:
-    ],  # the next token; [:, i : i + 1] for position i
+    ],  # the next token; [:, i : i + 1] at position i
     task="generic",
 )

@@ -10,9 +10,8 @@ model = TinyRecursiveModel(dim=16, num_tokens=8, network=MLPMixer1D(dim=16, dept
 
 
 def step(model, carry, x):
-    for _ in range(
-        model.num_refinement_blocks
-    ):  # deep_refinement does the same, all but the last under no_grad
+    # deep_refinement does the same, all but the last under no_grad
+    for _ in range(model.num_refinement_blocks):
         carry = model.refine_latent_then_output_once(x, *carry)
     return carry
 

@@ -35,7 +35,7 @@ def given() -> dict[str, Any]:
 def as_attribute(model: Reasoner) -> dict[str, str]:
     """Return the attribute by which an archive records these options, so that its model can be loaded again."""
     options = {k: str(v) if isinstance(v, Path) else v for k, v in given().items()}
-    if options.pop("puzzle_cells", None):
+    if options.pop("puzzle_cells", None) and model.config is not None:
         options["seq_len"] = model.config.seq_len
     return {"checkpoint_options": json.dumps(options)} if options else {}
 

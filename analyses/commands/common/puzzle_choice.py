@@ -130,7 +130,7 @@ def as_the_model_has_it(reasoner: Reasoner, puzzles: PuzzleSet) -> PuzzleSet:
     """
     require_fitting(reasoner, puzzles)
     known, config = task_named(puzzles.task), reasoner.config
-    if known.kind == GENERIC:
+    if known.kind == GENERIC and config is not None:
         board = known.board if known.is_grid or config.board is None else config.board
         puzzles = dataclasses.replace(puzzles, task=generic(config.vocab_size, board).name)
     reasoner.task = puzzles.task

@@ -1,1 +1,1 @@
-"""Choosing among the answers of many runs, and what depth, breadth and stopping give."""
+"""Choosing among the answers of many runs, and the effect of depth, breadth and stopping."""

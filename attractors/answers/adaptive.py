@@ -61,11 +61,10 @@ def adaptive(
     inputs
         Puzzles (P, L), integer tokens.
     policy
-        When runs stop, which go on, and when a puzzle has its answer; None: `Policy()`, one restart until it halts.
-    labels, identifiers, oracle, seed, noise, initial, device, dtype
-        As for `sample`: restart r of a puzzle is the same run as there, as long as it goes on.
-    slots
-        Rows that are stepped at once.  The results do not depend on it, to rounding.
+        When runs stop, which continue, and when a puzzle has its answer; None: `Policy()`, one restart until it
+        halts. labels, identifiers, oracle, seed, noise, initial, device, dtype As for `sample`: restart r of a
+        puzzle is the same run as there, as long as it runs. slots Rows that are stepped at once.  Results
+        depend on it only by rounding.
     confidence, resamples
         Of the intervals, which resample whole puzzles.
     progress
@@ -85,16 +84,17 @@ def adaptive(
     Raises
     ------
     ValueError
-        For arguments as in `sample`, or a policy that looks at a halting logit which the system has not, or commits
-        without clues.
+        For arguments as in `sample`, or a policy that uses a halting logit which the system does not have, or that
+        commits without clues.
 
     Notes
     -----
-    One evaluation of the map for each outer step counted, and no other: what is looked at (answer, halting logit, norm
-    of the update) comes with the step.  A restart that ends is replaced at once by the next restart of its puzzle, and
-    a decided puzzle by the next puzzle, so that `slots` rows are busy until the queue runs dry; the policy sees each
-    puzzle's runs in step with one another.  Memory: twice `slots` states and contexts, and a few numbers for each
-    (puzzle, restart).  On a CPU puzzles are dealt to as many queues as torch has threads.
+    The map is evaluated once for each counted outer step and never otherwise: what the policy uses (answer,
+    halting logit, norm of the update) comes with the step.  A restart that ends is replaced at once by the next
+    restart of its puzzle, and a decided puzzle by the next puzzle, so that `slots` rows are busy until the
+    queue is empty.  The runs of a puzzle advance in step with one another.  Memory: twice `slots` states and
+    contexts, and a few numbers for each (puzzle, restart).  On a CPU puzzles are dealt to as many queues as
+    torch has threads.
 
     References
     ----------
@@ -161,7 +161,7 @@ def adaptive(
 
 
 def described(policy: Policy) -> dict[str, Any]:
-    """Return the attributes that tell a policy."""
+    """Return the attributes that describe a policy."""
     return {"policy": dataclasses.asdict(policy), "restarts": policy.restarts, "depth": policy.depth}
 
 

@@ -26,7 +26,7 @@ SHOWN = ("top1_converged", "majority", "halting", "answer_entropy", "settle_time
 def alignment(
     ensemble: xr.Dataset, *, confidence: float = 0.95, resamples: int = 400, seed: int = 0
 ) -> xr.Dataset:
-    """Measure how well the residual tracks error, and how accurate every way to choose an answer is.
+    """Measure how well the residual tracks error, and how accurate every selector is.
 
     Parameters
     ----------
@@ -50,11 +50,11 @@ def alignment(
     Raises
     ------
     ValueError
-        When the ensemble knows nothing of correctness.
+        If correctness is unknown.
 
     Notes
     -----
-    Where puzzles have unequal numbers of restarts, those that all of them have are taken (`common_restarts`).
+    If puzzles have unequal numbers of restarts, the restarts that all of them have are used (`common_restarts`).
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Commit and restart: where no run is accepted, write each run's surest cells into the puzzle and start again."""
+"""Commit and restart: if no run is accepted, write the surest cells of each run into the puzzle and start again."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def commit(
     cells: str = "confident",
     **options: Unpack[CommitOptions],
 ) -> xr.Dataset:
-    """Answer each puzzle by restarts; where none is accepted, restart with each run's surest cells as clues.
+    """Answer each puzzle by restarts; if none is accepted, restart with the surest cells of each run as clues.
 
-    For comparison the same number of further restarts of the unchanged puzzle is made, at equal cost.
+    For comparison, the same number of further restarts of the unchanged puzzle is made, at equal cost.
 
     Parameters
     ----------
@@ -66,15 +66,15 @@ def commit(
         `(inputs (n, L)) -> bool (n, L, V)`: which tokens may be written into which cells, as `Task.clues` of the
         registry of tasks.
     share
-        Share of the cells that may be filled in which each run fills, those it is surest of, by the chance of its
+        Share of the open cells that each run fills in: the cells of which it is surest, by the probability of its
         token.
     accept
-        What accepts a run at the last step: "halt", its halting logit is above 0; "settled", its fate.  None: "halt"
-        where the system has a halting head.
+        Condition on which a run is accepted at the last step: "halt", its halting logit is above 0; "settled", its
+        fate.  None: "halt" if the system has a halting head.
     cells
-        "confident", or "random" to see what the choice of the cells is worth.
+        "confident", or "random" to measure the value of choosing the cells.
     **options
-        As for `sample`, see `CommitOptions`; `restarts`, 4 unless given, is the number of runs of either stage.
+        As for `sample`, see `CommitOptions`; `restarts`, default 4, is the number of runs in each stage.
 
     Returns
     -------
@@ -98,11 +98,11 @@ def commit(
 
     Notes
     -----
-    A clue that is wrong makes the right answer unreachable or, where the map overrules it, is overruled: answers are
-    judged by the puzzle as it was given.  The runs of the second stage are restarts of the puzzle with its clues.
+    A wrong clue makes the right answer unreachable, unless the map overrules the clue; answers are judged
+    against the puzzle as it was given.  The runs of the second stage are restarts of the puzzle with its clues.
     Cost: `restarts` * depth outer steps per puzzle, twice that where committed, and as many for the comparison.
-    For recursive reasoners this was not found elsewhere; fixing the surest variables and solving again is the old idea
-    of decimation.
+    Fixing the surest variables and solving again is the old idea of decimation; its use for recursive reasoners
+    was not found elsewhere.
 
     References
     ----------
@@ -134,7 +134,7 @@ def commit_run(
     drawn: xr.Dataset | None = None,
     **options: Unpack[StageOptions],
 ) -> xr.Dataset:
-    """Do as `commit` with a run that is described already.
+    """Do the same as `commit` for a `Run`.
 
     Parameters
     ----------
@@ -188,7 +188,7 @@ def commit_run(
 
 
 def _checked(run: Run, share: float, accept: str | None, cells: str) -> str:
-    """Refuse what cannot be committed; return what accepts a run."""
+    """Refuse runs that cannot be committed; return the condition on which a run is accepted."""
     head = getattr(run.system, "halt_logit", None) is not None
     accept = accept or ("halt" if head else "settled")
     if not 0 < share <= 1:
@@ -208,7 +208,7 @@ def _checked(run: Run, share: float, accept: str | None, cells: str) -> str:
 
 
 def _plain(run: Run, failed: np.ndarray, drawn: xr.Dataset | None, work: WorkOptions) -> xr.Dataset:
-    """Return as many further restarts of the puzzles where none was accepted."""
+    """Return the same number of further restarts of the puzzles in which none was accepted."""
     if drawn is not None:
         return drawn.isel(puzzle=failed, restart=slice(run.restarts, 2 * run.restarts))
     again = run.puzzles(failed).with_(keep=("summary",), first_restart=run.first_restart + run.restarts)
@@ -229,7 +229,7 @@ def committed_inputs(
     clues
         See `commit`.
     share
-        Of the cells that may be filled in, rounded, at least one; cells where the row's token may not stand are left.
+        Of the open cells, rounded, at least one; cells in which the row's token is not a legal clue are left.
     seed
         Fill cells at random instead of the surest.
 
@@ -284,7 +284,7 @@ class _Stage:
 
     @classmethod
     def of(cls, ensemble: xr.Dataset, accept: str) -> _Stage:
-        """Take from an ensemble what the policy looks at."""
+        """Return the quantities of an ensemble that the policy uses."""
         last = "halt_logit" if "halt_logit" in ensemble else "answer_entropy"
         score = ensemble[last].values[:, :, -1].astype(float)
         score = -score if last == "halt_logit" else score
@@ -343,7 +343,7 @@ def _committed_stage(
 def _answers(
     run: Run, stages: tuple[_Stage, _Stage, _Stage], failed: np.ndarray
 ) -> dict[str, schema.Variable]:
-    """Return what each puzzle is answered by both policies: of the first stage, the committed and the plain second."""
+    """Return the answers of each puzzle: of the first stage, with the committed second stage, and with the plain one."""
     first, second, plain = stages
     once, answer = first.chosen()
     correct, restarts, some = once.copy(), once.copy(), np.asarray(first.right.any(1))

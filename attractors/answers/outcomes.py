@@ -1,4 +1,4 @@
-"""Settling against correctness: the table of four, what depth changes, and a statement without any threshold."""
+"""Settling against correctness: the table of four, the effect of depth, and statements without any threshold."""
 
 from __future__ import annotations
 
@@ -46,14 +46,12 @@ def outcomes(
     Raises
     ------
     ValueError
-        When nothing is known of correctness, or for a confidence outside (0, 1).
-
-    Notes
-    -----
-    Restarts of a puzzle are not independent: every interval resamples whole puzzles.  Where all puzzles agree a bound
-    is set as wide as the puzzles that have such runs allow (see `statistics.share_over_puzzles`).  NaN: no run to
-    count, a single puzzle, or, for `reverted` and `collapsed`, runs that were not all followed.  "Settled" is the
-    fate of that name, hence relative to the model; the AUC and `right_below` do not depend on it.
+        If correctness is unknown, or the confidence is outside (0, 1).  Notes ----- Restarts of a puzzle are
+        not independent, so every interval resamples whole puzzles.  If all puzzles agree, the bounds follow
+        from the number of puzzles that have such runs (see `statistics.share_over_puzzles`).  NaN means that
+        there is no run to count, a single puzzle, or, for `reverted` and `collapsed`, that not all runs were
+        continued. "Settled" is the fate of that name, hence relative to the model; the AUC and `right_below` do
+        not depend on it.
 
     References
     ----------
@@ -134,7 +132,7 @@ def _by_depth(runs: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
 
 
 def _earlier(event: np.ndarray) -> np.ndarray:
-    """Say whether an event (puzzle, restart, depth) happened at some lesser depth."""
+    """Return whether an event (puzzle, restart, depth) happened at some smaller depth."""
     seen = np.logical_or.accumulate(event, axis=-1)
     return np.concatenate([np.zeros_like(seen[..., :1]), seen[..., :-1]], axis=-1)
 
@@ -181,7 +179,7 @@ def _widened(
 def _without_threshold(
     relative: np.ndarray, correct: np.ndarray, bounds: functools.partial
 ) -> dict[str, schema.Variable]:
-    """Return what the residuals say of right and wrong without calling any of them settled."""
+    """Return statements about right and wrong from the residuals alone, without calling any run settled."""
     depths = relative.shape[-1]
     score = np.where(np.isnan(relative), np.inf, relative)
     auc = np.full((3, depths), np.nan)

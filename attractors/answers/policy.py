@@ -1,4 +1,4 @@
-"""Races between the restarts of a puzzle: which runs stop, are dropped or launched, and when an answer is chosen."""
+"""Races between the restarts of a puzzle: which runs stop, are dropped or started, and when an answer is chosen."""
 
 from __future__ import annotations
 
@@ -19,37 +19,35 @@ _ACCEPTED, _EXHAUSTED, _DROPPED, _STOPPED = range(1, 5)
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """When runs stop, which restarts go on, and when a puzzle has its answer.
+    """When runs stop, which restarts continue, and when a puzzle has its answer.
 
     Attributes
     ----------
     restarts, depth
-        Most restarts B of a puzzle, and most outer steps D of each.
+        Largest number of restarts B of a puzzle, and of outer steps D of each.
     stop
-        What makes a run stop with its answer accepted.  "halt": its halting logit exceeds `halt_above` (adaptive
-        computation).  "settled": its relative update stayed below `settled_below`, with the answer unchanged, for
-        `window` steps.  "both", "either" of them; "never": only the depth.
+        Condition on which a run stops and its answer is accepted.  "halt": its halting logit exceeds `halt_above`
+        (adaptive computation).  "settled": its relative update stayed below `settled_below`, with the answer unchanged,
+        for `window` steps.  "both" or "either" of them; "never": only the depth stops a run.
     halt_above, settled_below, window
         See `stop`.  The relative update is ||z_t - z_{t-1}|| / ||z_t|| as iterated, noise included: it costs nothing.
     min_steps
         Least outer steps of an accepted run.
     schedule
-        Pairs (step of the puzzle, width): from that step on so many restarts run side by side.  A lesser width drops
-        the worst, a greater one launches fresh restarts, and while there are any left a run that ended is replaced at
-        once.  Empty: all from the start.  ((0, 1),) tries one restart after another; `halving` gives brackets.
-    keep_by
-        Score by which runs are dropped: least "residual" (relative update, mean of the last 3 steps) or highest
-        "halting" logit stay.
+        Pairs (step of the puzzle, width): from that step on, `width` restarts run in parallel.  A smaller width
+        drops the worst runs, a larger one starts fresh restarts, and a run that ended is replaced at once as
+        long as restarts are left.  Empty: all from the start.  ((0, 1),) tries one restart after another;
+        `halving` returns brackets. keep_by Score by which runs are dropped: those with the smallest "residual"
+        (relative update, mean of the last 3 steps) or the highest "halting" logit stay.
     agree
         The puzzle ends as soon as this many accepted runs have the same answer; 1: with the first; None: never so.
     commit
-        Share of the open cells, those it is surest of, that a run which ends without being accepted writes into the
-        puzzle as clues; the restart that takes its place starts from that puzzle.  Once: a run on such a puzzle hands
-        on no clues.  0: never.  `adaptive` needs the legal clues, and `schedule` must leave restarts to follow.
-    select
-        Which answer a puzzle gets that ends otherwise, among its accepted runs, or the exhausted ones if none was
-        accepted: "majority" (ties to the first restart), "residual", "halting".  Majority ends a puzzle as soon as the
-        runs to come cannot change it.
+        Share of the open cells that a run which ends without being accepted writes into the puzzle as clues,
+        the cells of which it is surest; the restart that replaces it starts from that puzzle.  This is done
+        once: a run on such a puzzle passes on no clues.  0: never.  `adaptive` needs the legal clues, and
+        `schedule` must leave restarts. select How the answer of a puzzle that ends otherwise is chosen, among
+        its accepted runs, or among the exhausted ones if none was accepted: "majority" (ties to the first
+        restart), "residual", "halting".  Majority ends a puzzle as soon as the remaining runs cannot change it.
 
     Raises
     ------
@@ -154,10 +152,9 @@ def halving(
 
 
 class Race:
-    """Where many puzzles stand under one policy; each has lanes, in which its restarts run in step with one another.
+    """The progress of many puzzles under one policy; each puzzle has lanes, in which its restarts advance together.
 
-    All decisions of a puzzle depend on its own runs alone: neither on the company nor on the order in which puzzles
-    advance.
+    All decisions of a puzzle depend only on its own runs, not on other puzzles or the order in which puzzles advance.
 
     Attributes
     ----------
@@ -197,7 +194,7 @@ class Race:
         self.launched[ids] += place.sum(1)
 
     def advance(self, ids: np.ndarray, update: np.ndarray, halt: np.ndarray, code: np.ndarray) -> np.ndarray:
-        """Take note of one step of every run of some puzzles, decide, and launch what follows.
+        """Record one step of every run of some puzzles, decide, and start new runs.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Policies of adaptive inference tried out on an ensemble, without another step, and costs at matched accuracy."""
+"""Policies of adaptive inference applied to a stored ensemble without new steps, and costs at matched accuracy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def replay(
     policy
         See `Policy`.
     orders
-        Average over so many rotations of the restarts' order; 1 keeps it, and gives what `adaptive` gives.
+        Number of rotations of the order of restarts to average over; 1 keeps the order, and agrees with `adaptive`.
     confidence, resamples
         Of the intervals, which resample whole puzzles.
 
@@ -47,7 +47,7 @@ def replay(
     Raises
     ------
     ValueError
-        When the ensemble is too small for the policy, or lacks what it looks at.
+        If the ensemble is too small for the policy, or lacks a quantity that it uses.
 
     Examples
     --------
@@ -200,10 +200,10 @@ def matched_cost(
     Returns
     -------
     xarray.Dataset
-        `baseline_nfe` = least depth at which the baseline is as accurate as the result, or as accurate as it ever is if
-        that is less; `ratio` = that over the mean NFE of the result, and `difference` = accuracy of the result minus
-        that of the baseline at that depth, each with `_low`, `_high`.  `baseline_accuracy(step)`, `exceeds` = the
-        result is more accurate than the baseline at any depth.
+        `baseline_nfe` = smallest depth at which the baseline is as accurate as the result, or reaches its own
+        best if that is lower; `ratio` = `baseline_nfe` over the mean NFE of the result; `difference` = accuracy
+        of the result minus that of the baseline at that depth; each with `_low`, `_high`.
+        `baseline_accuracy(step)`, `exceeds` = the result is more accurate than the baseline at any depth.
 
     Raises
     ------
@@ -212,9 +212,9 @@ def matched_cost(
 
     Notes
     -----
-    Every resample of puzzles looks for the matching depth anew, so that the interval of the ratio holds its
-    uncertainty too.  Where the baseline hardly gains from depth that is wide: a small change of the level moves the
-    depth much.
+    The matching depth is found again in every resample of puzzles, so that the interval of the ratio includes its
+    uncertainty.  If the baseline hardly gains from depth, the interval is wide: a small change of the accuracy moves
+    the depth a lot.
     """
     if "correct" not in baseline or "correct" not in result:
         raise ValueError("costs at matched accuracy need to know what is correct on both sides")

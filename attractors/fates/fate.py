@@ -219,7 +219,7 @@ def answer_window(depth: int) -> int:
 
 
 def ring_length(depth: int) -> int:
-    """Return the number of last states that fates examine: half of the depth, at most 32."""
+    """Return how many last states fates examine: half of the depth, at most 32."""
     return max(1, min(32, depth // 2))
 
 

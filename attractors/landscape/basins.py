@@ -27,8 +27,8 @@ def basins(ensemble: xr.Dataset, *, confidence: float = 0.95, method: str | None
     ensemble
         From `sample`; with `final_state` kept, borderline pairs of large states are compared in full.
     confidence, method
-        Of the intervals; see `statistics.proportion_interval`.  None: mid-p, and of an ensemble that was sampled in
-        waves "sequence", which holds however one stops.
+        Of the intervals; see `statistics.proportion_interval`.  None: mid-p; for an ensemble sampled in waves
+        "sequence", which is valid for any stopping rule.
 
     Returns
     -------
@@ -49,12 +49,13 @@ def basins(ensemble: xr.Dataset, *, confidence: float = 0.95, method: str | None
 
     Notes
     -----
-    A mass is the probability of reaching the attractor under the restart law, not a volume.  Each interval is for one
-    mass alone; `method="simultaneous"` covers all masses of a puzzle at once.  Where merges are in doubt an interval
-    runs from the lower bound of `count_low` to the upper bound of `count_high`: runs that surely and that possibly
-    belong.  A run that wanders over a bounded set to which it keeps coming back, as its states show, is at an attractor
-    of fate recurrent, chaotic or quasi-periodic: exponents tell which (`lyapunov`).  That takes 128 steps or more.
-    Unfinished runs count as ending at no attractor: raise the depth before reading such masses as final.
+    A mass is the probability of reaching the attractor under the restart law, not a volume.  Each interval is
+    for one mass alone; `method="simultaneous"` covers all masses of a puzzle at once.  If it is in doubt which
+    runs belong to an attractor, the interval reaches from the lower bound of `count_low` (runs that certainly
+    belong) to the upper bound of `count_high` (runs that possibly belong).  A run whose states show that it
+    keeps coming back to a bounded set is at an attractor of fate recurrent, chaotic or quasi-periodic;
+    exponents decide which (`lyapunov`).  This takes 128 steps or more.  Unfinished runs count as ending at no
+    attractor: raise the depth before reading masses as final.
     """
     method = method or interval_of(ensemble)
     runs = runs_of(ensemble)
@@ -65,7 +66,7 @@ def basins(ensemble: xr.Dataset, *, confidence: float = 0.95, method: str | None
 
 
 def interval_of(ensemble: xr.Dataset) -> str:
-    """Return the method of intervals that an ensemble asks for."""
+    """Return the interval method that suits an ensemble."""
     return "sequence" if in_waves(ensemble) else DEFAULT_INTERVAL
 
 
@@ -141,7 +142,7 @@ def tabulate(
 
 
 def sums(columns: Mapping[str, np.ndarray], total: np.ndarray) -> dict[str, tuple[np.ndarray, str]]:
-    """Return the counts (puzzle,) that are reported beside those of attractors, and what they are."""
+    """Return the counts (puzzle,) reported besides those of attractors, and their descriptions."""
     numbers = columns["count"].sum(1)
     right, changing = (
         np.where(columns[name], columns["count"], 0).sum(1) for name in ("correct", "changing")
@@ -187,7 +188,7 @@ def _columns(shape: tuple[int, int], tokens: int) -> dict[str, np.ndarray]:
 
 
 def _facts(runs: Runs, clusters: Clusters) -> dict[str, np.ndarray]:
-    """Return what is known of the attractors of one puzzle, (A,) or (A, L)."""
+    """Return the properties of the attractors of one puzzle, (A,) or (A, L)."""
     number = len(clusters.fewest)
     facts: dict[str, Any] = _columns((1, number), runs.answer.shape[1])
     facts = {name: values[0] for name, values in facts.items()}
@@ -216,7 +217,7 @@ def _facts(runs: Runs, clusters: Clusters) -> dict[str, np.ndarray]:
 
 
 def _least_alike(number: np.ndarray, code: np.ndarray) -> np.ndarray:
-    """Return numbers (n,) of answers with those of one meaning replaced by the least of them."""
+    """Return numbers (n,) of answers in which equal meanings have the same number, the smallest."""
     _, group = np.unique(code, return_inverse=True)
     least = np.full(group.max(initial=-1) + 1, len(number))
     np.minimum.at(least, group, number)
@@ -224,6 +225,6 @@ def _least_alike(number: np.ndarray, code: np.ndarray) -> np.ndarray:
 
 
 def _most_common(values: np.ndarray) -> Any:
-    """Return the most frequent value, the smallest where several are."""
+    """Return the most frequent value, the smallest of several."""
     found, often = np.unique(values, return_counts=True)
     return found[often.argmax()]

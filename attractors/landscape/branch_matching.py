@@ -28,9 +28,9 @@ class Stage:
     ensemble
         The restarts.
     runs
-        Of each puzzle, visitors behind the restarts.
+        Runs of each puzzle: the restarts, then the states followed from neighbouring values ("visitors").
     origin
-        (n, 2) for each puzzle: value and row that a visitor came from, -1 for restarts.
+        (n, 2) for each puzzle: value and row from which a visitor came, -1 for restarts.
     """
 
     def __init__(self, run: Run, batch_size: int | None):
@@ -53,11 +53,11 @@ class Stage:
         return self._found[puzzle]
 
     def representatives(self, puzzle: int, most: int) -> np.ndarray:
-        """Return a row at each of the largest attractors of a puzzle: its best converged one."""
+        """Return one row at each of the largest attractors of a puzzle: the best converged one."""
         return representatives(self.runs[puzzle], self.clusters(puzzle).label, most)
 
     def visit(self, other: Stage, place: int, rows: list[np.ndarray], push: Push) -> None:
-        """Follow states of another stage under this one's map: opposite pushes of these rows of each puzzle.
+        """Follow states of another stage under the map of this one: opposite pushes of these rows of each puzzle.
 
         Parameters
         ----------
@@ -94,17 +94,17 @@ class Stage:
 
 
 class Push(NamedTuple):
-    """How states are pushed before they are followed: along so many random directions, to both sides."""
+    """How states are pushed before they are followed: along a number of random directions, to both sides."""
 
     size: float
     directions: int
     seed: int
 
     def around(self, runs: Runs, key: int) -> Tensor:
-        """Return pushed copies (k, 2 * directions, d) of final states, the same for a puzzle in any company.
+        """Return pushed copies (k, 2 * directions, d) of final states; those of a puzzle do not depend on others.
 
-        The length is a share of the state's scale, and beyond that three times its error, so that the attractor lies
-        between the copies.
+        The length is a share of the state's scale plus three times its error, so that the attractor lies between the
+        copies.
         """
         z = torch.as_tensor(runs.state)
         generator = restart_generator(key, VISITORS)
@@ -133,7 +133,7 @@ def sweep(stages: list[Stage], most: int, push: Push) -> None:
 
 
 def _not_followed(here: Stage, there: Stage, place: int, puzzle: int, most: int) -> np.ndarray:
-    """Return rows at attractors of a puzzle of which no state was followed to the next value."""
+    """Return rows at those attractors of a puzzle from which no state was followed to the next value."""
     label = here.clusters(puzzle).label
     came = there.origin[puzzle]
     followed = np.unique(label[came[came[:, 0] == place, 1]])
@@ -142,7 +142,7 @@ def _not_followed(here: Stage, there: Stage, place: int, puzzle: int, most: int)
 
 
 def followed_to(there: Stage, place: int, puzzle: int, label: np.ndarray, count: int) -> np.ndarray:
-    """Return at which attractor of another value the pushes of each attractor (count,) of value `place` end.
+    """Return the attractor of another value at which the pushes of each attractor (count,) of value `place` end.
 
     Parameters
     ----------
@@ -167,9 +167,9 @@ def followed_to(there: Stage, place: int, puzzle: int, label: np.ndarray, count:
 
 
 def match_states(stages: list[Stage], puzzle: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return the branch of each attractor of a puzzle at each value, and where each goes at the next value.
+    """Return the branch of each attractor of a puzzle at each value, and where it goes at the next value.
 
-    Two attractors are one branch when every push of the one ends at the other under the other's map, and the reverse.
+    Two attractors belong to one branch if every push of each ends at the other under the other's map.
     """
     found = [stage.clusters(puzzle) for stage in stages]
     counts = [len(c.fewest) for c in found]

@@ -63,27 +63,27 @@ def continuation(
     Parameters
     ----------
     systems
-        Value of the parameter to the system there, values increasing: `{0.0: model.with_noise(0.0), ...}`, or
+        Mapping from increasing values of the parameter to systems: `{0.0: model.with_noise(0.0), ...}`, or
         checkpoints by their training step.
     inputs, labels, oracle, restarts, depth, seed, noise, batch_size, device, dtype, tolerances
-        As in `sample`, the same at every value: restart r begins alike at all of them; 32 restarts unless given.
+        As in `sample`, the same at every value: restart r has the same start at all of them; default 32 restarts.
     parameter
-        What the values are, for titles.
+        Name of the parameter, for titles.
     match
-        "state": attractors are followed through state space, whatever becomes of their answers; "answer": attractors of
-        equal answers are one branch.
+        "state": attractors are followed through state space, whatever happens to their answers; "answer": attractors
+        with equal answers are one branch.
     initial
         Restart law, or a law for each value; None: each system's own.
     most
-        Most attractors of a puzzle that are followed from a value to its neighbours, the largest first; 12 unless
-        given.
+        Largest number of attractors of a puzzle that are followed from a value to its neighbours, the largest
+        attractors first; default 12.
     push, directions
-        A state is followed in copies pushed by this share of its norm, to both sides along so many random directions;
-        1e-3 and 2 unless given.
+        A state is followed in copies pushed by this share of its norm, to both sides along this number of random
+        directions; defaults 1e-3 and 2.
     confidence, rule
-        Of the intervals; of the modes.
+        Confidence of the intervals; rule of the modes.
     progress
-        True shows a bar on a terminal; a callable gets (values done, all).
+        True shows a bar on a terminal; a callable receives (values done, all).
 
     Returns
     -------
@@ -104,17 +104,15 @@ def continuation(
 
     Notes
     -----
-    "state": a representative of every attractor is pushed and followed under the map of each neighbouring value.  Two
-    attractors are one branch when all pushes of either end at the other.  So an attractor that turns into a saddle
-    dies, though its state is still a fixed point, and one that only few restarts reach is not lost.  An attractor whose
-    basin is narrower than the push cannot be followed and seems to die and to be born.  With noise in the parameter the
-    clouds are followed under that noise.
-
-    "answer": `alive` says that a restart ended there; an attractor not reached by B restarts may have a mass up to
-    about 3 / B, so that births and deaths of rare answers are those of the sample.
-
-    Births and deaths lie between two values: finer values place them better.  Cost: values * restarts * depth steps a
-    puzzle, and with "state" 4 * directions * depth more for each attractor and value.
+    "state": a representative of every attractor is pushed and followed under the map of each neighbouring
+    value.  Two attractors belong to one branch if all pushes of each end at the other.  An attractor that turns
+    into a saddle therefore dies, although its state is still a fixed point, and an attractor that few restarts
+    reach is not lost.  An attractor whose basin is narrower than the push cannot be followed; it seems to die
+    and to be born again.  If the parameter includes noise, runs are followed under that noise.  "answer":
+    `alive` means that a restart ended there.  An attractor not reached by B restarts may have a mass of up to
+    about 3 / B, so that births and deaths of rare answers may be chance.  Births and deaths are located between
+    two values; finer values locate them better.  Cost: values * restarts * depth steps a puzzle, and with
+    "state" 4 * directions * depth more for each attractor and value.
 
     References
     ----------
@@ -169,7 +167,7 @@ def continuation(
 
 
 def _branches(stages: list[Stage], match: str, confidence: float) -> dict[str, schema.Variable]:
-    """Return what is known of every branch: masses, births, and where it goes."""
+    """Return the variables of every branch: masses, births, and where it goes."""
     puzzles, total = len(stages[0].runs), stages[0].restarts
     matched = [(match_states if match == "state" else match_answers)(stages, p) for p in range(puzzles)]
     most = max(1, *(int(b.max()) + 1 for branch, _ in matched for b in branch if len(b)), 1)
@@ -235,7 +233,7 @@ def _branches(stages: list[Stage], match: str, confidence: float) -> dict[str, s
 def _summary(
     stages: list[Stage], confidence: float, rule: ModeRule | None, seed: int
 ) -> dict[str, schema.Variable]:
-    """Return masses by kind, and where correctness is known accuracies and modes, at every value."""
+    """Return masses by kind and, if correctness is known, accuracies and modes, at every value."""
     found = [basins(s.ensemble, confidence=confidence) for s in stages]
     pair, percent = ("value", "puzzle"), f"{confidence:.0%}"
     names = [f"{n}{e}" for n in MASSES for e in ("", "_low", "_high") if f"{n}{e}" in found[0]]

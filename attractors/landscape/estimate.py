@@ -39,7 +39,7 @@ STEP = 16  # fewest restarts a round draws for a puzzle
 
 @dataclass(frozen=True)
 class Rule:
-    """When a puzzle has enough restarts; checked when made."""
+    """The rule by which a puzzle has enough restarts; its values are checked on construction."""
 
     half_width: float
     confidence: float
@@ -59,7 +59,7 @@ class Rule:
 
 
 class Review(NamedTuple):
-    """Verdict on one puzzle: why it may stop (None: it may not), its widest half-width, how many more to draw."""
+    """Result of a review of one puzzle: reason to stop (None: continue), widest half-width, restarts to draw."""
 
     stop: str | None
     half_width: float
@@ -98,18 +98,18 @@ def estimate_basins(
     confidence
         Of the intervals.
     max_restarts
-        Most restarts of a puzzle.
+        Largest number of restarts of a puzzle.
     above
-        Stop instead as soon as it is sure whether the correct mass is above this; needs labels or an oracle.
+        Stop instead as soon as it is certain whether the correct mass is above this; needs labels or an oracle.
     first
-        Restarts of every puzzle in the first round, 32 unless given.
+        Restarts of every puzzle in the first round; default 32.
     method
-        Of the intervals; None: "clopper-pearson", with `above` "sequence", which holds however one stops.
+        Of the intervals; None: "clopper-pearson", with `above` "sequence", which is valid for any stopping rule.
     recheck
-        Keep final states, so that borderline pairs of large states are compared in full.  Takes the memory of one
-        state a restart.
+        Keep final states, so that borderline pairs of large states are compared in full.  Needs the memory of one
+        state per restart.
     progress
-        True shows a bar on a terminal; a callable gets (puzzles done, all).
+        True shows a bar on a terminal; a callable receives (puzzles done, all).
 
     Returns
     -------
@@ -126,14 +126,15 @@ def estimate_basins(
 
     Notes
     -----
-    Restart r of a puzzle is that of `sample` with the same seed.  What counts as settled is fixed by the first round,
-    so that the first restarts keep the fates they have there.
+    Restart r of a puzzle is that of `sample` with the same seed.  The first round fixes what counts as settled,
+    so that its restarts keep their fates.
 
-    Each round predicts from the widest interval how many restarts a puzzle needs, and at most doubles them.  Stopping
-    at a width of Clopper-Pearson intervals keeps their coverage: asked for 95 %, 94.2 % at the worst mass, over
-    95 % on average over masses (exact sums over all ways to stop, half-widths .02 to .2; mid-p falls to 89 %).
-    `method="sequence"` covers however one stops, at more than three times the restarts.  The unseen mass is bounded,
-    not refined: with many small basins the masses are precise long before all basins have been seen.
+    Each round predicts from the widest interval how many restarts a puzzle needs, and at most doubles them.
+    Stopping at a width of Clopper-Pearson intervals keeps their coverage: at a nominal 95 % it is 94.2 % at the
+    worst mass, and over 95 % on average over masses (exact sums over all ways to stop, half-widths .02 to .2;
+    mid-p falls to 89 %). `method="sequence"` covers under any stopping rule, at more than three times the
+    restarts.  The unseen mass is only bounded: with many small basins, the masses are precise long before all
+    basins have been seen.
 
     References
     ----------
@@ -194,7 +195,7 @@ def estimate_basins(
 def restarts_for(
     half_width: float, confidence: float = 0.95, method: str = STOPPING_INTERVAL, mass: float = 0.5
 ) -> int:
-    """Return how many restarts bring the interval of this mass to this half-width; 1/2 serves for any mass.
+    """Return the number of restarts with which the interval of this mass has this half-width; 1/2 is the worst case.
 
     Examples
     --------
@@ -259,7 +260,7 @@ def collect(
 
 
 def review(runs: Runs, clusters: Clusters, rule: Rule) -> Review:
-    """Say whether a puzzle may stop, and if not, how many restarts to draw next."""
+    """Return whether a puzzle may stop, and if not, how many restarts to draw next."""
     n = len(runs)
     count = np.bincount(clusters.label[clusters.label >= 0], minlength=len(clusters.fewest))
     right = _right(runs, clusters)
@@ -289,7 +290,7 @@ def review(runs: Runs, clusters: Clusters, rule: Rule) -> Review:
 
 
 def _right(runs: Runs, clusters: Clusters) -> int:
-    """Return how many runs are right at an attractor whose answer stays the same."""
+    """Return the number of runs that are right at an attractor whose answer stays the same."""
     at = clusters.label >= 0
     return int((runs.correct[at] & ~clusters.changing[clusters.label[at]]).sum())
 

@@ -37,7 +37,7 @@ def asymptotic_alignment(
     Parameters
     ----------
     system, inputs
-        What the ensemble was sampled from; at least two puzzles.
+        Those of the ensemble; at least two puzzles.
     ensemble
         From `sample` with `keep=("summary", "final_state")`.
     labels, oracle
@@ -47,8 +47,8 @@ def asymptotic_alignment(
     confidence, resamples
         Of the bootstrap, which draws whole puzzles.
     **options
-        `seed` of the partners and of the noise, 1 unless given: another than the ensemble's, so that runs do not share
-        their noise; `identifiers`, `batch_size`, `dtype`, `device`, `progress`, see `StateOptions`.
+        `seed` of the partners and of the noise, default 1: it must differ from the ensemble's, so that runs do
+        not share their noise; `identifiers`, `batch_size`, `dtype`, `device`, `progress`, see `StateOptions`.
 
     Returns
     -------
@@ -67,8 +67,9 @@ def asymptotic_alignment(
 
     Notes
     -----
-    Costs as many outer steps as the ensemble.  States are compared at one step: of runs that never settle the cosine
-    says how far apart they are, not whether they share a recurrent set; `same_answer` says whether that matters.
+    Cost: as many outer steps as the ensemble.  States are compared at one step.  For runs that never settle,
+    the cosine says how far apart they are, not whether they share a recurrent set; `same_answer` says whether
+    that matters.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Which trajectories ended at the same attractor: fixed points, cycles and recurrent sets, with doubt counted."""
+"""Which trajectories ended at the same attractor (fixed point, cycle or recurrent set), with doubt counted."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ class Clusters(NamedTuple):
     label
         Attractor of each run (n,), the most frequent first, -1: none.
     fewest, most
-        Members of each attractor (A,) if every doubtful merge is undone, and if all that may belong to it does.
+        Members of each attractor (A,) if every doubtful merge is undone, and if all runs that may belong to it do.
     doubtful
         Runs (n,) whose attractor is in doubt.
     alone
-        Doubtful runs (n,) that may each be an attractor not counted.
+        Doubtful runs (n,) each of which may be at an attractor of its own that is not counted.
     dynamical
-        For each attractor (A,), its number when states alone count.
+        For each attractor (A,), its number if only states are compared.
     recurrent
-        Attractors (A,) that are chaotic or quasi-periodic sets, known by the states that runs have scattered over them.
+        Attractors (A,) that are chaotic or quasi-periodic sets, recognised from sampled states of runs on them.
     changing
         Those of them (A,) on which the answer does not stay the same.
     transient
-        Runs (n,) on a recurrent set that others were seen to leave: at no attractor as far as one can tell.
+        Runs (n,) on a recurrent set that other runs were seen to leave: they count as being at no attractor.
     """
 
     label: np.ndarray
@@ -61,26 +61,23 @@ class Clusters(NamedTuple):
 def identify(runs: Runs) -> Clusters:
     """Cluster the runs of one puzzle that ended at an attractor.
 
-    Fixed points, and small recurrent sets that only their mean and spread are known of: two runs share an attractor
-    when their states are closer than the sum of their radii and their answers agree.  Cycles: when every state of
-    either is closer than that to one of the other, and the periods agree.  Other recurrent sets: when the states that
-    the runs have scattered over them mix, see `clouds`.  A radius is half the resolution plus three times the
-    estimated error of the state.
+    Two runs share a fixed point, or a small recurrent set of which only mean and spread are known, if their
+    states are closer than the sum of their radii and their answers agree.  They share a cycle if every state of
+    each is closer than that to a state of the other, and the periods agree.  They share another recurrent set
+    if their sampled states mix, see `clouds`.  A radius is half the resolution plus three times the estimated
+    error of the state.
 
     Notes
     -----
-    Leaders are taken by their error and, where errors are alike, by the number of the restart: the result does not
-    depend on the order of the rows, the batch size or the device.
-
-    A pair is borderline when it is one to three radii apart, when a run is within reach of two leaders, when the
-    distance is known only from sketches and these may be off by as much, when two cycles are as near as one but differ
-    in period, or are known no better than to half their size, and when scattered states mix only in part.  Where final
-    states of settled runs were kept their distances are taken in full.  What remains is in doubt, and is carried into
-    the intervals.
-
-    A recurrent set that runs were seen to leave in the later half of their steps may be no attractor: its runs are in
-    doubt, and count as none where more than one in twenty left.  A bounded run that does not show a set by itself
-    joins, in doubt, one with which its states mix.
+    Leaders are chosen by their error and, among equal errors, by the number of the restart, so that the result
+    does not depend on the order of the rows, the batch size or the device.  A pair is borderline if it is one
+    to three radii apart; if a run is within reach of two leaders; if the distance is known only from sketches
+    whose error could matter; if two cycles are as near as one but differ in period, or are known only to half
+    their size; or if sampled states mix only in part.  If final states of settled runs were kept, their
+    distances are computed in full.  The pairs that remain in doubt widen the intervals.  A recurrent set that
+    runs were seen to leave in the later half of their steps may not be an attractor: its runs are in doubt, and
+    count as ending at none if more than one in twenty left.  A bounded run that does not show a set by itself
+    joins, in doubt, a set with which its states mix.
 
     Cost: restarts x attractors distances of sketches.
     """
@@ -113,7 +110,7 @@ def identify(runs: Runs) -> Clusters:
 
 
 def _one_answer(runs: Runs, label: np.ndarray, count: int) -> np.ndarray:
-    """Return at which attractors (count,) all runs kept their answer over the later half, and all the same one."""
+    """Return the attractors (count,) at which all runs have one answer, constant over the later half."""
     kept = np.zeros(count, bool)
     for a in range(count):
         mine = label == a
@@ -122,10 +119,10 @@ def _one_answer(runs: Runs, label: np.ndarray, count: int) -> np.ndarray:
 
 
 def _on_sets(runs: Runs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return which runs (n,) are on recurrent sets that their scattered states tell apart, and which of them in doubt.
+    """Return which runs (n,) are on recurrent sets that their sampled states show, and which of them are in doubt.
 
-    Small recurrent sets with a constant answer are known by mean and spread where most of the runs are too short to
-    show more: these stay out, but for those on a set that others have shown.
+    Small recurrent sets with a constant answer are described by mean and spread if most of the runs are too short to
+    show more; such runs are left out here, unless they are on a set that other runs show.
 
     Returns
     -------
@@ -161,7 +158,7 @@ def _on_sets(runs: Runs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _bounded(runs: Runs) -> np.ndarray:
-    """Return which runs (n,) stayed bounded and moving, with states enough to compare."""
+    """Return which runs (n,) stayed bounded and moving, with enough states to compare."""
     # a chaotic run that is near a saddle when it ends seems to have settled just then, or to be on its way somewhere
     moving = np.isin(runs.fate, [CODE[f] for f in ("recurrent", "wandering", "unfinished", "settled")])
     return moving & (np.isfinite(runs.orbit).all(2).sum(1) >= LEAST)
@@ -191,7 +188,7 @@ def _by_frequency(label: np.ndarray, restart: np.ndarray) -> np.ndarray:
 
 
 def representatives(runs: Runs, label: np.ndarray, most: int) -> np.ndarray:
-    """Return a row at each of the largest attractors, at most so many: the best converged run that ended there."""
+    """Return one row at each of the largest attractors, up to a number: the best converged run that ended there."""
     rows = []
     for a in range(min(most, int(label.max()) + 1)):
         members = np.flatnonzero(label == a)

@@ -23,10 +23,10 @@ class Leaders:
     Parameters
     ----------
     group
-        (n,) runs of different groups never share an attractor: the number of the answer where the long-run state is
-        one place, `CYCLE`, `SET`.
+        (n,) group of each run; runs of different groups never share an attractor.  The number of the answer if the
+        long-run state is a single place; otherwise `CYCLE` or `SET`.
     vague
-        (n,) runs that are in doubt wherever they belong; of these none leads a set but where it is alone.
+        (n,) runs that are in doubt in any set; such a run leads a set only if it is alone in it.
     """
 
     def __init__(self, runs: Runs, group: np.ndarray, vague: np.ndarray | None = None):
@@ -55,7 +55,7 @@ class Leaders:
         self.fewest, self.most = np.maximum(sure, 1), np.array(most)  # a leader is its own
 
     def _compare(self, lead: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the distances of rows from a leader, over those up to which they belong to it.
+        """Return the distances of rows from a leader, divided by the distance up to which they belong to it.
 
         Returns
         -------

@@ -12,7 +12,7 @@ NODES, WEIGHTS = roots_legendre(256)
 
 @dataclass(frozen=True)
 class ModeRule:
-    """Definition of the modes, prior, and the probability at which a verdict is given: all thresholds of a verdict.
+    """All thresholds of a verdict: definitions of the modes, prior, and the probability at which a mode is decided.
 
     With p_c the mass of correct attractors and q the share of spurious attractors in the remaining mass:
     (a) p_c = 0; (d) p_c >= broad; (b) 0 < p_c < broad and q >= elsewhere: failures settle at other attractors;
@@ -23,20 +23,20 @@ class ModeRule:
     broad
         Correct mass from which on a basin is called broad.
     elsewhere
-        Least share of spurious attractors in the mass of failures at which these count as settling at other attractors.
+        Smallest share of spurious attractors in the mass of failures for which failures count as settling elsewhere.
     least
-        Basins narrower than this are not looked for: where no run was right, (a) says that no correct attractor has a
-        mass of `least` or more.
+        Smallest basin considered: if no run was right, (a) means that no correct attractor has a mass of `least` or
+        more.
     prior
         Prior probabilities of a, b, c, d.
     narrow
         Within b and c, the correct mass is log-uniform between `least` and `broad` with this prior weight, and uniform
         below `broad` otherwise; within d it is uniform.  The split q is uniform in each mode.
     alignment
-        Largest Bayes factor between b and c that the residuals can add: in b wrong runs come to rest as right ones do,
-        in c they do not.  1 ignores them.  Small, since the fates were judged from the same residuals.
+        Largest Bayes factor between b and c that the residuals can add: in b wrong runs come to rest like right ones,
+        in c they do not.  1 ignores them.  It is small, since fates are judged from the same residuals.
     decide
-        A mode is given as verdict when its probability reaches this.
+        A mode becomes the verdict when its probability reaches this.
     """
 
     broad: float = 0.9
@@ -73,7 +73,7 @@ def mode_posterior(
     correct, spurious, unsettled
         Restarts at correct attractors, at attractors that decode to a wrong answer, and at none.
     auc
-        (n,) probability that the wrong one of a right and a wrong run of the puzzle has the higher residual; NaN where
+        (n,) probability that, of a right and a wrong run of the puzzle, the wrong one has the higher residual; NaN if
         undefined.
 
     Notes
@@ -102,7 +102,7 @@ def mode_posterior(
 
 
 def log_narrow(k: np.ndarray, failures: np.ndarray, rule: ModeRule) -> np.ndarray:
-    """Return the log evidence (n,) of k right runs and so many failures for a correct mass between 0 and `broad`."""
+    """Return the log evidence (n,) of k right runs and some failures for a correct mass between 0 and `broad`."""
     log_uniform = np.where(
         k > 0,
         _log_beta(np.maximum(k, 1), failures + 1, rule.broad, False),
@@ -149,8 +149,8 @@ def population(posterior: np.ndarray, prior: np.ndarray, weight: np.ndarray, rou
 
     Notes
     -----
-    Expectation maximisation with one pseudo-count shared by the modes: puzzles with little evidence take the shares of
-    the others, where averaging their posteriors would keep them at the prior.
+    Expectation maximisation with one pseudo-count shared by the modes.  Puzzles with little evidence take the
+    shares of the others, whereas an average of their posteriors would keep them at the prior.
     """
     likelihood = posterior / np.maximum(prior, 1e-300)
     likelihood = likelihood / likelihood.max(1, keepdims=True)

@@ -52,7 +52,7 @@ class Evidence:
     auc: np.ndarray
 
     def times(self, factor: float) -> Evidence:
-        """Return the evidence of so many times the runs, if they split as those seen."""
+        """Return the evidence of this many times the runs, if they split like those seen."""
         counts = (self.correct, self.spurious, self.unsettled, self.unfinished)
         correct, spurious, unsettled, unfinished = (c * factor for c in counts)
         return Evidence(correct, spurious, unsettled, unfinished, self.auc)
@@ -66,13 +66,9 @@ def evidence_of(
     Parameters
     ----------
     returns
-        From `return_test` on the final states of the ensemble: runs at an attractor that leave it when pushed count as
-        unsettled, those it does not decide as unfinished.
-
-    Raises
-    ------
-    ValueError
-        When the ensemble knows nothing of correctness, or the tests are of other runs.
+        From `return_test` on the final states of the ensemble: runs at an attractor that leave it when pushed
+        count as unsettled, and runs that the test does not decide as unfinished.  Raises ------ ValueError If
+        correctness is unknown, or the tests are of other runs.
     """
     if "correct" not in ensemble:
         raise ValueError("modes need to know what is correct: sample with labels or an oracle")
@@ -101,12 +97,12 @@ def evidence_of(
 
 
 def verdict(evidence: Evidence, rule: ModeRule) -> np.ndarray:
-    """Return the probabilities (puzzle, 5) of a, b, c, d and of what unfinished runs leave open.
+    """Return the probabilities (puzzle, 5) of a, b, c, d and of "undecided", which unfinished runs leave open.
 
     Notes
     -----
-    Unfinished runs may yet end anywhere: the posterior is taken with all of them at correct attractors, at spurious
-    ones and at none, and each mode gets its least probability; what remains is "undecided".
+    Unfinished runs may still end anywhere.  The posterior is computed with all of them at correct attractors, at
+    spurious ones, and at none; each mode gets its smallest probability, and the rest is "undecided".
     """
     e = evidence
     extremes = np.stack(
@@ -130,10 +126,10 @@ def decided(probability: np.ndarray, rule: ModeRule) -> np.ndarray:
 
 
 def restarts_needed(evidence: Evidence, restarts: int | np.ndarray, rule: ModeRule) -> np.ndarray:
-    """Return the restarts (puzzle,) at which a verdict is reached if runs go on to split as those seen.
+    """Return the restarts (puzzle,) at which a verdict is reached if further runs split like those seen.
 
-    The number of restarts where there is a verdict, -1 where up to 256 times as many would give none: there the masses
-    are too near a threshold, or runs are unfinished.
+    This is the present number if there is a verdict, and -1 if up to 256 times as many would give none, because the
+    masses are too near a threshold or runs are unfinished.
     """
     needed = np.where(decided(verdict(evidence, rule), rule) != UNDECIDED, restarts, -1)
     for factor in 2.0 ** np.arange(0.25, np.log2(MOST) + 0.25, 0.25):
@@ -143,7 +139,7 @@ def restarts_needed(evidence: Evidence, restarts: int | np.ndarray, rule: ModeRu
 
 
 def slowing(ensemble: xr.Dataset) -> np.ndarray:
-    """Return the unfinished runs, (puzzle, restart) bool, that decay too slowly ever to come to rest."""
+    """Return the unfinished runs, (puzzle, restart) bool, whose decay is too slow ever to come to rest."""
     relative = filled(ensemble.relative_residual.values.astype(float), measured_of(ensemble))
     scaled = np.nan_to_num(relative, nan=1.0, posinf=1.0)
     slow = slows_for_ever(scaled.reshape(-1, scaled.shape[2])).reshape(scaled.shape[:2])
@@ -151,11 +147,11 @@ def slowing(ensemble: xr.Dataset) -> np.ndarray:
 
 
 def depth_needed(ensemble: xr.Dataset) -> np.ndarray:
-    """Return the depth (puzzle,) at which nine in ten unfinished runs would be at rest if they go on as they do.
+    """Return the depth (puzzle,) at which nine in ten unfinished runs would be at rest if they continue as they do.
 
-    Rounded up to a doubling of the depth; the depth itself where no run is unfinished.  From the decay of the last
-    residuals: a lower bound where that is slower than geometric; -1 where runs do not decay, or so slowly that they
-    never come to rest: like 1 / time, or a lesser power.
+    It is extrapolated from the decay of the last residuals and rounded up to a doubling of the depth: the depth itself
+    if no run is unfinished, a lower bound if the decay is slower than geometric, and -1 if runs do not decay, or decay
+    so slowly that they never come to rest (like 1 / time, or a lesser power).
     """
     depth, unfinished = ensemble.sizes["step"], ensemble.fate.values == CODE["unfinished"]
     with np.errstate(invalid="ignore"):
@@ -195,7 +191,7 @@ def modes(
     rule
         Definitions, prior and decision threshold.
     returns
-        From `return_test` on the ensemble's final states: then only runs that come back count as at an attractor.
+        From `return_test` on the ensemble's final states: only runs that come back then count as at an attractor.
 
     Returns
     -------
@@ -211,12 +207,10 @@ def modes(
     Raises
     ------
     ValueError
-        When the ensemble knows nothing of correctness, or `returns` is of other runs.
-
-    Notes
-    -----
-    Definitions, prior and all thresholds: `ModeRule`; what happens when they move: `mode_sensitivity`.  Unfinished runs
-    may yet end anywhere: each mode gets its least probability over where they might, what remains is "undecided".
+        If correctness is unknown, or `returns` is of other runs.  Notes ----- `ModeRule` has the definitions,
+        the prior and all thresholds; `mode_sensitivity` shows what happens when they move. Unfinished runs may
+        still end anywhere: each mode gets its smallest probability over the places where they might end, and
+        the rest is "undecided".
 
     References
     ----------
@@ -273,7 +267,7 @@ def mode_sensitivity(
     ensemble: xr.Dataset, *, rule: ModeRule | None = None, returns: xr.Dataset | None = None,
     variations: Mapping[str, tuple[float, ...]] = VARIATIONS, seed: int = 0,
 ) -> xr.Dataset:  # fmt: skip
-    """Say how the verdicts change when each threshold or prior of the rule is moved.
+    """Measure how the verdicts change when each threshold or prior of the rule is moved.
 
     Parameters
     ----------
@@ -286,8 +280,8 @@ def mode_sensitivity(
     -------
     xarray.Dataset
         Over variation ("as is", "broad = 0.8", ...): `mode(puzzle, variation)`, `mode_probability(puzzle, variation,
-        mode)`, `changed` = share of the puzzles with another verdict than as is, `reversed` = share with another mode
-        where both are decided, both with `_low`, `_high` over puzzles; `landscape_mode`.
+        mode)`, `changed` = share of the puzzles whose verdict differs from "as is", `reversed` = share with another
+        mode among the puzzles decided in both, with `_low`, `_high` over puzzles; `landscape_mode`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Did the map do anything?  A zero residual may mean that z came back untouched, or that the answer ignores it."""
+"""Does the map do anything?  A zero residual may mean that z is returned unchanged, or that the answer ignores it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def noop_test(
     system, inputs
         The system and its puzzles (P, L).
     restarts, depth
-        Starts of every puzzle, at least 2, run so many outer steps with noise off.
+        Starts of every puzzle, at least 2, and outer steps of each run, with noise off.
     initial
         Restart law, as in `sample`.
     **options
@@ -53,11 +53,12 @@ def noop_test(
     Returns
     -------
     xarray.Dataset
-        Over puzzle: `moved` = median relative length of the first step, `memory` = share of the differences between
-        starts that is found again, in place and sign, in the ends, `input_effect` = median relative distance of the
-        ends of the same start under this puzzle's input and the next one's; and what follows from them: `acts` (it
-        moved), `z_survives`, `blind` (the input of the next puzzle gives the same ends; False for a single puzzle),
-        `answer_fixed` (all starts, before any step, decode to the answer at the end).
+        Over puzzle: `moved` = median relative length of the first step; `memory` = share of the differences
+        between starts that reappears, with place and sign, in the end states; `input_effect` = median relative
+        distance of the end states of the same start under the inputs of this puzzle and of the next.
+        Conclusions from them: `acts` (the state moved), `z_survives`, `blind` (the input of the next puzzle
+        gives the same end states; False for a single puzzle), `answer_fixed` (all starts, before any step,
+        decode to the final answer).
 
     Raises
     ------
@@ -66,10 +67,10 @@ def noop_test(
 
     Notes
     -----
-    Memory is the slope of the regression of ends on starts, over all coordinates at once: 1 for the identity, near 0
-    where the start is forgotten.  Coexisting attractors do depend on the start, through its basin: differences are
-    taken around the mean of the restarts that end with the same answer, where several do.  All puzzles are given the
-    same starts.
+    Memory is the slope of the regression of end states on starts, over all coordinates at once: 1 for the
+    identity, near 0 if the start is forgotten.  With coexisting attractors the end depends on the start through
+    its basin; differences are therefore taken around the mean of the restarts that end with the same answer, if
+    there are several. All puzzles get the same starts.
 
     Cost: P * restarts * depth steps.
 

@@ -1,4 +1,4 @@
-"""Does a run come back when it is pushed?  The evidence behind "settled", and whether the map did anything at all."""
+"""Does a run come back when it is pushed?  The evidence that a settled state is at an attractor."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def return_test(
     select: np.ndarray | None = None,
     **options: Unpack[AnswerOptions],
 ) -> xr.Dataset:
-    """Push states a little and see whether state and answer come back to those of an unperturbed twin.
+    """Push states a little and test whether state and answer come back to those of an unperturbed twin.
 
     Parameters
     ----------
@@ -63,10 +63,10 @@ def return_test(
     Returns
     -------
     xarray.Dataset
-        Over (puzzle, point): `result` with flags `returns leaves undecided not_tested`, `margin` = the largest size up
-        to which state and answer come back from every direction tried (0: none), `twin_moved` = how far the twin went
-        from the state it began at, relative to the scale, beyond its own recurrence.  Over (puzzle, point, size,
-        direction): `left` = share of the perturbation that is left, `answer_back`.
+        Over (puzzle, point): `result` with flags `returns leaves undecided not_tested`, `margin` = the largest
+        size up to which state and answer come back from every direction tried (0: none), `twin_moved` =
+        distance of the twin from its first state, relative to the scale, beyond its own recurrence.  Over
+        (puzzle, point, size, direction): `left` = share of the perturbation that is left, `answer_back`.
 
     Raises
     ------
@@ -75,18 +75,17 @@ def return_test(
 
     Notes
     -----
-    What is left is the least distance of the pushed state from the twin's last states (at most 32), so that a return
-    with another phase to a cycle is a return; distances are those of random projections of large states.  A push is
-    back when a tenth of it or less is left, or no more than the recurrence of the twin itself; it has left when all of
-    it or more is left, or the answer is another.  A state `returns` when all pushes of the smallest size are back with
-    the twin's answer; it `leaves` when one of them has left, or the twin itself went away (by a tenth of the scale) or
-    changed its answer: then it was passing a saddle.  In between, more depth would tell.
-
-    The bred direction is the difference that the slowest random push of the smallest size left behind: along it a
-    saddle is left, even where one unstable direction is hidden among thousands.
-
-    Small pushes only: how far the basin reaches is another question.  Cost: (1 + (directions + 1) * sizes) * depth
-    steps a state, fewer where states come to rest.
+    The part of a push that is left is the smallest distance of the pushed state from the twin's last states (at
+    most 32), so that a return to a cycle at another phase counts as a return; for large states, distances are
+    those of random projections.  A push is back if at most a tenth of it is left, or no more than the
+    recurrence of the twin itself.  It has left if at least all of it is left, or the answer differs.  A state
+    `returns` if all pushes of the smallest size are back with the twin's answer.  It `leaves` if one of them
+    has left, or if the twin itself went away (by a tenth of the scale) or changed its answer, which means that
+    it was passing a saddle.  Otherwise it is undecided, and more depth would decide.  The bred direction is the
+    difference that remains of the slowest random push of the smallest size.  States leave a saddle along it,
+    even if one unstable direction is hidden among thousands of stable ones.  The pushes are small: how far the
+    basin reaches is another question.  Cost: (1 + (directions + 1) * sizes) * depth steps a state, fewer where
+    states come to rest.
 
     References
     ----------
@@ -158,7 +157,7 @@ def _flat(select: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _unit(vectors: Tensor, otherwise: Tensor) -> Tensor:
-    """Return rows (n, d) scaled to length 1; rows too short or not finite to have a direction are replaced."""
+    """Return rows (n, d) scaled to length 1; rows without a direction (too short or not finite) are replaced."""
     length = vectors.norm(dim=1, keepdim=True)
     usable = length.isfinite() & (length > 0)
     return torch.where(usable, vectors / torch.where(usable, length, 1.0), otherwise)

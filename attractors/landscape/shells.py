@@ -1,4 +1,4 @@
-"""Restart laws: does where a run ends depend on how far from the origin it starts?"""
+"""Shells of starts: does the attractor of a run depend on the distance of its start from the origin?"""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SHUFFLES = 999
 
 
 def on_shell(law: Law, factor: float) -> Law:
-    """Return the law that draws per direction from `law` and puts it at this radius, in median norms of `law`.
+    """Return the law that draws a direction from `law` and scales it to this radius, in median norms of `law`.
 
     Notes
     -----
@@ -88,11 +88,11 @@ def shells(
     system, inputs, labels, identifiers, oracle, depth, seed, noise, batch_size, device, dtype, progress
         As in `sample`.
     radii
-        Of the shells, in median norms of a start under the law.
+        Radii of the shells, in median norms of a start under the law.
     restarts
-        Of every puzzle on every shell; other directions on each.
+        Restarts of every puzzle on every shell, with different directions on each.
     initial
-        Law whose directions are taken; None: the system's own.
+        Law from which directions are drawn; None: the system's own.
     confidence
         Of the intervals.
 
@@ -111,10 +111,10 @@ def shells(
 
     Notes
     -----
-    `dependence_p` is that of a permutation test (999 shuffles) on Pearson's statistic of the table shell by outcome (an
-    attractor, or none): small where the basin a run ends in depends on the radius of its start, 1 where all runs end
-    alike.  It is exact whatever the counts; with many puzzles some are small by chance.  Starts at another radius than
-    a trained model saw are outside its training law.
+    `dependence_p` comes from a permutation test (999 shuffles) on Pearson's statistic of the table of shell by
+    outcome (an attractor, or none).  It is small if the basin of a run depends on the radius of its start, and
+    1 if all runs end in the same way.  It is exact for any counts; with many puzzles some values are small by
+    chance.  Starts at a radius that a trained model did not see are outside its training law.
 
     Examples
     --------

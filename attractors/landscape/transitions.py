@@ -1,4 +1,4 @@
-"""Noise: the basins that runs end in when noise drives them from an attractor, and how fast they escape."""
+"""Noise: the basins in which runs end after noise has driven them from an attractor, and how fast they escape."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from eqrlab.core import System
 
 
 class TransitionOptions(StateOptions, total=False):
-    """Options of `transitions`, besides how it computes."""
+    """Options of `transitions`, besides those of the computation."""
 
     most: int
     depth: int
@@ -38,7 +38,7 @@ class TransitionOptions(StateOptions, total=False):
 
 @dataclass(frozen=True)
 class Trials:
-    """So many trials of so many noisy steps at each noise level, and how their counts become intervals."""
+    """The number of trials and of noisy steps at each noise level, and the intervals of their counts."""
 
     levels: list[float]
     steps: int
@@ -52,7 +52,7 @@ class Trials:
         require_integers(steps=self.steps, trials=self.number)
 
     def share(self, count: np.ndarray, where: np.ndarray) -> Interval:
-        """Return the share of the trials that a count is, with its bounds; NaN elsewhere."""
+        """Return a count as a share of the trials, with its bounds; NaN elsewhere."""
         bounds = proportion_interval(count, self.number, self.confidence, self.method)
         return Interval(count / self.number, *bounds).each(lambda values: np.where(where, values, np.nan))
 
@@ -69,7 +69,7 @@ def transitions(
     method: str = "mid-p",
     **options: Unpack[TransitionOptions],
 ) -> xr.Dataset:
-    """Measure how noise carries runs from basin to basin: probabilities of transition and rates of escape.
+    """Measure how noise moves runs between basins: transition probabilities and escape rates.
 
     Parameters
     ----------
@@ -80,12 +80,12 @@ def transitions(
     noises
         Amplitudes beta.
     steps, trials
-        Every trial starts at an attractor, takes so many outer steps with noise, and then `depth` without: where it
-        then ends is the basin the noise has carried it to.
+        Every trial starts at an attractor and takes `steps` outer steps with noise, then `depth` steps without noise;
+        the attractor where it ends shows into which basin the noise has moved it.
     most
-        Most attractors of a puzzle that are left, the largest first; 6 unless given.
+        Largest number of attractors of a puzzle from which trials start, the largest first; default 6.
     depth
-        Outer steps without noise, after the noisy ones; 64 unless given.
+        Outer steps without noise, after the noisy ones; default 64.
     confidence, method
         Of the intervals, see `statistics.proportion_interval`.
     **options
@@ -107,9 +107,10 @@ def transitions(
 
     Notes
     -----
-    The rate is that of a memoryless escape with the same probability; where escapes come in the first steps only, or
-    the state needs time to reach a border, the rate changes with `steps`: compare two values of it.  Basins are those
-    of the noise-free map.  Cost: amplitudes * attractors * trials * (2 steps + depth) outer steps per puzzle.
+    The rate is that of a memoryless escape with the same probability.  If escapes happen only in the first
+    steps, or the state needs time to reach a border, the rate changes with `steps`: compare two values of
+    `steps`.  Basins are those of the noise-free map.  Cost: amplitudes * attractors * trials * (2 steps +
+    depth) outer steps per puzzle.
 
     References
     ----------
@@ -157,7 +158,7 @@ def transitions(
 
 
 def _count(runs: Runs, sources: np.ndarray, ended: Runs, widest: int, trials: int) -> np.ndarray:
-    """Return (widest, widest + 2) numbers of trials from each source by where they ended."""
+    """Return the numbers of trials (widest, widest + 2) from each source by the place where they ended."""
     count = np.zeros((widest, widest + 2), np.int32)
     label = identify(join(runs, ended)).label
     homes, ends = label[sources], label[len(runs) :].reshape(widest, trials)

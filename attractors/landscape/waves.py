@@ -1,4 +1,4 @@
-"""Restarts in waves: puzzles whose verdict stands are not drawn from any more."""
+"""Restarts in waves: no more restarts are drawn for puzzles whose mode is decided."""
 
 from __future__ import annotations
 
@@ -41,37 +41,31 @@ def sample_until_decided(
     batch_size: int | None = None,
     progress: bool | Callable[[int, int], None] = False,
 ) -> xr.Dataset:
-    """Sample restarts in waves; a puzzle whose mode is decided is left alone.
+    """Sample restarts in waves, until the mode of each puzzle is decided.
 
     Parameters
     ----------
     run
-        With as many restarts as a puzzle may have at most, and correctness known.
+        Its restarts are the largest number that a puzzle may have; correctness must be known.
     first
         Restarts of every puzzle in the first wave.
     rule
         Of the modes.
     batch_size, progress
-        As for `sample`; each wave has a bar of its own, a callable gets (row-steps done, those of all restarts).
+        As for `sample`; each wave has its own bar, and a callable receives (row-steps done, those of all restarts).
 
     Returns
     -------
     xarray.Dataset
-        As `sample` gives it, restart r of a puzzle being the same run; where puzzles have unequal numbers, `drawn`
-        (puzzle, restart) tells which there are: others are NaN, -1 or False.  The attribute `waves` holds the restarts
-        after each wave.  `basins` and `modes` take confidence sequences for such an ensemble, which hold however one
-        stops; what pools runs over puzzles takes the first wave alone (`common_restarts`).
-
-    Raises
-    ------
-    ValueError
-        When nothing is known of correctness, or `first` is below 1.
-
-    Notes
-    -----
-    The probabilities of modes are posterior ones: by the likelihood principle they mean the same however one stops, if
-    masses follow the rule's prior.  What counts as settled is judged of all runs so far, hence a verdict that was
-    decided may be a little off its threshold in the end.
+        As `sample` returns it, with the same run for restart r of a puzzle.  If puzzles have unequal numbers,
+        `drawn` (puzzle, restart) marks the restarts that exist; the others are NaN, -1 or False.  The attribute
+        `waves` has the restarts after each wave.  For such an ensemble, `basins` and `modes` use confidence
+        sequences, which are valid for any stopping rule; statistics that pool runs over puzzles use only the
+        first wave (`common_restarts`).  Raises ------ ValueError If correctness is unknown, or `first` is below
+        1.  Notes ----- The probabilities of modes are posterior probabilities: by the likelihood principle
+        their meaning does not depend on the stopping rule, if masses follow the rule's prior.  What counts as
+        settled is judged from all runs so far, so the probability of a decided mode may end slightly below its
+        threshold.
 
     References
     ----------
@@ -106,7 +100,7 @@ def sample_until_decided(
 def _counted(
     progress: bool | Callable[[int, int], None], before: int, run: Run
 ) -> bool | Callable[[int, int], None]:
-    """Return what counts the row-steps of one wave among those of all restarts."""
+    """Return the progress callback of one wave, which counts row-steps among those of all restarts."""
     if not callable(progress):
         return progress
     told = progress
@@ -114,7 +108,7 @@ def _counted(
 
 
 def _assembled(run: Run, rows: np.ndarray, records: dict[str, np.ndarray]) -> xr.Dataset:
-    """Return the ensemble of some rows of a run; what was not drawn is NaN, -1 or False."""
+    """Return the ensemble of some rows of a run; restarts that were not drawn are NaN, -1 or False."""
     puzzles, restart = np.divmod(rows, run.restarts)
     most, total = int(restart.max()) + 1, len(run.inputs)
     given = run.initial[:, :most] if isinstance(run.initial, torch.Tensor) else run.initial

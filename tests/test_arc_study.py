@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 
 from eqrlab import attractors as at
+from eqrlab.analyses.studies import accuracy
 from eqrlab.analyses.studies import arc as study
 from eqrlab.analyses.studies.accuracy import measure
 from eqrlab.attractors.results import archive
@@ -37,6 +38,25 @@ def test_evaluation_gives_the_figures_of_the_official_evaluator(shared, model):
     assert {k: len(v) for k, v in found["submission"].items()}["44f52bb0"] == 2
     if "submission" in want:
         assert found["submission"] == want["submission"]
+    assert found["halting"]["steps"]["value"] <= 2 and found["halting"]["exact"]["value"] <= 1
+
+
+def test_votes_and_halting_of_a_family_that_learns_to_continue_come_from_its_two_logits(shared, monkeypatch):
+    folder = shared / "conformance"
+    model = load(folder / "hrm_arc/checkpoint/step_400", seq_len=900)
+    puzzles = read_puzzles(folder / "data" / "arc_small").take([0, 5, 50])
+    whole = measure(model, puzzles, depth=3, restarts=1)
+    monkeypatch.setattr(accuracy, "KEPT", 1)  # one puzzle at a time
+    assert measure(model, puzzles, depth=3, restarts=1) == whole
+    runs = at.sample(
+        model, puzzles.inputs, labels=puzzles.labels, identifiers=puzzles.identifiers, restarts=1, depth=3
+    )
+    _, plain = study.voted(runs, puzzles)
+    kept = accuracy._with_votes(model, puzzles, {"restarts": 1, "depth": 3})
+    _, ranked = study.voted(kept, puzzles)
+    for mine, other in zip(ranked, plain, strict=True):
+        assert [c.halt for c in mine] == pytest.approx([c.halt for c in other], abs=1e-6)
+    assert not np.allclose(kept.halt_logit, runs.halt_logit)  # q_halt - q_continue, and q_halt
 
 
 DISGUISES = ("a", "a|||t1|||0213456789", "a|||t4|||0123456789", "a|||t6|||0987654321")

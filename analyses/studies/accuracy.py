@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
+import torch
+import xarray as xr
 from torch import Tensor
 
 from eqrlab.analyses.studies import arc
@@ -16,6 +19,8 @@ from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
 from eqrlab.core import Reasoner
 from eqrlab.core.labels import counts
 from eqrlab.datasets import PuzzleSet
+
+KEPT = 1 << 27  # numbers of states that are kept at once
 
 
 def measure(
@@ -45,24 +50,21 @@ def measure(
             f"{puzzles.source}: {puzzles.task} puzzles of {puzzles.inputs.shape[1]} cells, "
             f"the model reads {c.seq_len} cells and tokens 0 to {c.vocab_size - 1}"
         )
-    votes = not own and bool(arc.shown_names(puzzles))  # which weigh answers by the halting logit itself
-    ensemble = sample(
-        reasoner if own else reasoner.to(device) if votes else by_halting_rule(reasoner.to(device)),
-        puzzles.inputs,
-        labels=puzzles.labels,
-        identifiers=puzzles.identifiers,
-        restarts=restarts,
-        depth=depth,
-        seed=seed,
-        noise=noise,
-        oracle=puzzles.oracle,
-        device=device,
-        progress=progress,
-    )
+    votes = not own and bool(arc.shown_names(puzzles))
+    given: dict[str, Any] = {
+        "restarts": restarts, "depth": depth, "seed": seed, "noise": noise, "oracle": puzzles.oracle, "device": device,
+        "progress": progress,
+    }  # fmt: skip
+    if own:
+        ensemble = _sampled(reasoner, puzzles, given)
+    elif votes and reasoner.continue_head:
+        ensemble = _with_votes(reasoner.to(device), puzzles, given)
+    else:
+        ensemble = _sampled(by_halting_rule(reasoner.to(device)), puzzles, given)
     exact = cells = halted = None
     if "correct" in ensemble:
         exact = clustered(ensemble.correct.values[:, :, -1].astype(float), 1)
-        if "halt_logit" in ensemble and not (votes and reasoner.continue_head):
+        if "halt_logit" in ensemble:
             halted = halting(ensemble.correct.values, ensemble.halt_logit.values)
     if puzzles.labels is not None:
         counted = int(counts(puzzles.labels).sum(axis=1).mean())
@@ -80,6 +82,32 @@ def measure(
         "halting": halted,
         **(arc.vote_results(ensemble, puzzles) if votes else {}),
     }
+
+
+def _sampled(system: Reasoner, puzzles: PuzzleSet, given: dict[str, Any]) -> xr.Dataset:
+    return sample(system, puzzles.inputs, labels=puzzles.labels, identifiers=puzzles.identifiers, **given)
+
+
+def _with_votes(reasoner: Reasoner, puzzles: PuzzleSet, given: dict[str, Any]) -> xr.Dataset:
+    """Return runs of a family that learns to continue, with the logit that weighs its votes.
+
+    `halt_logit` is what its halting rule asks, `vote_logit` (puzzle, restart) the halting logit at the end: the
+    official vote does not look at the other.  Final states are kept of so many puzzles at once as `KEPT` numbers allow.
+    """
+    stopping, parts = by_halting_rule(reasoner), []
+    at_once = max(1, KEPT // (given["restarts"] * math.prod(reasoner.state_shape)))
+    for first in range(0, len(puzzles), at_once):
+        few = puzzles.take(slice(first, first + at_once))
+        runs = _sampled(stopping, few, given | {"keep": ("summary", "final_state")})
+        z = torch.as_tensor(runs["final_state"].values, device=reasoner.device)
+        with torch.no_grad():
+            logit = reasoner.q_values(z.flatten(0, 1))[:, 0].reshape(z.shape[:2])
+        parts.append(
+            runs.drop_vars("final_state").assign(vote_logit=(("puzzle", "restart"), logit.cpu().numpy()))
+        )
+    return xr.concat(
+        parts, "puzzle", data_vars="minimal", coords="minimal", compat="override", join="override"
+    )
 
 
 def by_halting_rule(reasoner: Reasoner) -> Reasoner:

@@ -51,8 +51,9 @@ def voted(ensemble: xr.Dataset, puzzles: PuzzleSet) -> Voted:
     cases = arc.cases_of(puzzles.inputs, puzzles.labels, names, known_tests(puzzles))
     answers = ensemble.answer.values
     halt = np.full(answers.shape[:2], 0.5)  # without a halting head the order of arrival decides
-    if "halt_logit" in ensemble:
-        halt = 1 / (1 + np.exp(-ensemble.halt_logit.values[:, :, -1].astype(np.float64)))
+    if "vote_logit" in ensemble or "halt_logit" in ensemble:
+        logit = ensemble["vote_logit"] if "vote_logit" in ensemble else ensemble["halt_logit"][:, :, -1]
+        halt = 1 / (1 + np.exp(-logit.values.astype(np.float64)))
     return cases, [arc.vote(case, answers, halt, names) for case in cases]
 
 

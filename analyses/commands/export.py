@@ -83,6 +83,7 @@ def _job(
     origin = {"checkpoint_source": str(Path(name).resolve()) if Path(name).exists() else name, **options}
     chosen = {k: given.pop(k) for k in ("puzzles", "split", "limit", "allow_several")}
     starts = given.pop("starts")
+    # What was typed counts before what an archive records, and that before the defaults.
     job = {**DEFAULTS, **old, **{k: v for k, v in given.items() if v is not None}}
     job["device"] = opt.device_named(
         job["device"]

@@ -161,6 +161,7 @@ def scale_command(
         if others:
             groups["baseline"] = own_run(others[0][1], chosen.inputs, common)
             groups["baseline"].attrs["name"] = others[0][0]
+    # From here on everything is computed from the ensemble, whether it was sampled or read.
     ensemble = groups["ensemble"]
     groups["scaling"] = at.scaling(ensemble, depths, breadths, layers=layers)
     groups["signals"] = at.signals(ensemble)

@@ -68,6 +68,7 @@ def alignment(
     correct = ensemble.correct.values
     puzzles = len(residual)
     error = 1.0 - ensemble.token_accuracy.values.astype(float) if "token_accuracy" in ensemble else None
+    # The residual as a score, at each depth: statistics are functions of puzzle weights, for the bootstrap.
     shape = len(depths)
     values = {n: np.full(shape, np.nan) for n in ("auc", "auc_within", "spearman")}
     bounds = {n: np.full((2, shape), np.nan) for n in values}
@@ -98,6 +99,7 @@ def alignment(
                 bounds[name][:, i] = widened(
                     values[name][i], *interval, puzzles_having, confidence, least=least
                 )
+    # What the residual is for: how accurate choosing by it is, beside all other selectors.
     selected = selector_accuracy(ensemble, depths)
     names = list(selected)
     per_puzzle = np.stack([selected[n] for n in names], axis=1)

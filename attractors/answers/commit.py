@@ -343,7 +343,7 @@ def _committed_stage(
 def _answers(
     run: Run, stages: tuple[_Stage, _Stage, _Stage], failed: np.ndarray
 ) -> dict[str, schema.Variable]:
-    """Return the answers of each puzzle: of the first stage, with the committed second stage, and with the plain one."""
+    """Return the answers of each puzzle: of the first stage, and with the committed and the plain second one."""
     first, second, plain = stages
     once, answer = first.chosen()
     correct, restarts, some = once.copy(), once.copy(), np.asarray(first.right.any(1))

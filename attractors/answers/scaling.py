@@ -109,10 +109,12 @@ def scaling(
     variables |= Interval(*share_over_puzzles(chance, **draw)).variables("accuracy", cell, text)
     text = "accuracy above that of one restart of the same depth"
     variables |= Interval(*share_over_puzzles(chance - one, least=-1.0, **draw)).variables("gain", cell, text)
+    # Cost of every point, in outer steps and in layers, so that models of different size compare.
     nfe = np.outer(depth, breadth)
     variables["nfe"] = (point, nfe, "outer steps a puzzle: depth times breadth")
     if layers is not None:
         variables["nle"] = (point, nfe * layers, "equivalent layers a puzzle")
+    # Whether the residual misleads: the warning of the result rests on this paired difference.
     top, vote = (chance[:, names.index(n)] for n in ("top1_converged", "majority"))
     difference = share_over_puzzles(top - vote, least=-1.0, **draw)
     text = "accuracy of least residual minus that of the majority vote"
@@ -131,6 +133,7 @@ def scaling(
         text = "outer steps a puzzle when all its restarts stop with the first that halts"
         spent = steps_to_first_halt(ensemble, depth, breadth)
         variables |= Interval(*mean_over_puzzles(spent, **draw)).variables("nfe_first_to_halt", point, text)
+    # Summaries for a reader: the cheapest points, and the depth from which breadth pays.
     front, support = _pareto(chance, nfe, resamples, seed)
     variables["pareto"] = (cell, front, "no point of fewer outer steps is as accurate")
     variables["pareto_support"] = (cell, support, "share of resamples of puzzles in which that holds")

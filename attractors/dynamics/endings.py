@@ -132,6 +132,7 @@ def endings(
     rest = fixed_points(system, inputs, ensemble, method="picard", max_steps=max_steps, certify=False,
                         seed=own.seed, progress=own.progress, **where)  # fmt: skip
     code, period, state = rest.result.values, rest.period.values, rest.fixed_point.values
+    # Each end needs its own evidence: eigenvalues where the state returns, exponents where it keeps moving.
     settled = np.isin(code, (CODE["converged"], CODE["at_floor"]))
     cyclic = code == CODE["periodic"]
     lost = np.isin(code, (CODE["diverged"], CODE["nonfinite"]))

@@ -117,6 +117,7 @@ def assemble(
             "puzzle",
         ),
     }
+    # What depends on the system, the judge and `keep`: an absent variable means that it was not recorded.
     variables |= identifier_variable(recipe.identifiers)
     if judged:
         variables["correct"] = (each, fold(records["correct"]), "answer after this step is right")
@@ -147,6 +148,7 @@ def assemble(
             variables["trajectory"] = ((*each, *axes), states, "state after each step")
         if "final_state" in recipe.keep:
             variables["final_state"] = ((*run, *axes), states[:, :, -1], "state after the last step")
+    # Everything that the numbers depend on, so that the ensemble can be repeated from its attributes.
     config = getattr(recipe.system, "config", None)
     stds = [getattr(config, k) for k in ("H_init_std", "L_init_std") if hasattr(config, k)]
     attributes = {

@@ -201,7 +201,7 @@ def _first_state(ring: np.ndarray, trace: np.ndarray, period: int) -> np.ndarray
 
 
 def revisits(trace: np.ndarray, window: int) -> np.ndarray:
-    """Return which rows of states (n, D, F) were in the region of their last `window` states before, and left in between.
+    """Return which rows of states (n, D, F) were in the region of their last `window` states before, and left it.
 
     Within the last three quarters of the run: "in" means within twice the radius of these states about their mean,
     "left" means beyond three times it.

@@ -183,6 +183,7 @@ def _branches(stages: list[Stage], match: str, confidence: float) -> dict[str, s
         for p in range(puzzles):
             found, runs = stage.clusters(p), stage.runs[p]
             branch, target = matched[p][0][i], matched[p][1][i]
+            # Masses count restarts only; visitors from neighbouring values just show that an attractor exists.
             for a, b in enumerate(branch):
                 members = found.label == a
                 own = members[:total]
@@ -204,6 +205,7 @@ def _branches(stages: list[Stage], match: str, confidence: float) -> dict[str, s
                 if match == "state" and (p, b) in before:
                     length[place] = np.linalg.norm(now[p, b] - before[p, b]) / runs.scale[best]
         before = now
+    # Births and deaths follow from `alive` at two successive values.
     earlier = np.concatenate([np.zeros((1, *shape[1:]), bool), alive[:-1]])
     event = np.select([~alive, np.arange(shape[0])[:, None, None] == 0, earlier], [0, 1, 2], 3).astype(
         np.int8

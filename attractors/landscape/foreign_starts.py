@@ -96,6 +96,7 @@ def asymptotic_alignment(
     puzzles, restarts = ensemble.sizes["puzzle"], ensemble.sizes["restart"]
     if puzzles < 2:
         raise ValueError("asymptotic alignment needs at least two puzzles, got 1")
+    # One shift per restart: every puzzle gets a partner other than itself, and every state is used once.
     shift = np.random.default_rng(seed).integers(1, puzzles, size=restarts)
     partner = (np.arange(puzzles)[:, None] + shift) % puzzles
     own = ensemble.final_state.values

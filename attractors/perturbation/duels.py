@@ -115,6 +115,7 @@ def duels(
                 for first, second, won in ((a, b, share[0]), (b, a, share[1])):
                     low, high = proportion_interval(np.array(won * count), count, confidence, "wilson")
                     wins[:, p, first, second] = won, low, high
+    # Strength of an answer: its mean share of wins, over the answers that it met.
     every = ("puzzle", "contender", "opponent")
     fought = ~np.isnan(wins[0])
     with np.errstate(invalid="ignore"):

@@ -97,6 +97,7 @@ def edge_states(
     """
     n = len(points.z)
     track = Track(homes, points, inside, outside, rows)
+    # Follow the border: two states on either side are kept close by bisection until the middle stops moving.
     for _ in range(ROUNDS if len(rows) else 0):
         track.bisect()
         if (track.lost | (track.residual() <= STILL)).all():
@@ -115,6 +116,7 @@ def edge_states(
     state, value = start.clone(), np.full(points.shape, np.nan + 0j)
     radius, unstable = np.full(points.shape, np.nan), np.full(points.shape, -1, np.int32)
     distance = np.full(n, np.nan)
+    # The border leads to a saddle only approximately; Newton's method finds the saddle itself.
     if len(rows) and (~track.lost).any():
         found = fixed_points(points.system, points.tokens, start.view(shape), method="newton",
                              identifiers=points.identifiers, labels=points.judge.labels,

@@ -109,6 +109,7 @@ def ftle_field(
         for p, frame in enumerate(frames):
             if follower.identifiers is not None:
                 common["identifiers"] = follower.identifiers[p : p + 1]
+            # A grid of large states exceeds memory: cells are taken in parts.
             for cells in torch.split(torch.arange(len(grid)), most):
                 z = _on(frame, grid[cells]).view(1, -1, *shape)
                 tokens = follower.tokens[p : p + 1]

@@ -76,6 +76,7 @@ def make_frames(
     shape: tuple[int, ...] = ()
     for p in range(puzzles):
         x = take_rows(follower.x, slice(p, p + 1))
+        # Two restarts are always drawn: they give shape and scale, and span the plane if nothing else does.
         draws = [follower.place(draw_start(law, x, restart_generator(follower.keys[p], r))) for r in range(2)]
         shape = tuple(draws[0].shape[1:])
         drawn = torch.cat(draws).flatten(1).double()
@@ -95,6 +96,7 @@ def make_frames(
                 raise ValueError(f"states of puzzle {p} are not finite; leave the puzzle out")
             centre = marked.mean(0)
             wanted = span[p].flatten(1).double() if span is not None else marked[1:] - marked[0]
+        # Lengths on the axes are in state norms; a state at the origin must not make the unit zero.
         length = (marked if len(marked) else drawn).norm(dim=1).square().mean().sqrt()
         one = unit or (1.0 if size == 2 else max(float(length), 1e-300))
         axes = _orthonormal(wanted, restart_generator(follower.keys[p], 2))

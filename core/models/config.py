@@ -80,6 +80,7 @@ class ReasonerConfig:
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
+        # Types first: a file may hold anything, and the comparisons below would raise their own errors, or none.
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             kinds: dict[str, tuple[type, ...]] = {
@@ -126,6 +127,7 @@ class ReasonerConfig:
             width = getattr(self, name)
             if width is not None and width < 1:
                 raise ValueError(f"{name} must be >= 1, got {width}")
+        # Limits on size and work: a small file must not be able to ask for unlimited memory or time.
         if self.positions_total > MOST_POSITIONS:
             raise ValueError(f"prefix_len + seq_len must be <= {MOST_POSITIONS}, got {self.positions_total}")
         updates = self.H_cycles * (self.L_cycles + 1)
@@ -133,6 +135,7 @@ class ReasonerConfig:
             raise ValueError(f"H_cycles * (L_cycles + 1) must be <= {MOST_UPDATES}, got {updates}")
         if not 0 <= self.halt_exploration <= 1:
             raise ValueError(f"halt_exploration must be in [0, 1], got {self.halt_exploration}")
+        # Values that are possible alone but not together.
         if self.prefix_dim > self.prefix_len * self.hidden_size:
             raise ValueError(
                 f"prefix_dim {self.prefix_dim} does not fit into {self.prefix_len} positions of {self.hidden_size}"

@@ -90,6 +90,7 @@ def unpack(
         raise CheckpointError(
             f"{path}: a training state of version {version}, {_VERSION} is required: start anew"
         )
+    # Settings and data must agree before a tensor is looked at: another run would train on, silently wrong.
     then = {**_leaves({"train": plain(TrainConfig())}), **_leaves(header)}  # older states lack newer options
     now = {k: v for k, v in _leaves(_settings(trainer)).items() if k not in _FREE}
     planned = then.get(_STEPS, -1)
@@ -116,6 +117,7 @@ def unpack(
     def part(prefix: str) -> dict[str, Tensor]:
         return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
+    # All parts are checked before the first is restored, so that most refusals leave the run as it was.
     names = [name for name, _ in trainer.model.named_parameters()]
     rows = {name: getattr(trainer, name) for name in _ROWS}
     for name, like in rows.items():

@@ -194,6 +194,7 @@ def summarise(
             [sum(share * pools[q, r, s](weight) for r, share in weights.items()) for s in seeds]
         )
 
+    # Three kinds of numbers: the level of a rung, its step from the rung before, effects in the 2 x 2 design.
     level = np.full((3, len(rungs), len(quantities)), np.nan)  # mean, low, high
     step = level.copy()
     crossed = {"act", "noise", "ri", "ni"} <= {*rungs}
@@ -214,6 +215,7 @@ def summarise(
             most = (1 - least) * sum(abs(share) for share in weights.values()) / 2
             found = estimate(contrast(weights, q), size, bounds=(-most, most), confidence=confidence)
             effect[:, i, j] = found.mean, found.low, found.high
+    # Values of single seeds and puzzles are kept beside the means, so that others can compute other contrasts.
     accuracies = [q for q in names if q.startswith("accuracy at")]
     landscape = [q for q in names if q not in accuracies]
     first = {r: results[r, seeds[0]] for r in rungs}

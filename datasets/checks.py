@@ -1,4 +1,4 @@
-"""What is wrong with puzzles of a task: one sentence a row."""
+"""Faults in puzzles of a task: one sentence per row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from eqrlab.datasets.registry.task import Tick
 
 
 def faults(task: str, inputs: np.ndarray, labels: np.ndarray | None) -> dict[int, str]:
-    """Find the rows that are no puzzle of the task, or whose solution is wrong.
+    """Find the rows that are not puzzles of the task, or whose solution is wrong.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def faults(task: str, inputs: np.ndarray, labels: np.ndarray | None) -> dict[int
     Returns
     -------
     dict
-        Row -> reason, rows ascending.  Whether a puzzle has several solutions is not looked at: see `uniqueness`.
+        Row -> reason, rows ascending.  Whether a puzzle has several solutions is not checked: see `uniqueness`.
 
     Raises
     ------
@@ -48,15 +48,15 @@ def faults(task: str, inputs: np.ndarray, labels: np.ndarray | None) -> dict[int
 def best_fit(
     task: str, inputs: np.ndarray, labels: np.ndarray | None, asked: bool
 ) -> tuple[str, dict[int, str]]:
-    """Return the task that puzzles are of, and their faults.
+    """Return the task to which puzzles belong, and their faults.
 
     Parameters
     ----------
     task, inputs, labels
         As in `faults`.
     asked
-        Whether this task was asked for; if not, and rows are none of it, a variant is taken of which all are: Sudoku
-        with other boxes.
+        Whether this task was requested.  If not, and some rows do not belong to it, a variant to which all rows
+        belong is used: Sudoku with other boxes.
     """
     reasons = faults(task, inputs, labels)
     for other in () if asked or not reasons else task_named(task).variants:
@@ -66,7 +66,7 @@ def best_fit(
 
 
 def uniqueness(task: str, inputs: np.ndarray, tick: Tick | None = None) -> tuple[dict[int, str], np.ndarray]:
-    """Find the puzzles that do not have exactly one solution, and those of which that is not known.
+    """Find the puzzles that do not have exactly one solution, and those for which this is unknown.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def unsolvable(
 
     Notes
     -----
-    Nothing is said of puzzles of a task without a solver, and of those that take too long.
+    Puzzles of a task without a solver, and puzzles that take too long, are not reported.
     """
     known = task_named(task)
     open_rows = np.arange(len(inputs)) if labels is None else np.flatnonzero((labels == 0).any(axis=1))

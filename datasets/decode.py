@@ -1,4 +1,4 @@
-"""The characters of a puzzle file: UTF-8, plain or gzip; any other kind of file is named."""
+"""Text of puzzle files: UTF-8, plain or gzip; any other kind of file is named in the error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_RATIO = 100  # and more in proportion to its size
 
 
 def read_text(path: Path, *, json: bool = False) -> str:
-    """Read a file of characters, decompressed if need be; a byte order mark is left out.  JSON must be expected.
+    """Read a text file, decompressed if necessary; a byte order mark is left out.  JSON must be expected.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def read_text(path: Path, *, json: bool = False) -> str:
 
 
 def _decompressed(path: Path, data: bytes) -> bytes:
-    """Decompress a gzip file as far as puzzles can have been compressed: a small file cannot fill the memory."""
+    """Decompress a gzip file up to the ratio that puzzles can have, so that a small file cannot fill the memory."""
     most, parts, size = _LEAST_TEXT + _MOST_RATIO * len(data), list[bytes](), 0
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:

@@ -1,4 +1,4 @@
-"""Random symmetries drawn and applied on the device that trains: tensors in, tensors out, nothing waits."""
+"""Random symmetries drawn and applied on the training device, without waiting for it: tensors in, tensors out."""
 
 from __future__ import annotations
 

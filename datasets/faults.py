@@ -1,4 +1,4 @@
-"""What is wrong with a puzzle file, in sentences that can be printed wherever the file comes from."""
+"""Faults of puzzle files, in sentences that are safe to print wherever the file comes from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class PuzzleFileError(ValueError):
 
 
 class Fault(NamedTuple):
-    """What is wrong in one place: `place` is "file:line"."""
+    """A fault in one place: `place` is "file:line"."""
 
     place: str
     reason: str

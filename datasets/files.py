@@ -34,7 +34,7 @@ def scan(
     limit: int | None = None,
     draw: Draw | None = None,
 ) -> tuple[PuzzleSet | None, list[Fault]]:
-    """Read a puzzle file or folder as far as it is sound, and list every fault.
+    """Read the sound puzzles of a file or folder, and list every fault.
 
     Parameters
     ----------
@@ -106,14 +106,14 @@ def read_puzzles(
     split
         Which sub-folder of an official folder to read.
     limit
-        Read only the first so many puzzles; later ones are not looked at.
+        Read only this many puzzles from the start; later ones are not checked.
     unique
         Refuse puzzles that do not have exactly one solution (runs the solver on each).
     draw
-        Where the file has more puzzles than that, take so many of them at random, by a seed, in the order of the file.
-        Every line must be well formed; whether givens, solution and uniqueness are right is asked of those taken.
+        If the file has more puzzles than this, draw this many at random, by a seed, in the order of the file.  Every
+        line must be well formed; givens, solution and uniqueness are checked only for the puzzles drawn.
     tick
-        Called while the solver runs, with the numbers of puzzles that are done and in all.
+        Called while the solver runs, with the number of puzzles done and the total number.
 
     Returns
     -------
@@ -150,7 +150,7 @@ def read_puzzles(
 
 
 def _bundled_path(name: str, split: str) -> Path:
-    """Return the file of a shipped set by its name, with or without the split; FileNotFoundError lists the names."""
+    """Return the file of a bundled set by its name, with or without the split; FileNotFoundError lists the names."""
     names = bundled_names()
     found = name if name in names else f"{name}-{split}"
     if found not in names:

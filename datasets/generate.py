@@ -36,7 +36,7 @@ class Generated:
 
 
 def board_of_side(side: int | Geometry) -> Geometry:
-    """Return a geometry given by itself or by its side."""
+    """Return the geometry for a geometry or a side."""
     return side if isinstance(side, Geometry) else geometry(side)
 
 
@@ -45,7 +45,8 @@ def random_solution(side: int | Geometry, rng: np.random.Generator) -> np.ndarra
 
     Notes
     -----
-    Every board can come up up to 16x16; the law is not exactly uniform.  Larger ones are disguises of one pattern.
+    Up to 16x16, every board is possible, but the distribution is not exactly uniform.  Larger boards are disguises of
+    one pattern.
     """
     board = board_of_side(side)
     if board.side > _SEARCHED:
@@ -62,13 +63,13 @@ def random_solution(side: int | Geometry, rng: np.random.Generator) -> np.ndarra
 
 
 def _by_singles(solver: BitBoard, clues: dict[int, int], cell: int) -> bool:
-    """Say whether singles alone still solve the board without the clue in `cell`."""
+    """Return whether singles alone still solve the board without the clue in `cell`."""
     state = solver.propagate(*solver.start({c: d for c, d in clues.items() if c != cell}))
     return state is not None and solver.solved(state[1])
 
 
 def _still_unique(solver: BitBoard, clues: dict[int, int], cell: int) -> bool:
-    """Say whether the board stays unique without the clue in `cell`: no solution has another digit there."""
+    """Return whether the solution stays unique without the clue in `cell`: no solution has another digit there."""
     candidates, placed = solver.start({c: d for c, d in clues.items() if c != cell})
     candidates &= ~(1 << (clues[cell] * solver.board.cells + cell))
     return not solver.search(candidates, placed, 1)[0]
@@ -77,7 +78,7 @@ def _still_unique(solver: BitBoard, clues: dict[int, int], cell: int) -> bool:
 def dig(
     solution: np.ndarray, clues: int, singles: bool, rng: np.random.Generator, board: Geometry | None = None
 ) -> np.ndarray:
-    """Remove clues in random order while the puzzle stays solvable, down to a number of clues or to none removable.
+    """Remove clues in random order while the puzzle stays solvable, down to a number of clues or until none can go.
 
     Parameters
     ----------
@@ -231,7 +232,7 @@ def generate(
 
 
 def _attempt(board: Geometry, wanted: str, rng: np.random.Generator) -> Generated:
-    """Dig one puzzle the way the wanted difficulty asks for; it may come out in another class."""
+    """Dig one puzzle as the requested difficulty requires; the result may belong to another class."""
     solution = random_solution(board, rng)
     clues = clues_of(wanted, board.side) if wanted in ("easy", "medium") else None
     target = int(rng.integers(clues[0], clues[1] + 1)) if clues else 0

@@ -1,4 +1,4 @@
-"""Very hard 9x9 Sudoku: minimal puzzles driven uphill in guess nodes, each from a seed of its own."""
+"""Very hard 9x9 Sudoku: minimal puzzles improved step by step towards more guesses, each from its own seed."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def _tokens(clues: Clues) -> np.ndarray:
 
 
 class _Climb:
-    """A minimal puzzle with one solution, and for every clue a witness: a board that breaks this clue alone.
+    """A minimal puzzle with one solution, and for every clue a witness: a board that violates only this clue.
 
-    A witness proves that its clue is needed, and stays one until a clue is added that it breaks: most clues need no
-    new proof after a move.
+    A witness proves that its clue is needed, and remains valid until a clue is added that it violates; most clues
+    therefore need no new proof after a move.
     """
 
     def __init__(self, solution: Clues, rng: np.random.Generator):
@@ -63,7 +63,7 @@ class _Climb:
         self.clues, self.witnesses = self._minimal({}, {})
 
     def _minimal(self, clues: Clues, witnesses: dict[int, int]) -> tuple[Clues, dict[int, int]]:
-        """Add clues of the solution until it is the only one, then take away those that are not needed."""
+        """Add clues of the solution until it is the only one, then remove those that are not needed."""
         clues, witnesses, solver = dict(clues), dict(witnesses), self.solver
         while True:
             found = solver.search(*solver.start(clues), 2)[0]
@@ -114,8 +114,8 @@ def mean_guesses(puzzle: np.ndarray, rng: np.random.Generator, least: float = 0.
 
     Notes
     -----
-    The solver takes ties in reading order, so that the count of one disguise is partly luck; a search for large counts
-    would find the luck (counted again, puzzles chosen by a single count lose about half of it).
+    The solver breaks ties in reading order, so that the count of one disguise is partly luck.  A search for large
+    counts would select lucky counts (puzzles chosen by a single count lose about half of it when counted again).
     """
     symmetry = random_symmetry(geometry(_SIDE), _DISGUISES, rng)
     disguised = symmetry.apply(np.repeat(puzzle[None], _DISGUISES, axis=0))
@@ -126,7 +126,7 @@ def mean_guesses(puzzle: np.ndarray, rng: np.random.Generator, least: float = 0.
 
 
 def climb(key: tuple[int, ...]) -> Generated:
-    """Make the puzzle that belongs to some integers: the start of the random numbers of its own climb."""
+    """Make the puzzle of a key: integers that seed the random numbers of its climb."""
     rng = np.random.default_rng(list(key))
     target = _MEDIAN * float(np.exp(_SPREAD * rng.standard_normal()))
     while True:
@@ -158,7 +158,7 @@ def generate_hardest(
     exclude
         Fingerprints (see `symmetry.fingerprint`) that must not come up.
     first
-        Leave out so many puzzles of the sequence, without making them.
+        Skip this many puzzles of the sequence, without making them.
     workers
         Processes that work at a time; the puzzles do not depend on it.
 

@@ -97,7 +97,7 @@ def shortest_path(tokens: np.ndarray, board: Board | None = None) -> tuple[np.nd
 
 
 def maze_oracle(inputs: np.ndarray, answers: np.ndarray, board: Board | None = None) -> np.ndarray:
-    """Say which answers mark a shortest path from S to G (any one) and keep walls, S and G.
+    """Return which answers mark a shortest path from S to G (any one) and keep walls, S and G.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Local dynamics at the attractors an ensemble found: spectrum, settling rate, and whether they are attractors."""
+"""Local dynamics at the attractors found in an ensemble: spectrum, settling rate, and return after pushes."""
 
 from __future__ import annotations
 
@@ -55,14 +55,13 @@ def local_dynamics(
     Parameters
     ----------
     run
-        The run the ensemble was sampled by, or `Run.of_ensemble(system, ensemble)`.
-    ensemble, basins
-        From `run.sample()` (own or drawn starts, not given ones) and `basins`, with correctness known.  With
-        `final_state` kept, the runs examined need not be run again.
+        The run with which the ensemble was sampled, or `Run.of_ensemble(system, ensemble)`. ensemble, basins
+        From `run.sample()` (with starts drawn from a law, not given as a tensor) and `basins`, with correctness
+        known. If `final_state` was kept, the examined runs need not be run again.
     k, tol, max_products
         Of the spectrum.
     depth
-        Outer steps, noise off, that a representative run goes on for before it is examined.
+        Outer steps, noise off, for which a representative run continues before it is examined.
     seed
         Of the pushes.
     progress
@@ -71,24 +70,22 @@ def local_dynamics(
     Returns
     -------
     xarray.Dataset
-        Over (puzzle, point) with points right and wrong: `attractor` (its number in `basins`, -1: none), `restart`
-        (the run that stands for it), `residual` (relative, noise off, where it was examined), `spectral_radius` with
-        `_low` and `_high`, `sigma_1`, `predicted_rate` = spectral radius, the factor a small error falls by in a step,
-        `measured_rate` = that factor after a push of 1e-3 (of the run itself where it is still settling), `returns`
-        (flags of `return_test`), `verdict` with flags none, stable, saddle, no_fixed_point, undecided; where there is
-        no fixed point, the leading Lyapunov `exponent` with `_low` and `_high`: chaos where the interval lies above 0.
-        Over (puzzle, point, eig): `eigenvalue`, `eigen_residual`, `converged`.
+        Over (puzzle, point) with points right and wrong: `attractor` (its number in `basins`, -1: none),
+        `restart` (the run that stands for it), `residual` (relative, noise off, where it was examined),
+        `spectral_radius` with `_low` and `_high`, `sigma_1`, `predicted_rate` = spectral radius, the factor by
+        which a small error shrinks in a step, `measured_rate` = that factor after a push of 1e-3 (of the run
+        itself if it is still settling), `returns` (flags of `return_test`), `verdict` with flags none, stable,
+        saddle, no_fixed_point, undecided; where there is no fixed point, the leading Lyapunov `exponent` with
+        `_low` and `_high`: chaos where the interval lies above 0. Over (puzzle, point, eig): `eigenvalue`,
+        `eigen_residual`, `converged`.
 
     Raises
     ------
     ValueError
-        For an ensemble of given starts, one that knows nothing of correctness, other puzzles than the ensemble's, and
-        a system or law that does not give the ensemble's runs again.
-
-    Notes
-    -----
-    The points are those of the deterministic map: representative runs are made again from their seeds, then go on
-    with noise off.  Where the map has roundings by origin (URM), derivatives are those of `system.smooth()`.
+        For an ensemble of given starts or without correctness, for other puzzles than the ensemble's, and for a
+        system or law that does not reproduce the ensemble's runs.  Notes ----- The points belong to the
+        deterministic map: representative runs are repeated from their seeds and then continue with noise off.
+        If the map includes rounding (URM), derivatives are those of `system.smooth()`.
 
     stable: a fixed point (relative residual up to 1e-4) whose spectral radius is below 1 by its upper bound and whose
     pushes come back.  saddle: a fixed point with a radius above 1 by its lower bound, or one that a push leaves.
@@ -116,7 +113,7 @@ def local_dynamics(
     work: dict[str, Any] = {"device": device, "progress": progress}
 
     def puzzles_of(chosen: np.ndarray) -> tuple[Tensor, dict[str, Any]]:
-        """Return the puzzles of points, (puzzle, point) bool, a row each, and the options of whatever looks at them."""
+        """Return the puzzles of chosen points, (puzzle, point) bool, one row each, and options to analyse them."""
         rows = torch.as_tensor(np.nonzero(chosen)[0])
         return tokens[rows], {**work, "identifiers": None if known is None else known[rows]}
 
@@ -180,7 +177,7 @@ def _pushed(
 def representatives(ensemble: xr.Dataset, basins: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Return the numbers (P, 2) of the largest right and wrong attractor (-1: none), and a run (P, 2) at each.
 
-    The run is that with the least final residual among those that give the attractor's answer, so that it is known.
+    The run is the one with the smallest final residual among those with the answer of the attractor.
     """
     counts = np.nan_to_num(basins["count"].values.astype(float))
     correct, changing = (basins[name].values.astype(bool) for name in ("correct", "changing"))
@@ -204,11 +201,11 @@ def representatives(ensemble: xr.Dataset, basins: xr.Dataset) -> tuple[np.ndarra
 
 
 def rates(pushed: xr.Dataset, quiet: xr.Dataset) -> np.ndarray:
-    """Return the factor (P, M) by which the residual falls a step after a push, NaN where there is nothing to fit.
+    """Return the factor (P, M) by which the residual falls per step after a push, NaN if there is nothing to fit.
 
-    Fitted over the second half of the steps in which the residual is above a hundred roundings and ten times the
-    unpushed run's, so that faster components have died.  Where the unpushed run itself is at rest but still settling,
-    and a push therefore shows nothing, its own rate over its last half is taken.
+    It is fitted over the second half of the steps in which the residual is above a hundred roundings and ten times that
+    of the unpushed run, so that faster components have decayed.  If the unpushed run is still settling, so that a push
+    shows nothing, its own rate over its last half is used.
     """
     series = pushed.relative_residual.values.astype(float)
     floor = 100 * torch.finfo(getattr(torch, pushed.attrs["dtype"])).eps
@@ -255,9 +252,9 @@ def _ends(
     ensemble: xr.Dataset,
     options: dict[str, Any],
 ) -> Tensor | None:
-    """Return the ends of the representatives (P, 2, *state_shape), zero where there is none; None without any.
+    """Return the final states of the representatives (P, 2, *state_shape), zero for missing ones; None without any.
 
-    Runs whose ends the ensemble did not keep are run again, and must be the same runs.
+    Runs whose final states were not kept are run again, and must be the same runs.
     """
     if not present.any():
         return None
@@ -288,9 +285,9 @@ def _ends(
 
 
 def _same_run(mine: xr.Dataset, other: xr.Dataset) -> bool:
-    """Say whether two ensembles of one run begin with the same residuals and, where it settles, end at one place.
+    """Return whether two ensembles of a run begin with the same residuals and, if it settles, end at the same place.
 
-    Later steps and ends of a chaotic run need not agree: batches differ by rounding.
+    Later steps and the end of a chaotic run need not agree, since batches differ by rounding.
     """
     a, b = (run.residual.values[0, 0, :2] for run in (mine, other))
     alike = np.allclose(a, b, rtol=1e-2, atol=1e-6, equal_nan=True)
@@ -308,7 +305,7 @@ def _quiet(
     depth: int,
     where: dict[str, Any],
 ) -> xr.Dataset:
-    """Go on from states (P, M, *state_shape) with noise off."""
+    """Continue from states (P, M, *state_shape) with noise off."""
     return sample(
         system, tokens, restarts=states.shape[1], depth=depth, noise=0, initial=states,
         keep=("summary", "final_state"), retire=True, **where,
@@ -318,7 +315,7 @@ def _quiet(
 def _table(
     ensemble: xr.Dataset, attractor: np.ndarray, restart: np.ndarray, found: dict[str, np.ndarray]
 ) -> xr.Dataset:
-    """Return the dataset of what was found, by name over (puzzle, point); what is missing was not examined."""
+    """Return the dataset of the results, by name over (puzzle, point); missing values were not examined."""
     pair, each = ("puzzle", "point"), ("puzzle", "point", "eig")
     nothing = np.full(attractor.shape, np.nan)
     values: dict[str, Any] = dict.fromkeys(

@@ -1,4 +1,4 @@
-"""What vouches for a fixed point: conditioning, error bound, return of perturbations; and which ones are the same."""
+"""Certificates of fixed points: conditioning, error bound, return of perturbations; and which points are the same."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Merged(NamedTuple):
     sigma, error
         (n,) smallest singular value of I - J at the leader, and bound on the distance to the exact fixed point.
     weakest
-        (n, d) direction of that singular value, in which the error is largest; zero for rows that lead nothing.
+        (n, d) direction of that singular value, in which the error is largest; zero for rows that are not leaders.
     ambiguous
-        (puzzles,) pairs of a row and a solution too far to be the same and too near to be surely different.
+        (puzzles,) pairs of a row and a solution that may or may not be the same.
     """
 
     label: np.ndarray
@@ -88,7 +88,7 @@ def smallest_singular(jacobian: Jacobian, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def merge(points: Points, residual: np.ndarray, found: np.ndarray, seed: int, batch: int) -> Merged:
-    """Decide which of the rows found are the same fixed point, by error bounds instead of a fixed distance.
+    """Decide which rows are the same fixed point, by error bounds instead of a fixed distance.
 
     Notes
     -----
@@ -148,7 +148,7 @@ def _by_frequency(label: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def forward_and_return(points: Points, rows: Tensor, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Iterate fixed points, alone and perturbed, and see what comes back.
+    """Iterate fixed points, unperturbed and perturbed, and measure whether they come back.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""How well eigenvalues are known: residuals become errors by condition numbers, powers bound the spectral radius."""
+"""Error bounds of eigenvalues: condition numbers turn residuals into errors, and powers bound the spectral radius."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POWERS = 40  # squarings
 
 
 class Known(NamedTuple):
-    """How well eigenvalues are known, each (n, k), with the products (n,) that this took.
+    """Condition numbers and residuals of eigenvalues, each (n, k), and the products (n,) used.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class Known(NamedTuple):
     products: np.ndarray
 
     def errors(self, left: np.ndarray, scale: np.ndarray, epsilon: float, slack: np.ndarray) -> np.ndarray:
-        """Return bounds on |value - eigenvalue| (n, k), infinite where there is none.
+        """Return bounds on |value - eigenvalue| (n, k), infinite if no bound is known.
 
         Parameters
         ----------
@@ -70,7 +70,7 @@ def complex_vectors(pairs: Pairs) -> np.ndarray:
 
 
 def right_vectors(operator: Operator, left: Pairs, start: Tensor, m: int) -> Known:
-    """Return what the operator's right eigenvectors say of eigenvalues found with left ones.
+    """Return what the right eigenvectors of the operator show about eigenvalues found with left ones.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def power_bounds(matrices: np.ndarray, slack: np.ndarray) -> tuple[np.ndarray, n
 
 
 def is_triangular(matrix: np.ndarray) -> bool:
-    """Say whether some order of its rows and columns makes a matrix triangular: its diagonal is its spectrum then."""
+    """Return whether some order of rows and columns makes a matrix triangular; its diagonal is then its spectrum."""
     links = matrix != 0
     np.fill_diagonal(links, False)
     left = np.ones(len(links), bool)

@@ -1,4 +1,4 @@
-"""Leading eigenvalues of the Jacobians at many states, dense or by Krylov spaces, and how well each is known."""
+"""Leading eigenvalues of the Jacobians at many states, dense or by Krylov spaces, with error bounds."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Products:
 
 
 class Eigen(NamedTuple):
-    """Eigenvalues of n states and how well they are known.
+    """Eigenvalues of n states with their error bounds.
 
     Attributes
     ----------
@@ -94,7 +94,7 @@ class Eigen(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """Which eigenvalues are wanted, how exactly, and what may be spent on them; see `spectrum`."""
+    """The requested eigenvalues, their precision, and the limit on products; see `spectrum`."""
 
     k: int
     tol: float
@@ -127,7 +127,7 @@ def eigenvalues(
     Parameters
     ----------
     slack
-        (n,) how far each Jacobian may be from the one that is meant, in norm: the errors allow for it.
+        (n,) bound on the difference, in norm, between each Jacobian and the intended one; the errors allow for it.
     """
     k, m = wanted.k, wanted.vectors
     total, parts, done = len(points.z), [], []
@@ -155,7 +155,7 @@ def eigenvalues(
 
 
 def _krylov(jacobian: Jacobian, start: Tensor, wanted: Wanted, slack: np.ndarray) -> Eigen:
-    """Return eigenvalues from left eigenvectors, their errors with right ones; sharper where the errors ask for it."""
+    """Return eigenvalues from left eigenvectors and errors from right ones, refined where errors are too large."""
     n, epsilon = len(start), float(torch.finfo(start.dtype).eps)
     tol, most = wanted.tol, wanted.max_products
     limit = np.full(n, min(tol, CLOSE / 2))
@@ -197,7 +197,7 @@ def _replaced(old: Any, new: Any, where: np.ndarray) -> Any:
 
 
 def _right(jacobian: Jacobian, left: Pairs, start: Tensor, wanted: Wanted) -> Known:
-    """Find the right eigenvectors: near the left ones, and where that does not lead to them, from the start."""
+    """Find the right eigenvectors: starting near the left ones and, if that fails, from the start vector."""
     m, tol = wanted.vectors, wanted.tol
     jacobian = jacobian.select(
         torch.arange(len(start), device=start.device)
@@ -239,8 +239,8 @@ def _take(pairs: Pairs, rows: np.ndarray) -> Pairs:
 def radius_of(value: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the largest modulus (n,) of values (n, k), and bounds on it from the errors of the leading ones.
 
-    Leading are the largest value and those within its error; where the error of one of them is not known, neither is
-    the radius: bounds 0 and infinity.
+    The leading values are the largest one and those within its error.  If the error of one of them is unknown, the
+    radius is unknown, too: its bounds are 0 and infinity.
     """
     found = ~np.isnan(value)
     size = np.where(found, np.abs(value), -np.inf)

@@ -1,4 +1,4 @@
-"""What runs end as: stable fixed points, saddles, cycles, chaos; right and wrong runs apart, with the evidence."""
+"""Where runs end: stable fixed points, saddles, cycles, chaos; for right and wrong runs separately, with evidence."""
 
 from __future__ import annotations
 
@@ -47,21 +47,19 @@ def endings(
     confidence: float = 0.95,
     **options: Unpack[EndingOptions],
 ) -> xr.Dataset:
-    """Continue runs without noise and say what each ends as.
+    """Continue runs without noise and classify the end of each.
 
     Parameters
     ----------
     system, inputs
-        What the ensemble was sampled from; the step must be differentiable.
+        Those of the ensemble; the step must be differentiable.
     ensemble
         From `sample` with keep=("summary", "final_state").
     max_steps
-        Most outer steps that a run goes on for to come to rest, 512 unless given.
-    steps
-        Outer steps over which the exponents of runs that do not are averaged, 200 unless given.
-    searches
-        Runs that do not come to rest, spread over right and wrong ones and puzzles, from which Newton's method looks
-        for a fixed point nearby; 24 unless given.
+        Largest number of outer steps for which a run continues in order to come to rest; default 512. steps
+        Outer steps over which the exponents of runs that do not come to rest are averaged; default 200.
+        searches Number of runs that do not come to rest, spread over right and wrong ones and over puzzles,
+        from which Newton's method searches for a fixed point nearby; default 24.
     k, tol
         Leading eigenvalues at rest and on cycles, and their residual.
     confidence
@@ -87,20 +85,19 @@ def endings(
 
     Notes
     -----
-    stable, saddle: the run comes to rest, at a point whose spectral radius is below, above 1 by its bounds; a saddle is
-    also a run that is slow (relative residual up to 1e-2) within 5 % of an unstable fixed point.  cycle: the state
-    returns after at most max_steps / 3 steps.  chaotic: the interval of the leading exponent lies above 0; unfinished:
-    below 0, the run still contracts to something; marginal: the interval holds 0 (slow decay, a torus, or too few
-    steps; one run in forty is called chaotic by chance then).  undecided: at rest, with bounds of the radius on both
-    sides of 1.
+    stable, saddle: the run comes to rest, at a point whose spectral radius is below, above 1 by its bounds; a
+    saddle is also a run that is slow (relative residual up to 1e-2) within 5 % of an unstable fixed point.
+    cycle: the state returns after at most max_steps / 3 steps.  chaotic: the interval of the leading exponent
+    lies above 0; unfinished: below 0, the run still contracts; marginal: the interval contains 0 (slow decay, a
+    torus, or too few steps; one such run in forty is called chaotic by chance).  undecided: at rest, with
+    bounds of the radius on both sides of 1.
 
-    The continued runs are those of the deterministic map; correctness is that of the ensemble.  Restarts of a puzzle
-    are no independent runs: intervals resample puzzles.  Cost a run: up to `max_steps` evaluations; at rest some 50
-    products, else about 7 steps' worth for each of `steps`.
-
-    A fate of `sample` is something else: what the residuals and states of the run itself show, noise included, without
-    derivatives.  A run it calls settled may end here at a saddle, one it calls unfinished at a stable point.  The local
-    dynamics of a diagnosis judge points at rest by the same bounds, and ask besides that pushes come back.
+    Runs continue under the deterministic map; correctness is that of the ensemble.  Restarts of a puzzle are
+    not independent, so intervals resample puzzles.  Cost per run: up to `max_steps` evaluations; at rest some
+    50 products, otherwise about the cost of 7 steps for each of `steps`.  This differs from the fates of
+    `sample`, which are judged from residuals and states of the run itself, noise included, without derivatives.
+    A run with fate settled may end here at a saddle, and one with fate unfinished at a stable point.  The local
+    dynamics of a diagnosis judge points at rest by the same bounds, and also require that pushes come back.
 
     References
     ----------
@@ -244,7 +241,7 @@ def _spread(moving: np.ndarray, right: np.ndarray, most: int) -> np.ndarray:
 def _near(
     system: System, inputs: Any, state: np.ndarray, chosen: np.ndarray, tol: float, seed: int, where: dict
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return how far the fixed point is that Newton's method finds from each state, its radius, and that at least."""
+    """Return the distance to the fixed point that Newton's method finds from each state, its radius and lower bound."""
     distance, radius, low = (np.full(chosen.shape, np.nan) for _ in range(3))
     if not chosen.any():
         return distance, radius, low

@@ -1,4 +1,4 @@
-"""Fixed points of a system, stable or not: found in stages, merged, and certified."""
+"""Fixed points of a system, stable or not: searched in stages, merged, and certified."""
 
 from __future__ import annotations
 
@@ -61,22 +61,22 @@ def fixed_points(
     certify: bool = True,
     **options: Unpack[AnswerOptions],
 ) -> xr.Dataset:
-    """Search a solution of f(z; x) = z from every start, and say what it is.
+    """Search for a solution of f(z; x) = z from every start, and certify it.
 
     Parameters
     ----------
     system, inputs, starts
         As for `spectrum`; a start that is not finite gives the result "nonfinite".
     method
-        "staged": iterate the map; where that is slow or does not settle, Anderson mixing, then Newton-Krylov, then
+        "staged": iterate the map; if this is slow or does not settle, use Anderson mixing, then Newton-Krylov, then
         recursive projection (a start on a stable cycle stops at the cycle).  "picard", "anderson", "newton",
-        "projection": one of them alone; "newton" also finds saddles next to starts that would leave them.
+        "projection": one of them alone; "newton" also finds saddles near starts that iteration would lead away.
     tol
-        Residual ||f(z) - z|| over ||z|| asked for; None is 1e-10 in float64, 1e-5 in float32.
+        Requested residual ||f(z) - z|| over ||z||; None is 1e-10 in float64, 1e-5 in float32.
     max_steps
-        Most steps of plain iteration.
+        Largest number of steps of plain iteration.
     deflate
-        Further rounds of Newton from every start, each repelled by what the start led to before.
+        Further rounds of Newton from every start, each repelled by the solutions found from that start before.
     certify
         Merge, and compute everything that needs derivatives; False leaves results, states and residuals only.
     **options
@@ -85,7 +85,7 @@ def fixed_points(
     Returns
     -------
     xarray.Dataset
-        Over (puzzle, point), a point for every start (and for every further round, `start` tells which):
+        Over (puzzle, point), one point for every start, and for every further round (`start` says of which start):
         `fixed_point(puzzle, point, state_*)`, `residual`, `relative_residual`, `result` (flags converged, at_floor,
         periodic, wandering, diverged, nonfinite, budget), `stage` that decided it, `period` (1: fixed; 0: none),
         `evaluations` and `products` spent.  Certificate: `solution` (number of the distinct fixed point within the
@@ -103,13 +103,13 @@ def fixed_points(
 
     Notes
     -----
-    A done row costs nothing more; rows that are not finite never touch the others.  At floor: the residual is within
-    64 epsilons of the state's norm but above `tol`, and nothing lowers it.  Periods up to max_steps / 3 are recognised:
-    for the longer ones, rows that wander are iterated max_steps more.  The error bound 2 ||f(z) - z|| / sigma_min is
-    that of Newton and Kantorovich where the curvature term is at most 1/2, which is not checked; sigma_min of large
-    states is itself an estimate from above.  The return check perturbs by 1/1000 of the norm in three directions, for
-    64 steps, against an unperturbed twin.  Memory for a state: about 60 vectors and twice the saved activations of a
-    step.
+    A finished row costs nothing more, and rows that are not finite never affect others.  `at_floor`: the
+    residual is within 64 epsilons of the state's norm but above `tol`, and no method lowers it.  Periods up to
+    max_steps / 3 are recognised; for long periods, wandering rows are iterated max_steps more.  The error bound
+    2 ||f(z) - z|| / sigma_min is that of Newton and Kantorovich where the curvature term is at most 1/2, which
+    is not checked; sigma_min of large states is itself an estimate from above.  The return check perturbs by
+    1/1000 of the norm in three directions, for 64 steps, against an unperturbed twin.  Memory for a state:
+    about 60 vectors and twice the saved activations of a step.
 
     References
     ----------
@@ -263,7 +263,7 @@ def _settle_floor(search: Search) -> None:
 
 
 def _searched(points: Points, gather) -> dict[str, schema.Variable]:
-    """Return what the search itself knows."""
+    """Return the results of the search itself."""
     at = ("puzzle", "point")
     residual, norms = gather("residual"), points.z.flatten(1).norm(dim=1).cpu().numpy()
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -288,7 +288,7 @@ def _searched(points: Points, gather) -> dict[str, schema.Variable]:
 def _certified(
     points: Points, given: dict[str, np.ndarray], seed: int, batch: int
 ) -> dict[str, schema.Variable]:
-    """Return what derivatives and forward iteration say of the fixed points and cycles found."""
+    """Return the certificates of the fixed points and cycles, from derivatives and forward iteration."""
     n, k = len(points.z), min(EIGENVALUES, points.size)
     code, period, residual = given["code"], given["period"], given["residual"].astype(float)
     found = (code == CODE["converged"]) | (code == CODE["at_floor"])

@@ -53,7 +53,8 @@ def ftle(
     tol
         Residual of the singular values, relative to the largest; the exponents are then right to about tol^2 / n.
     max_products
-        Products with Df^n and its transpose, n step products each, before a row is given up as not converged.
+        Largest number of products with Df^n and its transpose (n step products each) before a row counts as not
+        converged.
     subspace
         Size of the Krylov spaces, k < m < d; None is max(20, 2 k + 10).
     **options
@@ -71,10 +72,11 @@ def ftle(
 
     Notes
     -----
-    This is not the average of QR factors, which depends on the first tangent vectors and tends to it only as n grows:
-    the largest singular value is found by Golub-Kahan on Df^n, products with Df^n and its transpose along the stored
-    orbit.  Values further below the largest than half the precision reaches would be lost in it; those rows are done
-    by orthogonal iteration forth and back through the factors, which keeps relative accuracy at any ratio.  States of
+    This is not the average of QR factors, which depends on the first tangent vectors and agrees only as n grows.  The
+    largest singular value is found by Golub-Kahan on Df^n, with products with Df^n and its transpose along the stored
+    orbit.  Singular values that are smaller than the largest by more than half the digits would be lost in this; rows
+    with such values use orthogonal iteration back and forth through the factors, which keeps relative accuracy at any
+    ratio.  States of
     up to 64 numbers have their Jacobians formed.  Noise is off.  A direction that one step shrinks below 8 epsilon of
     its largest factor has exponent -inf; an orbit that is not finite gives NaN.  Memory a row: n states, 2 m vectors,
     and up to 512 MiB a batch of kept linearisations.

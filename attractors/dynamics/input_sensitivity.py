@@ -1,4 +1,4 @@
-"""Input sensitivity of fixed points: how far each clue of a puzzle moves them, and which clues hold the answer."""
+"""Input sensitivity of fixed points: how far each clue of a puzzle moves them, and how the margin depends on it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def input_sensitivity(
     tol: float = 1e-4,
     **options: Unpack[StateOptions],
 ) -> xr.Dataset:
-    """Tell how far each clue moves a fixed point, to first order, and how much of the answer's margin hangs on it.
+    """Compute to first order how far each clue moves a fixed point, and how much of the answer's margin depends on it.
 
     Parameters
     ----------
@@ -48,11 +48,11 @@ def input_sensitivity(
     Returns
     -------
     xarray.Dataset
-        Over (puzzle, point, input_token), NaN at cells without a clue and at states that are not at rest: `moved` =
-        length of the change of the fixed point if the clue is taken out, over its norm; with `logits` also
-        `margin_lost` = the largest share of a cell's margin (largest logit minus second) that goes with it: at 1 and
-        above the answer of some cell is predicted to change; `solve_residual` of the linear solve.  Over (puzzle,
-        point): `residual`, relative, at the state.
+        Over (puzzle, point, input_token), NaN at cells without a clue and at states that are not at rest:
+        `moved` = length of the change of the fixed point if the clue is removed, over its norm; with `logits`
+        also `margin_lost` = the largest share of a cell's margin (largest logit minus second) that is lost with
+        it: at 1 or above, the answer of some cell is predicted to change; `solve_residual` of the linear solve.
+        Over (puzzle, point): `residual`, relative, at the state.
 
     Raises
     ------
@@ -61,11 +61,11 @@ def input_sensitivity(
 
     Notes
     -----
-    At z* = f(z*; x) the implicit function theorem gives dz*/dx = (I - J)^-1 df/dx with J = df/dz.  A clue's direction
-    in x is the difference of the contexts of the puzzle with and without it: for a `Reasoner` its embedding.  No matrix
-    is formed: df/dx by double reverse mode, the solve by GMRES for all clues of a state.  First order says where
-    the map leans, not what happens when the clue is really gone: the change is finite, and basins end.  States with a
-    relative residual above 1e-3 are no fixed points.
+    At z* = f(z*; x) the implicit function theorem gives dz*/dx = (I - J)^-1 df/dx with J = df/dz.  A clue's
+    direction in x is the difference of the contexts of the puzzle with and without it: for a `Reasoner` its
+    embedding.  No matrix is formed: df/dx by double reverse mode, the solve by GMRES for all clues of a state.
+    First order gives the direction of the response, not the result of removing the clue: the real change is
+    finite, and may cross a border.  States with a relative residual above 1e-3 are no fixed points.
 
     References
     ----------

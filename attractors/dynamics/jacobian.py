@@ -192,7 +192,7 @@ def random_directions(rows: int, size: int, seed: int, like: Tensor) -> Tensor:
 
 
 def check_differentiable(points: Points, seed: int = 0) -> None:
-    """Make sure that the products of the Jacobian are those of the map, at up to three states.
+    """Check at up to three states that the products of the Jacobian are the derivatives of the map.
 
     Raises
     ------
@@ -202,8 +202,9 @@ def check_differentiable(points: Points, seed: int = 0) -> None:
 
     Notes
     -----
-    About 40 evaluations of three rows.  The finite differences are central, at five lengths, and the best counts: the
-    truncation error falls and the rounding error grows with a shorter one, so that a right product agrees somewhere.
+    About 40 evaluations of three rows.  The finite differences are central, at five lengths, and the best agreement
+    counts: with a shorter length the truncation error falls and the rounding error grows, so a correct product agrees
+    at some length.
     """
     rows = few_rows(points.present)
     if not len(rows):

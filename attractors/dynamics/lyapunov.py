@@ -28,7 +28,7 @@ STRIDE_BYTES = 2**26  # and most memory for the activations of one
 
 
 class LyapunovOptions(StateOptions, total=False):
-    """Options of `lyapunov`: whether it may go on later, or goes on from before, and how it computes."""
+    """Options of `lyapunov`: saving and resuming, and those of the computation."""
 
     keep_frame: bool
     resume: xr.Dataset | None
@@ -77,8 +77,8 @@ def lyapunov(
     keep_frame
         Store the last state and tangent vectors, so that the run can be resumed.
     resume
-        An earlier result with keep_frame=True: goes on from there with windows of the same length; `starts` are not
-        read, k and seed must be the same, and nothing is discarded.
+        An earlier result with keep_frame=True, from which to continue with windows of the same length; `starts`
+        are not read, k and seed must be the same, and no steps are discarded.
     **options
         `seed` (of the first tangent vectors and of the noise), `batch_size`, `dtype`, `device`, `progress`, see
         `StateOptions`.

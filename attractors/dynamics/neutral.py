@@ -1,4 +1,4 @@
-"""Fixed points that linearisation does not decide: how far the Jacobian may be off, and where pushes go."""
+"""Fixed points whose stability linearisation does not decide: uncertainty of the Jacobian, and pushes."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ ALIGNING = 300  # products that turn a vector into the leading direction
 
 
 def stability_of(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Return what bounds of the spectral radius say of a state at rest, as codes of `STABILITY`.
+    """Return the stability of states at rest from bounds of the spectral radius, as codes of `STABILITY`.
 
-    The one place that decides it: for `fixed_points`, for `endings`, and for the local dynamics of a diagnosis.
+    This is the one place that decides it, for `fixed_points`, `endings`, and the local dynamics of a diagnosis.
 
     Examples
     --------
@@ -43,8 +43,8 @@ def uncertain_moves(
 ) -> tuple[Tensor, np.ndarray]:
     """Return moves (m, d) within which the exact points of some rows lie, and bounds (m,) on their length.
 
-    Ten error bounds in the direction in which I - J is weakest; of a cycle, in that of its last turn.  Where the bound
-    is large, at a multiple root, what the residual itself tells takes its place.
+    Ten error bounds in the direction in which I - J is weakest; for a cycle, in that of its last turn.  If the
+    bound is large, as at a multiple root, a distance found from the residual itself replaces it.
     """
     index = torch.as_tensor(rows, device=points.z.device)
     flat, epsilon = points.z[index].flatten(1), torch.finfo(points.z.dtype).eps
@@ -72,7 +72,7 @@ def uncertain_moves(
 def blind_radius(
     points: Points, rows: Tensor, way: Tensor, period: int, residual: np.ndarray, size: np.ndarray
 ) -> np.ndarray:
-    """Return how far along +-way (m, d) the residual of f^period stays what it is, (m,): the exact point is there.
+    """Return how far along +-way (m, d) the residual of f^period does not change, (m,): the exact point is within.
 
     Parameters
     ----------
@@ -146,9 +146,9 @@ def push_and_see(
 
     Notes
     -----
-    The largest distance over 16 iterations at the end, against those half-way and at the beginning.  A push is at least
-    100 errors long.  Several neutral directions are not covered by pushes along each: these can show that a point is
-    unstable, not that it is stable.
+    The largest distance over the last 16 iterations is compared with those half-way and at the beginning.  A
+    push is at least 100 errors long.  With several neutral directions, pushes along each can show that a point
+    is unstable, but not that it is stable.
     """
     index = torch.tensor([row], device=points.z.device)
     z, x = points.z[index], points.context(index)

@@ -1,4 +1,4 @@
-"""Local Lyapunov exponents along whole runs from the restart law, and how well they tell wrong runs from right ones."""
+"""Local Lyapunov exponents along whole runs from the restart law, and how well they separate wrong and right runs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def trajectory_exponents(
     system, inputs
         A differentiable system and its puzzles (P, L), integer tokens.
     labels, oracle
-        What is correct, as for `sample`; without either nothing is conditioned on it.
+        As for `sample`; without either, right and wrong runs are not distinguished.
     restarts, depth
         Runs of a puzzle (the same ones that `sample` makes), and their outer steps.
     window
@@ -89,11 +89,11 @@ def trajectory_exponents(
 
     Notes
     -----
-    Right and wrong are those of the answer at `depth`, for all windows: early windows predict, late ones describe.
-    The first vectors are random, so that the first window contains their alignment.  Drift is the control: where runs
-    that stop are right and runs that move are wrong, both separate them.  Intervals resample puzzles; NaN where fewer
-    than half of the resamples have both outcomes.  Cost: about 3 + 1.5 k evaluations per step.  Memory a row: k + 2
-    states and twice the saved activations of a step.
+    Right and wrong are those of the answer at `depth`, for all windows: early windows predict, late ones
+    describe. The first vectors are random, so that the first window contains their alignment.  Drift is the
+    control: if runs that stop are right and runs that move are wrong, both scores separate them.  Intervals
+    resample puzzles; NaN where fewer than half of the resamples have both outcomes.  Cost: about 3 + 1.5 k
+    evaluations per step.  Memory a row: k + 2 states and twice the saved activations of a step.
 
     References
     ----------

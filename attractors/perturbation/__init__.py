@@ -1,1 +1,1 @@
-"""What pushes do: return, shocks, edges, planes through state space."""
+"""Perturbed states: return, critical shocks, edge states, planes through state space."""

@@ -32,18 +32,18 @@ def duels(
     confidence: float = 0.95,
     **options: Unpack[ReturnOptions],
 ) -> xr.Dataset:
-    """Start from midpoints between runs with different answers, and count which answer the map falls to.
+    """Start from midpoints between runs with different answers, and count which of the answers wins.
 
     Parameters
     ----------
     system, inputs
-        Those the ensemble was sampled from.
+        Those of the ensemble.
     ensemble
         With `final_state` kept.
     answers
-        Most answers of a puzzle that meet, the most frequent ones.
+        Largest number of answers of a puzzle that are compared, the most frequent ones.
     pairs
-        Most pairs of runs for each two answers; a run stands in one of them only.
+        Largest number of pairs of runs for each two answers; a run belongs to only one pair.
     aside
         From each midpoint two runs start, this share of the distance to either side along a random direction, so that a
         midpoint on the border itself is a draw.
@@ -67,10 +67,10 @@ def duels(
 
     Notes
     -----
-    Starts that end with a third answer are won by neither.  Intervals are Wilson's at the number of pairs, which are
-    independent; the two starts of a pair are not, so that their mean varies less.  Who wins tells which basin reaches
-    further along these lines: it is a measure of basins, and as a selector it does not earn its cost.
-    Cost: 2 * pairs orbits for each two answers.
+    A start that ends with a third answer is won by neither.  Intervals are Wilson's at the number of pairs,
+    which are independent; the two starts of a pair are not, so that their mean varies less.  The winner is the
+    answer whose basin reaches further along these lines.  This measures basins; as a selector it is not worth
+    its cost. Cost: 2 * pairs orbits for each two answers.
 
     Examples
     --------

@@ -33,7 +33,7 @@ from eqrlab.core.random import puzzle_keys, restart_keys
 
 @dataclasses.dataclass(frozen=True)
 class Ends:
-    """What became of n states; the arrays (n,) mean what the variables of `sample` of the same names mean.
+    """The ends of n states; the arrays (n,) have the meaning of the variables of `sample` with the same names.
 
     Attributes
     ----------
@@ -103,7 +103,7 @@ ROW_FIELDS = tuple(f.name for f in dataclasses.fields(Ends) if f.name not in ("d
 
 
 def came_home(runs: Runs, home: Runs) -> np.ndarray:
-    """Say which runs ended at the attractor at which the one run of `home` ended."""
+    """Return which runs ended at the attractor at which the one run of `home` ended."""
     label = identify(join(home, runs)).label
     return (label[1:] == label[0]) & (label[0] >= 0)
 
@@ -189,7 +189,7 @@ class Follower:
     def fix_band(
         self, z: Tensor, puzzle: np.ndarray, judge: Callable[[Ends, np.ndarray], np.ndarray]
     ) -> None:
-        """Follow a pilot sample of states and hold the thresholds it gives, so that further rows are judged alone.
+        """Follow a pilot sample of states and fix its thresholds, so that further rows are judged independently.
 
         Parameters
         ----------
@@ -213,7 +213,7 @@ class Follower:
         return joined
 
     def hold(self, threshold: float) -> None:
-        """Let relative residuals up to a threshold count as settled, whatever the other rows do."""
+        """Fix the relative residual up to which states count as settled, whatever the other rows do."""
         self.tolerances = self.tolerances.pinned(threshold, noise_factor=self.tolerances.noise_factor)
 
     def __call__(self, z: Tensor, puzzle: np.ndarray) -> Ends:

@@ -53,7 +53,7 @@ def plane(
     confidence: float = 0.95,
     **options: Unpack[PlaneOptions],
 ) -> xr.Dataset:
-    """Follow the states of a plane through state space and see at which attractor each ends.
+    """Follow the states of a plane through state space to the attractors where they end.
 
     Parameters
     ----------
@@ -78,13 +78,10 @@ def plane(
     labels, oracle, initial, tolerances, batch_size, dtype, device, progress
         As for `sample`.
     ensemble
-        From `sample`, of the same puzzles: attractors then have the numbers that `basins(ensemble)` gives them (those
-        it has not seen follow), and its threshold of settling holds.
-    jitter
-        Follow a uniformly random state of each cell instead of its centre.  Only then have fractions, entropies and
-        exponent intervals.
-    depth
-        Most outer steps of a cell, 64 unless given.
+        From `sample`, of the same puzzles: attractors then have the numbers of `basins(ensemble)` (attractors
+        that it has not seen follow), and its threshold of settling is used. jitter Follow a uniformly random
+        state of each cell instead of its centre.  Only then do fractions, entropies and the exponent have
+        intervals. depth Largest number of outer steps of a cell; default 64.
     seed
         Randomness (plane, jitter, noise) is keyed by (seed, input tokens).
     noise
@@ -115,11 +112,12 @@ def plane(
     Cost: at most resolution^2 * depth steps per puzzle; cells whose fate is decided (see `follow.Follower`) leave the
     batch.  Memory: one batch, and about 500 bytes per cell.
 
-    Grid cells are no independent samples of the plane; uniformly random states, one in each cell, are a stratified
-    sample: independent, unbiased, and with tails no wider than those of the binomial (Hoeffding 1956), so that the
-    Clopper-Pearson interval keeps its confidence.  A fraction is of this plane's area, no mass under a restart law,
-    and no volume of state space.  The other intervals resample boxes (entropies) and tiles (exponent) of the plane
-    and say how well this plane at this resolution determines the number, no more.
+    Centres of grid cells are not independent samples of the plane.  Uniformly random states, one in each cell,
+    are a stratified sample: independent, unbiased, and with tails no wider than those of the binomial
+    (Hoeffding 1956), so that the Clopper-Pearson interval keeps its confidence.  A fraction is a share of this
+    plane's area, neither a mass under a restart law nor a volume of state space.  The other intervals resample
+    boxes (entropies) and tiles (exponent) of the plane: they only say how well this plane at this resolution
+    determines the number.
 
     Cells of fate diverged or nonfinite count as one place, other cells without an attractor as another.
 

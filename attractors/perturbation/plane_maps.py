@@ -1,4 +1,4 @@
-"""What is said of a plane: its maps, the fractions of its area, and its borders, as variables with their intervals."""
+"""The variables of a plane: its maps, the fractions of its area, and its borders, with their intervals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Field = dict[str, np.ndarray]  # maps (n, n) of one puzzle, and its answers (a, 
 
 
 def field_of(ends: Ends, number: np.ndarray, right: np.ndarray, n: int) -> Field:
-    """Return what the maps show of one puzzle, (n, n) each, and the answers seen, the most frequent first."""
+    """Return the maps of one puzzle, (n, n) each, and the answers seen, the most frequent first."""
     codes, first, inverse, count = np.unique(
         ends.code, return_index=True, return_inverse=True, return_counts=True
     )

@@ -1,4 +1,4 @@
-"""Basin radius: how large a push has to be until half of the pushes lose the answer."""
+"""Basin radius: the size of a push at which half of the pushes lose the answer."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def basin_radius(
     Returns
     -------
     xarray.Dataset
-        Over (puzzle, point): `basin_radius`, the least length at which half of the pushes or more lose the answer,
-        infinite: not within the reach, and `relative_radius`, that over the norm of the state, with `_low`, `_high`;
-        `settled`, the state itself ends at rest.  Over (puzzle, point, direction): `critical_size`, the length from
-        which on the answer is lost, relative, infinite: kept up to the reach.
+        Over (puzzle, point): `basin_radius` = smallest length at which at least half of the pushes lose the
+        answer (infinite: not within the reach), and `relative_radius` = that over the norm of the state, with
+        `_low`, `_high`; `settled` = the state itself ends at rest.  Over (puzzle, point, direction):
+        `critical_size` = relative length from which on the answer is lost (infinite: kept up to the reach).
 
     Raises
     ------
@@ -68,13 +68,13 @@ def basin_radius(
 
     Notes
     -----
-    A push loses the answer when the pushed state decodes to another one than the state itself, both after `depth` steps
-    without noise.  Of several exits along a ray the first among the scanned lengths (reach, half of it, ...) is found.
-    The radius is the median of the directions' sizes, its interval that of order statistics: exact for independent
-    directions, and wider than needed for pairs of opposites, of which one often leads away from every border.
-    A radius measures robustness and a mass how many starts arrive: they need not agree.  Neither chooses answers better
-    than the entropy or the halting head do, which cost nothing.
-    Cost: points * directions * (6 + log2(1 / tol)) orbits at most.
+    A push loses the answer if the pushed state decodes to another answer than the state itself, both after
+    `depth` steps without noise.  Of several exits along a ray, the first among the scanned lengths (reach, half
+    of it, ...) is found. The radius is the median over directions, with an interval from order statistics:
+    exact for independent directions, and wider than necessary for pairs of opposites, of which one often leads
+    away from every border.  A radius measures robustness and a mass how many starts arrive: they need not
+    agree.  Neither chooses answers better than the entropy or the halting head, which cost nothing. Cost:
+    points * directions * (6 + log2(1 / tol)) orbits at most.
 
     References
     ----------
@@ -164,7 +164,7 @@ class _Rays:
         self.norm = self.flat.norm(dim=1)
 
     def lost(self, row: np.ndarray, direction: np.ndarray, length: np.ndarray) -> np.ndarray:
-        """Say which pushed states (n,) end with another answer than the state they were pushed from."""
+        """Return which pushed states (n,) end with another answer than the unpushed state."""
         index = torch.as_tensor(row, device=self.flat.device)
         way = self.way[torch.as_tensor(direction, device=self.way.device)]
         push = torch.as_tensor(length, device=self.flat.device).to(self.flat) * self.norm[index]

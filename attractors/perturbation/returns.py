@@ -23,10 +23,10 @@ class ReturnOptions(AnswerOptions, total=False):
     """Options of analyses that follow perturbed states until they are back or gone.
 
     depth
-        Most outer steps of a perturbed state, noise off, 256 unless given; four times as many for those that are
-        unfinished then.
+        Largest number of outer steps of a perturbed state, noise off, default 256; four times as many for states that
+        are then unfinished.
     escape
-        A state beyond this many times the largest norm of the perturbed states has diverged; 1e6 unless given.
+        A state beyond this many times the largest norm of the perturbed states has diverged; default 1e6.
     tolerances
         Thresholds of the fates.
     """
@@ -95,7 +95,7 @@ class Homes:
                 self.targets[puzzle, a] = state
 
     def _follow(self, points: Points) -> Ends:
-        """Follow all rows; gaps are replaced by a present row, which nobody looks at."""
+        """Follow all rows; gaps are replaced by a present row, whose results are not used."""
         return self.ends_of(points.filled(), np.arange(len(points.z)) // points.shape[1])
 
     def ends_of(self, z: Tensor, puzzle: np.ndarray) -> Ends:
@@ -112,7 +112,7 @@ class Homes:
         return Ends.join([ends, further]).take(order)
 
     def returns(self, z: Tensor, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Follow perturbed states of these rows; return what became of them, and whether their answer is as at home.
+        """Follow perturbed states of these rows; return their outcome, and whether they have the unperturbed answer.
 
         Returns
         -------

@@ -97,11 +97,11 @@ def critical_shock(
 
     Notes
     -----
-    The least shock is an upper bound on the distance from the state to the border of its basin: another direction may
-    be shorter, and an exit narrower than the lengths scanned is missed.  `shock_low` bounds the exit along the ray
-    from below only as far as the basin has no gap between the lengths tried.  A shocked state has left when it ends
-    at another attractor, diverges, or still wanders after `depth` steps; one that is unfinished even then leaves the
-    search along its direction undecided, with the bracket reached.
+    The least shock is an upper bound on the distance from the state to the border of its basin: another
+    direction may be shorter, and an exit narrower than the scanned lengths is missed.  `shock_low` is a lower
+    bound of the exit along the ray only if the basin has no gap between the lengths tried.  A shocked state has
+    left if it ends at another attractor, diverges, or still wanders after `depth` steps; if it is unfinished
+    even then, the search along its direction stays undecided, with the bracket reached so far.
 
     Cost: points * directions * (scan + log2(1 / tol)) orbits, those that are decided early being short.
 

@@ -63,8 +63,8 @@ def basin_stability(
 
     Notes
     -----
-    Each interval is for one state and one size alone, over isotropic perturbations: it says nothing of other states
-    or puzzles.  A trial that is unfinished at four times the depth has not returned; `undecided` counts these.
+    Each interval is for one state and one size, over isotropic perturbations; it says nothing about other states or
+    puzzles.  A trial that is unfinished at four times the depth has not returned; `undecided` counts these.
     Cost: points * sizes * trials orbits.
 
     References

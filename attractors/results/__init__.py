@@ -1,1 +1,1 @@
-"""Results as labelled datasets: names and units, archives, and what a sound archive is."""
+"""Results as labelled datasets: names and units, archives, and their validation."""

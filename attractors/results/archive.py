@@ -1,4 +1,4 @@
-"""One archive a diagnosis: a NetCDF-4 file with a group for each dataset."""
+"""Archives: NetCDF-4 files with one group for each dataset."""
 
 from __future__ import annotations
 
@@ -68,15 +68,15 @@ Opened = TypeVar("Opened", xr.DataTree, xr.Dataset)
 def look(
     path: str | Path, *, values: bool | Sequence[str] = True, complete: bool = True, in_memory: bool = False
 ) -> dict[str, Any]:
-    """Look at a file in a process of its own, before anything here opens it: is it an archive as SCHEMA.md says?
+    """Check in a separate process, before this one opens the file, that it is an archive as SCHEMA.md describes.
 
     Parameters
     ----------
     values
-        Whose values are read, to compare checksums, and flags and numbers with what they may be: all, those of the
-        variables named, or (False) of coordinates alone.
+        Variables whose values are read, to check checksums, flags and ranges: all (True), those named, or only
+        coordinates (False).
     complete
-        False: only checksums, codes and ranges of what is there; the file may be a part of an archive.
+        False: check only checksums, codes and ranges of the variables present; the file may be a part of an archive.
     in_memory
         Refuse what does not fit into memory.
 
@@ -89,14 +89,12 @@ def look(
     Raises
     ------
     ValueError
-        At the first thing wrong, in a printable line that begins with the name of the file.
-
-    Notes
-    -----
-    First how the file is built, without reading a value: nothing may lie outside of it, be linked twice, be of a type
-    that archives have not, or be declared larger than its bytes can hold.  Then what it holds.  The process may use
-    1 GB of memory, and 2 seconds of processor time without getting on; about 0.2 s for a small archive, more by the
-    time it takes to read the values once.  A file that has not changed since is not looked at again.
+        At the first fault, in a printable line that begins with the name of the file.  Notes ----- The
+        structure of the file is checked first, without reading a value: nothing may be outside of it, linked
+        twice, of a type that archives do not have, or declared larger than its bytes can hold.  The content is
+        checked second.  The process may use 1 GB of memory, and 2 seconds of processor time without progress.
+        The check takes about 0.2 s for a small archive, plus the time to read the values once.  A file that has
+        not changed since is not checked again.
     """
     most = _free_memory() // 2 if in_memory else None
     options = {"values": values if isinstance(values, bool) else sorted(values), "complete": complete}
@@ -108,12 +106,12 @@ def look(
 
 
 def signature(path: str | Path) -> Signature:
-    """Return what tells whether a file was changed or replaced.
+    """Return a signature that changes if a file is changed or replaced.
 
     Raises
     ------
     ValueError
-        When it is no regular file: pipes and devices may have no end.
+        If it is not a regular file: pipes and devices may have no end.
     """
     try:
         found = os.stat(path)
@@ -159,7 +157,7 @@ def _ended(code: int) -> str:
 
 
 def _free_memory() -> int:
-    """Return the bytes of memory that are free, a large number where the system does not tell."""
+    """Return the bytes of free memory, or a large number if the system does not report it."""
     with contextlib.suppress(OSError):
         found = re.search(r"^MemAvailable: *(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
         if found:
@@ -213,7 +211,7 @@ def _as_looked_at(path: str | Path, opener: Callable[[], Opened], **how: Any) ->
 
 @contextmanager
 def refused(path: str | Path, what: str = "not a readable NetCDF-4 archive") -> Iterator[None]:
-    """Turn what comes of contents that no archive has into one printable line."""
+    """Turn errors caused by contents that archives cannot have into one printable line."""
     try:
         yield
     except DAMAGE as error:
@@ -227,7 +225,8 @@ def read(path: str | Path, *, complete: bool = False) -> xr.DataTree:
     Parameters
     ----------
     complete
-        Require all that SCHEMA.md does; else the file may be a part of an archive, as `write` makes it of any groups.
+        Require everything that SCHEMA.md requires; if False, the file may be a part of an archive, as `write` makes
+        it from any groups.
 
     Raises
     ------
@@ -259,10 +258,10 @@ def open_ensemble(
     Parameters
     ----------
     group
-        Which one, such as "ensemble".
+        Name of the group, such as "ensemble".
     chunks
-        None: a part taken with `isel` is read alone.  Else dask arrays of such chunks, {} for those of the file, so
-        that whole variables are worked on piece by piece; needs `eqrlab[lazy]`.
+        None: a part selected with `isel` is read by itself.  Otherwise dask arrays with these chunks, {} for those of
+        the file, so that whole variables can be processed piece by piece; needs `eqrlab[lazy]`.
 
     Returns
     -------
@@ -278,8 +277,8 @@ def open_ensemble(
     -----
     Analyses take whole puzzles: `basins(ensemble.isel(puzzle=slice(0, 100)).load())` needs the memory of 100 puzzles.
 
-    The file is looked at first, without its values where they are many (files above 32 MB): `eqrlab verify` compares
-    them all with their checksums.
+    The file is checked first; the values of files above 32 MB are not read for this.  `eqrlab verify` compares all
+    values with their checksums.
     """
 
     def opener() -> xr.Dataset:

@@ -1,4 +1,4 @@
-"""Is an archive what the schema says?  The first violation, in a sentence; checksums included.
+"""Check of an archive against the schema, checksums included; reports the first violation in a sentence.
 
 Runs in the child process of `archive.look`, so it imports nothing heavy.
 """

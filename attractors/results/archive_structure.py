@@ -1,8 +1,7 @@
-"""How an HDF5 file is built, looked at before anything in it is used: links, storage, types, and sizes that its bytes
-can bear out.
+"""Check of the structure of an HDF5 file before anything in it is used: links, storage, types, and declared sizes.
 
-HDF5 can do much that no archive needs and a hostile file can use: keep values in other files, link groups in a circle,
-declare terabytes that are not there.  What is allowed is therefore listed; all else is refused.
+HDF5 has many features that archives do not need and hostile files can use: values in other files, circular links
+between groups, declared terabytes that do not exist.  The allowed features are therefore listed; all else is refused.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ CLASSES = {
 
 
 def look(path: str | Path, step: Callable[[], None] = lambda: None) -> int:
-    """Check how the file is built, without reading a value.
+    """Check the structure of the file, without reading a value.
 
     Parameters
     ----------

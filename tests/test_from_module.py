@@ -115,9 +115,9 @@ def ignoring(m, x, generator):
     [
         ({"step": no_grad}, r"no derivative: it runs under torch.no_grad.*call the inner function"),
         ({"step": detached}, r"wrong derivative: a part of the carry is detached"),
-        ({"step": global_noise}, r"draws from torch's global random numbers: turn dropout off"),
+        ({"step": global_noise}, r"draws from torch's global random numbers; noise must come from"),
         ({"step": mixing}, r"mixes rows.*no statistics over the batch"),
-        ({"carry": ignoring}, r"ignores its generator.*generator=generator"),
+        ({"carry": ignoring}, r"two starts for one generator.*generator=generator"),
         (
             {"carry": lambda m, x, g: (torch.zeros(len(x), 2), torch.zeros(len(x)).long())},
             "leave counters and flags out",

@@ -15,7 +15,7 @@ from eqrlab.attractors.dynamics.jacobian import check_differentiable, rows_withi
 from eqrlab.attractors.dynamics.lyapunov import first_frame
 from eqrlab.attractors.dynamics.tangent import advance, log_factors, one_step, triangular
 from eqrlab.attractors.ensemble.arguments import identifiers_of, require_integers, tokens_of, with_noise
-from eqrlab.attractors.ensemble.contract import draw_start, law_name
+from eqrlab.attractors.ensemble.contract import law_name
 from eqrlab.attractors.ensemble.iterate import norm
 from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.options import AnalysisOptions, check_options
@@ -28,6 +28,7 @@ from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, widened
 from eqrlab.attractors.statistics.intervals import check_confidence
 from eqrlab.attractors.statistics.ranks import PooledAuc
 from eqrlab.core import System
+from eqrlab.core.models.contract import draw_start
 from eqrlab.core.models.reasoner import take_rows
 from eqrlab.core.progress import shown, tqdm
 from eqrlab.core.random import puzzle_keys, restart_generator

@@ -7,9 +7,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.contract import require_system
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
+from eqrlab.core.models.contract import require_system
 
 
 def with_noise(system: System, noise: float | None) -> tuple[System, float]:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.certainty import certainty
-from eqrlab.attractors.ensemble.contract import draw_start, require_state
 from eqrlab.attractors.ensemble.judge import Answers
 from eqrlab.attractors.ensemble.recipe import FEATURES, PATH_FEATURES, TRACE, Recipe
 from eqrlab.attractors.ensemble.running import Running
 from eqrlab.attractors.ensemble.schedule import measured_steps
 from eqrlab.core import KeyedNoise, System
 from eqrlab.core.labels import counts
+from eqrlab.core.models.contract import draw_start, require_state
 from eqrlab.core.models.products import weights_held
 from eqrlab.core.models.reasoner import cast_floating, take_rows
 from eqrlab.core.random import restart_generator, restart_keys

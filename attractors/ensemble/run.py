@@ -20,15 +20,7 @@ from eqrlab.attractors.ensemble.arguments import (
     with_noise,
 )
 from eqrlab.attractors.ensemble.batches import run_in_batches
-from eqrlab.attractors.ensemble.contract import (
-    GIVEN,
-    OWN,
-    Law,
-    as_starts,
-    check_system,
-    require_law,
-    require_system,
-)
+from eqrlab.attractors.ensemble.contract import GIVEN, OWN, Law, as_starts, check_system, require_law
 from eqrlab.attractors.ensemble.judge import Judge, Oracle
 from eqrlab.attractors.ensemble.options import RunOptions, refuse_unknown
 from eqrlab.attractors.ensemble.place import Place
@@ -39,6 +31,7 @@ from eqrlab.attractors.fates.fate import Tolerances
 from eqrlab.attractors.fates.records import digest
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
+from eqrlab.core.models.contract import require_system
 
 
 class Run(Recipe):

@@ -12,11 +12,11 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import identifiers_in, identifiers_of, tokens_of
-from eqrlab.attractors.ensemble.contract import check_rows, is_known, require_system
 from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.place import Place, dtype_of, without_float64
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
+from eqrlab.core.models.contract import check_rows, is_known, require_system
 from eqrlab.core.models.reasoner import take_rows
 from eqrlab.core.random import puzzle_keys, restart_keys
 

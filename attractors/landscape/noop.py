@@ -11,7 +11,6 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import identifiers_of, require_integers, tokens_of
-from eqrlab.attractors.ensemble.contract import draw_start, require_system
 from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.options import AnswerOptions, check_options
 from eqrlab.attractors.ensemble.place import Place
@@ -20,6 +19,7 @@ from eqrlab.attractors.ensemble.sample import sample
 from eqrlab.attractors.fates.fate import state_scale
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
+from eqrlab.core.models.contract import draw_start, require_system
 from eqrlab.core.models.reasoner import take_rows
 from eqrlab.core.random import puzzle_keys, restart_generator
 

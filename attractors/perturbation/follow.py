@@ -12,7 +12,6 @@ from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import identifiers_of, require_integers, tokens_of, with_noise
 from eqrlab.attractors.ensemble.batches import one_thread_a_batch
-from eqrlab.attractors.ensemble.contract import check_rows, is_known
 from eqrlab.attractors.ensemble.iterate import TRACE_SEED, Sketch, norm
 from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.options import check_options
@@ -27,6 +26,7 @@ from eqrlab.attractors.fates.records import noise_size
 from eqrlab.attractors.landscape.identify import identify
 from eqrlab.attractors.results import schema
 from eqrlab.core import KeyedNoise, System
+from eqrlab.core.models.contract import check_rows, is_known
 from eqrlab.core.models.reasoner import take_rows
 from eqrlab.core.random import puzzle_keys, restart_keys
 

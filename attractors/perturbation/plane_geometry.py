@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.contract import draw_start
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.states import States, take_points
 from eqrlab.attractors.perturbation.follow import Follower
+from eqrlab.core.models.contract import draw_start
 from eqrlab.core.models.reasoner import take_rows
 from eqrlab.core.random import restart_generator
 

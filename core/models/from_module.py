@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from eqrlab.core.models.contract import check_rows, encoded, started
+from eqrlab.core.models.reasoner import cast_floating
 from eqrlab.core.models.system import function_name
-from eqrlab.core.random import Noise
+from eqrlab.core.random import Noise, puzzle_keys
 from eqrlab.core.shown import Facts, Shown
 
 _ROWS, _STEPS, _LOOSE = 3, (1e-6, 1e-4, 1e-3), 2e-3
@@ -183,34 +185,11 @@ class ModuleSystem(Shown):
         Every analysis checks all rules itself, except those about derivatives.  Cost: about ten steps, in float64.
         """
         few = tokens[:_ROWS] if len(tokens) > 1 else tokens[:1].repeat(2, 1)
-        x = pytree.tree_map(
-            lambda v: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v, self.encode(few)
-        )
-        draw = lambda s: self.initial(x, torch.Generator().manual_seed(s)).double()
-        before = torch.random.get_rng_state()
-        z, again = draw(seed), draw(seed)
-        if not torch.equal(z, again) or not torch.equal(before, torch.random.get_rng_state()):
-            raise ValueError(
-                "carry() ignores its generator: it draws from torch's global random numbers; write "
-                "torch.randn(..., generator=generator)"
-            )
-        y, again = self.step(z, x), self.step(z, x)
-        if not torch.equal(before, torch.random.get_rng_state()):
-            raise ValueError(
-                "step() draws from torch's global random numbers: turn dropout off and take noise out; results would "
-                "depend on what else is run"
-            )
-        if not torch.allclose(y, again, rtol=1e-9, atol=1e-12, equal_nan=True):
-            raise ValueError(
-                "step() is not deterministic: two calls at one state differ; it must keep nothing between calls"
-            )
-        alone = self.step(z[:1], pytree.tree_map(lambda v: v[:1] if isinstance(v, Tensor) else v, x))
-        if not torch.allclose(alone[0], y[0], rtol=1e-6, atol=1e-9, equal_nan=True):
-            raise ValueError(
-                "step() mixes rows: a state maps differently alone than in company; no statistics over the batch, "
-                "and no halting that depends on all rows"
-            )
-        self._check_derivative(z, x, y)
+        x = cast_floating(encoded(self, few, None), torch.float64, None)
+        keys = puzzle_keys(seed, few.cpu())
+        z = started(self.initial, x, [(row, 0, key) for row, key in enumerate(keys)]).double()
+        check_rows(self, x, z)
+        self._check_derivative(z, x, self.step(z, x))
 
     def _check_derivative(self, z: Tensor, x: Any, y: Tensor) -> None:
         """Compare the derivative of reverse mode with finite differences along one direction."""

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from eqrlab.attractors.ensemble.contract import require_system
 from eqrlab.core import System
+from eqrlab.core.models.contract import require_system
 
 _OWN = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)")
 _ASKED = {  # what commands ask of a model that a plain system has not, and what they then are told

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from eqrlab.core import Reasoner, build
+from eqrlab.core.models.puzzle_table import PuzzleTable
 from tests.core_models import SMALL, shaken
 
 SMOOTH: dict[str, tuple[str, dict[str, Any]]] = {
@@ -29,6 +30,18 @@ SMOOTH: dict[str, tuple[str, dict[str, Any]]] = {
 }
 ROUGH: dict[str, tuple[str, dict[str, Any]]] = {"urm bfloat16": ("urm", {"prefix_len": 1, "prefix_dim": 16})}
 VARIANTS = {**SMOOTH, **ROUGH}
+
+
+def many_puzzles(task: str, rows: int, vocab_size: int, seq_len: int, hidden: int) -> Reasoner:
+    """Return a tiny HRM with a table of so many puzzle embeddings, the first of them stored as its prefix."""
+    torch.manual_seed(0)
+    config = {"vocab_size": vocab_size, "seq_len": seq_len, "hidden_size": hidden, "num_heads": 2, "expansion": 0.5,
+              "H_cycles": 1, "L_cycles": 1, "mixer": "attention", "positions": "rope", "prefix_len": 1,
+              "prefix_dim": hidden}  # fmt: skip
+    model = build("hrm", config, task).eval()
+    model.table = PuzzleTable(rows, hidden, torch.randn(rows, hidden))
+    model.embed_tokens.prefix.copy_(model.table.rows[0])
+    return model
 
 
 def small_model(name: str, seed: int = 0, **changes: Any) -> Reasoner:

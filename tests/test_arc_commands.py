@@ -8,47 +8,38 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from click.testing import CliRunner
 
 from eqrlab import attractors as at
-from eqrlab.analyses.cli import cli
 from eqrlab.analyses.report import page
 from eqrlab.analyses.report.puzzle_boards import puzzle_boards
 from eqrlab.analyses.studies import arc as study
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.validate import validate
-from eqrlab.core import MapSystem, build, save
-from eqrlab.core.models.puzzle_table import PuzzleTable
+from eqrlab.core import MapSystem, save
 from eqrlab.datasets import PuzzleSet, arc, write_npy_folder
 from eqrlab.datasets.registry.arc import MARK, PALETTE
+from tests import command_line
+from tests.family_models import many_puzzles
 
 NAMES = ("<blank>", "a", "a|||t1|||0213456789", "a|||t4|||0123456789", "b")
 
 
 def run(*arguments):
-    found = CliRunner().invoke(cli, list(map(str, arguments)))
+    found = command_line.inside(*arguments)
     assert found.exit_code == 0, found.exception
     return found
 
 
 def refused(*arguments):
     """Return the sentence with which a command refuses its arguments."""
-    found = CliRunner().invoke(cli, list(map(str, arguments)))
-    assert isinstance(found.exception, ValueError) and "\n" not in str(found.exception)
-    return str(found.exception)
+    return command_line.refused(command_line.inside(*arguments))
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Write a model of five puzzles and an official folder of four."""
     folder = tmp_path_factory.mktemp("arc")
-    torch.manual_seed(0)
-    config = {"vocab_size": 12, "seq_len": 900, "hidden_size": 4, "num_heads": 2, "expansion": 0.5, "H_cycles": 1,
-              "L_cycles": 1, "mixer": "attention", "positions": "rope", "prefix_len": 1, "prefix_dim": 4}  # fmt: skip
-    model = build("hrm", config, "arc").eval()
-    model.table = PuzzleTable(5, 4, torch.randn(5, 4))
-    model.embed_tokens.prefix.copy_(model.table.rows[0])
-    save(model, folder / "model.safetensors")
+    save(many_puzzles("arc", 5, 12, 900, 4), folder / "model.safetensors")
     shown = lambda grid, name: arc.board_of(arc.disguise_of(name).apply(np.array(grid)))
     inputs = np.stack([*(shown([[1, 2, 3]], name) for name in NAMES[1:4]), shown([[4]], "b")])
     labels = np.stack([*(shown([[3], [1]], name) for name in NAMES[1:4]), shown([[5]], "b")])
@@ -83,9 +74,9 @@ def test_a_submission_of_other_puzzles_is_refused(tmp_path):
 def test_identifiers_of_another_build_are_refused_or_run_blank(job, files, tmp_path):
     (tmp_path / "other.json").write_text(json.dumps([*NAMES, "c"]))
     said = refused("evaluate", *job, "--depth", 1, "--identifiers", tmp_path / "other.json")
-    assert "identifiers.json names 6 identifiers, the model has 5: they are of two builds" in said
+    assert "identifiers.json names 6 identifiers, the model has 5: they come from different builds" in said
     blank = run("evaluate", *job, "--depth", 1, "--json", "--blank-identifiers")
-    assert "all puzzles are given the blank one, as asked for by" in blank.stderr
+    assert "the blank one of the model's 5 puzzle embeddings, as asked for by" in blank.stderr
     assert json.loads(blank.stdout)["tests"] == 2  # disguises are undone all the same
 
 
@@ -108,7 +99,7 @@ def test_tasks_in_json_run_blank_or_with_the_names_given(files, tmp_path):
     )
     job = (files / "model.safetensors", "--puzzles", tmp_path / "a.json", "--depth", 1, "--json")
     found = run("evaluate", *job)
-    assert found.exit_code == 0 and "the blank one, the puzzles have no identifiers" in found.stderr
+    assert found.exit_code == 0 and "5 puzzle embeddings, the puzzles have no identifiers" in found.stderr
     known = run("evaluate", *job, "--identifiers", files / "data" / "identifiers.json")
     assert "blank" not in known.stderr
     assert json.loads(known.stdout)["tests"] == json.loads(found.stdout)["tests"] == 1

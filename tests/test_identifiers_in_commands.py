@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 
 from eqrlab.analyses.cli import cli
-from eqrlab.core import Reasoner, build, save
-from eqrlab.core.models.puzzle_table import PuzzleTable
+from eqrlab.core import Reasoner, save
 from eqrlab.datasets import PuzzleSet, write_npy_folder
+from tests.family_models import many_puzzles
 
 ROWS = 4
 NAMES = ("<blank>", "one", "two", "three")
@@ -48,13 +47,7 @@ VERBS = {
 def files(tmp_path_factory):
     """Write a model of four puzzle embeddings, and a folder of three puzzles of two by two cells."""
     folder = tmp_path_factory.mktemp("many")
-    torch.manual_seed(0)
-    config = {"vocab_size": 5, "seq_len": 4, "hidden_size": 8, "num_heads": 2, "expansion": 0.5, "H_cycles": 1,
-              "L_cycles": 1, "mixer": "attention", "positions": "rope", "prefix_len": 1, "prefix_dim": 8}  # fmt: skip
-    model = build("hrm", config, "generic-2x2-v5").eval()
-    model.table = PuzzleTable(ROWS, 8, torch.randn(ROWS, 8))
-    model.embed_tokens.prefix.copy_(model.table.rows[0])
-    save(model, folder / "model.safetensors")
+    save(many_puzzles("generic-2x2-v5", ROWS, 5, 4, 8), folder / "model.safetensors")
     rng = np.random.default_rng(0)
     inputs, labels = rng.integers(1, 5, (3, 4)), rng.integers(1, 5, (3, 4))
     labels[:, 3] = 0  # a cell that does not count

@@ -7,23 +7,18 @@ import torch
 from eqrlab import attractors as at
 from eqrlab.attractors.dynamics.krylov.golub_kahan import leading_triples
 from eqrlab.core import EqR, EqRConfig, MapSystem
-from tests.zoo import ikeda, linear, normal_start, one_pattern, puzzles, rotation_blocks, selector_level
+from tests.zoo import (
+    Dense,
+    ikeda,
+    linear,
+    normal_start,
+    one_pattern,
+    puzzles,
+    rotation_blocks,
+    selector_level,
+)
 
 NON_NORMAL = torch.tensor([[0.5, 5.0], [0.0, 0.4]], dtype=torch.float64)
-
-
-class Dense:
-    def __init__(self, matrices):
-        self.matrices = matrices
-
-    def forward(self, v):
-        return torch.einsum("nij,nj->ni", self.matrices, v)
-
-    def adjoint(self, u):
-        return torch.einsum("nji,nj->ni", self.matrices, u)
-
-    def select(self, rows):
-        return Dense(self.matrices[rows])
 
 
 def inside(matrix, size):
@@ -143,7 +138,7 @@ def test_gaps_and_misuse():
     states[0, 0] = np.nan
     result = at.singular_values(linear(NON_NORMAL), puzzles(), states, k=1)
     assert np.isnan(result.reactivity.values[0]).tolist() == [True, False]
-    for options in ({"k": 3}, {"k": 0}, {"tol": 0}, {"horizon": 0}):
+    for options in ({"k": 3}, {"k": 0}, {"tol": 0}, {"horizon": -1}):
         with pytest.raises(ValueError, match="must be"):
             at.singular_values(linear(NON_NORMAL), puzzles(), states, **{"k": 1, **options})
     noisy = MapSystem(lambda z, x: z + 0.1 * torch.randn_like(z), normal_start(2))

@@ -13,6 +13,7 @@ from eqrlab.attractors.dynamics.spectrum import SMALL
 from eqrlab.attractors.ensemble.states import take_points
 from eqrlab.core import EqR, EqRConfig, MapSystem
 from tests.zoo import (
+    Dense,
     henon,
     hidden_selector,
     hopfield,
@@ -27,19 +28,6 @@ from tests.zoo import (
     selector_level,
     softmax_memory,
 )
-
-
-class Dense:
-    """Full matrices (n, d, d) as an operator."""
-
-    def __init__(self, matrices):
-        self.matrices = matrices
-
-    def __call__(self, v):
-        return torch.einsum("nij,nj->ni", self.matrices, v)
-
-    def select(self, rows):
-        return Dense(self.matrices[rows])
 
 
 def leading(matrix, order, count):

@@ -10,6 +10,24 @@ from torch import Tensor
 from eqrlab.core import MapSystem
 
 
+class Dense:
+    """Full matrices (n, d, d) as operators."""
+
+    def __init__(self, matrices: Tensor):
+        self.matrices = matrices
+
+    def forward(self, v: Tensor) -> Tensor:
+        return torch.einsum("nij,nj->ni", self.matrices, v)
+
+    __call__ = forward
+
+    def adjoint(self, u: Tensor) -> Tensor:
+        return torch.einsum("nji,nj->ni", self.matrices, u)
+
+    def select(self, rows: Tensor) -> Dense:
+        return Dense(self.matrices[rows])
+
+
 def normal_start(size: int):
     """Restart law: standard normals (n, size)."""
     return lambda x, generator: torch.randn((x.shape[0], size), generator=generator, dtype=torch.float64)

@@ -82,7 +82,7 @@ def singular_values(
     Raises
     ------
     ValueError
-        For k out of range, no tolerance or no horizon, and for a step whose derivatives cannot be trusted.
+        For k, tol or horizon out of range, and for a step whose derivatives cannot be trusted.
 
     Notes
     -----

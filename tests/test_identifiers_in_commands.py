@@ -27,19 +27,7 @@ VERBS = {
     "fixed-points": (*SIZES, "--max-steps", 20, "--out", "OUT"),
     "spectrum": (*SIZES, "--out", "OUT"),
     "lyapunov": (*SIZES, "--steps", 20, "--out", "OUT"),
-    "plane": (
-        "--resolution",
-        8,
-        "--depth",
-        12,
-        "--field",
-        "ftle",
-        "--field-steps",
-        2,
-        "--stability",
-        "--out",
-        "OUT",
-    ),
+    "plane": tuple("--resolution 8 --depth 12 --field ftle --field-steps 2 --stability --out OUT".split()),
 }
 
 
@@ -74,4 +62,4 @@ def test_no_part_of_a_command_leaves_identifiers_out(verb, files, tmp_path, monk
     quiet = [] if verb == "evaluate" else ["--quiet"]
     found = CliRunner().invoke(cli, [verb, model, *twice, "--puzzles", str(files / "data"), *options, *quiet])
     assert found.exit_code == 0, (found.exception, found.output)
-    assert {1, 2} <= seen
+    assert ({1} if verb == "plane" else {1, 2}) <= seen  # a plane is of one puzzle

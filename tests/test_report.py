@@ -116,8 +116,9 @@ def test_several_checkpoints_are_summed_up_and_linked():
 
 
 def compared(*results: plan.Groups) -> xr.DataTree:
-    named = {str(r["ensemble"].attrs["name"]): r for r in results}
-    return xr.DataTree.from_dict({**archive_groups(named), "compare": compare(named)})
+    tree = tree_of(*results)
+    tree["compare"] = xr.DataTree(compare(report.checkpoints(tree)))
+    return tree
 
 
 def test_a_comparison_opens_with_differences_and_folds_the_diagnoses():
@@ -370,6 +371,61 @@ def test_page_is_clean_and_readable_in_a_browser_wide_narrow_and_printed(browser
         assert layout["smallest"] >= 9.5 and layout["figures"] > 100, width
         assert layout["title"].startswith("Attractor landscape of ")
     assert len(browser.send("Page.printToPDF", printBackground=True)["data"]) > 100_000
+
+
+PRINTED = """(() => {
+  const width = innerWidth, wrong = [];
+  const name = e => `${e.tagName}.${e.getAttribute("class") || ""} "${(e.textContent || "").trim().slice(0, 30)}"`;
+  for (const e of document.querySelectorAll("details dl, details table"))
+    if (!e.checkVisibility({contentVisibilityAuto: true})) wrong.push(`${name(e)} is not printed`);
+  for (const e of document.querySelectorAll(".card table.data")) {
+    const card = e.closest(".card").getBoundingClientRect();
+    if (e.getBoundingClientRect().right > card.right) wrong.push(`${name(e)} is cut by its card`);
+  }
+  for (const e of document.querySelectorAll("body *")) {
+    const b = e.getBoundingClientRect();
+    if (!e.closest("svg") && (b.right > width + 0.5 || b.left < -0.5)) wrong.push(`${name(e)} leaves the page`);
+    const heading = /^H[1-4]$/.test(e.tagName);
+    if (heading && getComputedStyle(e).breakAfter !== "avoid") wrong.push(`${name(e)} may stand alone`);
+  }
+  return [...new Set(wrong)].slice(0, 8);
+})()"""
+CUES = """[...document.querySelectorAll(".scroll")].filter(e => e.scrollWidth > e.clientWidth + 1).map(e =>
+  [getComputedStyle(e).overflowX, getComputedStyle(e).backgroundImage.split("linear-gradient").length - 1])"""
+
+
+@pytest.fixture(scope="module")
+def comparison_page(tmp_path_factory):
+    page = tmp_path_factory.mktemp("comparison") / "report.html"
+    named = {f"coexisting-{k}-with-a-rather-long-name": plan.mode_b() for k in range(3)}
+    tree = xr.DataTree.from_dict(archive_groups(named))
+    found = {f"coexisting-{k}-with-a-rather-long-name": plan.mode_b() for k in range(3)}
+    tree["compare"] = xr.DataTree(compare(found))
+    page.write_text(report.render(tree), encoding="utf-8")
+    return page
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_comparison_fits_the_page_and_tables_that_scroll_say_so(
+    browser, pytestconfig, comparison_page, width
+):
+    browser.open(comparison_page, width)
+    layout = browser.run(LAYOUT)
+    browser.screenshot(pytestconfig.rootpath / "out" / "screenshots" / f"comparison-{width}.png", 0, 6000)
+    assert layout["wrong"] == [] and layout["scroll"] <= width and browser.complaints() == []
+    cues = browser.run(CUES)
+    assert bool(cues) == (width == 390) and all(cue == ["auto", 4] for cue in cues)
+
+
+def test_what_is_printed_is_whole(browser, comparison_page):
+    """Nothing leaves the paper, headings stay with what follows, and what is folded on the screen is printed."""
+    browser.open(comparison_page, 718)  # A4 less its margins
+    assert any("is not printed" in w for w in browser.run(PRINTED)), "on the screen it is folded"
+    browser.send("Emulation.setEmulatedMedia", media="print")
+    try:
+        assert browser.run(PRINTED) == []
+    finally:
+        browser.send("Emulation.setEmulatedMedia", media="")
 
 
 def test_what_the_browser_test_looks_for_it_finds(browser, tmp_path, mixed):

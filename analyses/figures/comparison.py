@@ -23,7 +23,7 @@ OTHERS = (
     COLOURS["mode-a"],
 )
 MARKS = "osD^vP"  # of the checkpoints beside the first
-SHORT = 24  # characters of a checkpoint's name in a picture
+SHORT = 18  # characters of a checkpoint's name in a picture
 LINE, TITLE = 0.4, 0.36  # inches of a quantity, and of a heading
 LISTED = 4  # puzzles named at one point
 OFFSETS = (
@@ -181,7 +181,7 @@ def plot_scatter(
     labels = [str(p) for p in comparison["puzzle"].values]
     ax.plot([0, 1], [0, 1], color=COLOURS["muted"], linewidth=1, linestyle="--", zorder=0)
     points: dict[tuple[float, float], list[int]] = {}
-    for p in np.flatnonzero(np.isfinite(values).all(0)):
+    for p in map(int, np.flatnonzero(np.isfinite(values).all(0))):
         points.setdefault((round(50 * values[0, p]), round(50 * values[1, p])), []).append(p)
     taken: list[tuple[float, float, float, float]] = []
     for members in sorted(points.values(), key=len, reverse=True):
@@ -204,7 +204,7 @@ def plot_scatter(
     what = f"share of restarts that end at {name}" if mass else f"{quantity.partition(',')[0]}: {name}"
     whiskers = f"; whiskers: {100 * float(comparison.attrs['confidence']):g} % intervals" if mass else ""
     ax.set(xlabel=short(names[0]), ylabel=short(other))
-    ax.set_title(f"{what}\nabove the dashed line {short(other)} has more\nnumbers: puzzles{whiskers}", pad=10)
+    ax.set_title(f"{what}\nabove the line {short(other)} has more\nnumbers: puzzles{whiskers}", pad=10)
     missing = int((~np.isfinite(values).all(0)).sum())
     if missing:
         ax.text(

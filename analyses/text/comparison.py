@@ -99,7 +99,7 @@ def comparison_table(comparison: xr.Dataset, other: int = 1) -> dict[str, list[d
             first: texts[0],
             second: texts[1],
             gap_heading: f"{gap:+.{digits}f}{unit} {bounds}" if count else "",
-            "over": plural(count, "puzzle") if count else "no puzzle has both",
+            "over": plural(count, "puzzle") if count else "no puzzle",
         })  # fmt: skip
     return table
 

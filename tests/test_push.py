@@ -67,6 +67,7 @@ def test_what_is_uploaded_loads_as_the_same_model_and_the_card_has_the_verdict(h
     assert 'load("hf://me/mine/sudoku/model.safetensors")' in card
     verdict = printed.split("\n")[1]
     assert verdict[:60] in card and "3 puzzles of sudoku6-test.csv.gz, 6 restarts, depth 16" in card
+    assert "eqrlab diagnose eqr-sudoku6 --limit 3 --restarts 6 --depth 16 --no-local --no-checks" in card
     assert card.count("\n| 0 |") == 1 and "## Configuration" in card and "| `H_cycles` | 2 |" in card
 
 

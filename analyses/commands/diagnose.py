@@ -271,17 +271,19 @@ def compare_command(checkpoints: tuple[str, ...], out: Path, **options: Any) -> 
     return target
 
 
-@click.command("report", epilog="Example:  eqrlab report out/diagnosis.nc --out out/report.html")
+@click.command("report", epilog="Example:  eqrlab report out/diagnosis.nc --format md")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Where to write (default: report.html beside FILE)."
+    "--out", type=click.Path(path_type=Path), help="Where to write (default: report.html or .md beside FILE)."
 )
-def report_command(file: Path, out: Path | None) -> None:
-    """Write the HTML report of an archive again.
+@click.option("--format", "kind", type=click.Choice(["html", "md"]), default="html", show_default=True,
+              help="md: Markdown for a paper's appendix or a model card.")  # fmt: skip
+def report_command(file: Path, out: Path | None, kind: str) -> None:
+    """Write the report of an archive again, as HTML or Markdown.
 
     This needs only the archive.
     """
-    target = out or file.with_name(REPORT)
+    target = out or file.with_name(REPORT).with_suffix(f".{kind}")
     require_writable(target.parent, target.name)
-    write_report(file, target)
+    write_report(file, target, kind)
     click.echo(f"report {target}")

@@ -11,8 +11,8 @@ import xarray as xr
 from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands.common.checkpoints import load_checkpoint
 from eqrlab.analyses.commands.common.outputs import require_writable
+from eqrlab.analyses.report.model_card import FILE, model_card
 from eqrlab.analyses.text.describe import describe
-from eqrlab.analyses.text.model_card import FILE, model_card
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.groups import results_of
 from eqrlab.core import Reasoner, save

@@ -15,13 +15,13 @@ from eqrlab.analyses.figures.runs import EACH_RUN, PHASE_RUNS, auc_label, settle
 from eqrlab.analyses.figures.style import figure_of, to_svg
 from eqrlab.analyses.report.disguises import disguise_view
 from eqrlab.analyses.report.local import local_view
+from eqrlab.analyses.report.markdown import sentences
 from eqrlab.analyses.report.puzzle_boards import puzzle_boards
-from eqrlab.analyses.studies import checks
 from eqrlab.analyses.text import tables
 from eqrlab.analyses.text import verdicts as wording
 from eqrlab.analyses.text.borders import border_sentences
 from eqrlab.analyses.text.format import plural
-from eqrlab.analyses.text.signals import signal_rows, signal_warning, trust_sentence
+from eqrlab.analyses.text.signals import signal_rows, signal_warning
 from eqrlab.analyses.text.telling import telling_puzzles
 from eqrlab.analyses.text.vocabulary import SELECTOR_NAMES
 from eqrlab.attractors.ensemble.drawn import drawn_of
@@ -82,13 +82,10 @@ def diagnosis_view(number: int, name: str, groups: Groups) -> dict[str, Any]:
     if modes is not None and alignment is not None:
         view |= _judged(ensemble, basins, modes, alignment)
         signals = groups["signals"]
-        view["sentences"].insert(2, ("What to trust", trust_sentence(signals)))
         view["signals"], view["misleads"] = signal_rows(signals), signal_warning(signals)
         text = f"Risk against coverage of every signal, {name}"
         view["risk"] = figure("risk", text, partial(plots.plot_risk_coverage, signals))
-        if drifting := wording.drift_sentence(ensemble):
-            view["sentences"].append(("State and answer", drifting))
-        view["sentences"] += checks.check_sentences(groups)
+        view["sentences"] = sentences(groups)
         text = f"Shares of the landscape modes of {name}"
         view["bar"] = figure("modes", text, partial(mode_bar, modes), partial(plots.plot_modes, modes))
         text = f"Error against residual of the runs of {name}: {auc_label(alignment)}"
@@ -119,11 +116,6 @@ def _judged(
         "judged": True,
         "rule": "the clearest example of each mode, and the most uncertain verdict",
         "letter": letter,
-        "sentences": [
-            ("Landscape", wording.mode_sentence(modes)),
-            ("Residual", wording.residual_sentence(alignment)),
-            ("What to do next", wording.advice_sentence(modes, alignment)),
-        ],
         "tiles": [
             (
                 "One restart",

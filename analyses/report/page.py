@@ -13,6 +13,7 @@ from eqrlab import attractors as at
 from eqrlab.analyses.figures.style import COLOURS
 from eqrlab.analyses.report.comparison import comparison_view
 from eqrlab.analyses.report.diagnosis import diagnosis_view
+from eqrlab.analyses.report.markdown import report_markdown
 from eqrlab.analyses.studies import checks
 from eqrlab.analyses.studies.borders import GROUPS as BORDERS
 from eqrlab.analyses.text import verdicts as wording
@@ -36,7 +37,7 @@ KNOWN = (
 )
 
 
-def write_report(path: str | Path, out: str | Path) -> None:
+def write_report(path: str | Path, out: str | Path, kind: str = "html") -> None:
     """Write the report of an archive, whole or not at all.
 
     Parameters
@@ -44,7 +45,9 @@ def write_report(path: str | Path, out: str | Path) -> None:
     path
         The archive, as `attractors.archive.write` leaves it.
     out
-        The HTML file.
+        The file.
+    kind
+        "html", or "md" for Markdown.
 
     Raises
     ------
@@ -55,9 +58,15 @@ def write_report(path: str | Path, out: str | Path) -> None:
     """
     tree = archive.read(path, complete=True)
     with archive.refused(path, "cannot be reported"):  # values each of which may be, and not all together
-        text = render(tree)
+        text = FORMATS[kind](tree)
     with replaced_whole(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def render_markdown(tree: xr.DataTree) -> str:
+    """Return the report of an archive as Markdown, see `render`."""
+    results = checkpoints(tree)
+    return report_markdown(tree["compare"].to_dataset() if "compare" in tree.children else None, results)
 
 
 def render(tree: xr.DataTree) -> str:
@@ -90,6 +99,9 @@ def render(tree: xr.DataTree) -> str:
         board_style=Markup(boards.LOOKS.read_text(encoding="utf-8")),
         mode_names=MODE_NAMES,
     )
+
+
+FORMATS = {"html": render, "md": render_markdown}
 
 
 def checkpoints(tree: xr.DataTree) -> dict[str, Groups]:

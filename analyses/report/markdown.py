@@ -1,0 +1,182 @@
+"""A report as Markdown, for a paper's appendix or a model card: verdict, tables, provenance, how to reproduce it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import xarray as xr
+
+from eqrlab.analyses.report.comparison import comparison_of
+from eqrlab.analyses.report.disguises import disguise_sentence
+from eqrlab.analyses.report.local import local_sentence
+from eqrlab.analyses.studies.checks import check_sentences
+from eqrlab.analyses.text import tables
+from eqrlab.analyses.text import verdicts as wording
+from eqrlab.analyses.text.comparison import ABOUT, clear_differences, comparison_table
+from eqrlab.analyses.text.names import typed
+from eqrlab.analyses.text.signals import trust_sentence
+from eqrlab.analyses.text.vocabulary import MODE_NAMES, SELECTOR_NAMES
+from eqrlab.attractors.ensemble.drawn import drawn_of
+from eqrlab.attractors.results.schema import MODES
+from eqrlab.datasets.files import bundled_names
+
+Groups = Mapping[str, xr.Dataset]
+ROWS = 16  # puzzles in a table
+RECORDED = (  # attributes of a run that the table of provenance shows
+    "checkpoint", "checkpoint_sha256", "family", "task", "puzzles", "puzzles_drawn_from", "puzzles_drawn_by_seed",
+    "oracle", "restarts", "depth", "noise", "initial_law", "seed", "dtype", "device", "source", "created",
+)  # fmt: skip
+UNJUDGED = "No verdict: right and wrong are unknown, since the archive has neither labels nor an oracle."
+
+
+def sentences(groups: Groups) -> list[tuple[str, str]]:
+    """Return what a diagnosis says, a heading and a sentence or two each."""
+    modes, alignment = groups.get("modes"), groups.get("alignment")
+    if modes is None or alignment is None:
+        return [("Landscape", UNJUDGED)]
+    told = [
+        ("Landscape", wording.mode_sentence(modes)),
+        ("Residual", wording.residual_sentence(alignment)),
+        ("What to trust", trust_sentence(groups["signals"]) if "signals" in groups else ""),
+        ("What to do next", wording.advice_sentence(modes, alignment)),
+        ("State and answer", wording.drift_sentence(groups["ensemble"])),
+    ]
+    return [(title, text) for title, text in told if text] + check_sentences(groups)
+
+
+def table(rows: Sequence[Mapping[str, str]], more: int = 0) -> str:
+    """Return rows of texts as a table; `more` rows that are not in it are counted below."""
+    if not rows:
+        return ""
+    lines = [rows[0].keys(), ["---"] * len(rows[0]), *(row.values() for row in rows)]
+    shown = "\n".join(
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
+    )
+    return shown + (f"\n\n... and {more} more" if more > 0 else "")
+
+
+def diagnosis_markdown(groups: Groups, level: int = 2) -> str:
+    """Return a diagnosis as Markdown: verdict, figures and puzzles with intervals, provenance, how to reproduce it.
+
+    Parameters
+    ----------
+    groups
+        Of one checkpoint: `ensemble`, `basins`, and `modes`, `alignment` and what else there is.
+    level
+        Of its headings.
+    """
+    ensemble, hashes = groups["ensemble"], "#" * level
+    about = ensemble.attrs
+    rows = wording.verdict_rows(groups)
+    told = [f"**{title}.** {text}" for title, text in sentences(groups)]
+    if "disguises" in groups:
+        told.append(f"**Disguises.** {disguise_sentence(groups['disguises'])}")
+    if "spectrum" in groups and "verdict" in groups["spectrum"]:
+        told.append(f"**At the attractors.** {local_sentence(groups['spectrum'])}")
+    level_of = f"{100 * float(groups['basins'].attrs.get('confidence', 0.95)):g} %"
+    drawn = drawn_of(ensemble).sum(1)
+    restarts = f"{drawn.min()} to {drawn.max()}" if drawn.min() < drawn.max() else f"{drawn.max()}"
+    runs = (
+        f"From {ensemble.sizes['puzzle']} puzzles of {typed(str(about.get('puzzles', 'a set that is not recorded')))}, "
+        f"{restarts} restarts, depth {ensemble.sizes['step']}, noise {float(about['noise']):g}, seed {about['seed']}, "
+        f"{about['dtype']}."
+    )
+    parts = [
+        f"{hashes} Landscape", *told, runs,
+        f"{hashes}# Over the puzzles", table(_figures(groups)),
+        f"In brackets {level_of} intervals from resampling whole puzzles, whose restarts are not independent.",
+        f"{hashes}# Puzzle by puzzle", table(rows[:ROWS], len(rows) - ROWS),
+        f"In brackets {level_of} intervals of each mass alone, over the restarts of the puzzle; a mass is the share of "
+        "restarts that end at such attractors.",
+        f"{hashes}# How it was made", table(_provenance(about)),
+        f"{hashes}# How to reproduce it", f"```bash\n{command('diagnose', [about], ensemble.sizes['puzzle'])}\n```",
+    ]  # fmt: skip
+    return "\n\n".join(parts)
+
+
+def comparison_markdown(stored: xr.Dataset, results: Mapping[str, Groups]) -> str:
+    """Return a comparison as Markdown: differences with paired intervals, then each diagnosis."""
+    comparison = comparison_of(stored, results)
+    parts = ["## Paired differences"]
+    for other in range(1, len(results)):
+        parts.append(clear_differences(comparison, other))
+        lines = comparison_table(comparison, other)
+        flat = [
+            row | {"quantity": f"{title}: {row['quantity']}"} for title, rows in lines.items() for row in rows
+        ]
+        parts.append(table(flat))
+    abouts = [groups["ensemble"].attrs for groups in results.values()]
+    puzzles = next(iter(results.values()))["ensemble"].sizes["puzzle"]
+    return "\n\n".join([*parts, ABOUT, f"```bash\n{command('compare', abouts, puzzles)}\n```"])
+
+
+def report_markdown(stored: xr.Dataset | None, results: Mapping[str, Groups]) -> str:
+    """Return the report of an archive as Markdown.
+
+    Parameters
+    ----------
+    stored
+        Its group "compare", None without one.
+    results
+        Checkpoint name to its groups, as `report.page.checkpoints` gives them.
+    """
+    names = [typed(name) for name in results]
+    parts = [f"# Attractor landscape of {', '.join(names)}"]
+    if stored is not None:
+        parts.append(comparison_markdown(stored, results))
+    for name, groups in zip(names, results.values(), strict=True):
+        parts += (
+            [f"## {name}", diagnosis_markdown(groups, 3)] if len(names) > 1 else [diagnosis_markdown(groups)]
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def command(verb: str, abouts: Sequence[Mapping[str, Any]], puzzles: int) -> str:
+    """Return the command that makes a diagnosis or a comparison again, from the attributes of its ensembles."""
+    about = abouts[0]
+    asked = json.loads(about.get("request", "{}"))
+    names = [str(one.get("name", one.get("checkpoint", "CKPT"))) for one in abouts]
+    file = str(about.get("puzzles", "FILE"))
+    words = ["eqrlab", verb, *names]
+    if file != f"{about['task']}-test.csv.gz":
+        bundled = file.removesuffix(".csv.gz")
+        words += ["--puzzles", bundled if bundled in bundled_names() else file]
+    words += [] if "puzzles_drawn_from" in about else ["--limit", str(puzzles)]
+    for option, default in (("restarts", None), ("depth", None), ("seed", 0), ("dtype", "float32")):
+        value = asked.get(option, about[option]) if option != "dtype" else about[option]
+        words += [f"--{option}", str(value)] if value != default else []
+    for option in ("noise", "starts"):
+        words += [f"--{option}", str(asked[option])] if asked.get(option) is not None else []
+    words += {True: ["--local"], False: ["--no-local"]}.get(asked.get("local"), [])
+    words += ["--no-checks"] if asked.get("checks") is False else []
+    words += ["--fixed"] if asked.get("fixed") and verb == "diagnose" else []
+    return shlex.join(words)
+
+
+def _figures(groups: Groups) -> list[dict[str, str]]:
+    """Return the rows of the table over puzzles: modes, accuracies, the AUC of the residual, runs at attractors."""
+    rows = {"runs that reach an attractor": tables.reached_text(groups["basins"])}
+    modes, alignment = groups.get("modes"), groups.get("alignment")
+    if modes is not None and alignment is not None:
+        best, index = wording.best_selector(alignment), wording.auc_depth(alignment)
+        shown = dict.fromkeys(("mean", best, "any_correct"))
+        shares = {m: "undecided" if m == "undecided" else f"mode ({m}), {MODE_NAMES[m]}" for m in MODES}
+        rows = (
+            {f"puzzles in {text}" if m != "undecided" else "puzzles undecided": wording.share_of(modes, m)
+             for m, text in shares.items()}
+            | {f"accuracy, {SELECTOR_NAMES[n]}": wording.accuracy_text(alignment, n) for n in shown}
+            | {"AUC of the residual": "undefined" if index is None else
+               f"{wording.auc_text(alignment, index)} at depth {alignment['depth'].values[index]}"}
+            | rows
+        )  # fmt: skip
+    return [{"quantity": name, "value [interval]": text} for name, text in rows.items()]
+
+
+def _provenance(about: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the rows of the table of provenance."""
+    return [
+        {"": name.replace("_", " "), "value": typed(str(about[name]))} for name in RECORDED if name in about
+    ]

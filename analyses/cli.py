@@ -66,8 +66,8 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """See the attractor landscape of recursive reasoning networks.
 
-    `eqrlab diagnose` on a checkpoint tells which landscape mode each puzzle is in, how big the basins are, and whether
-    the residual tells right from wrong.
+    `eqrlab diagnose CKPT` finds which landscape mode each puzzle is in, how big the basins are, and whether the
+    residual tells right from wrong.
     """
 
 

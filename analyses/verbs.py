@@ -1,4 +1,4 @@
-"""Which verbs the command line has: those in `analyses/commands`, and those of other packages."""
+"""The verbs of the command line: those in `analyses/commands`, and those of other packages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _VERB = re.compile(
 
 
 class Verb(NamedTuple):
-    """Where the command of a verb is, and what it does in a sentence."""
+    """The place of a verb's command, and a sentence about what it does."""
 
     module: str
     function: str
@@ -57,7 +57,7 @@ def installed() -> dict[str, str]:
 
 
 def command_of(name: str) -> click.Command | None:
-    """Return the command of a verb, None where there is none of that name; a verb of this package comes first.
+    """Return the command of a verb, or None if there is no such verb; verbs of this package take precedence.
 
     Raises
     ------

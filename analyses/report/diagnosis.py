@@ -30,7 +30,7 @@ Groups = dict[str, xr.Dataset]
 
 
 def diagnosis_view(number: int, name: str, groups: Groups) -> dict[str, Any]:
-    """Return what is shown of one checkpoint, the so-manieth of the report."""
+    """Return the template values of one checkpoint; the number counts checkpoints in the report."""
     ensemble, basins = groups["ensemble"], groups["basins"]
     modes, alignment = groups.get("modes"), groups.get("alignment")
     restarts, puzzles, depth = (ensemble.sizes[d] for d in ("restart", "puzzle", "step"))

@@ -16,7 +16,7 @@ FEW = 2  # disguises that a test needs to be asked whether they agree
 
 
 def disguise_sentence(found: xr.Dataset) -> str:
-    """Say how far the answers of disguises agree, beside the restarts of one disguise."""
+    """Return a sentence on how far the answers of disguises agree, compared with the restarts of one disguise."""
     several = found.isel(case=np.flatnonzero(found.disguises.values >= FEW))
     tests = several.sizes["case"]
     if not tests:

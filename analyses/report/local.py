@@ -76,7 +76,7 @@ def _radius(one: xr.Dataset) -> str:
 
 
 def _measured(one: xr.Dataset) -> str:
-    """Return the measured settling rate; where the state keeps moving, the factor that its exponent stands for."""
+    """Return the measured settling rate; if the state keeps moving, the factor that corresponds to its exponent."""
     if "exponent" in one and np.isfinite(float(one["exponent"])):
         factors = Interval.of(one, "exponent").each(np.exp)
         return f"{factors[0]:.2f} [{factors[1]:.2f}, {factors[2]:.2f}]"

@@ -20,7 +20,7 @@ def model_card(facts: Mapping[str, Any], address: str | None, groups: Mapping[st
     Parameters
     ----------
     facts
-        What `describe` tells of the model.
+        Facts about the model, from `describe`.
     address
         hf://owner/repository[/folder] where it is going to be.
     groups

@@ -128,7 +128,7 @@ def by_halting_rule(reasoner: Reasoner) -> Reasoner:
 
 
 def halting(correct: np.ndarray, logit: np.ndarray) -> dict[str, Any]:
-    """Return what comes of stopping every run at the first step at which its halting head asks for it.
+    """Return accuracy and steps if every run stops at the first step at which its halting head asks for it.
 
     Parameters
     ----------
@@ -138,8 +138,9 @@ def halting(correct: np.ndarray, logit: np.ndarray) -> dict[str, Any]:
     Returns
     -------
     dict
-        `exact`: accuracy of the answers at which runs stop, the last one where none asks; `steps`: their mean number
-        of outer steps; `halted`: share of runs that ask at all; each with a 95 % interval whose units are puzzles.
+        `exact`: accuracy of the answers at which runs stop, the last answer if a run is never asked to stop;
+        `steps`: their mean number of outer steps; `halted`: share of runs that ask at all; each with a 95 %
+        interval whose units are puzzles.
     """
     asks = logit > 0
     some, depth = asks.any(axis=2), asks.shape[2]

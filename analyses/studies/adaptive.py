@@ -116,9 +116,9 @@ def trial(
 
     Notes
     -----
-    Puzzles are split into halves, every second one each.  On each half every family's cheapest policy is chosen that
-    is accurate enough there (the most accurate one if none is), and judged on the other half: what is reported of a
-    puzzle never took part in the choice of its policy.
+    Puzzles are split into two halves, alternately.  On each half, the cheapest policy of every family that is
+    accurate enough there is chosen (the most accurate one if none is), and is judged on the other half, so that
+    no puzzle takes part in the choice of the policy by which it is judged.
     """
     base = ensemble if baseline is None else baseline
     puzzles = ensemble.sizes["puzzle"]

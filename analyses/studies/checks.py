@@ -92,7 +92,7 @@ def states_fit(system: System, runs: int) -> bool:
 
 
 def check_sentences(groups: Mapping[str, xr.Dataset]) -> list[tuple[str, str]]:
-    """Return what the checks of a diagnosis found, a heading and a sentence each; none for checks not made."""
+    """Return the results of the checks of a diagnosis, one heading and sentence for each check that was made."""
     told = []
     if "outcomes" in groups:
         told.append(("Twice the depth", deeper_sentence(groups["outcomes"])))
@@ -106,7 +106,7 @@ def check_sentences(groups: Mapping[str, xr.Dataset]) -> list[tuple[str, str]]:
 
 
 def deeper_sentence(outcomes: xr.Dataset) -> str:
-    """Say which wrong runs were merely unfinished, and which right ones did not stay right."""
+    """Return how many wrong runs were merely unfinished, and how many right ones did not stay right."""
     last = outcomes.isel(depth=-1)
     right = int(outcomes["count"].isel(depth=0).sel(correctness="right").sum())
     followed = plural(int(outcomes.attrs["followed"]), "restart")
@@ -124,7 +124,7 @@ def deeper_sentence(outcomes: xr.Dataset) -> str:
 
 
 def sensitivity_sentence(sensitivity: xr.Dataset) -> str:
-    """Say how many verdicts change when one threshold or prior of the modes is moved."""
+    """Return how many verdicts change when one threshold or prior of the modes is moved."""
     puzzles, tried = sensitivity.sizes["puzzle"], sensitivity.sizes["variation"] - 1
     changed = np.rint(sensitivity["changed"].values * puzzles).astype(int)
     turned = np.rint(sensitivity["reversed"].values * puzzles).astype(int)

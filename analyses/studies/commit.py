@@ -1,4 +1,4 @@
-"""Commit and restart on a model's puzzles, and what is said of it."""
+"""Commit and restart on a model's puzzles, and its results in sentences."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def commit_sentence(found: xr.Dataset) -> str:
 
 
 def commit_lines(found: xr.Dataset) -> list[str]:
-    """Return what committing gave, beside plain restarts of equal cost, as lines."""
+    """Return the results of committing, compared with plain restarts of equal cost, as lines."""
     stage, puzzles = int(found.attrs["restarts"]), found.sizes["puzzle"]
     tried = int(found["committed"].values.sum())
     rule = "halted" if found.attrs["accept"] == "halt" else "settled"
@@ -137,7 +137,7 @@ def commit_lines(found: xr.Dataset) -> list[str]:
 
 
 def commit_figures(found: xr.Dataset) -> dict[str, Any]:
-    """Return what committing gave as plain numbers, with their intervals."""
+    """Return the results of committing as plain numbers, with their intervals."""
     names = {
         "exact": "accuracy",
         "exact_first": "accuracy_first",

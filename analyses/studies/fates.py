@@ -166,7 +166,7 @@ def depth_rows(outcomes: xr.Dataset) -> list[dict[str, str]]:
 
 
 def late_sentence(outcomes: xr.Dataset) -> str:
-    """Say how many failures of the first depth were merely unfinished."""
+    """Return how many failures at the first depth were merely unfinished."""
     depths, last = outcomes["depth"].values, outcomes.isel(depth=-1)
     failures = int(outcomes["count"].isel(depth=0).sel(correctness="wrong").sum())
     if not failures:
@@ -176,7 +176,7 @@ def late_sentence(outcomes: xr.Dataset) -> str:
 
 
 def return_sentence(result: xr.Dataset, confidence: float = 0.95) -> str:
-    """Say how many settled wrong and right runs came back from small pushes, and how large these could be."""
+    """Return how many settled wrong and right runs came back from small pushes, and from which sizes."""
     parts = []
     for side, right in (("wrong", False), ("right", True)):
         tested = (result["result"].values != RETURNS.index("not_tested")) & (
@@ -198,7 +198,7 @@ def return_sentence(result: xr.Dataset, confidence: float = 0.95) -> str:
 
 
 def noop_sentence(result: xr.Dataset) -> str:
-    """Say whether the map moves the state, forgets its start and reads its input."""
+    """Return whether the map moves the state, forgets its start and reads its input, as a sentence."""
     puzzles = result.sizes["puzzle"]
     faults = {
         "the first step does not move the state": ~result["acts"].values,

@@ -110,7 +110,7 @@ def preset(name: str, task: str, family: str) -> Recipe:
     Raises
     ------
     ValueError
-        If there is none for this task and family, listing those there are.
+        If there is no preset for this task and family; the message lists the presets.
     """
     if (name, task, family) not in PAPER:
         known = ", ".join(f"{n} for {f} on {t}" for n, t, f in PAPER)

@@ -31,7 +31,7 @@ ABOUT = (
 
 
 def subject_of(quantity: str) -> str:
-    """Return the heading that a quantity stands under."""
+    """Return the heading under which a quantity is listed."""
     return next(title for title, part in SUBJECTS.items() if part in quantity)
 
 

@@ -12,7 +12,7 @@ from eqrlab.core.models.layers import Block
 
 
 def describe(reasoner: Reasoner) -> dict[str, Any]:
-    """Return what `eqrlab info` tells of a model, as plain values."""
+    """Return the facts about a model that `eqrlab info` shows, as plain values."""
     c = reasoner.config
     encoding = {"none": "no position encoding", "learned": "learned positions"}.get(c.positions, c.positions)
     made = f"{c.mixer} mixer, {encoding}, {c.prefix_len or 'no'} prefix position{'s' * (c.prefix_len != 1)}"

@@ -58,7 +58,7 @@ def shown_name(checkpoint: str, taken: Collection[str]) -> str:
 
 
 def group_names(names: Iterable[str], reserved: Collection[str]) -> dict[str, str]:
-    """Return the group of an archive for each name, none of which is reserved or there twice."""
+    """Return the archive group for each name; groups are distinct, and none has a reserved name."""
     groups: dict[str, str] = {}
     for name in names:
         groups[name] = distinct(safe(name), {*reserved, *groups.values()})

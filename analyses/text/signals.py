@@ -44,7 +44,7 @@ def signal_name(name: str) -> str:
 
 
 def trust_sentence(signals: xr.Dataset) -> str:
-    """Say which signal to trust for this checkpoint, and on what that rests."""
+    """Return a sentence that says which signal to trust for this checkpoint, and on what evidence."""
     name = str(signals.attrs["trusted"])
     if name == "none":
         return (

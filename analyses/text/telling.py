@@ -13,8 +13,8 @@ from eqrlab.attractors.results.schema import MODES
 def telling_puzzles(groups: Mapping[str, xr.Dataset]) -> list[tuple[int, str]]:
     """Choose puzzles to show, with the reason: the likeliest example of each mode, and the most uncertain one.
 
-    Where modes are unknown: the puzzles with the most attractors, with the largest basin, and with the most runs that
-    reach none.  Ties go to the first.
+    If modes are unknown: the puzzles with the most attractors, with the largest basin, and with the most runs
+    that reach no attractor.  Ties go to the first.
     """
     chosen: dict[int, str] = {}
     basins = groups["basins"]

@@ -76,7 +76,7 @@ def landscape_sentence(modes: xr.Dataset, alignment: xr.Dataset | None = None) -
 
 
 def drift_sentence(ensemble: xr.Dataset) -> str:
-    """Return how many runs have reached an answer while their state drifts on, and how fast; "" where none has."""
+    """Return how many runs have reached an answer while their state still drifts, and how fast; "" if none has."""
     rate = ensemble["drift_rate"].values if "drift_rate" in ensemble else np.zeros(0)
     drifting = rate[np.isfinite(rate)]
     if not len(drifting):
@@ -163,7 +163,7 @@ def auc_meaning(value: float, low: float, high: float) -> str:
 
 
 def residual_sentence(alignment: xr.Dataset) -> str:
-    """Return whether the residual tells right from wrong, at the last depth, or where that is last defined."""
+    """Return whether the residual separates right from wrong, at the last depth at which this is defined."""
     depths, last = alignment["depth"].values, alignment.sizes["depth"] - 1
     index = auc_depth(alignment)
     if index == last:

@@ -1,4 +1,4 @@
-"""How a CKPT of the command line becomes a model: with the options beside it that say what it lacks."""
+"""How a CKPT of the command line becomes a model, with the options that supply what the file lacks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KEY = "eqrlab.checkpoint."  # of what `options.checkpoint` leaves in the contex
 
 
 def given() -> dict[str, Any]:
-    """Return the arguments of `core.load` that the running command was given beside its CKPT."""
+    """Return the arguments of `core.load` that were given to the running command besides its CKPT."""
     context = click.get_current_context(silent=True)
     if context is None:
         return {}
@@ -33,7 +33,7 @@ def given() -> dict[str, Any]:
 
 
 def as_attribute(model: Reasoner) -> dict[str, str]:
-    """Return the attribute by which an archive records these options, so that its model can be loaded again."""
+    """Return the attribute in which an archive records these options, so that its model can be loaded again."""
     options = {k: str(v) if isinstance(v, Path) else v for k, v in given().items()}
     if options.pop("puzzle_cells", None) and model.config is not None:
         options["seq_len"] = model.config.seq_len
@@ -54,7 +54,7 @@ def load_checkpoint(name: str) -> Reasoner:
 
 
 def all_in(name: str) -> list[str]:
-    """Return the checkpoints of a folder that have a training step, by step, or the CKPT itself where it is no folder.
+    """Return the checkpoints of a folder that have a training step, by step, or the CKPT itself if it is not a folder.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a command will cost: steps and seconds of its phases, from a short measurement before it starts."""
+"""The cost of a command: steps and seconds of its phases, from a short measurement before it starts."""
 
 from __future__ import annotations
 
@@ -62,8 +62,9 @@ def seconds_an_evaluation(run: at.Run, batch_size: int | None) -> float:
 
     Notes
     -----
-    Two depths are timed, each twice: what a run costs beside its steps does not count.  Where one run of one step takes
-    longer than the measurement may, also the second time, as with the largest models on a CPU, that is the measurement.
+    Two depths are timed, each twice, so that the cost of a run besides its steps does not count.  Where one run
+    of one step takes longer than the measurement may, also the second time, as with the largest models on a
+    CPU, that is the measurement.
     """
     puzzles, per_step = 1, 2 if run.noise > 0 else 1  # so few steps have all their residuals
     if not isinstance(run.initial, Tensor):
@@ -95,7 +96,8 @@ def seconds_an_evaluation(run: at.Run, batch_size: int | None) -> float:
 def affordable(run: at.Run, each: float) -> str:
     """Name a diagnosis of less than an hour, at so many seconds an evaluation; nothing where the least takes longer.
 
-    The breadth and depth are the largest of a few, none above those asked for, that leave time for a puzzle.
+    The breadth and depth are the largest of a few choices, at most the requested ones, that leave time for one
+    puzzle.
     """
     for breadth, depth in ((16, 32), (8, 16), (4, 16), (2, 8), (1, 4)):
         few = run.with_(restarts=min(run.restarts, breadth), depth=min(run.depth, depth))

@@ -1,4 +1,4 @@
-"""Which embedding of a model a puzzle is given: that of its identifier, or the blank one, and then it is said."""
+"""The puzzle embedding that each puzzle gets: that of its identifier, or the blank one, which is then reported."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ BLANK_FLAG, FILE_OPTION = "eqrlab.puzzles.blank_identifiers", "eqrlab.puzzles.id
 def with_identifiers(reasoner: Reasoner, puzzles: PuzzleSet) -> PuzzleSet:
     """Return puzzles with the identifiers that the model is to be given.
 
-    A model of one puzzle, or of none, is given none.  --identifiers and --blank-identifiers of the running command
-    count.
+    A model with at most one puzzle embedding gets no identifiers.  --identifiers and --blank-identifiers of the
+    running command are obeyed.
 
     Raises
     ------
@@ -80,6 +80,6 @@ def _blank(reasoner: Reasoner, puzzles: PuzzleSet, why: str) -> PuzzleSet:
 
 
 def whose(puzzles: PuzzleSet) -> str:
-    """Return what is said of the identifiers behind the puzzles: that they are blank; else nothing."""
+    """Return the note that identifiers are blank, to follow the name of the puzzles; else nothing."""
     blank = puzzles.identifiers is not None and not puzzles.identifiers.any()
     return ", under the blank identifier" if blank else ""

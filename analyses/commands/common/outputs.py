@@ -1,4 +1,4 @@
-"""What a verb is going to write, looked at before its run."""
+"""The output files of a verb, checked before its run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ READ = (".npy", ".json", ".safetensors", ".csv", ".gz")  # of a folder that is a
 
 
 def require_writable(folder: Path, *names: str) -> None:
-    """Make a folder, and see that these files can be written there and are none of the command's inputs.
+    """Make a folder, and check that these files can be written there and are not inputs of the command.
 
     Raises
     ------

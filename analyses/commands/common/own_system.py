@@ -1,4 +1,4 @@
-"""A CKPT that is the user's own code: FILE.py:NAME, run knowingly, since whoever types it asks for that."""
+"""A CKPT that is the user's own code: FILE.py:NAME is executed, since typing it asks for that."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ASKED = {  # what commands ask of a model that a plain system has not, and what
 
 
 def is_own(checkpoint: str) -> bool:
-    """Say whether a CKPT names an object of a Python file and not a file of weights."""
+    """Return whether a CKPT names an object of a Python file instead of a file of weights."""
     return _OWN.fullmatch(checkpoint) is not None and not Path(checkpoint).exists()
 
 
@@ -35,7 +35,7 @@ def load_system(checkpoint: str) -> System:
     Raises
     ------
     ValueError
-        When there is no such file, it fails, or NAME is none.
+        If there is no such file, it fails, or NAME is not a System.
     """
     match = _OWN.fullmatch(checkpoint)
     assert match is not None
@@ -66,7 +66,7 @@ def load_system(checkpoint: str) -> System:
 
 
 def _run(path: Path) -> Any:
-    """Return the module that a file is, run as if imported from its folder."""
+    """Execute a file as if it were imported from its folder, and return the module."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

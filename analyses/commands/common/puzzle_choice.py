@@ -40,17 +40,12 @@ def puzzles_for(
     Parameters
     ----------
     reasoner
-        What reads them; it is told their task.
-    path, split
-        A file or folder, None for the bundled set of the task; which part of a set.  What they are, --task of the
-        running command may tell.
-    limit
-        The first so many; None is some of a file drawn at random, the first few of a bundled set.
-    several
-        Whether puzzles of a file may have several solutions; one they must have.  The solver runs on each that is
-        taken, with `several` only on those that come without a solution.
-    seed
-        Of the draw.
+        The model that reads them; its task is set to theirs. path, split A file or folder, or None for the
+        bundled set of the task; the split of a set.  The task of the puzzles may be given by --task of the
+        running command. limit How many puzzles, from the first on; None draws some of a file at random, or
+        takes the first few of a bundled set. several Whether puzzles of a file may have several solutions; they
+        must have at least one.  The solver runs on each chosen puzzle; with `several`, only on those without a
+        stored solution. seed Seed of the draw.
     quiet
         Whether the solver's progress bar is left out.
 
@@ -119,9 +114,9 @@ def require_fitting(reasoner: Reasoner, puzzles: PuzzleSet) -> None:
 
 
 def as_the_model_has_it(reasoner: Reasoner, puzzles: PuzzleSet) -> PuzzleSet:
-    """Tell a model the task of its puzzles, and return them.
+    """Set the task of a model to that of its puzzles, and return them.
 
-    Those of no named task get the vocabulary of the model, and its board where only that tells the sides.
+    Puzzles without a named task get the vocabulary of the model, and its board if nothing else gives the sides.
 
     Raises
     ------
@@ -138,7 +133,7 @@ def as_the_model_has_it(reasoner: Reasoner, puzzles: PuzzleSet) -> PuzzleSet:
 
 
 def not_proved(puzzles: PuzzleSet) -> str:
-    """Say of how many puzzles it is not proved that they have one solution."""
+    """Return a note on how many puzzles are not proved to have one solution."""
     return (
         f"{puzzles.unproved} of {len(puzzles)} puzzles are not proved to have one solution: the search on boards of "
         f"this size ends after {PROOF_SECONDS:g} s; answers are judged all the same"
@@ -166,7 +161,7 @@ def short_source(puzzles: PuzzleSet) -> str:
 
 
 def how_chosen(puzzles: PuzzleSet) -> str:
-    """Return what is said of a draw, and of blank identifiers, behind the name of the source; else nothing.
+    """Return the note about a draw and about blank identifiers that follows the name of the source; else nothing.
 
     Examples
     --------

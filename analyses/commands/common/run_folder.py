@@ -1,4 +1,4 @@
-"""The folder of a training run, before it is begun or continued: what is there, and whether it can be trusted."""
+"""The folder of a training run, checked before the run is begun or continued."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def recall(context: click.Context, task: str, options: dict[str, Any], out: Path
     click.UsageError
         When there is a run and it is not to be continued.
     ValueError
-        For a folder in which one of a run's files is none, and options that are of another task or of no run.
+        If a file of the run is not a regular file, or its options belong to another task or to no run.
     """
     require_regular(*(out / name for name in FILES))
     stored = out / "options.json"
@@ -64,7 +64,7 @@ def recall(context: click.Context, task: str, options: dict[str, Any], out: Path
 
 
 def _checked(option: click.Parameter, value: Any, context: click.Context, stored: Path) -> Any:
-    """Return the value of an option as it was stored, once it is seen that it is one the option can have."""
+    """Return the stored value of an option, after checking that the option can have it."""
     items = value if option.nargs == 2 and isinstance(value, list) else [value]
     kind = option.type
     kinds, what = next((k, w) for of, k, w in _KINDS if isinstance(kind, of))

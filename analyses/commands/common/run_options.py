@@ -1,4 +1,4 @@
-"""The options of runs that a command was given, with the puzzles' solutions and the restart law."""
+"""The options of runs given to a command, with the solutions of the puzzles and the restart law."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def run_options(model: Reasoner, chosen: PuzzleSet, given: Mapping[str, Any]) ->
 
 
 def outside(model: Reasoner) -> str:
-    """Return what is said of random starts behind a run where they are not the model's own."""
+    """Return the note about random starts behind a description of a run, if they are outside the training law."""
     return "" if model.random_starts else ", from random states outside its training law"

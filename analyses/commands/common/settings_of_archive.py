@@ -1,4 +1,4 @@
-"""Repeating a run from what it left: the settings of an archive, or of an unfinished export."""
+"""Repeating a run from the settings recorded in an archive or in an unfinished export."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def tolerances_of(values: dict[str, Any], path: Path) -> Tolerances:
     Raises
     ------
     ValueError
-        For names that are none, and values that are no finite numbers.
+        For unknown names, and values that are not finite numbers.
     """
     given = {k: v for k, v in values.items() if k not in ("answer_window", "settled_below")}
     known = {field.name for field in dataclasses.fields(Tolerances)}

@@ -1,4 +1,4 @@
-"""What one command of a training run in several parts did: a line of slots.jsonl, and the log it is read from."""
+"""Records of training in several parts: one line of slots.jsonl per command, computed from the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: Ctrl-C, SIGTERM of a scheduler, SIGHUP of a terminal that closes, all alike."""
+"""Signals that ask a run to stop, treated alike: Ctrl-C, SIGTERM of a scheduler, SIGHUP of a closing terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ENDING = tuple(number for number in ASKING if number != signal.SIGINT)
 
 
 class Stopped(KeyboardInterrupt):
-    """What Ctrl-C raises, for other signals.
+    """Like KeyboardInterrupt, for other signals than Ctrl-C.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ def exit_code(stop: BaseException | None) -> int:
 
 
 def raise_on_signals() -> None:
-    """Let SIGTERM and SIGHUP raise what Ctrl-C does, once; where they are ignored, as under nohup, they stay so."""
+    """Make SIGTERM and SIGHUP raise once, like Ctrl-C; signals that are ignored, as under nohup, stay ignored."""
 
     def stop(number: int, _: Any) -> None:
         for other in ENDING:  # a terminal that closes sends several: they must not end the tidying up
@@ -46,7 +46,7 @@ def raise_on_signals() -> None:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Give a list that is filled when the process is asked to stop; asked twice, it stops at once."""
+    """Yield a list that is filled when the process is asked to stop; a second request stops it at once."""
     stopped: list[int] = []
 
     def note(number: int, _: Any) -> None:

@@ -1,4 +1,4 @@
-"""Where the numbers of a training run can be followed beside its log.jsonl: a table, TensorBoard, Weights & Biases."""
+"""Other places for the numbers of a training run, besides log.jsonl: a CSV table, TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ COLUMNS = (
 
 
 class Followed:
-    """Hands every line of a run's log.jsonl to a sink, once; nothing but the log is asked, so the two never differ."""
+    """Passes every line of a run's log.jsonl to a sink, once; it reads only the log, so that the two never differ."""
 
     def __init__(self, log: Path, sink: Sink, since: int):
         self.log, self.sink, self.since = log, sink, since
 
     def __call__(self) -> None:
-        """Hand over the lines written since the last call; their first number is the step."""
+        """Pass on the lines written since the last call; the first number of each is the step."""
         for record in read_log(self.log):
             if record["step"] > self.since:
                 self.sink(record)
@@ -38,7 +38,7 @@ class Followed:
 
 
 def follow(kind: str | None, out: Path, options: dict[str, Any], since: int) -> Callable[[], object]:
-    """Return what is to be called after each line of a log.
+    """Return a callable to be called after each line of a log.
 
     Parameters
     ----------

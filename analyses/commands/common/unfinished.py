@@ -1,4 +1,4 @@
-"""What a diagnosis of several checkpoints keeps of those that are done, until its archive is whole."""
+"""Results of finished checkpoints, stored while a diagnosis of several checkpoints is not complete."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OLD = "was written without --resume in mind: it does not say how it was run"
 
 
 def request(model: Reasoner, puzzles: PuzzleSet, options: Mapping[str, Any], compiled: bool) -> str:
-    """Return everything that the results of one checkpoint depend on, as JSON that can be compared."""
+    """Return everything on which the results of one checkpoint depend, as JSON that can be compared."""
     origin = schema.provenance(model)
     about = {name: origin[name] for name in ("checkpoint_sha256", "family", "config")}
     about |= {"inputs": _sha256(puzzles.inputs), "labels": _sha256(puzzles.labels), "compiled": compiled}
@@ -44,7 +44,7 @@ def _sha256(values: np.ndarray | None) -> str:
 
 
 class Kept:
-    """The checkpoints of a run that are done, each in an archive of its own: TARGET.parts/HASH.nc.
+    """The finished checkpoints of a run, each in its own archive: TARGET.parts/HASH.nc.
 
     Parameters
     ----------
@@ -53,12 +53,12 @@ class Kept:
     wanted
         Name to `request` of each checkpoint.
     resume
-        Take what is there of this run, else nothing.
+        Use the stored results of this run; otherwise none are used.
 
     Raises
     ------
     ValueError
-        When what is there to be resumed is of another run, naming what differs, or is no file.
+        If the stored results belong to another run (naming the difference), or are not files.
     OSError
         When nothing can be written there.
 
@@ -78,7 +78,7 @@ class Kept:
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.nc"
 
     def _look(self) -> dict[str, Groups]:
-        """Return what is there of this run, request to groups; a damaged part is run again."""
+        """Return the stored results of this run, request to groups; a damaged part is run again."""
         there: dict[str, Groups] = {}
         wanted = set(self.wanted.values())
         if self.target.exists():
@@ -104,7 +104,7 @@ class Kept:
         return there
 
     def _require_no_other(self) -> None:
-        """Refuse to resume where only another run has left something, naming what differs."""
+        """Refuse to resume if only results of another run are there, naming the difference."""
         own = {self._file(text) for text in self.wanted.values()}
         for file in sorted({*self.folder.glob("*.nc")} - own):
             require_regular(file)
@@ -117,7 +117,7 @@ class Kept:
             )
 
     def _difference(self, text: str | None) -> str:
-        """Say in what a run that is there differs from the one wanted that is most like it."""
+        """Return the difference between a stored run and the most similar one that is requested."""
         if text is None:
             return OLD
         old = parse_json(text, "request")
@@ -128,12 +128,12 @@ class Kept:
         return f"is of another run: {'; '.join(shown)}"
 
     def found(self, name: str) -> Groups | None:
-        """Return the groups of a checkpoint that is done, None where it is not."""
+        """Return the groups of a finished checkpoint, None if it is not finished."""
         groups = self._there.get(self.wanted[name])
         return groups and {group: dataset.assign_attrs(name=name) for group, dataset in groups.items()}
 
     def keep(self, name: str, groups: Groups) -> None:
-        """Write the groups of a checkpoint: when this returns, they survive whatever comes.
+        """Write the groups of a checkpoint; once this returns, they survive a crash.
 
         Raises
         ------
@@ -144,7 +144,7 @@ class Kept:
         archive.write(self._file(self.wanted[name]), groups)
 
     def remove(self) -> None:
-        """Remove what was kept, now that the archive is whole, and what killed runs left half-written of it."""
+        """Remove the stored results once the archive is complete, and half-written files of killed runs."""
         with contextlib.suppress(OSError):
             for text in self.wanted.values():
                 file = self._file(text)

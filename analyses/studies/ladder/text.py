@@ -134,7 +134,7 @@ def effect_rows(summary: xr.Dataset) -> Rows:
 def order_sentences(
     summary: xr.Dataset, quantity: str = ACCURACY, paper: dict[str, float] | None = None
 ) -> list[str]:
-    """Say where the measured order of the rungs agrees with the paper's, and where not.
+    """Return sentences on where the measured order of the rungs agrees with the paper's, and where not.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ def order_sentences(
 
 
 def effect_sentences(summary: xr.Dataset) -> list[str]:
-    """Say of each effect that the paper states whether its direction is confirmed here, refuted or open.
+    """Return for each effect that the paper states whether its direction is confirmed here, refuted, or undecided.
 
     Notes
     -----

@@ -280,7 +280,7 @@ def test_an_array_with_three_axes_is_a_board(tmp_path):
         ("a.csv", "puzzle,solution\n1 2 3,1 2 3\n1 2,1 2\n", "a.csv:3: wrong length: the puzzle has 2 tokens"),
         ("a.csv", "puzzle,solution\n1 2 3,1 2\n", "a.csv:2: wrong length: the solution has 2 tokens"),
         ("a.csv", "puzzle,solution\n1 2 3,1 2 x\n", "a.csv:2: solution: illegal token 'x' in place 3"),
-        ("a.csv", "puzzle,solution\n1 2 3,1 2 -5\n", "a.csv:2: solution: illegal token '-5' in place 3"),
+        ("a.csv", "puzzle,solution\n1 2 3,1 2 -5\n", "a.csv:2: solution: token -5 in place 3 is below 0"),
         ("a.jsonl", '{"puzzle": [1, 2]}\n{"puzzle": [1, 2.5]}\n', "a.jsonl:2: a text or a list of integers is req"),
         ("a.jsonl", '{"puzzle": [1, 2]}\n{"solution": [1, 2]}\n', "a.jsonl:2: key 'puzzle' is missing"),
         ("a.jsonl", '{"puzzle": [1, 2]}\n{"puzz\n', "a.jsonl:2: not JSON"),

@@ -168,7 +168,8 @@ def border_line(result: xr.Dataset, label: str) -> str:
         ("uncertainty_exponent", "uncertainty exponent"),
     ):
         value, low, high = Interval.of(one, name)
-        parts.append(
-            f"{text} {value:.2f} [{low:.2f}, {high:.2f}]" if np.isfinite(value) else f"{text} unknown"
+        bounds = (
+            f"[{low:.2f}, {high:.2f}]" if np.isfinite(low) else "(too few boxes of cells for an interval)"
         )
+        parts.append(f"{text} {value:.2f} {bounds}" if np.isfinite(value) else f"{text} unknown")
     return f"borders between {label}s: {', '.join(parts)}"

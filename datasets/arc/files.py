@@ -46,8 +46,13 @@ def _is_task(value: Any) -> bool:
 def _grid(value: Any, where: str) -> np.ndarray:
     """Return a grid (r, c) of a file."""
     rows = isinstance(value, list) and value and all(isinstance(row, list) for row in value)
-    if not rows or any(len(row) != len(value[0]) for row in value):
+    if not rows:
         raise PuzzleFileError(f"{where}: rows of equal length are required, got {brief(value)}")
+    other = next((row for row in value if len(row) != len(value[0])), None)
+    if other is not None:
+        raise PuzzleFileError(
+            f"{where}: rows of equal length are required, got rows of {len(value[0])} and of {len(other)} cells"
+        )
     if any(type(cell) is not int or abs(cell) > 99 for row in value for cell in row):
         raise PuzzleFileError(f"{where}: colours 0 to 9 are required, got {brief(value)}")
     grid = np.array(value)

@@ -279,7 +279,10 @@ class Task:
             raise ValueError(f"wrong length: {self.name} has {self.seq_len} tokens, got {len(words)}")
         most = self.vocab_size - 1 - self.numbers_from
         for place, word in enumerate(words):
-            if not (word.isascii() and word.isdecimal() and len(word) < 10 and int(word) <= most):
+            number = word.isascii() and word.isdecimal()
+            if word[:1] == "-" and word[1:].isdecimal():
+                raise ValueError(f"token {word[:20]} in {self.cell(place)} is below 0")
+            if not (number and len(word) < 10 and int(word) <= most):
                 raise ValueError(
                     f"illegal token {word[:20]!r} in {self.cell(place)} ({self.name} has 0 to {most})"
                 )

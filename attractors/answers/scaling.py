@@ -1,4 +1,4 @@
-"""Test-time scaling from one ensemble: the accuracy of every selector over depth and breadth, and what it costs."""
+"""Test-time scaling from one ensemble: the accuracy of every selector over depth and breadth, and its cost."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def scaling(
         `nfe_first_to_halt` with bounds = steps spent when all restarts of a puzzle stop with the first that halts,
         `path_gap` with bounds = probability that exactly one of two restarts of a puzzle is right, the same at any
         breadth, NaN with a single restart.  Over selector:
-        `onset` = least depth of those reported from which on the most restarts gain `worth`, with bounds; infinite:
-        they do not at the last.
+        `onset` = smallest reported depth from which on the largest number of restarts gains `worth`, with bounds;
+        infinite if it does not at the last depth.
         The attribute `warning` is a sentence.  Selectors: `top1_converged` (least residual, mean of the last 3 steps),
         `top1_logit_delta` (least change of logits, where kept), `majority` (whole answers), `halting` (highest halting
         logit), `first_to_halt` (answer of the first restart whose halting logit exceeds 0), `answer_entropy` (least,
@@ -67,13 +67,13 @@ def scaling(
 
     Notes
     -----
-    With fewer restarts than the ensemble has, a value is the average over all subsets of that many (closed forms; votes
-    of more than 64 are drawn), so that it is unbiased for fresh restarts; ties share, a NaN score is the worst.
-    Ties that go to the answer of the first restart are the same on average.
-    Restarts are never pooled over puzzles: all intervals resample puzzles, and differences are paired by puzzle.  `nfe`
-    counts outer steps; with noise on, the noise-free residual of the last 3 steps costs `top1_converged` 3 B more.
-    `first_to_halt` knows the halting logit only: families that compare it with a second one are judged by it alone.
-    Cost: selectors x D x B closed forms a puzzle; seconds for 500 puzzles with 32 restarts.
+    With fewer restarts than the ensemble has, a value is the average over all subsets of that many (closed
+    forms; votes of more than 64 are drawn), so that it is unbiased for fresh restarts; ties share, a NaN score
+    is the worst. Ties that go to the answer of the first restart are the same on average. Restarts are never
+    pooled over puzzles: all intervals resample puzzles, and differences are paired by puzzle.  `nfe` counts
+    outer steps; with noise on, the noise-free residual of the last 3 steps costs `top1_converged` 3 B more.
+    `first_to_halt` uses only the halting logit, also for families that compare it with a second logit. Cost:
+    selectors x D x B closed forms per puzzle; seconds for 500 puzzles with 32 restarts.
 
     References
     ----------
@@ -178,11 +178,11 @@ def path_independence_gap(correct: np.ndarray) -> np.ndarray:
 
     Notes
     -----
-    Delta_PI = E_x |mean accuracy over B restarts - accuracy of one|, where the one is a further restart, independent of
-    the B.  With p the chance that a restart of x is right, the mean m over B has E m = p, and the one is 1 or 0:
-    E|m - one| = p E(1 - m) + (1 - p) E m = 2 p (1 - p), whatever B: the chance that two restarts disagree.  It is
-    estimated without bias by the share of pairs of restarts that disagree, 2 k (B - k) / (B (B - 1)) with k of B right.
-    Were the one among the B, as in the paper, it would be (B - 1) / B times that.
+    Delta_PI = E_x |mean accuracy over B restarts - accuracy of one|, where "one" is a further restart, independent of
+    the B.  Let p be the chance that a restart of x is right.  The mean m over B has E m = p, and "one" is 1 or 0, so
+    E|m - one| = p E(1 - m) + (1 - p) E m = 2 p (1 - p) for every B: the chance that two restarts disagree.  The share
+    of pairs of restarts that disagree, 2 k (B - k) / (B (B - 1)) with k of B right, estimates it without bias.  If
+    "one" were among the B, as in the paper, the gap would be (B - 1) / B times that.
 
     References
     ----------
@@ -261,7 +261,7 @@ def _onset(
 
 
 def _warning(worse: np.ndarray, depth: np.ndarray, breadth: np.ndarray) -> str:
-    """Say in a sentence where the least residual chooses worse than the majority does."""
+    """Return a sentence if the least residual chooses worse than the majority."""
     tried = worse[:, breadth > 1]
     if not tried.any():
         return "none"

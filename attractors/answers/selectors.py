@@ -62,8 +62,8 @@ def accuracy_table(
 
     Notes
     -----
-    Each value is the average over all subsets of that many restarts, hence unbiased for a fresh draw of as many: exact,
-    but for votes of more than 64 restarts (see `vote_chance`).
+    Each value is the average over all subsets of that many restarts, and therefore unbiased for fresh restarts.
+    It is exact, except for votes of more than 64 restarts (see `vote_chance`).
     """
     depths, breadths = [int(d) for d in depths], [int(b) for b in breadths]
     chances = [[chance(ensemble, name, depth) for depth in depths] for name in names]
@@ -116,7 +116,7 @@ def selector_score(ensemble: xr.Dataset, name: str, depth: int) -> np.ndarray:
 
 
 def unchanged_since(answer: np.ndarray) -> np.ndarray:
-    """Return the first step since which the answer is that of the last, (puzzle, restart), of (puzzle, restart, step).
+    """Return the first step since which the answer equals the last one, (puzzle, restart), of (puzzle, restart, step).
 
     Examples
     --------
@@ -139,7 +139,7 @@ def halting(ensemble: xr.Dataset, depth: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def least(score: np.ndarray, correct: np.ndarray, breadth: int) -> np.ndarray:
-    """Return the chance (puzzle,) that the restart of least score in a subset is right, ties sharing.
+    """Return the chance (puzzle,) that the restart with the lowest score in a subset is right; ties are shared.
 
     Parameters
     ----------
@@ -150,8 +150,8 @@ def least(score: np.ndarray, correct: np.ndarray, breadth: int) -> np.ndarray:
 
     Notes
     -----
-    Restarts of equal score share: whichever of them a subset holds, the expected share of right ones is that of all of
-    them.  The best of a subset has rank k or lower (0 the best) with probability C(N - k, B) / C(N, B).
+    Restarts of equal score share: whichever of them a subset contains, the expected share of right ones is that among
+    all of them.  The best of a subset has rank k or lower (0 the best) with probability C(N - k, B) / C(N, B).
     """
     order = np.argsort(score, axis=1, kind="stable")
     ranked = np.take_along_axis(score, order, 1)
@@ -178,7 +178,7 @@ def rank_weights(restarts: int, breadth: int) -> np.ndarray:
 
 
 def any_correct(correct: np.ndarray, breadth: int) -> np.ndarray:
-    """Return the chance (puzzle,) that a subset holds a right restart."""
+    """Return the chance (puzzle,) that a subset contains a right restart."""
     from scipy.stats import hypergeom  # here: half a second to load
 
     restarts = correct.shape[1]
@@ -186,7 +186,7 @@ def any_correct(correct: np.ndarray, breadth: int) -> np.ndarray:
 
 
 def majority(answer: np.ndarray, correct: np.ndarray, breadth: int) -> np.ndarray:
-    """Return the chance (puzzle,) that the most frequent answer of a subset is right, ties sharing.
+    """Return the chance (puzzle,) that the most frequent answer of a subset is right; ties are shared.
 
     Parameters
     ----------
@@ -203,7 +203,7 @@ def majority(answer: np.ndarray, correct: np.ndarray, breadth: int) -> np.ndarra
 
 @lru_cache(maxsize=65536)
 def vote_chance(votes: tuple[tuple[int, bool], ...], breadth: int) -> float:
-    """Return the chance that the most frequent answer of a subset is right, ties sharing.
+    """Return the chance that the most frequent answer of a subset is right; ties are shared.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Which signal tells a right answer: AUC within and across puzzles, risk against coverage, and the one to trust."""
+"""Signals of a right answer: AUC within and across puzzles, risk against coverage, and which signal to trust."""
 
 from __future__ import annotations
 
@@ -35,26 +35,27 @@ def signals(
     Parameters
     ----------
     ensemble
-        From `sample`, with labels or an oracle.  Its last step is looked at.
+        From `sample`, with labels or an oracle.  Its last step is used.
     confidence, resamples
         Of the bootstrap, which draws whole puzzles.
     seed
-        Of the bootstrap and of the halves.
+        Seed of the bootstrap and of the split into halves.
 
     Returns
     -------
     xarray.Dataset
-        Over signal, named as the selectors that go by it (`top1_converged` is the residual, `majority` the share of
-        the restarts that agree): `auc_within` = probability that a wrong run of a puzzle looks worse than a right one,
-        mean of `auc_puzzle(puzzle, signal)` over puzzles that have both; `auc_across` = the same of runs of different
-        puzzles; `accuracy` of the answer chosen among all restarts, `gain` of it over one restart and `over_residual`
-        over choosing by the residual; `risk(signal, coverage)` = share of wrong answers when only that share of the
-        puzzles is answered, those whose chosen answers look best; `risk_area`, its mean over all coverages, and
-        `least_risk_area`, what it would be if right answers came first.  All with `_low`, `_high`.
-        `held_out(puzzle)`: the half that did not choose the signal; `trusted_accuracy`, and `trusted_gain` over
-        choosing by the residual, on that half, with bounds.  Attributes: `trusted`, the signal most accurate on the
-        first half (of equals the one of least risk area), "none" with fewer than 4 puzzles; `warning`, a sentence where
-        choosing by the residual misleads, else "none".
+        Over signal, named after the selector that uses it (`top1_converged` is the residual, `majority` the
+        share of the restarts that agree): `auc_within` = probability that a wrong run of a puzzle looks worse
+        than a right one, mean of `auc_puzzle(puzzle, signal)` over puzzles that have both; `auc_across` = the
+        same of runs of different puzzles; `accuracy` of the answer chosen among all restarts, `gain` of it over
+        one restart and `over_residual` over choosing by the residual; `risk(signal, coverage)` = share of wrong
+        answers when only that share of the puzzles is answered, those whose chosen answers look best;
+        `risk_area`, its mean over all coverages, and `least_risk_area`, what it would be if right answers came
+        first.  All with `_low`, `_high`. `held_out(puzzle)`: the half that did not choose the signal;
+        `trusted_accuracy`, and `trusted_gain` over choosing by the residual, on that half, with bounds.
+        Attributes: `trusted`, the signal most accurate on the first half (of equals the one of least risk
+        area), "none" with fewer than 4 puzzles; `warning`, a sentence where choosing by the residual misleads,
+        else "none".
 
     Raises
     ------
@@ -63,9 +64,9 @@ def signals(
 
     Notes
     -----
-    Ties share throughout.  A NaN signal looks worst.  Every interval resamples whole puzzles; `gain`, `over_residual`
-    and `trusted_gain` are paired by puzzle.  The signal is chosen on one half and reported on the other, since the best
-    of several looks better than it is where it was chosen.
+    Ties are shared throughout.  NaN counts as the worst value of a signal.  Every interval resamples whole puzzles;
+    `gain`, `over_residual` and `trusted_gain` are paired by puzzle.  The signal is chosen on one half and reported on
+    the other, since the best of several looks too good on the puzzles on which it was chosen.
 
     References
     ----------
@@ -234,7 +235,7 @@ def _trusted(
 
 
 def _warning(gain: Interval, within: Interval, trusted: str, better: Interval) -> str:
-    """Say in a sentence where choosing by least residual misleads."""
+    """Return a sentence if choosing by least residual misleads."""
     points = lambda i: f"{100 * i.value:+.1f} points [{100 * i.low:+.1f}, {100 * i.high:+.1f}]"
     reasons = []
     if np.isfinite(within.high) and within.high < 0.5:

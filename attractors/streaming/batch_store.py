@@ -1,4 +1,4 @@
-"""The folder in which an export keeps completed batches until its archive is whole."""
+"""The folder in which an export stores completed batches until its archive is complete."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ class Shard(NamedTuple):
 
 
 def folder_of(path: Path) -> Path:
-    """Return where the parts of an archive are kept: FILE.nc.parts beside it."""
+    """Return the folder of the parts of an archive: FILE.nc.parts beside it."""
     return path.with_name(f"{path.name}.parts")
 
 
 @contextmanager
 def claimed(path: Path, shard: Shard) -> Iterator[None]:
-    """Hold the right to write this shard of an archive; a lock ends with its process, however that ends.
+    """Hold the lock for writing this shard of an archive; it is released when its process ends, in whatever way.
 
-    A single process excludes all others; shards of one division exclude each other's doubles and other divisions.
+    A single process excludes all others; a shard excludes a second process with the same shard, and other divisions.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def _take(path: Path, name: str, stack: contextlib.ExitStack, seconds: float) ->
 
 @contextmanager
 def merging(path: Path, shard: Shard) -> Iterator[None]:
-    """Hold the right to write the archive itself; other shards wait."""
+    """Hold the lock for writing the archive itself; other shards wait."""
     with contextlib.ExitStack() as stack:
         if shard.of > 1:
             _take(path, "all.lock", stack, -1)
@@ -101,7 +101,7 @@ def merging(path: Path, shard: Shard) -> Iterator[None]:
 
 
 def write_plan(folder: Path, plan: Mapping[str, Any], tokens: Mapping[str, np.ndarray]) -> None:
-    """Write what the export is: plain values, and the puzzles."""
+    """Write the plan of an export: plain values, and the puzzles."""
     tensors = {name: torch.as_tensor(values) for name, values in tokens.items()}
     write_tensors(folder / "plan.safetensors", tensors, {"format": FORMAT, "plan": dict(plan)})
     _sync(folder)
@@ -182,9 +182,9 @@ class Parts:
 
     Notes
     -----
-    A file holds the records of a few batches, row axis first.  It appears under its name only when it is complete and
-    synced, and the name holds the beginning of the SHA-256 of its content: a damaged file is found, left out and
-    computed again.
+    A file contains the records of a few batches, row axis first.  It gets its name only when it is complete and
+    synced, and the name contains the beginning of the SHA-256 of its content, so that a damaged file is
+    recognised, left out and computed again.
     """
 
     def __init__(self, folder: Path):
@@ -197,7 +197,7 @@ class Parts:
         self._open: OrderedDict[Path, Any] = OrderedDict()
 
     def clean(self, shard: Shard) -> None:
-        """Remove what a killed process left unfinished: everything, or only this shard's."""
+        """Remove unfinished files of a killed process: all of them, or only those of this shard."""
         own = (f".part-{shard.number}-of-{shard.of}-*.tmp",)
         for pattern in own if shard.of > 1 else _TEMPORARY:
             for rest in self.folder.glob(pattern):
@@ -209,7 +209,7 @@ class Parts:
         Raises
         ------
         ValueError
-            For a file that is no part of this export, whatever its name says.
+            For a file that does not belong to this export, whatever its name says.
         """
         for file in sorted(self.folder.glob("part-*.safetensors")):
             if file.name in self._seen:
@@ -285,7 +285,7 @@ class Parts:
             raise ValueError(f"{file}: {name} is not as in the other parts")
 
     def write(self, shard: Shard, batches: Mapping[int, dict[str, np.ndarray]], least: int | None) -> None:
-        """Keep the records of some batches: when this returns they survive a power cut.
+        """Store the records of some batches; once this returns, they survive a power cut.
 
         Raises
         ------
@@ -333,12 +333,12 @@ class Parts:
         return self._open[file]
 
     def close(self) -> None:
-        """Let go of all files."""
+        """Close all files."""
         self._open.clear()
 
 
 def remove(folder: Path) -> None:
-    """Remove what an export left in its folder, now that the archive is whole; what is not its own stays there."""
+    """Remove the files of an export from its folder once the archive is complete; other files stay."""
     with contextlib.suppress(OSError):
         for file in [*folder.iterdir()]:
             if _OWN.fullmatch(file.name) or any(file.match(pattern) for pattern in _TEMPORARY):
@@ -347,7 +347,7 @@ def remove(folder: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Make the names in a folder survive a power cut, where the system can."""
+    """Make the names in a folder survive a power cut, if the system supports it."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Ensembles written while they are sampled: in bounded memory, resumable after any end, shared by processes."""
+"""Ensembles written while they are sampled: in bounded memory, resumable, and shared by several processes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SNAPSHOT_SHARE = 0.05  # ... which take at most this share of the time
 
 
 class Progress(NamedTuple):
-    """How far an export is: batches completed, all of them, and whether the archive is whole."""
+    """Progress of an export: batches completed, total number, and whether the archive is complete."""
 
     done: int
     total: int
@@ -55,21 +55,17 @@ def export(
     snapshot_seconds: float = SNAPSHOT_SECONDS,
     **options: Unpack[RunOptions],
 ) -> Progress:
-    """Sample an ensemble into the archive `path`, so that whatever ends it, nothing completed is lost.
+    """Sample an ensemble into the archive `path`, so that completed batches survive an interruption.
 
     Parameters
     ----------
     system, inputs, batch_size, progress
         As in `sample`.
     path
-        The archive, FILE.nc; completed batches are kept in FILE.nc.parts until it is whole.
-    resume
-        Go on with an unfinished export of the same arguments; begin where there is none.
-    shard
-        (i, n): compute every n-th batch, from number i on, beside n - 1 other processes.  Who finishes last writes the
-        archive.
-    attributes
-        Written into the archive beside those of `sample`.
+        The archive, FILE.nc; completed batches are stored in FILE.nc.parts until it is complete. resume
+        Continue an unfinished export with the same arguments; start one if there is none. shard (i, n): compute
+        every n-th batch, from number i on, beside n - 1 other processes.  The last one to finish writes the
+        archive. attributes Written into the archive in addition to those of `sample`.
     flush_seconds
         Longest time that a completed batch waits to be written.
     snapshot_seconds
@@ -93,14 +89,15 @@ def export(
 
     Notes
     -----
-    The variables of the archive are those of `sample` with the same arguments, bit for bit, whatever happened on the
-    way; batches that memory forced to be smaller differ by rounding.  A batch size chosen automatically depends on the
-    number of threads: give it to compare processes that have different numbers.
+    The variables of the archive equal those of `sample` with the same arguments, bit for bit, also after
+    interruptions; batches that had to be made smaller for lack of memory differ by rounding.  A batch size
+    chosen automatically depends on the number of threads: give it to compare processes that have different
+    numbers.
 
-    At any moment FILE.nc is missing or a whole NetCDF file.  From the first flush on it is there, and holds what was
-    completed at the last snapshot (attribute `complete` = 0, `sampled` tells which runs); the parts hold all that was
-    written since.  A part is synced before it gets its name, and its name holds its checksum.  Exceptions and
-    KeyboardInterrupt end with everything completed written.
+    FILE.nc is never half-written.  It exists from the first flush on, and contains the batches completed at the
+    last snapshot (attribute `complete` = 0; `sampled` marks the runs); the parts contain everything written
+    since.  A part is synced before it gets its name, which contains its checksum.  After an exception or
+    KeyboardInterrupt, all completed batches are written.
 
     Memory: the batches under way, 32 MB of records, up to 128 MB of parts while they are merged, and 16 bytes for each
     different answer of one puzzle.  Space beside
@@ -153,7 +150,7 @@ def export(
 
 
 def status(path: str | Path) -> Progress | None:
-    """Say how far the export into an archive is; None where there is none.
+    """Return the progress of the export into an archive; None if there is none.
 
     Raises
     ------
@@ -176,7 +173,7 @@ def status(path: str | Path) -> Progress | None:
 
 
 def _completed(path: Path) -> Progress | None:
-    """Return how many batches a whole archive was made of, None where there is none."""
+    """Return the number of batches of a complete archive, None if there is none."""
     if not path.exists():
         return None
     with archive.open(path, values=False, complete=False) as tree, archive.refused(path):
@@ -185,7 +182,7 @@ def _completed(path: Path) -> Progress | None:
 
 
 def plan_of(recipe: Recipe, batch_size: int | None) -> dict[str, Any]:
-    """Return everything that the values of an ensemble depend on, as plain values that can be compared."""
+    """Return everything on which the values of an ensemble depend, as plain values that can be compared."""
     origin = schema.provenance(recipe.system)
     given = recipe.initial if isinstance(recipe.initial, Tensor) else None
     law = "own" if recipe.initial is None else getattr(recipe.initial, "__name__", "callable")
@@ -220,7 +217,7 @@ def _sha256(values: np.ndarray) -> str:
 
 
 def _agree(path: Path, plan: dict[str, Any], recipe: Recipe, joining: bool) -> int:
-    """Write the plan, or see that it is the one begun with; return its batch size."""
+    """Write the plan, or check that it agrees with the one that was begun; return its batch size."""
     folder, sources = folder_of(path), schema.provenance(recipe.system)["source"]
     found = parts.read_plan(folder)
     if found is None:
@@ -248,7 +245,7 @@ def _agree(path: Path, plan: dict[str, Any], recipe: Recipe, joining: bool) -> i
 
 
 def _difference(begun: Mapping[str, Any], plan: Mapping[str, Any]) -> str | None:
-    """Say in what a plan differs from the one begun with; None where they lead to the same values."""
+    """Return the difference between a plan and the one that was begun; None if they lead to the same values."""
     free = {"automatic", "attributes"} | ({"batch_size"} if plan["automatic"] else set())
     names = [*plan, *({"identifiers"} & set(begun) - set(plan))]  # which puzzles need not have
     for name in sorted(names, key=lambda n: n == "config"):  # which the model's own options are part of, too
@@ -262,7 +259,7 @@ def _difference(begun: Mapping[str, Any], plan: Mapping[str, Any]) -> str | None
 
 
 def _require_same(path: Path, plan: Mapping[str, Any]) -> None:
-    """Refuse to take a whole archive for the result of a plan that it is not of."""
+    """Refuse a complete archive that belongs to another plan."""
     with archive.open(path, values=False, complete=False) as tree:
         made = tree.attrs.get("plan")
     if made is None:
@@ -289,7 +286,7 @@ def _run(
     flush_seconds: float,
     snapshot_seconds: float,
 ) -> None:
-    """Compute what is missing of this process's batches, and keep it."""
+    """Compute the missing batches of this process, and store them."""
     wanted = range(share.number, job.batches, share.of)
     missing = [number for number in wanted if number not in job.parts.place]
     depth = job.recipe.depth
@@ -338,7 +335,7 @@ def _run(
 
 
 def _snapshot(job: Job, path: Path, share: Shard) -> None:
-    """Write what is completed so far as an archive, unless it is all."""
+    """Write the batches completed so far as an archive, unless all are complete."""
     with parts.merging(path, share):
         job.parts.refresh()
         if len(job.parts.place) < job.batches:

@@ -1,4 +1,4 @@
-"""How much an export will write, told before it runs."""
+"""The size of an export, predicted before it runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EACH_STEP = (
 
 
 class Size(NamedTuple):
-    """What an export takes: bytes of the archive before compression, bytes of its parts, and map evaluations."""
+    """The cost of an export: bytes of the archive before compression, bytes of its parts, and map evaluations."""
 
     archive: int
     parts: int

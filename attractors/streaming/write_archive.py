@@ -1,4 +1,4 @@
-"""From completed batches to one archive, streamed: what the whole ensemble decides first, then its rows in order."""
+"""From completed batches to one archive, streamed: first quantities of the whole ensemble, then its rows in order."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Job:
 def order_statistics(
     values: Callable[[], Iterable[np.ndarray]], ranks: Callable[[int], Sequence[int]]
 ) -> tuple[int, list[float]]:
-    """Return how many numbers there are, and those of these ranks (from 0), exactly and in little memory.
+    """Return how many numbers there are, and the numbers with given ranks (from 0), exactly and in little memory.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def quantile(values: Callable[[], Iterable[np.ndarray]], q: float, least: int = 
 
 
 def whole_quantities(job: Job) -> tuple[float, float]:
-    """Return what the fates of one run need of all: relative size of the noise, and the solved band."""
+    """Return the quantities of all runs on which the fate of one depends: relative noise size and solved band."""
     recipe, judged = job.recipe, job.recipe.judge.known
 
     def noises() -> Iterator[np.ndarray]:

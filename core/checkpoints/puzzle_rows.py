@@ -1,4 +1,4 @@
-"""Puzzle embeddings in files: the table of a checkpoint left where it lies, and the rows that a saved model keeps."""
+"""Puzzle embeddings in files: the table of a checkpoint stays in its file; a saved model contains some rows."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _KEPT, _IDENTIFIERS = "puzzle_emb.rows", "puzzle_emb.identifiers"  # of saved mo
 
 
 def table_of(tensors: dict[str, Any], path: Path) -> PuzzleTable | None:
-    """Take the puzzle embeddings out of the tensors of a checkpoint; None where there are none, or of one puzzle.
+    """Remove the puzzle embeddings from the tensors of a checkpoint and return them; None if there is at most one.
 
     Raises
     ------
     CheckpointError
-        When they are no rows of floating numbers, or end behind the file.
+        If they are not rows of floating-point numbers, or end beyond the file.
 
     Notes
     -----
-    Rows that lie one after the other stay in the file, whatever its size, and are checked as they are read: neither the
-    checksum of the record nor the other rows are looked at.
+    Rows stored one after the other stay in the file, whatever its size, and are checked when they are read: neither the
+    checksum of the record nor the other rows are read.
     """
     found = tensors.get(TABLE)
     if found is None or len(found.shape) != 2 or found.shape[0] < 2:
@@ -63,12 +63,12 @@ def kept_tensors(table: PuzzleTable | None) -> dict[str, Tensor]:
 
 
 def kept_table(tensors: dict[str, Tensor], count: Any, width: int) -> PuzzleTable | None:
-    """Take the puzzle embeddings out of the tensors of a saved model that knows so many identifiers.
+    """Remove the puzzle embeddings from the tensors of a saved model with this many identifiers, and return them.
 
     Raises
     ------
     CheckpointError
-        When tensors and count do not fit.
+        If tensors and count do not agree.
     """
     if count is None and not {_KEPT, _IDENTIFIERS} & set(tensors):
         return None

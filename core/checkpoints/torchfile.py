@@ -51,7 +51,7 @@ class Name:
 
 
 class Opaque:
-    """Stand-in for an object of a foreign class: what it was made from, its state, its items; it does nothing."""
+    """Stand-in for an object of a foreign class, with its arguments, state and items; it does nothing."""
 
     __slots__ = ("arguments", "items", "made_by", "state")
 
@@ -112,9 +112,10 @@ class _Interpreter:
 
     Notes
     -----
-    Memory and time are bounded: so many bytes and operations at most, memo numbers are dictionary keys, every operation
-    adds at most one object, only strings and small integers become dictionary keys, and nothing recurses.  Containers
-    may share parts (a tree of them can be far larger than the pickle): never walk through, compare or print them.
+    Memory and time are bounded: the numbers of bytes and operations are limited, memo numbers are dictionary
+    keys, every operation adds at most one object, only strings and small integers become dictionary keys, and
+    nothing recurses.  Containers may share parts (a tree of them can be far larger than the pickle): never walk
+    through, compare or print them.
     """
 
     def __init__(self, archive: zipfile.ZipFile, prefix: str):
@@ -204,7 +205,7 @@ class _Interpreter:
 
 
 def _key(key: Any) -> Any:
-    """Return a dictionary key as it is when it is a string or a small integer, else something that is equal to none."""
+    """Return a dictionary key if it is a string or a small integer, else an object that equals no other."""
     return key if isinstance(key, str) or (isinstance(key, int) and abs(key) < 1 << 64) else Opaque(None, key)
 
 
@@ -273,7 +274,7 @@ def read_torch_file(path: str | Path) -> Any:
     Raises
     ------
     CheckpointError
-        For files that are no such archive, are truncated, or whose records and declared shapes disagree.
+        If the file is not such an archive, is truncated, or its records and declared shapes disagree.
     """
     path = Path(path)
     try:

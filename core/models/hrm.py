@@ -36,7 +36,7 @@ class HRMConfig(ReasonerConfig):
 
 
 class HRM(Reasoner):
-    """HRM: z_L <- L(z_L + z_H + x), L_cycles times, then z_H <- H(z_H + z_L); H_cycles times an outer step.
+    """HRM: z_L <- L(z_L + z_H + x), L_cycles times, then z_H <- H(z_H + z_L); all H_cycles times.
 
     The levels have their own stacks.  In training only the very last update of either level carries gradient ("one-step
     gradient"), and the continuation logit is trained too.  Every run starts from the stored vectors `H_init`, `L_init`.

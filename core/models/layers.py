@@ -26,11 +26,11 @@ _CACHE_VALUES = 1 << 20  # values of the widest activation that stay near the pr
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Let the C library reuse the memory of freed activations; done once a process, when the first stack is built.
+    """Let the C library reuse the memory of freed activations; done once per process, when the first stack is built.
 
     Notes
     -----
-    glibc gives large freed blocks back to the system, and every step then pays a page fault a page for them: up to
+    glibc returns large freed blocks to the system, and every step then has one page fault per page of them: up to
     half its time.  Freeing one block of 31 MiB raises both thresholds concerned (mallopt(3), M_MMAP_THRESHOLD); other
     C libraries are unaffected.
     """
@@ -66,7 +66,7 @@ class Linear(nn.Module):
 
 
 class Norm(nn.Module):
-    """Root-mean-square norm over the last axis, times per weight a feature where `learned`."""
+    """Root-mean-square norm over the last axis, times one weight per feature if `learned`."""
 
     def __init__(self, features: int, eps: float, learned: bool):
         super().__init__()
@@ -264,8 +264,8 @@ class Blocks(nn.Module):
     Attributes
     ----------
     fused
-        When the blocks run compiled by torch.compile: "never"; for "iteration", where no derivative is taken; in
-        "training" too, where one backward pass is.
+        When the blocks run compiled by torch.compile: "never"; for "iteration", where no derivative is taken; also in
+        "training", where one backward pass is taken.
     """
 
     def __init__(self, layers: list[Block], norm: Norm | None = None):
@@ -278,7 +278,7 @@ class Blocks(nn.Module):
     def forward(self, h: Tensor, narrow: bool = False) -> Tensor:
         """Map h (n, T, D); a CPU takes as many rows at once as keep the widest activation in its cache.
 
-        `narrow` rounds to bfloat16 where a convolutional SwiGLU does so by origin.
+        `narrow` rounds to bfloat16 where the official convolutional SwiGLU does so.
         """
         h = self._mapped(h, narrow)
         return h if self.norm is None else self.norm(h)
@@ -307,7 +307,7 @@ class TokenEmbedding(nn.Module):
         Prefix positions P in front of the grid; their content is one vector, stored or given for each puzzle,
         zero-padded to P * hidden.
     learned_positions
-        Add a learned vector a position (all P + seq_len of them), both scaled by 1/sqrt(2).
+        Add a learned vector per position (all P + seq_len of them), both scaled by 1/sqrt(2).
     """
 
     prefix: Tensor | None

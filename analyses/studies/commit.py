@@ -35,8 +35,8 @@ def clues_of(name: str) -> Clues:
     found = task(name).clues
     if found is None:
         raise ValueError(
-            f"committing writes cells of an answer into the puzzle as clues, and {name} has no such clues: the task does "
-            "not say which tokens may be written where"
+            f"committing writes cells of an answer into the puzzle as clues, and {name} has no such clues: the task "
+            "does not say which tokens may be written where"
         )
     return found
 

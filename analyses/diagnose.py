@@ -14,7 +14,9 @@ from eqrlab.analyses.studies.borders import borders
 from eqrlab.analyses.studies.checks import run_checks, states_fit
 from eqrlab.analyses.studies.commit import commit_where_none_is_right
 from eqrlab.analyses.text.names import group_names
+from eqrlab.attractors.ensemble.to_dataset import assemble
 from eqrlab.attractors.results.validate import schema_tables
+from eqrlab.attractors.streaming.row_store import RowStore, records_of
 from eqrlab.core import System
 from eqrlab.core.progress import shown, tqdm
 
@@ -80,14 +82,24 @@ def diagnose_run(
     fixed: bool = False,
     batch_size: int | None = None,
     progress: bool | Callable[[int, int], None] = False,
+    store: RowStore | None = None,
 ) -> dict[str, xr.Dataset]:
-    """Diagnose a system by a run that is described already: arguments and results are those of `diagnose`."""
+    """Diagnose a system by a run that is described already: arguments and results are those of `diagnose`.
+
+    Parameters
+    ----------
+    store
+        Where the records of runs are kept while they are sampled, so that a diagnosis that was stopped goes on.
+    """
     kept = ("final_state",) if (checks or local) and states_fit(run.system, run.rows) else ()
     wanted = run.with_(keep=("summary", "path", *kept))
     if fixed or not run.judge.known:
-        ensemble = wanted.sample(batch_size=batch_size, progress=progress)
+        rows = np.arange(wanted.rows)
+        ensemble = assemble(
+            wanted, records_of(wanted, rows, batch_size=batch_size, progress=progress, store=store)
+        )
     else:
-        ensemble = at.sample_until_decided(wanted, batch_size=batch_size, progress=progress)
+        ensemble = at.sample_until_decided(wanted, batch_size=batch_size, progress=progress, store=store)
     groups = {"ensemble": ensemble.drop_vars("final_state", errors="ignore")}
     parts: dict[str, Callable[..., xr.Dataset]] = {
         "basins": at.basins,

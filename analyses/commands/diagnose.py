@@ -111,7 +111,7 @@ sampling_options = opt.together(
                  help="Check the verdicts: more depth for some runs, other thresholds, whether the map acts at all."),
     opt.out(),
     click.option("--resume", is_flag=True,
-                 help="Continue a run that was stopped: finished checkpoints are not run again."),
+                 help="Continue a run that was stopped: finished checkpoints, and runs kept of others, are not run again."),
     prints_json,
     opt.quiet,
     opt.checkpoint,
@@ -164,7 +164,7 @@ def run_one(
         run = at.Run.of(model, chosen.inputs, **job)
         if not quiet:
             click.echo(cost_line(run, waves=not fixed and restarts > FIRST, **parts), err=True)
-        groups = diagnose_run(run, fixed=fixed, progress=not quiet, **parts)
+        groups = diagnose_run(run, fixed=fixed, progress=not quiet, store=kept.rows(name), **parts)
         if shown := arc.shown_names(chosen):
             groups["ensemble"] = arc.with_names(groups["ensemble"], shown)
             groups["disguises"] = arc.disguises(at.common_restarts(groups["ensemble"]), chosen)
@@ -213,6 +213,10 @@ def run_all(
                 write_report(target, target.with_name(REPORT))
             error.add_note(f"{len(results)} of {len(models)} checkpoints are kept in {target.parent}; "
                            "the same command with --resume continues")  # fmt: skip
+        elif kept.under_way():
+            error.add_note(
+                f"what was sampled is kept in {kept.folder}; the same command with --resume continues"
+            )
         raise
     return results, kept
 

@@ -101,7 +101,8 @@ def run_in_batches(
     rows: np.ndarray,
     batch: int | None,
     progress: bool | Callable[[int, int], None],
-    shorten: Callable[[Records], Records] = lambda records: records,
+    shorten: Callable[[np.ndarray, Records], Records] = lambda rows, records: records,
+    doing: str = "sampling",
 ) -> Records:
     """Run rows (n,), flat indices puzzle * restarts + restart, and return the records, row axis first.
 
@@ -112,17 +113,19 @@ def run_in_batches(
     progress
         True shows a bar on a terminal; a callable gets (row-steps done, all).
     shorten
-        What is kept of the records of a batch.
+        What is kept of the rows of a batch and their records.
+    doing
+        Name of the bar.
     """
     batch = batch_of(recipe, len(rows), batch)
     pieces = [rows[start : start + batch] for start in range(0, len(rows), batch)]
     with (
-        RowSteps(len(rows) * recipe.depth, progress) as steps,
+        RowSteps(len(rows) * recipe.depth, progress, doing) as steps,
         one_thread_a_batch(recipe.place.device, len(pieces)) as run,
     ):
         batches = Batches(recipe, steps)
         try:
-            parts = list(run(lambda piece: shorten(batches(piece)), pieces))
+            parts = list(run(lambda piece: shorten(piece, batches(piece)), pieces))
         except BaseException:
             steps.stop()
             raise

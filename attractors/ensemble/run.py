@@ -175,7 +175,7 @@ class Run(Recipe):
         ValueError
             For a batch size below 1, or starts and answers of the wrong kind.
         """
-        shorten = lambda records: digest(records, self.depth, self.tolerances)
+        shorten = lambda rows, records: digest(records, self.depth, self.tolerances)
         records = run_in_batches(self, np.arange(self.rows), batch_size, progress, shorten)
         return assemble(self, records)
 

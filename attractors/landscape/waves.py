@@ -9,12 +9,12 @@ import torch
 import xarray as xr
 
 from eqrlab.attractors.ensemble.arguments import require_integers
-from eqrlab.attractors.ensemble.batches import run_in_batches
 from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.ensemble.to_dataset import assemble, solved_band_of
-from eqrlab.attractors.fates.records import answer_ids, digest, noise_size
+from eqrlab.attractors.fates.records import answer_ids, noise_size
 from eqrlab.attractors.landscape.mode_rule import ModeRule
 from eqrlab.attractors.landscape.modes import UNDECIDED, decided, evidence_of, verdict
+from eqrlab.attractors.streaming.row_store import RowStore, records_of
 
 FIRST = 8  # restarts of every puzzle in the first wave; each further one doubles them
 
@@ -40,6 +40,7 @@ def sample_until_decided(
     rule: ModeRule | None = None,
     batch_size: int | None = None,
     progress: bool | Callable[[int, int], None] = False,
+    store: RowStore | None = None,
 ) -> xr.Dataset:
     """Sample restarts in waves, until the mode of each puzzle is decided.
 
@@ -53,6 +54,8 @@ def sample_until_decided(
         Of the modes.
     batch_size, progress
         As for `sample`; each wave has its own bar, and a callable receives (row-steps done, those of all restarts).
+    store
+        Where records are kept meanwhile, so that a run that was stopped can be continued; None: nowhere.
 
     Returns
     -------
@@ -78,11 +81,12 @@ def sample_until_decided(
     open_, drawn = np.arange(len(run.inputs)), 0
     rows, ends = np.zeros(0, int), []
     records: dict[str, np.ndarray] = {}
-    for end in wave_ends(int(first), run.restarts):
+    waves = wave_ends(int(first), run.restarts)
+    for number, end in enumerate(waves):
         new = (open_[:, None] * run.restarts + np.arange(drawn, end)).reshape(-1)
-        part = run_in_batches(
-            run, new, batch_size, _counted(progress, len(rows), run),
-            lambda found: digest(found, run.depth, run.tolerances),
+        part = records_of(
+            run, new, batch_size=batch_size, progress=_counted(progress, len(rows), run), store=store,
+            doing=f"wave {number + 1} of at most {len(waves)}" if len(waves) > 1 else "sampling",
         )  # fmt: skip
         records = {name: np.concatenate([records[name], part[name]]) for name in part} if len(rows) else part
         rows, drawn = np.concatenate([rows, new]), end

@@ -1,4 +1,4 @@
-"""Results of finished checkpoints, stored while a diagnosis of several checkpoints is not complete."""
+"""Results of finished checkpoints, and runs of one under way, stored while a diagnosis is not complete."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import xarray as xr
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.attractors.results import archive, schema
 from eqrlab.attractors.results.groups import results_of
+from eqrlab.attractors.streaming.row_store import RowStore
 from eqrlab.core import Reasoner
 from eqrlab.core.regular import parse_json, require_regular
 from eqrlab.datasets import PuzzleSet
@@ -44,7 +45,7 @@ def _sha256(values: np.ndarray | None) -> str:
 
 
 class Kept:
-    """The finished checkpoints of a run, each in its own archive: TARGET.parts/HASH.nc.
+    """The finished checkpoints of a run, each in TARGET.parts/HASH.nc, and runs of one under way in HASH.rows.
 
     Parameters
     ----------
@@ -73,6 +74,9 @@ class Kept:
         if self.folder.exists():
             require_writable(self.folder, *(self._file(text).name for text in self.wanted.values()))
         self._there: dict[str, Groups] = self._look() if resume else {}
+        if not resume:
+            for name in self.wanted:
+                self.rows(name).remove()
 
     def _file(self, text: str) -> Path:
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.nc"
@@ -132,6 +136,14 @@ class Kept:
         groups = self._there.get(self.wanted[name])
         return groups and {group: dataset.assign_attrs(name=name) for group, dataset in groups.items()}
 
+    def rows(self, name: str) -> RowStore:
+        """Return where the runs of a checkpoint are kept while they are sampled."""
+        return RowStore(self._file(self.wanted[name]).with_suffix(".rows"))
+
+    def under_way(self) -> bool:
+        """Say whether runs are kept of a checkpoint that is not done."""
+        return any(self.rows(name).folder.is_dir() for name in self.wanted)
+
     def keep(self, name: str, groups: Groups) -> None:
         """Write the groups of a checkpoint; once this returns, they survive a crash.
 
@@ -142,6 +154,7 @@ class Kept:
         """
         groups["ensemble"].attrs["request"] = self.wanted[name]
         archive.write(self._file(self.wanted[name]), groups)
+        self.rows(name).remove()
 
     def remove(self) -> None:
         """Remove the stored results once the archive is complete, and half-written files of killed runs."""

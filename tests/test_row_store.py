@@ -81,3 +81,16 @@ def test_a_damaged_file_is_run_again_and_short_runs_leave_none(tmp_path):
     assert not (tmp_path / "rows").exists()
     records_of(run, np.arange(12), store=RowStore(tmp_path / "rows"))
     assert not (tmp_path / "rows").exists()
+
+
+def test_what_is_written_late_is_whole(tmp_path):
+    """Records of several waves may wait for one file; those of the first are taken apart meanwhile."""
+    system, rows = planted()
+    run = at.Run.of(system, PUZZLES, labels=LABELS, restarts=4, depth=24)
+    store = RowStore(tmp_path / "rows", every=np.inf)
+    records_of(run, np.arange(6), store=store)
+    store.every = 0.0
+    records_of(run, np.arange(6, 12), store=store)
+    rows.clear()
+    records_of(run, np.arange(12), store=store)
+    assert not rows

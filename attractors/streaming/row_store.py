@@ -49,7 +49,7 @@ class RowStore:
     def put(self, rows: np.ndarray, records: Records) -> None:
         """Take in the records of rows (n,); they are written when it is time."""
         with self._lock:
-            self._new.append((rows, records))
+            self._new.append((rows, dict(records)))  # the caller takes its own apart
             if time.monotonic() - self._written >= self.every:
                 rows, records = _joined(self._new)
                 with (

@@ -111,7 +111,7 @@ sampling_options = opt.together(
                  help="Check the verdicts: more depth for some runs, other thresholds, whether the map acts at all."),
     opt.out(),
     click.option("--resume", is_flag=True,
-                 help="Continue a run that was stopped: finished checkpoints, and runs kept of others, are not run again."),
+                 help="Continue a run that was stopped: finished checkpoints, and kept runs, are not run again."),
     prints_json,
     opt.quiet,
     opt.checkpoint,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import xarray as xr
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from eqrlab.analyses.figures.style import COLOURS, styled
+from eqrlab.analyses.figures.style import COLOURS, band_key, styled
+from eqrlab.analyses.text.vocabulary import MODE_NAMES
 from eqrlab.attractors.landscape.continuation import EVENTS
 from eqrlab.attractors.results.schema import MODES
 
@@ -36,36 +39,56 @@ def continuation_picture(found: xr.Dataset) -> Figure:
     chosen = np.sort(np.argsort(-change, kind="stable")[:SHOWN])
     judged = "mode" in found
     panels = [-1] * judged + [int(p) for p in chosen]  # -1: the modes
-    figure = Figure((WIDTH, 0.6 + 2.2 * -(-len(panels) // 2)), layout="constrained")
+    figure = Figure((WIDTH, 2.0 + 2.2 * -(-len(panels) // 2)), layout="constrained")
     axes = np.atleast_1d(figure.subplots(-(-len(panels) // 2), 2, sharex=True, squeeze=False)).ravel()
     for panel, ax in zip(panels, axes, strict=False):
         if panel < 0:
             _modes(ax, found, place)
         else:
-            _branches(ax, found, place, panel)
+            _branches(ax, found, place, panel, judged)
         ax.set(ylim=(-0.03, 1.03))
         ax.yaxis.set_major_formatter(PercentFormatter(1))
         ax.set_xticks(place, [f"{v:g}" for v in values], rotation=45 if len(values) > 8 else 0)
     if judged:
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(MODES) + 1,
-                      borderaxespad=0.5)  # fmt: skip
+        figure.legend(
+            *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, borderaxespad=0.5
+        )
+    figure.legend(handles=_key(found, judged), loc="outside lower center", ncols=3, borderaxespad=0.5)
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
-    figure.supxlabel(str(found.attrs["parameter"]), color=COLOURS["muted"], fontsize=11.5)
+    for ax in axes[max(0, len(panels) - 2) : len(panels)]:
+        ax.set_xlabel(str(found.attrs["parameter"]))
     return figure
 
 
 def _modes(ax: Axes, found: xr.Dataset, place: np.ndarray) -> None:
     share = found["landscape_share"].values
-    ax.stackplot(place, share.T, colors=[COLOURS[f"mode-{m}"] for m in MODES], alpha=0.75, labels=MODES)
+    ax.stackplot(
+        place,
+        share.T,
+        colors=[COLOURS[f"mode-{m}"] for m in MODES],
+        alpha=0.75,
+        labels=[m if m == "undecided" else f"({m}) {MODE_NAMES[m]}" for m in MODES],
+    )
     low, high = found["accuracy_low"].values, found["accuracy_high"].values
     accuracy = found["accuracy"].values
     ax.errorbar(place, accuracy, (np.maximum(accuracy - low, 0), np.maximum(high - accuracy, 0)), color=COLOURS["ink"],
-                marker="o", markersize=3.5, linewidth=1.3, capsize=2, label="right runs")  # fmt: skip
+                marker="o", markersize=3.5, linewidth=1.3, capsize=2, label="right runs, with interval")  # fmt: skip
     ax.set_title("share of the modes over puzzles")
 
 
-def _branches(ax: Axes, found: xr.Dataset, place: np.ndarray, puzzle: int) -> None:
+def _key(found: xr.Dataset, judged: bool) -> list[Artist]:
+    """Return the entries of the legend of the branches."""
+    line = lambda kind, text: Line2D([], [], color=COLOURS[kind], linewidth=1.4, marker=".", label=text)
+    mark = lambda marker, text: Line2D([], [], linestyle="", marker=marker, color=COLOURS["ink"], label=text)
+    kinds = [line("right", "right attractor"), line("wrong", "wrong attractor")]
+    return [
+        *(kinds if judged else [line("none", "attractor")]),
+        band_key(found), mark("^", "born"), mark("x", "last an attractor"),
+    ]  # fmt: skip
+
+
+def _branches(ax: Axes, found: xr.Dataset, place: np.ndarray, puzzle: int, judged: bool) -> None:
     one = found.isel(puzzle=puzzle)
     event, alive = one["event"].values, one["alive"].values
     for b in range(found.sizes["branch"]):
@@ -73,7 +96,7 @@ def _branches(ax: Axes, found: xr.Dataset, place: np.ndarray, puzzle: int) -> No
             continue
         mass = np.where(alive[:, b], one["mass"].values[:, b], np.nan)
         right = bool(one["correct"].values[alive[:, b], b].mean() >= 0.5)
-        colour = COLOURS["right" if right else "wrong"]
+        colour = COLOURS["none" if not judged else "right" if right else "wrong"]
         low, high = (np.where(alive[:, b], one[f"mass_{e}"].values[:, b], np.nan) for e in ("low", "high"))
         ax.fill_between(place, low, high, color=colour, alpha=0.12, linewidth=0)
         ax.plot(place, mass, color=colour, linewidth=1.4, marker=".", markersize=4)

@@ -27,7 +27,7 @@ def mode_bar(modes: xr.Dataset, *, ax: Axes) -> None:
     ax.axis("off")
 
 
-@plot(3.2)
+@plot(3.4)
 def plot_modes(modes: xr.Dataset, *, ax: Axes) -> None:
     """Draw the share of each landscape mode over puzzles, with its interval.
 
@@ -50,6 +50,8 @@ def plot_modes(modes: xr.Dataset, *, ax: Axes) -> None:
     axes.set(xlim=(0, 1), ylim=(4.35, -0.85), yticks=[], xticks=[0, 0.25, 0.5, 0.75, 1])
     axes.spines.left.set_visible(False)
     axes.xaxis.set_major_formatter(_percents())
+    level = f", with {100 * float(modes.attrs.get('confidence', 0.95)):g} % intervals"
+    axes.set_xlabel(f"share of the puzzles{level if modes.sizes['puzzle'] > 1 else ''}")
     _inside_ends(axes)
 
 
@@ -73,7 +75,7 @@ def _inside_ends(axes: Axes) -> None:
 
 
 def _basin_height(basins: xr.Dataset, puzzle: int = 0) -> float:
-    return 0.65 + 0.33 * len(tables.mass_rows(basins, puzzle))
+    return 1.1 + 0.33 * len(tables.mass_rows(basins, puzzle))
 
 
 @plot(_basin_height)
@@ -100,6 +102,8 @@ def plot_basins(basins: xr.Dataset, puzzle: int = 0, *, ax: Axes) -> None:
             axes.text(x, row, words, ha=side, va="center_baseline", transform=axes.get_yaxis_transform(),
                       color=COLOURS["ink" if side == "right" else "muted"])  # fmt: skip
     axes.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6), yticks=[], xticks=[0, 0.5, 1])
+    level = f"{100 * float(basins.attrs.get('confidence', 0.95)):g} % intervals"
+    axes.set_xlabel(f"share of restarts, {level};\nhatched: upper bound")
     axes.xaxis.set_major_formatter(_percents())
     axes.grid(axis="y", visible=False)
     axes.spines.left.set_visible(False)

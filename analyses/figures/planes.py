@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import xarray as xr
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
@@ -98,7 +100,7 @@ def brightness(plane: xr.Dataset, puzzle: int) -> tuple[np.ndarray, str]:
 
 
 def _plane_height(plane: xr.Dataset, puzzle: int = 0, title: str | None = None) -> float:
-    return 5.75 + 0.24 * len(_listed(kinds_of(plane, puzzle)))
+    return 6.0 + 0.24 * len(_listed(kinds_of(plane, puzzle)))
 
 
 @plot(_plane_height, width=5.2)
@@ -135,7 +137,12 @@ def plot_plane(plane: xr.Dataset, puzzle: int = 0, title: str | None = None, *, 
     setting = f"noise {noise:g}" if noise else "noise off"
     first = title or f"puzzle {plane['puzzle'].values[puzzle]}"
     axes.set_title(f"{first}\n{setting}, depth {plane.attrs['depth']}\n{speed}")
-    handles = [Patch(color=colour, label=f"{name}: {_share(mask)}") for mask, colour, name in shown]
+    handles: list[Artist] = [
+        Patch(color=colour, label=f"{name}: {_share(mask)}") for mask, colour, name in shown
+    ]
+    if np.isfinite(plane["mark_u"].values[puzzle]).any():
+        handles.append(Line2D([], [], linestyle="", marker="o", markersize=8, markerfacecolor="white",
+                              markeredgecolor=COLOURS["ink"], label="states that the plane goes through"))  # fmt: skip
     axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=1)
 
 

@@ -68,7 +68,7 @@ def _span(residual: np.ndarray) -> list[float]:
     return [finite.min(), min(finite.max(), FAR * np.median(finite))] if finite.size else [1e-3, 1.0]
 
 
-@plot(3.6)
+@plot(3.7)
 def plot_residuals(ensemble: xr.Dataset, *, ax: Axes) -> None:
     """Draw the residual of every run against the step, coloured by right or wrong at the end.
 
@@ -121,7 +121,8 @@ def plot_residuals(ensemble: xr.Dataset, *, ax: Axes) -> None:
     if np.isfinite(floor * norms).all() and not near and span[0] < 100 * floor * norms[0]:
         span[0] = min(span[0], floor * norms[0])
         _level(axes, floor * norms, "numerical floor", ":")
-    axes.set(ylim=(span[0] / 1.8, span[1] * 1.8), yscale="log", xlabel="outer step")
+    axes.set(ylim=(span[0] / 1.8, span[1] * 1.8), yscale="log")
+    axes.set_xlabel("outer step" + ("\nthick: median; band: 10 to 90 % of the runs" if many else ""))
     axes.set_xlim((1, steps[-1]) if len(steps) > 1 else (0, 2))
     _log_axis(axes.yaxis, span)
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -216,7 +217,7 @@ def auc_label(alignment: xr.Dataset) -> str:
     return f"AUC undefined: {UNDEFINED.get(STATUS[int(alignment['status'].values[-1])], 'no value')}"
 
 
-@plot(2.5)
+@plot(2.7)
 def plot_auc(alignment: xr.Dataset, *, ax: Axes) -> None:
     """Draw how well the residual tells wrong runs from right ones against depth, with intervals.
 
@@ -240,7 +241,12 @@ def plot_auc(alignment: xr.Dataset, *, ax: Axes) -> None:
         reason = UNDEFINED.get(STATUS[int(alignment["status"].values[span[0]])])
         if reason and not known[span].any() and len(span) > 2:
             axes.text(span.mean(), 0.12, reason, ha="center", fontsize=11, color=COLOURS["muted"])
-    axes.set(ylim=(-0.03, 1.06), xlim=(-0.5, len(auc) - 0.5), xlabel="depth", yticks=[0, 0.5, 1])
+    grey = "" if known.all() else "; grey: undefined"
+    whiskers = (
+        f"whiskers: {100 * float(alignment.attrs.get('confidence', 0.95)):g} % intervals; dotted: chance"
+    )
+    axes.set(ylim=(-0.03, 1.06), xlim=(-0.5, len(auc) - 0.5), yticks=[0, 0.5, 1])
+    axes.set_xlabel(f"depth{grey}\n{whiskers}")
     axes.set_xticks(places, [str(d) for d in depths])
     _heading(axes, "AUC of the residual")
 
@@ -270,7 +276,7 @@ def projection(paths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return points, np.pad(share[:2], (0, 2 - both))
 
 
-@plot(4.1)
+@plot(4.3)
 def plot_phase(ensemble: xr.Dataset, basins: xr.Dataset | None = None, puzzle: int = 0, *, ax: Axes) -> None:
     """Draw one puzzle's runs in the plane of most variance, with its attractors.
 
@@ -330,5 +336,6 @@ def plot_phase(ensemble: xr.Dataset, basins: xr.Dataset | None = None, puzzle: i
     axes.autoscale_view()
     axes.margins(0.08)
     axes.set_aspect("equal", adjustable="datalim")
-    axes.set(xticks=[], yticks=[], xlabel=f"direction 1: {100 * explained[0]:.0f} % of the variance")
+    key = "open: first step; rings: attractors, larger with more mass"
+    axes.set(xticks=[], yticks=[], xlabel=f"direction 1: {100 * explained[0]:.0f} % of the variance\n{key}")
     _heading(axes, f"direction 2: {100 * explained[1]:.0f} %")

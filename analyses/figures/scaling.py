@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from eqrlab.analyses.figures.style import COLOURS, plot, styled
+from eqrlab.analyses.figures.style import COLOURS, band_key, plot, styled
 from eqrlab.analyses.text.vocabulary import SELECTOR_NAMES
 from eqrlab.attractors.results.interval import Interval
 
@@ -44,7 +44,8 @@ def scaling_figure(scaling: xr.Dataset, title: str = "") -> Figure:
     _frontier(front, scaling)
     _curves(by_breadth, scaling, "breadth")
     _curves(by_depth, scaling, "depth")
-    figure.legend(*by_depth.get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    handles = [*by_depth.get_legend_handles_labels()[0], band_key(scaling)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5)
     if title:
         figure.suptitle(title, x=0.01, ha="left", color=COLOURS["ink"])
     return figure
@@ -72,7 +73,8 @@ def plot_scaling(scaling: xr.Dataset, along: str = "nfe", *, ax: Axes) -> None:
         _frontier(ax, scaling)
     else:
         _curves(ax, scaling, along)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
+    handles = [*ax.get_legend_handles_labels()[0], band_key(scaling)]
+    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
 
 
 @plot(3.6)

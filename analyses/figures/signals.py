@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from eqrlab.analyses.figures.scaling import LINES
-from eqrlab.analyses.figures.style import COLOURS, plot
+from eqrlab.analyses.figures.style import COLOURS, band_key, plot
 from eqrlab.analyses.text.signals import signal_name
 from eqrlab.attractors.results.interval import Interval
 
 
-@plot(4.3)
+@plot(4.6)
 def plot_risk_coverage(signals: xr.Dataset, *, ax: Axes) -> None:
     """Draw the share of wrong answers against the share of puzzles answered, the surest first, one line per signal.
 
@@ -35,4 +35,5 @@ def plot_risk_coverage(signals: xr.Dataset, *, ax: Axes) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.set_title("wrong among those answered", pad=8)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3)
+    handles = [*axes.get_legend_handles_labels()[0], band_key(signals)]
+    axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)

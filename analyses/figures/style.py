@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from eqrlab.core.files import replaced_whole
 
@@ -151,6 +153,12 @@ def _own_figure(size: tuple[float, float]) -> Figure:
     figure = pyplot.figure(figsize=size, layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)
     return figure
+
+
+def band_key(found: xr.Dataset, what: str = "") -> Patch:
+    """Return the entry of a legend for shaded intervals, of the confidence of a dataset."""
+    label = f"band: {100 * float(found.attrs.get('confidence', 0.95)):g} % interval{what}"
+    return Patch(facecolor=COLOURS["ink"], alpha=0.15, linewidth=0, label=label)
 
 
 def figure_of(*plots: partial[Axes]) -> Figure:

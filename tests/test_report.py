@@ -9,8 +9,8 @@ import xarray as xr
 
 from eqrlab.analyses.compare import compare
 from eqrlab.analyses.diagnose import archive_groups
-from eqrlab.analyses.report import diagnosis
 from eqrlab.analyses.report import page as report
+from eqrlab.analyses.report import puzzle_boards
 from eqrlab.analyses.text import tables
 from eqrlab.analyses.text import verdicts as wording
 from eqrlab.analyses.text.comparison import comparison_table
@@ -195,7 +195,7 @@ def test_degenerate_ensembles_have_a_report(name):
     if name == "no attractors":
         assert "No run of this puzzle reached an attractor" in text
     if name == "many attractors":
-        more = int(groups["basins"].attractors[0]) - diagnosis.BOARDS
+        more = int(groups["basins"].attractors[0]) - puzzle_boards.BOARDS
         assert f"{more:,} more attractors are not shown" in text
     assert ("Phase picture" in text) == (name != "no path kept")
 

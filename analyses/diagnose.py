@@ -20,7 +20,7 @@ from eqrlab.attractors.streaming.row_store import RowStore, records_of
 from eqrlab.core import System
 from eqrlab.core.progress import shown, tqdm
 
-PRECISION: dict[str, Any] = {"k": 1, "tol": 1e-2}  # of spectra: stability hangs on the leading eigenvalue
+TOLERANCE = 1e-2  # of eigenvalues: stability needs the side of 1, a picture two digits
 
 
 def diagnose(
@@ -111,7 +111,7 @@ def diagnose_run(
         groups |= {name: part(ensemble) for name, part in bar}
     if local:
         groups["spectrum"] = at.local_dynamics(
-            run, ensemble, groups["basins"], **PRECISION, progress=progress is True
+            run, ensemble, groups["basins"], tol=TOLERANCE, progress=progress is True
         )
     if checks:
         groups |= run_checks(run, ensemble, batch_size=batch_size, progress=progress is True)

@@ -22,14 +22,25 @@ def counts(labels: Labels) -> Labels:
 
 
 def wanted(labels: Labels) -> Labels:
-    """Return the tokens that are right where cells count; where none counts, token 0.
+    """Return the tokens that are right where cells count, and 0 where they do not.
 
     Examples
     --------
     >>> wanted(np.array([3, ZERO, IGNORED])).tolist()
     [3, 0, 0]
     """
-    return labels.clip(min=0)
+    return labels + (labels == ZERO)
+
+
+def right(answers: Labels, labels: Labels) -> Labels:
+    """Say where answers are what labels ask for; maps of one's own may have negative answers, which are themselves.
+
+    Examples
+    --------
+    >>> right(np.array([0, -1, 2]), np.array([ZERO, -1, -2])).tolist()
+    [True, True, False]
+    """
+    return (answers == wanted(labels)) | (answers == labels)
 
 
 def labels_of(tokens: np.ndarray, ignored: int | None) -> np.ndarray:

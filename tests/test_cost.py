@@ -93,9 +93,11 @@ def test_phases_left_out_cost_nothing():
     assert list(cost.estimate(run, local=True, checks=False))[-1] == "verdict and report"
 
 
-def test_restarts_in_waves_are_told_as_a_range():
+def test_restarts_in_waves_are_told_as_a_range(clock):
     """Eight restarts of every puzzle are drawn whatever they show: a fifth of forty."""
-    run = at.Run.of(counted(seconds=3e-3)[0], torch.zeros(4, 1, dtype=torch.long), restarts=40, depth=20)
+    run = at.Run.of(
+        counted(seconds=3e-3, clock=clock)[0], torch.zeros(4, 1, dtype=torch.long), restarts=40, depth=20
+    )
     told = cost.cost_line(run, local=False, checks=False, waves=True)
     seconds = re.fullmatch(r"up to about .+: sampling (\d+) s to (\d+) s, verdict and report 2 s", told)
     assert seconds and float(seconds[2]) >= 3 * float(seconds[1]) > 0, told

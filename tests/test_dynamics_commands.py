@@ -51,7 +51,7 @@ def test_dynamics_tells_what_runs_end_as_for_several_checkpoints(checkpoint, tmp
          "20", "--dtype", "float64", "--quiet", "--out", str(tmp_path / "out")],
     )  # fmt: skip
     assert run.exit_code == 0, run.output
-    assert "what runs end as" in run.output and "AUC of the drift" in run.output
+    assert "where runs end" in run.output and "AUC of the drift" in run.output
     tree = archive.read(tmp_path / "out" / "dynamics.nc")
     assert set(tree.children) == {"ensemble", "endings", "exponents", "tiny-2"}
     found = tree["endings"]

@@ -390,6 +390,7 @@ def test_lazy_opening_reads_what_is_used(tmp_path):
         at.open_ensemble(tmp_path / "none.nc")
 
 
+@pytest.mark.filterwarnings("ignore:The specified chunks separate the stored chunks")
 def test_dask_works_on_pieces(tmp_path):
     pytest.importorskip("dask.array", reason="needs eqrlab[lazy]")
     at.export(stopping(-1), puzzles(2), tmp_path / "a.nc", restarts=6, depth=9)

@@ -134,7 +134,7 @@ def _complex(value: complex) -> str:
     "--deflate", 0, "Further searches from every run, each avoiding the points found before.", least=0
 )
 def fixed_points_command(method: str, max_steps: int, deflate: int, out: Path, **options: Any) -> Path:
-    """Find and certify the fixed points near the states where runs end.
+    """Find and certify fixed points near the states where runs end.
 
     Equal points are merged, and each is classed as stable, unstable or undecided.  Writes OUT/fixed-points.nc.
     """

@@ -10,9 +10,9 @@ import xarray as xr
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from eqrlab import plots
 from eqrlab.analyses.compare import UNBOUNDED, compare
-from eqrlab.analyses.figures.diagnosis import mode_bar
+from eqrlab.analyses.figures.comparison import plot_differences, plot_scatter
+from eqrlab.analyses.figures.diagnosis import mode_bar, plot_modes
 from eqrlab.analyses.figures.style import figure_of, to_svg
 from eqrlab.analyses.text.comparison import ABOUT, clear_differences, comparison_table, puzzle_rows
 from eqrlab.analyses.text.format import plural
@@ -58,7 +58,7 @@ def comparison_view(stored: xr.Dataset, results: Results) -> dict[str, Any]:
     puzzles, restarts = (plural(ensemble.sizes[d], d) for d in ("puzzle", "restart"))
     rows = puzzle_rows([g["basins"] for g in results.values()], [puzzle_modes(m) for m in modes], names)
     bars = [
-        figure(f"modes-{m}", f"Modes of {name}", partial(mode_bar, one), partial(plots.plot_modes, one))
+        figure(f"modes-{m}", f"Modes of {name}", partial(mode_bar, one), partial(plot_modes, one))
         for m, (name, one) in enumerate(zip(names, modes, strict=True))
     ]
     return {
@@ -70,7 +70,7 @@ def comparison_view(stored: xr.Dataset, results: Results) -> dict[str, Any]:
         "unbounded": any(str(q) in UNBOUNDED for q in comparison["quantity"].values),
         "confidence": f"{float(comparison.attrs['confidence']):.0%}".replace("%", "\u00a0%"),
         "differences": figure(
-            "differences", f"Differences to {names[0]} with intervals", partial(plots.plot_differences, comparison)
+            "differences", f"Differences to {names[0]} with intervals", partial(plot_differences, comparison)
         ),
         "others": [_other(comparison, c, names, figure) for c in others],
         "bars": bars,
@@ -82,7 +82,7 @@ def comparison_view(stored: xr.Dataset, results: Results) -> dict[str, Any]:
 def _other(comparison: xr.Dataset, c: int, names: list[str], figure: Any) -> dict[str, Any]:
     """Return what is shown of one checkpoint beside the first."""
     table = comparison_table(comparison, c)
-    draw = partial(plots.plot_scatter, comparison, checkpoint=str(comparison["checkpoint"].values[c]))
+    draw = partial(plot_scatter, comparison, checkpoint=str(comparison["checkpoint"].values[c]))
     text = f"Mass of right attractors puzzle by puzzle, {names[c]} against {names[0]}"
     return {
         "name": names[c],

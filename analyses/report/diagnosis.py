@@ -9,9 +9,20 @@ import xarray as xr
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from eqrlab import plots
-from eqrlab.analyses.figures.diagnosis import mode_bar
-from eqrlab.analyses.figures.runs import EACH_RUN, PHASE_RUNS, auc_label, settled_below
+from eqrlab.analyses.figures.diagnosis import mode_bar, plot_basins, plot_modes
+from eqrlab.analyses.figures.runs import (
+    EACH_RUN,
+    PHASE_RUNS,
+    auc_label,
+    plot_alignment,
+    plot_auc,
+    plot_phase,
+    plot_residuals,
+    settled_below,
+)
+from eqrlab.analyses.figures.scaling import plot_heat, plot_scaling
+from eqrlab.analyses.figures.signals import plot_risk_coverage
+from eqrlab.analyses.figures.spectrum import plot_spectrum
 from eqrlab.analyses.figures.style import figure_of, to_svg
 from eqrlab.analyses.report.disguises import disguise_view
 from eqrlab.analyses.report.local import local_view
@@ -54,7 +65,7 @@ def diagnosis_view(number: int, name: str, groups: Groups) -> dict[str, Any]:
         "family": str(ensemble.attrs.get("family", "unknown")),
         "confidence": f"{float(basins.attrs.get('confidence', 0.95)):.0%}".replace("%", "\u00a0%"),
         "banded": runs > EACH_RUN, "fates": tables.fate_bar(ensemble["fate"].values),
-        "paths": figure("paths", f"Residual of the runs of {name} over steps", partial(plots.plot_residuals, ensemble)),
+        "paths": figure("paths", f"Residual of the runs of {name} over steps", partial(plot_residuals, ensemble)),
         "some": PHASE_RUNS if restarts > PHASE_RUNS else 0, "puzzle_views": [],
         "provenance": tables.provenance(groups), "letter": "unknown",
         "floor": settled_below(ensemble), "zeros": bool((ensemble["residual"].values == 0).any()),
@@ -64,33 +75,31 @@ def diagnosis_view(number: int, name: str, groups: Groups) -> dict[str, Any]:
     if "scaling" in groups:
         scaling = groups["scaling"]
         view["scaling"] = scaling.attrs
-        view["heat"] = figure(
-            "heat", f"Accuracy over depth and breadth, {name}", partial(plots.plot_heat, scaling)
-        )
+        view["heat"] = figure("heat", f"Accuracy over depth and breadth, {name}", partial(plot_heat, scaling))
         view["frontier"] = figure(
-            "frontier", f"Accuracy against outer steps, {name}", partial(plots.plot_scaling, scaling)
+            "frontier", f"Accuracy against outer steps, {name}", partial(plot_scaling, scaling)
         )
         text = f"Accuracy of every selector against breadth and depth, {name}"
-        both = [partial(plots.plot_scaling, scaling, along) for along in ("breadth", "depth")]
+        both = [partial(plot_scaling, scaling, along) for along in ("breadth", "depth")]
         view["curves"] = figure("curves", text, *both)
     if "disguises" in groups:
         view["disguises"] = disguise_view(groups["disguises"])
     if "spectrum" in groups and "verdict" in groups["spectrum"]:
         view["local"] = local_view(groups["spectrum"], basins)
         text = f"Leading eigenvalues at the attractors of {name}, beside the unit circle"
-        view["plane"] = figure("plane", text, partial(plots.plot_spectrum, groups["spectrum"]))
+        view["plane"] = figure("plane", text, partial(plot_spectrum, groups["spectrum"]))
     if modes is not None and alignment is not None:
         view |= _judged(ensemble, basins, modes, alignment)
         signals = groups["signals"]
         view["signals"], view["misleads"] = signal_rows(signals), signal_warning(signals)
         text = f"Risk against coverage of every signal, {name}"
-        view["risk"] = figure("risk", text, partial(plots.plot_risk_coverage, signals))
+        view["risk"] = figure("risk", text, partial(plot_risk_coverage, signals))
         view["sentences"] = sentences(groups)
         text = f"Shares of the landscape modes of {name}"
-        view["bar"] = figure("modes", text, partial(mode_bar, modes), partial(plots.plot_modes, modes))
+        view["bar"] = figure("modes", text, partial(mode_bar, modes), partial(plot_modes, modes))
         text = f"Error against residual of the runs of {name}: {auc_label(alignment)}"
-        scatter = partial(plots.plot_alignment, ensemble, alignment)
-        view["scatter"] = figure("scatter", text, scatter, partial(plots.plot_auc, alignment))
+        scatter = partial(plot_alignment, ensemble, alignment)
+        view["scatter"] = figure("scatter", text, scatter, partial(plot_auc, alignment))
     for p, reason in telling_puzzles(groups):
         view["puzzle_views"].append(
             _puzzle(groups, p, reason, lambda kind, *a, p=p: figure(f"p{p}-{kind}", *a))
@@ -154,13 +163,13 @@ def _puzzle(groups: Groups, p: int, reason: str, figure: Any) -> dict[str, Any]:
         "probability": wording.probability_text(modes, p) if modes is not None else "",
         "correct": wording.mass_text(basins, "correct_mass", p) if modes is not None else "",
         "found": plural(found, "attractor"),
-        "basins": figure("basins", f"Basin masses of puzzle {label}", partial(plots.plot_basins, basins, p)),
+        "basins": figure("basins", f"Basin masses of puzzle {label}", partial(plot_basins, basins, p)),
         "fates": tables.fate_bar(ensemble["fate"].values[p]),
         **puzzle_boards(groups, p),
         "borders": border_sentences(groups, label),
         "phase": None,
     }
     if "sketch_path" in ensemble:
-        draw = partial(plots.plot_phase, ensemble, basins, p)
+        draw = partial(plot_phase, ensemble, basins, p)
         view["phase"] = figure("phase", f"Runs of puzzle {label} in a plane", draw)
     return view

@@ -16,8 +16,7 @@ from eqrlab.attractors.results import schema
 from eqrlab.datasets.registry.lookup import known_task
 
 MOST = 3  # puzzles
-DIRECTIONS, ANSWERS, PAIRS, DEPTH = 6, 3, 8, 64
-TOLERANCE = 0.2  # of a length in a direction: the median over so few is known less well
+DIRECTIONS, ANSWERS, PAIRS, DEPTH = 8, 3, 8, 64
 GROUPS = ("radius", "duels", "clues")
 
 
@@ -64,7 +63,7 @@ def borders(
             z,
             directions=DIRECTIONS,
             depth=depth,
-            tol=TOLERANCE,
+            tol=0.05,
             labels=Judge.of_ensemble(few).labels,
             **common,
         )

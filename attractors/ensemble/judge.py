@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.core.labels import counts, wanted
+from eqrlab.core.labels import counts, right
 
 Oracle = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -103,7 +103,7 @@ class Judge:
             if self.labels.shape[1] != answer.shape[1]:
                 raise ValueError(f"labels have {self.labels.shape[1]} tokens, answers {answer.shape[1]}")
             counted = counts(self.labels)
-            same = (answer == wanted(self.labels)) | ~counted
+            same = right(answer, self.labels) | ~counted
             correct = same.all(1) & counted.any(1)
             accuracy = ((same & counted).sum(1) / np.maximum(counted.sum(1), 1)).astype(np.float32)
         if self.oracle is not None:

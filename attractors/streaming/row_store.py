@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import stat
 import threading
 import time
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -31,20 +33,28 @@ class RowStore:
 
     def __init__(self, folder: Path, every: float = EVERY):
         self.folder, self.every = folder, every
+        self.like: Records | None = None  # of a row: says what records of the run look like, once it is asked
         self._lock, self._written = threading.Lock(), time.monotonic()
         self._new: list[tuple[np.ndarray, Records]] = []
 
-    def load(self) -> tuple[np.ndarray, Records]:
-        """Return the rows (n,) that are kept, and their records; a damaged file is left out."""
-        parts: list[tuple[np.ndarray, Records]] = []
-        for file in sorted(self.folder.glob("*.npz")):
-            try:
-                with open(file, "rb") as raw, np.load(raw, allow_pickle=False) as stored:
-                    part = {name: stored[name] for name in stored.files}
-            except (OSError, ValueError, zipfile.BadZipFile):
-                continue
-            parts.append((part.pop("row"), part))
-        return _joined(parts)
+    def files(self) -> list[Path]:
+        """Return the files that may hold records: regular ones of the right name, links and pipes are none."""
+        return [f for f in sorted(self.folder.glob("*.npz")) if stat.S_ISREG(f.lstat().st_mode)]
+
+    def load(self, like: Records, count: int) -> tuple[np.ndarray, Records]:
+        """Return the rows (n,) that are kept, and their records; a file that is damaged or of another run is left out.
+
+        Parameters
+        ----------
+        like
+            Records of any row of the run: others have their names, dtypes and shapes.
+        count
+            Number of rows of the run.
+        """
+        parts = [part for file in self.files() if (part := _read(file, like, count)) is not None]
+        rows, records = _joined(parts)
+        first = np.unique(rows, return_index=True)[1]
+        return rows[first], {name: values[first] for name, values in records.items()}
 
     def put(self, rows: np.ndarray, records: Records) -> None:
         """Take in the records of rows (n,); they are written when it is time."""
@@ -62,9 +72,32 @@ class RowStore:
     def remove(self) -> None:
         """Remove the files, now that they are not needed any more."""
         if self.folder.is_dir():
-            for file in (*self.folder.glob("*.npz"), *self.folder.glob(".*.npz.*.tmp")):
+            for file in (*self.files(), *self.folder.glob(".*.npz.*.tmp")):
                 file.unlink(missing_ok=True)
-            self.folder.rmdir()
+            with suppress(OSError):  # what else is in there is not ours
+                self.folder.rmdir()
+
+
+def _read(path: Path, like: Records, count: int) -> tuple[np.ndarray, Records] | None:
+    """Return the rows and records of a file; None unless it is whole and its records are like those."""
+    try:
+        with zipfile.ZipFile(path) as held:
+            sizes = [(info.compress_type, info.file_size) for info in held.infolist()]
+        if (
+            any(kind != zipfile.ZIP_STORED for kind, _ in sizes)
+            or sum(n for _, n in sizes) > path.stat().st_size
+        ):
+            return None  # it would unpack to more than it is
+        with np.load(path, allow_pickle=False) as stored:
+            part = {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError, KeyError, SyntaxError, MemoryError, zipfile.BadZipFile):
+        return None
+    rows = part.pop("row", None)
+    if rows is None or rows.ndim != 1 or rows.dtype.kind != "i" or ((rows < 0) | (rows >= count)).any():
+        return None
+    wanted = {name: (len(rows), *values.shape[1:], values.dtype) for name, values in like.items()}
+    found = {name: (*values.shape, values.dtype) for name, values in part.items()}
+    return (rows, part) if found == wanted else None
 
 
 def _joined(parts: list[tuple[np.ndarray, Records]]) -> tuple[np.ndarray, Records]:
@@ -90,8 +123,6 @@ def records_of(
     doing
         Name of the bar.
     """
-    known, kept = (np.zeros(0, int), {}) if store is None else store.load()
-    missing = rows[~np.isin(rows, known)]
 
     def shorten(piece: np.ndarray, records: Records) -> Records:
         short = digest(records, run.depth, run.tolerances)
@@ -99,6 +130,13 @@ def records_of(
             store.put(piece, short)
         return short
 
+    known, kept = np.zeros(0, int), {}
+    if store is not None and len(rows) and store.files():
+        if store.like is None:
+            one = run_in_batches(run, rows[:1], 1, False)
+            store.like = digest(one, run.depth, run.tolerances)
+        known, kept = store.load(store.like, run.rows)
+    missing = rows[~np.isin(rows, known)]
     found = [(known, kept)] if len(known) else []
     if len(missing):
         found.append((missing, run_in_batches(run, missing, batch_size, progress, shorten, doing)))

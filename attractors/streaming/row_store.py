@@ -130,7 +130,7 @@ def records_of(
             store.put(piece, short)
         return short
 
-    known, kept = np.zeros(0, int), {}
+    known, kept = _joined([])
     if store is not None and len(rows) and store.files():
         if store.like is None:
             one = run_in_batches(run, rows[:1], 1, False)

@@ -53,16 +53,18 @@ def evaluate(
 ) -> None:
     """Measure the exact and the cell accuracy of a checkpoint.
 
-    CKPT is a file (official or eqrlab's own) or the name of a bundled model.  An answer is exact when it is
-    valid (the Sudoku rules for every row, column and box; a shortest path), whatever the stored solution is.
-    Accuracies are means over restarts; their 95 % intervals treat puzzles, not restarts, as the independent
-    units.  "halting" is the accuracy when every run stops at the first step at which its halting head asks for
-    it.  Puzzles that have no solution are listed and left out, since no answer to them is right.  With
-    --commit, the puzzles are also answered by two stages of --restarts runs (4 unless more than one is given),
-    from random states if the family has a stored start, and for comparison by as many plain restarts.  For ARC
-    tasks there is also pass@K: the share of tests with a right answer among the K answers with the most votes
-    of disguises (and restarts), by the official vote, averaged over tasks; and the same if a task counts only
-    with all its tests right.
+    CKPT is a file (official or eqrlab's own) or the name of a bundled model.  An answer is exact when it is valid (the
+    Sudoku rules for every row, column and box; a shortest path), whatever the stored solution is.  Accuracies are means
+    over restarts; their 95 % intervals treat puzzles, not restarts, as the independent units.  "halting" is the
+    accuracy when every run stops at the first step at which its halting head asks for it.  Puzzles that have no
+    solution are listed and left out, since no answer to them is right.
+
+    With --commit, the puzzles are also answered by two stages of --restarts runs (4 unless more than one is given),
+    from random states if the family has a stored start, and for comparison by as many plain restarts.
+
+    For ARC tasks there is also pass@K: the share of tests with a right answer among the K answers with the most votes
+    of disguises (and restarts), by the official vote, averaged over tasks; and the same if a task counts only with all
+    its tests right.
     """
     from eqrlab.analyses.studies.accuracy import measure  # here, so that the other commands start quickly
     from eqrlab.analyses.studies.arc import shown_names

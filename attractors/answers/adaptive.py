@@ -61,10 +61,11 @@ def adaptive(
     inputs
         Puzzles (P, L), integer tokens.
     policy
-        When runs stop, which continue, and when a puzzle has its answer; None: `Policy()`, one restart until it
-        halts. labels, identifiers, oracle, seed, noise, initial, device, dtype As for `sample`: restart r of a
-        puzzle is the same run as there, as long as it runs. slots Rows that are stepped at once.  Results
-        depend on it only by rounding.
+        When runs stop, which continue, and when a puzzle has its answer; None: `Policy()`, one restart until it halts.
+    labels, identifiers, oracle, seed, noise, initial, device, dtype
+        As for `sample`: restart r of a puzzle is the same run as there, as long as it runs.
+    slots
+        Rows that are stepped at once.  Results depend on it only by rounding.
     confidence, resamples
         Of the intervals, which resample whole puzzles.
     progress

@@ -46,12 +46,14 @@ def outcomes(
     Raises
     ------
     ValueError
-        If correctness is unknown, or the confidence is outside (0, 1).  Notes ----- Restarts of a puzzle are
-        not independent, so every interval resamples whole puzzles.  If all puzzles agree, the bounds follow
-        from the number of puzzles that have such runs (see `statistics.share_over_puzzles`).  NaN means that
-        there is no run to count, a single puzzle, or, for `reverted` and `collapsed`, that not all runs were
-        continued. "Settled" is the fate of that name, hence relative to the model; the AUC and `right_below` do
-        not depend on it.
+        If correctness is unknown, or the confidence is outside (0, 1).
+
+    Notes
+    -----
+    Restarts of a puzzle are not independent, so every interval resamples whole puzzles.  If all puzzles agree, the
+    bounds follow from the number of puzzles that have such runs (see `statistics.share_over_puzzles`). NaN means that
+    there is no run to count, a single puzzle, or, for `reverted` and `collapsed`, that not all runs were continued.
+    "Settled" is the fate of that name, hence relative to the model; the AUC and `right_below` do not depend on it.
 
     References
     ----------

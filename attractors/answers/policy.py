@@ -34,20 +34,22 @@ class Policy:
     min_steps
         Least outer steps of an accepted run.
     schedule
-        Pairs (step of the puzzle, width): from that step on, `width` restarts run in parallel.  A smaller width
-        drops the worst runs, a larger one starts fresh restarts, and a run that ended is replaced at once as
-        long as restarts are left.  Empty: all from the start.  ((0, 1),) tries one restart after another;
-        `halving` returns brackets. keep_by Score by which runs are dropped: those with the smallest "residual"
-        (relative update, mean of the last 3 steps) or the highest "halting" logit stay.
+        Pairs (step of the puzzle, width): from that step on, `width` restarts run in parallel.  A smaller width drops
+        the worst runs, a larger one starts fresh restarts, and a run that ended is replaced at once as long as restarts
+        are left.  Empty: all from the start.  ((0, 1),) tries one restart after another; `halving` returns brackets.
+    keep_by
+        Score by which runs are dropped: those with the smallest "residual" (relative update, mean of the last 3 steps)
+        or the highest "halting" logit stay.
     agree
         The puzzle ends as soon as this many accepted runs have the same answer; 1: with the first; None: never so.
     commit
-        Share of the open cells that a run which ends without being accepted writes into the puzzle as clues,
-        the cells of which it is surest; the restart that replaces it starts from that puzzle.  This is done
-        once: a run on such a puzzle passes on no clues.  0: never.  `adaptive` needs the legal clues, and
-        `schedule` must leave restarts. select How the answer of a puzzle that ends otherwise is chosen, among
-        its accepted runs, or among the exhausted ones if none was accepted: "majority" (ties to the first
-        restart), "residual", "halting".  Majority ends a puzzle as soon as the remaining runs cannot change it.
+        Share of the open cells that a run which ends without being accepted writes into the puzzle as clues, the cells
+        of which it is surest; the restart that replaces it starts from that puzzle.  This is done once: a run on such a
+        puzzle passes on no clues.  0: never.  `adaptive` needs the legal clues, and `schedule` must leave restarts.
+    select
+        How the answer of a puzzle that ends otherwise is chosen, among its accepted runs, or among the exhausted ones
+        if none was accepted: "majority" (ties to the first restart), "residual", "halting". Majority ends a puzzle as
+        soon as the remaining runs cannot change it.
 
     Raises
     ------

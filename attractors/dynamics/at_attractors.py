@@ -55,9 +55,10 @@ def local_dynamics(
     Parameters
     ----------
     run
-        The run with which the ensemble was sampled, or `Run.of_ensemble(system, ensemble)`. ensemble, basins
-        From `run.sample()` (with starts drawn from a law, not given as a tensor) and `basins`, with correctness
-        known. If `final_state` was kept, the examined runs need not be run again.
+        The run with which the ensemble was sampled, or `Run.of_ensemble(system, ensemble)`.
+    ensemble, basins
+        From `run.sample()` (with starts drawn from a law, not given as a tensor) and `basins`, with correctness known.
+        If `final_state` was kept, the examined runs need not be run again.
     k, tol, max_products
         Of the spectrum.
     depth
@@ -82,10 +83,13 @@ def local_dynamics(
     Raises
     ------
     ValueError
-        For an ensemble of given starts or without correctness, for other puzzles than the ensemble's, and for a
-        system or law that does not reproduce the ensemble's runs.  Notes ----- The points belong to the
-        deterministic map: representative runs are repeated from their seeds and then continue with noise off.
-        If the map includes rounding (URM), derivatives are those of `system.smooth()`.
+        For an ensemble of given starts or without correctness, for other puzzles than the ensemble's, and for a system
+        or law that does not reproduce the ensemble's runs.
+
+    Notes
+    -----
+    The points belong to the deterministic map: representative runs are repeated from their seeds and then continue with
+    noise off.  If the map includes rounding (URM), derivatives are those of `system.smooth()`.
 
     stable: a fixed point (relative residual up to 1e-4) whose spectral radius is below 1 by its upper bound and whose
     pushes come back.  saddle: a fixed point with a radius above 1 by its lower bound, or one that a push leaves.

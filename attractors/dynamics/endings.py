@@ -56,10 +56,12 @@ def endings(
     ensemble
         From `sample` with keep=("summary", "final_state").
     max_steps
-        Largest number of outer steps for which a run continues in order to come to rest; default 512. steps
+        Largest number of outer steps for which a run continues in order to come to rest; default 512.
+    steps
         Outer steps over which the exponents of runs that do not come to rest are averaged; default 200.
-        searches Number of runs that do not come to rest, spread over right and wrong ones and over puzzles,
-        from which Newton's method searches for a fixed point nearby; default 24.
+    searches
+        Number of runs that do not come to rest, spread over right and wrong ones and over puzzles, from which Newton's
+        method searches for a fixed point nearby; default 24.
     k, tol
         Leading eigenvalues at rest and on cycles, and their residual.
     confidence
@@ -92,12 +94,14 @@ def endings(
     torus, or too few steps; one such run in forty is called chaotic by chance).  undecided: at rest, with
     bounds of the radius on both sides of 1.
 
-    Runs continue under the deterministic map; correctness is that of the ensemble.  Restarts of a puzzle are
-    not independent, so intervals resample puzzles.  Cost per run: up to `max_steps` evaluations; at rest some
-    50 products, otherwise about the cost of 7 steps for each of `steps`.  This differs from the fates of
-    `sample`, which are judged from residuals and states of the run itself, noise included, without derivatives.
-    A run with fate settled may end here at a saddle, and one with fate unfinished at a stable point.  The local
-    dynamics of a diagnosis judge points at rest by the same bounds, and also require that pushes come back.
+    Runs continue under the deterministic map; correctness is that of the ensemble.  Restarts of a puzzle are not
+    independent, so intervals resample puzzles.  Cost per run: up to `max_steps` evaluations; at rest some 50 products,
+    otherwise about the cost of 7 steps for each of `steps`.
+
+    This differs from the fates of `sample`, which are judged from residuals and states of the run itself, noise
+    included, without derivatives.  A run with fate settled may end here at a saddle, and one with fate unfinished at a
+    stable point.  The local dynamics of a diagnosis judge points at rest by the same bounds, and also require that
+    pushes come back.
 
     References
     ----------

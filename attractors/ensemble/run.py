@@ -121,14 +121,14 @@ class Run(Recipe):
     ) -> Self:
         """Return the run with which an ensemble was sampled.
 
-            Parameters
-            ----------
-            system
-                The one that was sampled.
-            ensemble
-                From `sample`, or read from an archive.
-            inputs
-                Its puzzles, to be compared with those of the ensemble; None takes the latter.
+        Parameters
+        ----------
+        system
+            The one that was sampled.
+        ensemble
+            From `sample`, or read from an archive.
+        inputs
+            Its puzzles, to be compared with those of the ensemble; None takes the latter.
         identifiers
             Likewise.
         oracle, initial
@@ -137,10 +137,10 @@ class Run(Recipe):
         device
             Where to compute.
 
-            Raises
-            ------
-            ValueError
-                For another system, other puzzles, another law or another oracle than the ensemble records.
+        Raises
+        ------
+        ValueError
+            For another system, other puzzles, another law or another oracle than the ensemble records.
         """
         tokens = tokens_of(ensemble.inputs.values, "inputs")
         given = tokens if inputs is None else tokens_of(inputs, "inputs")

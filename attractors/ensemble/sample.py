@@ -74,14 +74,17 @@ def sample(
     tolerances
         Thresholds of the fates.
     first_restart
-        Number of the first restart.  Since restart r is the same in any ensemble, this adds restarts to an
-        ensemble. residuals "all", or "sparse": if a residual needs an evaluation of its own (with noise, or a
-        state in half precision), it is measured only after 1, 2, 4, 8, ... steps and throughout the last
-        quarter of the steps, at most 16, and is NaN elsewhere.  Fates and settling steps are then found from
-        these steps. retire Whether a run without noise stops when it is at rest: its relative residual is at
-        most 4 epsilons and its answer has been unchanged for a quarter of the depth (at most 16 steps).  Its
-        last values are repeated for all later steps; `retired_step` is the step after which it stopped, -1 for
-        runs that continued. progress True shows a bar on a terminal; a callable receives (row-steps done, all).
+        Number of the first restart.  Since restart r is the same in any ensemble, this adds restarts to an ensemble.
+    residuals
+        "all", or "sparse": if a residual needs an evaluation of its own (with noise, or a state in half precision), it
+        is measured only after 1, 2, 4, 8, ... steps and throughout the last quarter of the steps, at most 16, and is
+        NaN elsewhere.  Fates and settling steps are then found from these steps.
+    retire
+        Whether a run without noise stops when it is at rest: its relative residual is at most 4 epsilons and its answer
+        has been unchanged for a quarter of the depth (at most 16 steps). Its last values are repeated for all later
+        steps; `retired_step` is the step after which it stopped, -1 for runs that continued.
+    progress
+        True shows a bar on a terminal; a callable receives (row-steps done, all).
 
     Returns
     -------

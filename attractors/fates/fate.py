@@ -44,11 +44,12 @@ class Tolerances:
     noise_factor
         With noise, the band reaches at least this many times the relative size of the noise in one outer step.
     travel
-        A run whose residual falls geometrically counts as settled once the distance left, residual / (1 -
-        rate), is below this share of the state's norm. falling, drop A residual is falling if Kendall's tau
-        against the step, over the last states examined or over the last half of the run, is at most `falling`,
-        and its median over the last quarter of that stretch is below that over the first quarter by at least
-        the share `drop`.  A smaller drop above rounding is creeping, which also prevents settling.
+        A run whose residual falls geometrically counts as settled once the distance left, residual / (1 - rate), is
+        below this share of the state's norm.
+    falling, drop
+        A residual is falling if Kendall's tau against the step, over the last states examined or over the last half of
+        the run, is at most `falling`, and its median over the last quarter of that stretch is below that over the first
+        quarter by at least the share `drop`. A smaller drop above rounding is creeping, which also prevents settling.
     recurrence
         A period p is accepted when states p apart are closer than this share of the distance to the nearest state in
         between, through the last two periods.

@@ -104,15 +104,17 @@ def continuation(
 
     Notes
     -----
-    "state": a representative of every attractor is pushed and followed under the map of each neighbouring
-    value.  Two attractors belong to one branch if all pushes of each end at the other.  An attractor that turns
-    into a saddle therefore dies, although its state is still a fixed point, and an attractor that few restarts
-    reach is not lost.  An attractor whose basin is narrower than the push cannot be followed; it seems to die
-    and to be born again.  If the parameter includes noise, runs are followed under that noise.  "answer":
-    `alive` means that a restart ended there.  An attractor not reached by B restarts may have a mass of up to
-    about 3 / B, so that births and deaths of rare answers may be chance.  Births and deaths are located between
-    two values; finer values locate them better.  Cost: values * restarts * depth steps a puzzle, and with
-    "state" 4 * directions * depth more for each attractor and value.
+    "state": a representative of every attractor is pushed and followed under the map of each neighbouring value.  Two
+    attractors belong to one branch if all pushes of each end at the other.  An attractor that turns into a saddle
+    therefore dies, although its state is still a fixed point, and an attractor that few restarts reach is not lost.  An
+    attractor whose basin is narrower than the push cannot be followed; it seems to die and to be born again.  If the
+    parameter includes noise, runs are followed under that noise.
+
+    "answer": `alive` means that a restart ended there.  An attractor not reached by B restarts may have a mass of up to
+    about 3 / B, so that births and deaths of rare answers may be chance.
+
+    Births and deaths are located between two values; finer values locate them better.  Cost: values * restarts * depth
+    steps a puzzle, and with "state" 4 * directions * depth more for each attractor and value.
 
     References
     ----------

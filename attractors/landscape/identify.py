@@ -69,15 +69,17 @@ def identify(runs: Runs) -> Clusters:
 
     Notes
     -----
-    Leaders are chosen by their error and, among equal errors, by the number of the restart, so that the result
-    does not depend on the order of the rows, the batch size or the device.  A pair is borderline if it is one
-    to three radii apart; if a run is within reach of two leaders; if the distance is known only from sketches
-    whose error could matter; if two cycles are as near as one but differ in period, or are known only to half
-    their size; or if sampled states mix only in part.  If final states of settled runs were kept, their
-    distances are computed in full.  The pairs that remain in doubt widen the intervals.  A recurrent set that
-    runs were seen to leave in the later half of their steps may not be an attractor: its runs are in doubt, and
-    count as ending at none if more than one in twenty left.  A bounded run that does not show a set by itself
-    joins, in doubt, a set with which its states mix.
+    Leaders are chosen by their error and, among equal errors, by the number of the restart, so that the result does not
+    depend on the order of the rows, the batch size or the device.
+
+    A pair is borderline if it is one to three radii apart; if a run is within reach of two leaders; if the distance is
+    known only from sketches whose error could matter; if two cycles are as near as one but differ in period, or are
+    known only to half their size; or if sampled states mix only in part.  If final states of settled runs were kept,
+    their distances are computed in full.  The pairs that remain in doubt widen the intervals.
+
+    A recurrent set that runs were seen to leave in the later half of their steps may not be an attractor: its runs are
+    in doubt, and count as ending at none if more than one in twenty left.  A bounded run that does not show a set by
+    itself joins, in doubt, a set with which its states mix.
 
     Cost: restarts x attractors distances of sketches.
     """

@@ -66,9 +66,13 @@ def evidence_of(
     Parameters
     ----------
     returns
-        From `return_test` on the final states of the ensemble: runs at an attractor that leave it when pushed
-        count as unsettled, and runs that the test does not decide as unfinished.  Raises ------ ValueError If
-        correctness is unknown, or the tests are of other runs.
+        From `return_test` on the final states of the ensemble: runs at an attractor that leave it when pushed count as
+        unsettled, and runs that the test does not decide as unfinished.
+
+    Raises
+    ------
+    ValueError
+        If correctness is unknown, or the tests are of other runs.
     """
     if "correct" not in ensemble:
         raise ValueError("modes need to know what is correct: sample with labels or an oracle")
@@ -207,10 +211,13 @@ def modes(
     Raises
     ------
     ValueError
-        If correctness is unknown, or `returns` is of other runs.  Notes ----- `ModeRule` has the definitions,
-        the prior and all thresholds; `mode_sensitivity` shows what happens when they move. Unfinished runs may
-        still end anywhere: each mode gets its smallest probability over the places where they might end, and
-        the rest is "undecided".
+        If correctness is unknown, or `returns` is of other runs.
+
+    Notes
+    -----
+    `ModeRule` has the definitions, the prior and all thresholds; `mode_sensitivity` shows what happens when they move.
+    Unfinished runs may still end anywhere: each mode gets its smallest probability over the places where they might
+    end, and the rest is "undecided".
 
     References
     ----------

@@ -75,17 +75,19 @@ def return_test(
 
     Notes
     -----
-    The part of a push that is left is the smallest distance of the pushed state from the twin's last states (at
-    most 32), so that a return to a cycle at another phase counts as a return; for large states, distances are
-    those of random projections.  A push is back if at most a tenth of it is left, or no more than the
-    recurrence of the twin itself.  It has left if at least all of it is left, or the answer differs.  A state
-    `returns` if all pushes of the smallest size are back with the twin's answer.  It `leaves` if one of them
-    has left, or if the twin itself went away (by a tenth of the scale) or changed its answer, which means that
-    it was passing a saddle.  Otherwise it is undecided, and more depth would decide.  The bred direction is the
-    difference that remains of the slowest random push of the smallest size.  States leave a saddle along it,
-    even if one unstable direction is hidden among thousands of stable ones.  The pushes are small: how far the
-    basin reaches is another question.  Cost: (1 + (directions + 1) * sizes) * depth steps a state, fewer where
-    states come to rest.
+    The part of a push that is left is the smallest distance of the pushed state from the twin's last states (at most
+    32), so that a return to a cycle at another phase counts as a return; for large states, distances are those of
+    random projections.  A push is back if at most a tenth of it is left, or no more than the recurrence of the twin
+    itself.  It has left if at least all of it is left, or the answer differs.  A state `returns` if all pushes of the
+    smallest size are back with the twin's answer.  It `leaves` if one of them has left, or if the twin itself went away
+    (by a tenth of the scale) or changed its answer, which means that it was passing a saddle.  Otherwise it is
+    undecided, and more depth would decide.
+
+    The bred direction is the difference that remains of the slowest random push of the smallest size.  States leave a
+    saddle along it, even if one unstable direction is hidden among thousands of stable ones.
+
+    The pushes are small: how far the basin reaches is another question.  Cost: (1 + (directions + 1) * sizes) * depth
+    steps a state, fewer where states come to rest.
 
     References
     ----------

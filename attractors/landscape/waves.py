@@ -60,15 +60,21 @@ def sample_until_decided(
     Returns
     -------
     xarray.Dataset
-        As `sample` returns it, with the same run for restart r of a puzzle.  If puzzles have unequal numbers,
-        `drawn` (puzzle, restart) marks the restarts that exist; the others are NaN, -1 or False.  The attribute
-        `waves` has the restarts after each wave.  For such an ensemble, `basins` and `modes` use confidence
-        sequences, which are valid for any stopping rule; statistics that pool runs over puzzles use only the
-        first wave (`common_restarts`).  Raises ------ ValueError If correctness is unknown, or `first` is below
-        1.  Notes ----- The probabilities of modes are posterior probabilities: by the likelihood principle
-        their meaning does not depend on the stopping rule, if masses follow the rule's prior.  What counts as
-        settled is judged from all runs so far, so the probability of a decided mode may end slightly below its
-        threshold.
+        As `sample` returns it, with the same run for restart r of a puzzle.  If puzzles have unequal numbers, `drawn`
+        (puzzle, restart) marks the restarts that exist; the others are NaN, -1 or False.  The attribute `waves` has the
+        restarts after each wave.  For such an ensemble, `basins` and `modes` use confidence sequences, which are valid
+        for any stopping rule; statistics that pool runs over puzzles use only the first wave (`common_restarts`).
+
+    Raises
+    ------
+    ValueError
+        If correctness is unknown, or `first` is below 1.
+
+    Notes
+    -----
+    The probabilities of modes are posterior probabilities: by the likelihood principle their meaning does not depend on
+    the stopping rule, if masses follow the rule's prior.  What counts as settled is judged from all runs so far, so the
+    probability of a decided mode may end slightly below its threshold.
 
     References
     ----------

@@ -78,10 +78,13 @@ def plane(
     labels, oracle, initial, tolerances, batch_size, dtype, device, progress
         As for `sample`.
     ensemble
-        From `sample`, of the same puzzles: attractors then have the numbers of `basins(ensemble)` (attractors
-        that it has not seen follow), and its threshold of settling is used. jitter Follow a uniformly random
-        state of each cell instead of its centre.  Only then do fractions, entropies and the exponent have
-        intervals. depth Largest number of outer steps of a cell; default 64.
+        From `sample`, of the same puzzles: attractors then have the numbers of `basins(ensemble)` (attractors that it
+        has not seen follow), and its threshold of settling is used.
+    jitter
+        Follow a uniformly random state of each cell instead of its centre.  Only then do fractions, entropies and the
+        exponent have intervals.
+    depth
+        Largest number of outer steps of a cell; default 64.
     seed
         Randomness (plane, jitter, noise) is keyed by (seed, input tokens).
     noise

@@ -89,12 +89,14 @@ def look(
     Raises
     ------
     ValueError
-        At the first fault, in a printable line that begins with the name of the file.  Notes ----- The
-        structure of the file is checked first, without reading a value: nothing may be outside of it, linked
-        twice, of a type that archives do not have, or declared larger than its bytes can hold.  The content is
-        checked second.  The process may use 1 GB of memory, and 2 seconds of processor time without progress.
-        The check takes about 0.2 s for a small archive, plus the time to read the values once.  A file that has
-        not changed since is not checked again.
+        At the first fault, in a printable line that begins with the name of the file.
+
+    Notes
+    -----
+    The structure of the file is checked first, without reading a value: nothing may be outside of it, linked twice, of
+    a type that archives do not have, or declared larger than its bytes can hold.  The content is checked second.  The
+    process may use 1 GB of memory, and 2 seconds of processor time without progress.  The check takes about 0.2 s for a
+    small archive, plus the time to read the values once.  A file that has not changed since is not checked again.
     """
     most = _free_memory() // 2 if in_memory else None
     options = {"values": values if isinstance(values, bool) else sorted(values), "complete": complete}

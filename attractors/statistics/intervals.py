@@ -38,9 +38,10 @@ def proportion_interval(
     Notes
     -----
     At a nominal 95 % and N = 100, the lowest coverage over all p is 92.1 % (mid-p), 83.9 % (Wilson), 95.2 %
-    (Clopper-Pearson) and 88.0 % (Jeffreys).  mid-p is the default; Clopper-Pearson is about a tenth wider.
-    Simultaneous: a class of mass p is tested at the level alpha p.  Since masses sum to 1, all tests together
-    err with probability at most alpha, and the number of unseen classes need not be known.
+    (Clopper-Pearson) and 88.0 % (Jeffreys). mid-p is the default; Clopper-Pearson is about a tenth wider.
+
+    Simultaneous: a class of mass p is tested at the level alpha p.  Since masses sum to 1, all tests together err with
+    probability at most alpha, and the number of unseen classes need not be known.
 
     References
     ----------

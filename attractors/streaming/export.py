@@ -62,10 +62,14 @@ def export(
     system, inputs, batch_size, progress
         As in `sample`.
     path
-        The archive, FILE.nc; completed batches are stored in FILE.nc.parts until it is complete. resume
-        Continue an unfinished export with the same arguments; start one if there is none. shard (i, n): compute
-        every n-th batch, from number i on, beside n - 1 other processes.  The last one to finish writes the
-        archive. attributes Written into the archive in addition to those of `sample`.
+        The archive, FILE.nc; completed batches are stored in FILE.nc.parts until it is complete.
+    resume
+        Continue an unfinished export with the same arguments; start one if there is none.
+    shard
+        (i, n): compute every n-th batch, from number i on, beside n - 1 other processes.  The last one to finish writes
+        the archive.
+    attributes
+        Written into the archive in addition to those of `sample`.
     flush_seconds
         Longest time that a completed batch waits to be written.
     snapshot_seconds

@@ -88,9 +88,13 @@ def newest(folder: Path, step: int | None = None) -> Path:
 
     Notes
     -----
-    The newest is the one with the highest step; in a folder of `eqrlab train` it is model.safetensors, which
-    every save replaces.  Raises ------ CheckpointError If there is no checkpoint, none at that step, or the
-    newest is not clear; the message lists what there is.
+    The newest is the one with the highest step; in a folder of `eqrlab train` it is model.safetensors, which every save
+    replaces.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no checkpoint, none at that step, or the newest is not clear; the message lists what there is.
     """
     found = checkpoints_in(folder)
     if not found:

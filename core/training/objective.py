@@ -41,12 +41,13 @@ class TrainConfig:
     anchors
         First and last anchored outer step, counted from 1; None: all of them.
     halting
-        When a row ends, with "sot": "learned" (adaptive computation: when its halting head says so), "oracle"
-        (when its answer is right), "off" (after `halt_max_steps`).  The halting head is trained only with
-        "learned". lr, lr_min_ratio, warmup Peak learning rate, its final share after the cosine, steps of
-        linear warm-up. weight_decay, beta1, beta2 Parameters of AdamATan2.  The vector of the prefix positions
-        moves by the sign of its gradient instead, with the same learning rate and decay, as in the official
-        trainers.
+        When a row ends, with "sot": "learned" (adaptive computation: when its halting head says so), "oracle" (when its
+        answer is right), "off" (after `halt_max_steps`). The halting head is trained only with "learned".
+    lr, lr_min_ratio, warmup
+        Peak learning rate, its final share after the cosine, steps of linear warm-up.
+    weight_decay, beta1, beta2
+        Parameters of AdamATan2. The vector of the prefix positions moves by the sign of its gradient instead, with the
+        same learning rate and decay, as in the official trainers.
     ema
         Decay of the averaged weights, which are what is saved and evaluated.
     halt_weight

@@ -40,12 +40,18 @@ def puzzles_for(
     Parameters
     ----------
     reasoner
-        The model that reads them; its task is set to theirs. path, split A file or folder, or None for the
-        bundled set of the task; the split of a set.  The task of the puzzles may be given by --task of the
-        running command. limit How many puzzles, from the first on; None draws some of a file at random, or
-        takes the first few of a bundled set. several Whether puzzles of a file may have several solutions; they
-        must have at least one.  The solver runs on each chosen puzzle; with `several`, only on those without a
-        stored solution. seed Seed of the draw.
+        The model that reads them; its task is set to theirs.
+    path, split
+        A file or folder, or None for the bundled set of the task; the split of a set.  The task of the puzzles may be
+        given by --task of the running command.
+    limit
+        How many puzzles, from the first on; None draws some of a file at random, or takes the first few of a bundled
+        set.
+    several
+        Whether puzzles of a file may have several solutions; they must have at least one.  The solver runs on each
+        chosen puzzle; with `several`, only on those without a stored solution.
+    seed
+        Seed of the draw.
     quiet
         Whether the solver's progress bar is left out.
 

@@ -166,6 +166,26 @@ def test_a_module_is_short_or_says_why(path):
 
 @needs_checkout
 @each_source
+def test_sections_of_docstrings_stand_on_lines_of_their_own(path):
+    """Also the names in them: a parameter whose name is in the middle of a line is not found by a reader."""
+    nodes = [
+        n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef | ast.ClassDef)
+    ]
+    joined = []
+    for node in nodes:
+        text = ast.get_docstring(node) or ""
+        joined += [f"{node.name}: {line}" for line in text.splitlines() if re.search(r"\S -{4,}( |$)", line)]
+        arguments = node.args.args + node.args.kwonlyargs if isinstance(node, ast.FunctionDef) else []
+        for name in (argument.arg for argument in arguments):
+            inside = re.search(
+                rf"^ .*[.;:)] ({name}|{name}, \w+) [A-Z`\"(]|^ .*[.;:)] {name}$", text, re.MULTILINE
+            )
+            joined += [f"{node.name}: {inside[0]}"] if inside else []
+    assert not joined
+
+
+@needs_checkout
+@each_source
 def test_library_does_not_print(path):
     if path.stem == "cli" or path.parent.name == "commands":
         return

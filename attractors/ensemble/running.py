@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.recipe import Recipe
-from eqrlab.attractors.fates.fate import answer_window
+from eqrlab.attractors.fates.fate import LEAST_SCALE, answer_window
 
 REST = 4.0  # relative residual, in epsilons of the state's dtype, up to which a state is at rest: rounding is left
 
@@ -65,7 +65,7 @@ class Running:
         residual, norm = self.last["residual"], self.last["norm"]
         size = norm.cpu().numpy().astype(float)
         self._largest = np.fmax(self._largest, size)
-        scale = np.maximum(size, 1e-3 * self._largest)  # as `state_scale` has it
+        scale = np.maximum(size, LEAST_SCALE * self._largest)
         with np.errstate(invalid="ignore"):
             rest = (residual.cpu().numpy() <= self._floor * scale) & (unchanged >= self._window)
         done = rest[self.left]

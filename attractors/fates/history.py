@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from eqrlab.attractors.fates.fate import Tolerances, answer_window
+from eqrlab.attractors.fates.fate import LEAST_SCALE, Tolerances, answer_window
 from eqrlab.attractors.fates.orbits import RATE_CAP
 from eqrlab.attractors.statistics.trends import decay_rate
 
@@ -61,7 +61,7 @@ class History:
         self.residual[lost, t - 1] = np.nan
         if not deterministic or t < self.window:
             return out
-        limit = self.floor * np.maximum(size, 1e-3 * self.largest[rows])
+        limit = self.floor * np.maximum(size, LEAST_SCALE * self.largest[rows])
         recent = self.code[rows, t - self.window : t]
         lag = np.where(finite & (residual <= limit) & (recent == recent[:, -1:]).all(1), 1, 0)
         if t % LOOKS == 0:

@@ -73,9 +73,14 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; misuse, unusable files and a lack of memory end with one line and exit code 1."""
-    with _stopped_in_a_line():
-        raise_on_signals()
-        _run()
+    try:
+        with _stopped_in_a_line():
+            raise_on_signals()
+            _run()
+    finally:
+        # Python ends by SIGINT, whatever exit code is asked for, if the source text it ran last was interrupted;
+        # imports run such texts (dataclasses). This one is not interrupted.
+        exec("")
 
 
 @contextmanager

@@ -459,6 +459,15 @@ def test_signals_end_a_run_as_ctrl_c_does(number, data, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_interrupt_while_source_text_is_run_ends_with_the_code_of_ctrl_c(tmp_path):
+    """As in an import of dataclasses, after which Python would end by the signal itself."""
+    (tmp_path / "interrupted.py").write_text(
+        "from eqrlab.analyses import cli\ncli._run = lambda: exec('raise KeyboardInterrupt')\ncli.main()\n"
+    )
+    run = subprocess.run([sys.executable, "-m", "interrupted"], cwd=tmp_path, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (130, "eqrlab: stopped\n")
+
+
 def _catches(pid):
     """Say whether a process has a handler for SIGTERM, which it has from its first lines on."""
     with open(f"/proc/{pid}/status") as status:

@@ -45,7 +45,7 @@ def model(path, seed=0):
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     (folder / "four.csv").write_text(PUZZLES)
-    for i, name in enumerate(("one", "two", "three")):
+    for i, name in enumerate(("one", "two")):
         model(folder / f"{name}.safetensors", i)
     return folder
 
@@ -145,18 +145,24 @@ NAMES = [
 ]  # fmt: skip
 
 
+def test_any_name_has_a_group_of_its_own():
+    groups = group_names([typed(name) for name in NAMES], schema_tables()[1])
+    assert len(set(groups.values())) == len(NAMES) and not set(groups.values()) & set(schema_tables()[1])
+
+
 def test_any_name_of_a_file_keeps_its_results_and_is_shown(data, tmp_path):
-    odd = [model(tmp_path / "m" / f"{name}.safetensors") for name in NAMES]
+    names = ["model ", "-x", "..", "a\nb\u202eevil\x1b[31m", "ensemble", "x" * 240, "a$b^{$%s{0} caf\u00e9"]
+    odd = [model(tmp_path / "m" / f"{name}.safetensors") for name in names]
     run = inside("compare", data / "one.safetensors", *odd, *options(data, tmp_path / "out"))
     assert run.exit_code == 0, run.output
     assert all(c.isprintable() or c == "\n" for c in run.output)
     page = (tmp_path / "out" / "report.html").read_text()
-    assert f"checkpoint-{len(NAMES) + 1}" in page and f"checkpoint-{len(NAMES) + 2}" not in page
-    assert validate(tmp_path / "out" / "compare.nc").groups == 5 * (len(NAMES) + 1) + 1
+    assert f"checkpoint-{len(names) + 1}" in page and f"checkpoint-{len(names) + 2}" not in page
+    assert validate(tmp_path / "out" / "compare.nc").groups == 5 * (len(names) + 1) + 1
     tree = archive.read(tmp_path / "out" / "compare.nc")
     groups = {c["ensemble"].attrs["name"]: str(n) for n, c in tree.children.items() if c.children}
-    assert list(tree["compare"].checkpoint.values) == ["one", *map(typed, NAMES)]
-    for name in NAMES:
+    assert list(tree["compare"].checkpoint.values) == ["one", *map(typed, names)]
+    for name in names:
         assert f"\n{typed(name)}: 2 puzzles" in run.output
         assert groups[typed(name)] not in schema_tables()[1]
 
@@ -328,23 +334,23 @@ def test_a_run_stopped_in_the_second_checkpoint_goes_on_to_the_same_archive(
     verb, data, tmp_path, monkeypatch
 ):
     name = "diagnosis.nc" if verb == "diagnose" else "compare.nc"
-    three = [data / f"{n}.safetensors" for n in ("one", "two", "three")]
-    assert inside(verb, *three, *options(data, tmp_path / "whole")).exit_code == 0
+    two = [data / f"{n}.safetensors" for n in ("one", "two")]
+    assert inside(verb, *two, *options(data, tmp_path / "whole")).exit_code == 0
     ran, out = stopped_in_the_second(monkeypatch), tmp_path / "out"
-    run = inside(verb, *three, *options(data, out))
+    run = inside(verb, *two, *options(data, out))
     assert run.exit_code == 130
     assert run.output.splitlines()[-1] == (
-        f"eqrlab: stopped; 1 of 3 checkpoints are kept in {out}; the same command with --resume continues"
+        f"eqrlab: stopped; 1 of 2 checkpoints are kept in {out}; the same command with --resume continues"
     )
     assert "one" in archive.read(out / name)["ensemble"].attrs["name"], "what is done can be read at once"
     assert (out / "report.html").exists() and len(list((out / f"{name}.parts").iterdir())) == 1
-    run = inside(verb, *three, *options(data, out), "--resume")
+    run = inside(verb, *two, *options(data, out), "--resume")
     assert run.exit_code == 0, run.output
-    assert len(ran) == 4, "the first is not run again"
+    assert len(ran) == 3, "the first is not run again"
     assert variables(out / name) == variables(tmp_path / "whole" / name)
     assert sorted(os.listdir(out)) == sorted([name, "report.html"])
-    again = inside(verb, *three, *options(data, out), "--resume")
-    assert again.exit_code == 0 and len(ran) == 4, "a whole run is taken as it is"
+    again = inside(verb, *two, *options(data, out), "--resume")
+    assert again.exit_code == 0 and len(ran) == 3, "a whole run is taken as it is"
     assert variables(out / name) == variables(tmp_path / "whole" / name)
 
 

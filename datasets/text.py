@@ -131,7 +131,7 @@ def guess_task(puzzles: list[str]) -> str:
     side = math.isqrt(len(puzzles[0]))
     if side * side == len(puzzles[0]) >= 16 and not set(puzzles[0]) <= set(maze.ALPHABET):
         raise ValueError(
-            f"{side}x{side} Sudoku has no boxes here (4x4, 6x6, 8x8, 9x9, 10x10, 12x12, ... 25x25 have); "
+            f"the boxes of a {side}x{side} Sudoku are not known (4x4, 6x6, 8x8, 9x9, 10x10, 12x12, ... 25x25 are); "
             "--task NAME names any other task"
         )
     raise ValueError(

@@ -247,7 +247,7 @@ def test_policies_out_of_range_are_refused(values, reason):
 
 
 def test_what_a_policy_needs_must_be_there():
-    with pytest.raises(ValueError, match="this system has none"):
+    with pytest.raises(ValueError, match="which this system does not have"):
         at.adaptive(rotor(1.0), puzzles(1), at.Policy())
     with pytest.raises(ValueError, match="slots"):
         at.adaptive(rotor(1.0), puzzles(1), at.Policy(stop="never"), slots=0)

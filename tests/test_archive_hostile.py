@@ -181,16 +181,16 @@ BUILT = {
     "opaque": (of_type("V7"), "of the type opaque"),
     "reference": (of_type(h5py.ref_dtype), "of the type reference"),
     "array": (of_type(np.dtype("(3,)f4")), "of the type array"),
-    "named type": (named_type, "is a type of its own"),
+    "named type": (named_type, "is a type definition"),
     "no shape": (lambda f, _: f["ensemble"].create_dataset("m", data=h5py.Empty("f4")), "no shape"),
     "attribute of float16": (attribute("x", np.float16(1)), "a number of 16 bits"),
     "compound attribute": (attribute("x", np.zeros(1, [("a", "f4")])), "of the type compound"),
     "attribute in two axes": (attribute("x", np.zeros((2, 2))), "more than one dimension"),
-    "name that steers a terminal": (lambda f, _: f.create_group("a\x1b[2Jb"), "is no name"),
-    "name of a variable likewise": (lambda f, _: f["ensemble"].create_dataset("\u202e", (1,), "f4"), "is no name"),
-    "name of an attribute likewise": (attribute("\x1b]0;x\x07", 1), "is no name"),
+    "name that steers a terminal": (lambda f, _: f.create_group("a\x1b[2Jb"), "not printable text"),
+    "name of a variable likewise": (lambda f, _: f["ensemble"].create_dataset("\u202e", (1,), "f4"), "not printable"),
+    "name of an attribute likewise": (attribute("\x1b]0;x\x07", 1), "not printable text"),
     "name that is not UTF-8": (lambda f, _: h5py.h5g.create(f.id, b"\xff\xfe"), "is not UTF-8"),
-    "long name": (lambda f, _: f.create_group("a" * 5000), "is no name"),
+    "long name": (lambda f, _: f.create_group("a" * 5000), "not printable text"),
 }  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def test_the_newest_checkpoint_of_a_folder_is_that_of_the_highest_step(run_folde
     assert load(folder).provenance["checkpoint"] == "step_1000"
     with pytest.raises(CheckpointError, match=r"no checkpoint of step 7 \(50, 100, 1000 there\)"):
         load(folder, step=7)
-    with pytest.raises(CheckpointError, match=r"is no folder, of which step 50 could be taken"):
+    with pytest.raises(CheckpointError, match=r"is not a folder, so that step 50 cannot be chosen in it"):
         load(folder / "step_50", step=50)
 
 

@@ -179,7 +179,7 @@ def test_a_policy_that_cannot_commit_says_why():
     inputs, labels = torch.full((1, 3), BLANK), torch.full((1, 3), UP)
     with pytest.raises(ValueError, match="needs `clues`"):
         at.adaptive(Three(), inputs, policy)
-    with pytest.raises(ValueError, match="cannot be committed"):
+    with pytest.raises(ValueError, match="a replay has only recorded ones"):
         at.replay(at.sample(Three(), inputs, labels=labels, restarts=4, depth=3), policy)
 
 

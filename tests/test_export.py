@@ -246,7 +246,7 @@ def test_a_batch_too_big_for_memory_is_halved_with_a_warning(model, tmp_path, mo
     monkeypatch.setattr(batches, "run_rows", tight)
     seen = []
     options = {"restarts": 5, "depth": 6, "dtype": "float64", "progress": lambda done, all: seen.append(done)}
-    with pytest.warns(UserWarning, match="rows at once do not fit in memory: going on with"):
+    with pytest.warns(UserWarning, match="rows at once do not fit in memory: continuing with"):
         at.export(model, boards(2), tmp_path / "a.nc", batch_size=10, **options)
     assert seen[-1] == 60
     found = archive.read(tmp_path / "a.nc")["ensemble"]

@@ -691,7 +691,9 @@ def test_a_file_of_another_kind_is_named_with_the_kinds_that_are_read(tmp_path, 
 def test_sudoku_without_boxes_is_refused_by_its_size(tmp_path, side):
     row = ("1G." * side * side)[: side * side]
     for name, text in (("a.csv", f"puzzle,solution\n{row},\n"), ("a.txt", row)):
-        with pytest.raises(ValueError, match=rf"{side}x{side} Sudoku has no boxes here \(4x4, 6x6, 8x8, "):
+        with pytest.raises(
+            ValueError, match=rf"the boxes of a {side}x{side} Sudoku are not known \(4x4, 6x6, 8x8, "
+        ):
             datasets.read_puzzles(write(tmp_path / name, text))
 
 

@@ -152,6 +152,6 @@ def test_an_archive_keeps_identifiers_and_an_export_with_others_is_another_one(t
         free = MapSystem(
             pitchfork, law, decode, lambda x, identifiers=None: x[:, :1].double(), noise_scale=0.1
         )
-        with pytest.raises(ValueError, match="is the whole archive of an export with identifiers"):
+        with pytest.raises(ValueError, match="is the complete archive of an export with identifiers"):
             at.export(free, INPUTS, path, **RUN | {"identifiers": other}, **options, resume=True)
     assert at.export(SYSTEM, INPUTS, path, **RUN, **options, resume=True).complete

@@ -201,7 +201,7 @@ def test_wrong_states_that_leave_when_pushed_are_no_attractors():
         result=(("puzzle", "point"), np.where(wrong, 2, tested.result.values).astype(np.int8))
     )
     assert MODES[int(at.modes(ensemble, returns=open_)["mode"][0])] == "undecided"
-    with pytest.raises(ValueError, match="tests of the runs"):
+    with pytest.raises(ValueError, match="one test for each run"):
         at.modes(ensemble, returns=tested.isel(point=slice(3)))
 
 
@@ -236,7 +236,7 @@ def test_the_population_share_is_not_held_back_by_puzzles_with_little_evidence()
         ({"broad": 1.0}, "least < broad < 1"),
         ({"decide": 0.0}, "decide must be between 0 and 1"),
         ({"prior": (1.0, 1.0, 0.0, 0.0)}, "four probabilities that sum to 1"),
-        ({"alignment": 0.5}, "alignment at least 1"),
+        ({"alignment": 0.5}, "alignment >= 1"),
     ],
 )
 def test_a_rule_that_makes_no_sense_is_refused(change, message):

@@ -144,7 +144,7 @@ def test_a_comparison_of_before_is_made_again_and_one_of_other_checkpoints_is_re
     groups = {node.path: node.to_dataset() for node in tree.subtree if node.data_vars}
     old = groups["/compare"].drop_vars([v for v in groups["/compare"] if str(v).startswith("puzzle_value")])
     assert report.render(xr.DataTree.from_dict({**groups, "/compare": old})) == report.render(tree)
-    with pytest.raises(ValueError, match="group compare is of other checkpoints"):
+    with pytest.raises(ValueError, match="group compare has other checkpoints"):
         report.render(xr.DataTree.from_dict({**groups, "/compare": old.isel(checkpoint=[0])}))
 
 

@@ -31,8 +31,11 @@ def test_a_state_that_is_taken_up_twice_gives_the_same_run(tmp_path):
     ("changes", "message"),
     [
         ({"device": "cuda"}, "was saved on cuda, and continues only on such a device, not on cpu"),
-        ({"compact": True}, "a rounded state of an earlier version, which is read no more: start anew"),
-        ({"training_state": 1}, "version 1, 2 is required"),
+        (
+            {"compact": True},
+            "holds a rounded state of an earlier version, which is no longer read: start anew",
+        ),
+        ({"training_state": 1}, "version 1, and version 2 is required"),
     ],
 )
 def test_states_of_other_devices_and_versions_are_refused(changes, message, tmp_path):

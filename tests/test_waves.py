@@ -114,7 +114,7 @@ def test_runs_that_are_not_known_enter_no_rank():
 
 
 def test_without_correctness_there_is_nothing_to_decide():
-    with pytest.raises(ValueError, match="a mode is decided where correctness is known"):
+    with pytest.raises(ValueError, match="deciding a mode needs to know what is correct"):
         at.sample_until_decided(at.Run.of(system(), PUZZLES, restarts=4, depth=8))
     with pytest.raises(ValueError, match="first must be an integer >= 1, got 0"):
         at.sample_until_decided(run(), first=0)

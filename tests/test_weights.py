@@ -229,7 +229,7 @@ def test_the_token_mixer_tells_the_prefix_positions_where_the_grid_is_known(tmp_
 
 def test_a_prefix_that_is_no_wrapper_is_named(official, tmp_path):
     content = {"student." + bare(n): t for n, t in official[0].items()}
-    with pytest.raises(CheckpointError, match=r"begin with 'student.', which is no wrapper that is known"):
+    with pytest.raises(CheckpointError, match=r"begin with 'student.', a wrapper that is not known"):
         load(resaved(official, tmp_path, content))
     with pytest.raises(
         CheckpointError, match=r"no tensor has a name of these families .* there is 'encoder.weight'"

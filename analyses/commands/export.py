@@ -73,7 +73,7 @@ def _job(
         with archive.open(like, values=("inputs", "labels", "identifier")) as tree:
             old, source = like_archive(tree, like)
     elif resume and out.exists() and checkpoint is None:
-        raise ValueError(f"{out}: nothing to resume, no {folder_of(out).name} is there")
+        raise ValueError(f"{out}: there is nothing to resume: the folder {folder_of(out).name} is missing")
     elif checkpoint is None:
         raise click.UsageError("CKPT is required unless --like or --resume names it")
     else:
@@ -255,7 +255,7 @@ def _say(done: Progress, out: Path, job: dict[str, Any], seconds: float) -> dict
         size = f"{plural(len(job['inputs']), 'puzzle')}, {job['restarts']} restarts, depth {job['depth']}"
         click.echo(f"archive {out}: {size}, {_bytes(out.stat().st_size)}, {seconds:.0f} s")
     else:
-        click.echo(f"{out}: {done.done} of {done.total} batches are done, the others are for other processes")
+        click.echo(f"{out}: {done.done} of {done.total} batches are done; other processes compute the rest")
     return {"archive": str(out), "complete": done.complete, "batches_done": done.done, "batches": done.total}
 
 

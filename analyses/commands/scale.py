@@ -114,7 +114,8 @@ def scale_command(
     if source is not None:
         if any(given[name] for name in ("against", "puzzles", "limit", "compiled", "commit")):
             raise click.UsageError(
-                "--from takes puzzles and runs from the archive: it excludes other sources"
+                "--from takes puzzles and runs from the archive: "
+                "leave out --puzzles, --limit, --against, --commit and --compile"
             )
         require_writable(out, "scaling.nc", "scaling.svg")
         groups = stored(source)
@@ -125,7 +126,8 @@ def scale_command(
         )
         if not (depths and breadths):
             raise ValueError(
-                f"{source}: the ensemble has {steps} steps of {restarts} restarts, fewer than asked for"
+                f"{source}: the ensemble has depth {steps} and {restarts} restarts, "
+                "less than every one of --depths or --breadths"
             )
     else:
         assert checkpoint is not None

@@ -31,7 +31,7 @@ def comparison_of(stored: xr.Dataset, results: Results) -> xr.Dataset:
         When it is not one of the checkpoints in the archive.
     """
     if stored.sizes.get("checkpoint") != len(results):
-        raise ValueError("its group compare is of other checkpoints than the archive holds")
+        raise ValueError("its group compare has other checkpoints than the rest of the archive")
     if "puzzle_value" in stored:
         return stored
     return compare(results, confidence=float(stored.attrs.get("confidence", 0.95)))

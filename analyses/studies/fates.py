@@ -64,7 +64,7 @@ def fates_study(
     doublings = [first * 2**i for i in range(64) if first * 2**i <= last]
     if len(depths) < 2 or list(depths) != sorted(set(depths)) or not set(depths) <= set(doublings):
         raise ValueError(
-            f"depths must be the first and increasing doublings of it, got {', '.join(map(str, depths))}"
+            f"depths must be increasing, each the first times a power of 2, got {', '.join(map(str, depths))}"
         )
     tokens = torch.as_tensor(inputs)
     options.setdefault("noise", 0.0)

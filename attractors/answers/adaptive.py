@@ -118,7 +118,7 @@ def adaptive(
     recipe = Run.of(system, inputs, restarts=policy.restarts, depth=policy.depth, initial=initial, **drawing)
     if policy.needs_halting and getattr(recipe.system, "halt_logit", None) is None:
         raise ValueError(
-            "the policy looks at a halting logit, and this system has none; choose stop='settled'"
+            "the policy needs a halting logit, which this system does not have; choose stop='settled'"
         )
     if policy.commit and (clues is None or getattr(recipe.system, "logits", None) is None):
         raise ValueError("a policy that commits needs `clues`, and a system with a method logits(z, x)")

@@ -266,7 +266,7 @@ def _require_drawn(run: Run, drawn: xr.Dataset) -> None:
     if drawn.sizes["restart"] < 2 * run.restarts or "final_state" not in drawn:
         raise ValueError(
             f"drawn must hold {2 * run.restarts} restarts or more and their final states, "
-            f"got {drawn.sizes['restart']}{'' if 'final_state' in drawn else ' without'}"
+            f"got {drawn.sizes['restart']}{'' if 'final_state' in drawn else ' without final states'}"
         )
     if not np.array_equal(drawn.inputs.values, run.inputs.numpy()):
         raise ValueError("drawn must be an ensemble of the puzzles of the run")

@@ -97,9 +97,13 @@ def check_enough(ensemble: xr.Dataset, policy: Policy) -> None:
                 f"the policy has {name} {getattr(policy, name)}, the ensemble only {ensemble.sizes[dim]}"
             )
     if policy.commit:
-        raise ValueError("recorded runs cannot be committed: a policy with commit needs `adaptive`")
+        raise ValueError(
+            "a policy with commit needs new runs, and a replay has only recorded ones: use adaptive"
+        )
     if policy.needs_halting and "halt_logit" not in ensemble:
-        raise ValueError("the policy looks at a halting logit, and the ensemble holds none")
+        raise ValueError(
+            "the policy needs a halting logit, which the ensemble does not have; choose stop='settled'"
+        )
 
 
 def observed(ensemble: xr.Dataset) -> Observed:

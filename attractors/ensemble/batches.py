@@ -177,7 +177,8 @@ class Batches:
         if kind in ("cuda", "mps"):
             getattr(torch, kind).empty_cache()
         warnings.warn(
-            f"{len(rows)} rows at once do not fit in memory: going on with {self.most}, equal to rounding",
+            f"{len(rows)} rows at once do not fit in memory: continuing with {self.most}, "
+            "with results equal up to rounding",
             stacklevel=2,
         )
         return self(rows)

@@ -161,7 +161,7 @@ def take_points(
         )
     if len(z) != len(tokens):
         raise ValueError(
-            f"states have {len(z)} puzzles, inputs {len(tokens)}; give one row of states a puzzle"
+            f"states have {len(z)} puzzles, inputs {len(tokens)}; give one row of states for each puzzle"
         )
     precision = dtype_of(dtype) or (z.dtype if z.dtype == torch.float64 else torch.float32)
     if precision not in (torch.float32, torch.float64):

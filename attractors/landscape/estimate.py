@@ -156,13 +156,15 @@ def estimate_basins(
     default = STOPPING_INTERVAL if above is None else "sequence"
     rule = Rule(half_width, confidence, max_restarts, above, method or default)
     if isinstance(initial, (Tensor, np.ndarray)):
-        raise ValueError("initial must be None or a callable (x, generator) -> z: given starts run out")
+        raise ValueError(
+            "initial must be None or a callable (x, generator) -> z: a tensor has too few starts for more restarts"
+        )
     require_integers(first=first)
     run = Run.of(system, inputs, **part_of(options, RunOptions))
     if options.get("recheck"):
         run = run.with_(keep=("summary", "final_state"))
     if above is not None and not run.judge.known:
-        raise ValueError("above asks for the correct mass: give labels or an oracle")
+        raise ValueError("above needs to know what is correct: give labels or an oracle")
     limits, begun = run.tolerances, dict[str, Any]()
 
     def draw(puzzles: np.ndarray, drawn: int, number: int) -> list[Runs]:

@@ -54,7 +54,9 @@ class ModeRule:
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         if not 0 <= self.narrow <= 1 or self.alignment < 1:
-            raise ValueError("narrow must be within 0 and 1, and alignment at least 1")
+            raise ValueError(
+                f"narrow must be from 0 to 1 and alignment >= 1, got {self.narrow} and {self.alignment}"
+            )
         if len(self.prior) != 4 or min(self.prior) < 0 or abs(sum(self.prior) - 1) > 1e-9:
             raise ValueError(f"prior must be four probabilities that sum to 1, got {self.prior}")
 

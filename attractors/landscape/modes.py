@@ -88,7 +88,7 @@ def evidence_of(
     if returns is not None:
         result = returns.result.values
         if result.shape != reached.shape:
-            raise ValueError(f"returns must be tests of the runs {reached.shape}, got {result.shape}")
+            raise ValueError(f"returns must have one test for each run, {reached.shape}, got {result.shape}")
         unfinished = unfinished | (reached & (result == RETURNS.index("undecided")))
         reached = reached & ~np.isin(result, [RETURNS.index("undecided"), RETURNS.index("leaves")])
     unfinished = unfinished & ~reached

@@ -81,7 +81,7 @@ def sample_until_decided(
     Berger & Wolpert 1988, "The likelihood principle"; Howard et al. 2021 (confidence sequences).
     """
     if not run.judge.known:
-        raise ValueError("a mode is decided where correctness is known: give labels or an oracle")
+        raise ValueError("deciding a mode needs to know what is correct: give labels or an oracle")
     require_integers(first=first)
     rule = rule or ModeRule()
     open_, drawn = np.arange(len(run.inputs)), 0

@@ -96,7 +96,9 @@ class _Look:
             name = f"{path}/{self.name(raw, path)}"
             if kind != h5py.h5l.TYPE_HARD:
                 sort = {h5py.h5l.TYPE_SOFT: "a soft link", h5py.h5l.TYPE_EXTERNAL: "a link to another file"}
-                raise ValueError(f"{name} is {sort.get(kind, 'a link of unknown kind')}, archives have none")
+                raise ValueError(
+                    f"{name} is {sort.get(kind, 'a link of unknown kind')}; an archive must not have links"
+                )
             self.object(group, raw, name, depth)
 
     def object(self, group: Any, raw: bytes, name: str, depth: int) -> None:
@@ -113,7 +115,7 @@ class _Look:
                 raise ValueError(f"has more than {VARIABLES} variables")
             self.variable(h5d.open(group, raw), f"variable {name}")
         else:
-            raise ValueError(f"{name} is a type of its own, archives have numbers and text")
+            raise ValueError(f"{name} is a type definition; an archive must have numbers and text only")
 
     def name(self, raw: bytes, where: str) -> str:
         try:
@@ -122,7 +124,7 @@ class _Look:
             raise ValueError(f"{where or '/'}: the name {raw[:40]!r} is not UTF-8") from None
         if len(raw) > NAME or not text.isprintable():
             raise ValueError(
-                f"{where or '/'}: {text[:40]!r} is no name, printable text up to {NAME} bytes is"
+                f"{where or '/'}: the name {text[:40]!r} is not printable text of at most {NAME} bytes"
             )
         return text
 
@@ -148,20 +150,22 @@ class _Look:
         if found in (h5t.INTEGER, h5t.FLOAT):
             if any(kind.equal(known) for known in NUMBERS):
                 return
-            what = f"a number of {8 * kind.get_size()} bits in a form of its own"
+            what = f"a number of {8 * kind.get_size()} bits in an unusual form"
         elif found == h5t.STRING:
             return
         else:
             what = f"of the type {CLASSES.get(found, 'complex')}"
-        raise ValueError(f"{where} is {what}; integers, floats of 32 and 64 bits and text are read")
+        raise ValueError(f"{where} is {what}; only integers, floats of 32 and 64 bits and text are read")
 
     def variable(self, data: Any, where: str) -> None:
         kind, space, plan = data.get_type(), data.get_space(), data.get_create_plist()
         if plan.get_external_count():
-            raise ValueError(f"{where} keeps its values in another file, archives hold their own")
+            raise ValueError(f"{where} keeps its values in another file; an archive must hold them itself")
         layout = plan.get_layout()
         if layout == h5d.VIRTUAL:
-            raise ValueError(f"{where} is put together from other files, archives hold their own values")
+            raise ValueError(
+                f"{where} is put together from other files; an archive must hold its values itself"
+            )
         self.type(kind, where)
         if space.get_simple_extent_type() == h5s.NULL:
             raise ValueError(f"{where} has no values and no shape")
@@ -183,15 +187,13 @@ class _Look:
             if place is None:
                 self.missing(where, declared, 1)
             elif place + declared > self.size:
-                raise ValueError(f"{where} declares {declared:,} bytes, the file ends before")
+                raise ValueError(f"{where} declares {declared:,} bytes, and the file ends before them")
             else:
                 self.stored += declared
         elif layout != h5d.COMPACT:
             raise ValueError(f"{where} has a storage layout that is not known")
         if self.stored > self.size:
-            raise ValueError(
-                f"{where} and those before it share bytes of the file: it is damaged, or made to be"
-            )
+            raise ValueError(f"{where} and those before it share bytes of the file: it is damaged or forged")
 
     def filters(self, plan: Any, where: str) -> None:
         used = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
@@ -230,7 +232,7 @@ class _Look:
         if needed:
             data.chunk_iter(check)
         if fault:
-            raise ValueError(f"{where} {fault[0]}: it is damaged, or made to be")
+            raise ValueError(f"{where} {fault[0]}: the file is damaged or forged")
         if self.stored <= self.size:
             self.missing(where, (needed - len(places)) * size, needed - len(places))
 

@@ -122,7 +122,7 @@ def read_plan(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]] | No
     tensors, header = read_tensors(file)
     if header.get("format") != FORMAT:
         raise ValueError(
-            f"{file}: format {brief(header.get('format'))}, this eqrlab goes on with {FORMAT} only"
+            f"{file}: has format {brief(header.get('format'))}, and this eqrlab continues only format {FORMAT}"
         )
     plan = header.get("plan")
     if not isinstance(plan, dict):
@@ -248,10 +248,10 @@ class Parts:
                 slices = {name: opened.get_slice(name) for name in opened.keys()}
                 layout = {name: (s.get_dtype(), *s.get_shape()) for name, s in slices.items()}
         except (SafetensorError, ValueError) as error:
-            raise ValueError(f"{file}: no part of an export ({error})") from None
+            raise ValueError(f"{file}: is not a part of an export ({error})") from None
         batches, least = content.get("batches"), content.get("least")
         if self._plan is None or not (least is None or (type(least) is int and least > 0)):
-            raise ValueError(f"{file}: no part of an export that was begun here")
+            raise ValueError(f"{file}: is not a part of the export begun in this folder")
         size, total = self._plan["batch_size"], self._plan["puzzles"] * self._plan["restarts"]
         last = -(-total // size) - 1
         for batch in batches if isinstance(batches, list) and batches else ["nothing"]:
@@ -259,7 +259,7 @@ class Parts:
             right = type(number) is int and 0 <= number <= last
             if not right or batch[1] != min(size, total - size * number):
                 raise ValueError(
-                    f"{file}: holds {brief(batch)}, {last + 1} batches of {size} rows were begun here"
+                    f"{file}: has batch {brief(batch)}, and the export has {last + 1} batches of {size} rows"
                 )
         assert isinstance(batches, list)
         self._require_records(file, layout, sum(rows for _, rows in batches))
@@ -282,7 +282,7 @@ class Parts:
         self._alike = self._alike or alike
         if alike != self._alike:
             name = min(n for n in {*alike, *self._alike} if alike.get(n) != self._alike.get(n))
-            raise ValueError(f"{file}: {name} is not as in the other parts")
+            raise ValueError(f"{file}: {name} has another type or shape than in the other parts")
 
     def write(self, shard: Shard, batches: Mapping[int, dict[str, np.ndarray]], least: int | None) -> None:
         """Store the records of some batches; once this returns, they survive a power cut.

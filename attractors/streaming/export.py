@@ -242,7 +242,8 @@ def _agree(path: Path, plan: dict[str, Any], recipe: Recipe, joining: bool) -> i
         raise ValueError(f"{path}: was begun with {differs}")
     if begun["source"] != sources:
         warnings.warn(
-            f"{path}: begun with {begun['source']}, going on with {sources}: equal to rounding only",
+            f"{path}: was begun with {begun['source']} and continues with {sources}: "
+            "results are equal up to rounding only",
             stacklevel=3,
         )
     return begun["batch_size"]
@@ -272,7 +273,7 @@ def _require_same(path: Path, plan: Mapping[str, Any]) -> None:
         )
     differs = _difference(parse_json(str(made), f"{path}: attribute plan"), plan)
     if differs:
-        raise ValueError(f"{path}: is the whole archive of an export with {differs}; choose another name")
+        raise ValueError(f"{path}: is the complete archive of an export with {differs}; choose another name")
 
 
 def _clean(path: Path, share: Shard) -> None:

@@ -63,7 +63,7 @@ def _assumed_cells(file: OfficialFile, vocab: int) -> tuple[int, str]:
         cells, board = _USUAL_CELLS[vocab]
         return cells, f"the vocabulary of {vocab} tokens, {board}: an assumption"
     raise CheckpointError(
-        "an attention checkpoint that does not tell its grid size; pass seq_len (--seq-len, or --puzzles of its size)"
+        "this attention checkpoint does not tell its grid size; pass seq_len (--seq-len, or --puzzles of its size)"
     )
 
 

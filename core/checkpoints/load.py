@@ -114,7 +114,7 @@ def load(
         if name and path.is_dir():  # an empty name would be the folder one stands in
             path = folders.newest(path, step)
         elif step is not None:
-            raise CheckpointError(f"{source}: is no folder, of which step {step} could be taken")
+            raise CheckpointError(f"{source}: is not a folder, so that step {step} cannot be chosen in it")
         problem = what_is_wrong(path)
     except OSError as error:
         problem = str(error.strerror)
@@ -172,7 +172,7 @@ def _load_own(path: Path, tensors: dict[str, Tensor], header: dict[str, Any], as
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     if isinstance(header["format"], bool) or header["format"] < 1:
-        raise CheckpointError(f"{path}: format {brief(header['format'])} is none that eqrlab writes")
+        raise CheckpointError(f"{path}: format {brief(header['format'])} is not one that eqrlab writes")
     if header["format"] > FORMAT:
         raise CheckpointError(
             f"{path}: format {brief(header['format'])} is newer than this eqrlab, which reads up to {FORMAT}"

@@ -134,7 +134,7 @@ def spelled(tensors: dict[str, Any]) -> Spelled:
         for pattern, replacement in _RULES:
             official = pattern.sub(replacement, official)
         if official in found.tensors:
-            raise CheckpointError(f"two tensors are {official} by their names, one of them {brief(name)}")
+            raise CheckpointError(f"two tensors have names that mean {official}, one of them {brief(name)}")
         found.tensors[official] = tensor
         found.renamed += official not in tensors
     _put_stack_into_level(found.tensors)

@@ -138,7 +138,7 @@ def _open(path: Path, content: Any, asked: Asked) -> tuple[OfficialFile, str, di
     family = detect_family(set(tensors))
     if family is None:
         raise CheckpointError(
-            f"of none of the families by its tensors: {_looked_for(set(tensors), content, path)}"
+            f"its tensors are those of no known family: {_looked_for(set(tensors), content, path)}"
         )
     inside = foreign_configs.inside(state) if asked.config is None else None
     config = foreign_configs.sectioned(_given(path, asked, inside))
@@ -223,7 +223,7 @@ def _require_known_names(names: set[str], content: dict[Any, Any], path: Path) -
         parts = hidden.split(".")
         prefix = ".".join(parts[: next(k for k, part in enumerate(parts) if part in ROOTS)])
         raise CheckpointError(
-            f"the names of the tensors begin with {brief(prefix + '.')}, which is no wrapper that is known; "
+            f"the names of the tensors begin with {brief(prefix + '.')}, a wrapper that is not known; "
             "save the state_dict of the model inside"
         )
     raise CheckpointError(

@@ -74,12 +74,12 @@ def kept_table(tensors: dict[str, Tensor], count: Any, width: int) -> PuzzleTabl
         return None
     identifiers, rows = tensors.pop(_IDENTIFIERS, torch.empty(0)), tensors.pop(_KEPT, torch.empty(0))
     if type(count) is not int or not 2 <= count < 1 << 40:
-        raise CheckpointError("the header tells no number of puzzle identifiers")
+        raise CheckpointError("the header does not give the number of puzzle identifiers")
     if identifiers.dtype != torch.int64 or identifiers.ndim != 1 or not len(identifiers):
         raise CheckpointError(f"tensor {_IDENTIFIERS} must hold the identifiers of {_KEPT}")
     if rows.dtype not in WEIGHTS or rows.shape != (len(identifiers), width):
         raise CheckpointError(f"tensor {_KEPT} must hold {len(identifiers)} rows of {width} floating values")
     kept = identifiers.numpy()
     if (np.diff(kept) <= 0).any() or kept[0] < 0 or kept[-1] >= count:
-        raise CheckpointError(f"tensor {_IDENTIFIERS} must rise, from 0 to {count - 1} at most")
+        raise CheckpointError(f"tensor {_IDENTIFIERS} must be increasing numbers from 0 to {count - 1}")
     return PuzzleTable(count, width, rows, None if len(kept) == count else kept)

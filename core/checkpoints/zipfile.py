@@ -46,11 +46,11 @@ def open_records(path: Path) -> zipfile.ZipFile:
         if info.flag_bits & _ENCRYPTED:
             raise CheckpointError(f"record {name} is encrypted, which torch.save never does")
         if info.header_offset < end:
-            raise CheckpointError(f"record {name} lies on top of another one")
+            raise CheckpointError(f"record {name} overlaps another one")
         end = info.header_offset + _LOCAL + len(name) + info.compress_size
         if end > size:
             raise CheckpointError(
-                f"record {name} is said to end at byte {end} of a file of {size}: truncated"
+                f"record {name} is said to end at byte {end} of a file of {size}: the file is truncated"
             )
     return archive
 
@@ -91,7 +91,9 @@ def record_offset(archive: zipfile.ZipFile, name: str) -> int:
         raise CheckpointError(f"record {name} has no header: the file is damaged")
     offset = info.header_offset + _LOCAL + sum(struct.unpack_from("<HH", head, 26))  # name and extra field
     if offset + info.file_size > size:
-        raise CheckpointError(f"record {name} is said to end behind the file: truncated")
+        raise CheckpointError(
+            f"record {name} is said to end beyond the end of the file: the file is truncated"
+        )
     return offset
 
 
@@ -110,6 +112,6 @@ def record_bytes(archive: zipfile.ZipFile, name: str) -> int:
         raise CheckpointError(f"record {name} is compressed, which torch.save never does")
     if info.file_size != info.compress_size:
         raise CheckpointError(
-            f"record {name} is stored in {info.compress_size} bytes and said to have {info.file_size}"
+            f"record {name} has {info.compress_size} bytes in the file and is said to have {info.file_size}"
         )
     return info.file_size

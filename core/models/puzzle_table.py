@@ -44,7 +44,9 @@ class MappedRows:
         """
         rows = cls(path, offset, count, width, dtype, _stamp(path))
         if offset + count * rows.bytes_each > rows.stamp[0]:
-            raise CheckpointError(f"the {count} rows of puzzle_emb.weights end behind the file: truncated")
+            raise CheckpointError(
+                f"the {count} rows of puzzle_emb.weights end beyond the end of the file: it is truncated"
+            )
         return rows
 
     @property

@@ -88,7 +88,7 @@ def unpack(
         raise CheckpointError(f"{path}: holds a model, not a training state")
     if version != _VERSION:
         raise CheckpointError(
-            f"{path}: a training state of version {version}, {_VERSION} is required: start anew"
+            f"{path}: holds a training state of version {version}, and version {_VERSION} is required: start anew"
         )
     # Settings and data must agree before a tensor is looked at: another run would train on, silently wrong.
     then = {**_leaves({"train": plain(TrainConfig())}), **_leaves(header)}  # older states lack newer options
@@ -106,7 +106,7 @@ def unpack(
         )
     if header.get("compact"):
         raise CheckpointError(
-            f"{path}: a rounded state of an earlier version, which is read no more: start anew"
+            f"{path}: holds a rounded state of an earlier version, which is no longer read: start anew"
         )
     if header.get("device") != trainer.device.type:
         raise CheckpointError(

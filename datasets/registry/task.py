@@ -216,17 +216,21 @@ class Task:
         rows, columns = self.board
         if min(rows, columns, self.vocab_size) < (0 if self.sized else 1):
             raise ValueError(
-                f"task {self.name!r}: a board of {rows} x {columns} with {self.vocab_size} tokens"
+                f"task {self.name!r}: board and vocab_size must be >= 1, got {rows} x {columns} and {self.vocab_size}"
             )
         if self.alphabet and len(self.alphabet) != self.vocab_size - 1:
             raise ValueError(
-                f"task {self.name!r}: {len(self.alphabet)} characters for the {self.vocab_size - 1} tokens above 0"
+                f"task {self.name!r}: alphabet must have {self.vocab_size - 1} characters, "
+                f"one for each token above 0, got {len(self.alphabet)}"
             )
         object.__setattr__(self, "kind", self.kind or self.name)
         usual = ("?", *self.alphabet) if self.alphabet else ()
         object.__setattr__(self, "symbols", tuple(self.symbols) or usual)
         if self.symbols and len(self.symbols) != self.vocab_size:
-            raise ValueError(f"task {self.name!r}: {len(self.symbols)} symbols for {self.vocab_size} tokens")
+            raise ValueError(
+                f"task {self.name!r}: symbols must have {self.vocab_size} entries, "
+                f"one for each token, got {len(self.symbols)}"
+            )
         codes = {letter: token for token, letter in enumerate(self.alphabet, start=1)} | dict(self.spelt)
         object.__setattr__(self, "_codes", codes)
 

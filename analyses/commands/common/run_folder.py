@@ -103,6 +103,6 @@ def state_of(out: Path) -> Path | None:
         return state
     if model.exists():
         raise ValueError(
-            f"{out}: the training state ({state.name}) is gone, and {model.name} is there: choose another --out"
+            f"{out}: has {model.name} but not the training state {state.name}: choose another --out"
         )
     return None

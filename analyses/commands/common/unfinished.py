@@ -129,7 +129,7 @@ class Kept:
         least = min(([k for k in sorted({*old, *new}) if old.get(k) != new.get(k)] for new in news), key=len)
         new = next(n for n in news if all(old.get(k) == n.get(k) for k in {*old, *n} - {*least}))
         shown = (f"{k} {_short(old.get(k))} there, {_short(new.get(k))} here" for k in least)
-        return f"is of another run: {'; '.join(shown)}"
+        return f"belongs to another run: {'; '.join(shown)}"
 
     def found(self, name: str) -> Groups | None:
         """Return the groups of a finished checkpoint, None if it is not finished."""

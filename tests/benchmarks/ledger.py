@@ -27,10 +27,11 @@ PAGE = ROOT / "BENCHMARKS.md"
 SECTIONS = {
     "adaptive": (
         "Outer steps at matched accuracy",
-        "Adaptive EqR (`at.adaptive`) on the 500 bundled 6x6 test puzzles, policies chosen on training puzzles, "
-        "against one run of the plain TRM from its own start. TRM depth: the least at which it is as accurate, or its "
-        "best depth up to 128 where it never is; times fewer: that depth over the mean steps of EqR, each resample of "
-        "puzzles looking for the depth anew. The steps of all restarts count. Intervals of 95 % resample puzzles.",
+        "Adaptive EqR (`at.adaptive`) on the 500 bundled 6x6 test puzzles, its policies chosen on training "
+        'puzzles, is compared with one run of the plain TRM from its own start. "TRM depth as accurate" is the '
+        'smallest depth at which TRM is as accurate, or, where it never is, its best depth up to 128. "Times '
+        'fewer" is that depth over the mean number of steps of EqR. The steps of all restarts count. Intervals of '
+        "95 % resample puzzles; the TRM depth is determined anew in each resample.",
         "bench_adaptive.py",
     ),
     "races": (
@@ -42,34 +43,39 @@ SECTIONS = {
     ),
     "answers": (
         "Right where the peer is wrong",
-        "What both sides of the races answer, against the exact values.",
+        "The results of both sides of the races, beside the exact values.",
         "bench_local_dynamics.py bench_orbits.py",
     ),
     "intervals": (
         "Coverage of intervals",
-        "How often, in per cent, the 95 % interval of a mass p from N restarts holds it: 20,000 simulated ensembles a "
-        "cell. The default is mid-p; simultaneous and sequence cover more than one mass or look, and are wider.",
+        "How often, in per cent, the 95 % interval of a mass, computed from N restarts, contains the true mass p: "
+        '20,000 simulated ensembles for each cell. The default method is mid-p. The methods "simultaneous" and '
+        '"sequence" are wider: the first holds for several masses at once, the second however often one looks '
+        "while sampling.",
         "bench_basins.py",
     ),
     "masses": (
         "Basin masses",
-        "Restarts to a precision against a fixed number of the same precision, many and tiny basins, a minimal shock.",
+        "How many restarts a precision takes, against a number fixed in advance for the same precision; many and "
+        "tiny basins; a smallest shock.",
         "bench_basins.py",
     ),
     "verdicts": (
         "Calibration of verdicts",
-        "Planted landscapes of known mode, varied in masses, size, depth, restarts, noise and speed. Confident: more "
-        "than .95; a confident mistake is named with the masses and counts behind it.",
+        "Verdicts on constructed landscapes whose mode is known, with varied masses, size, depth, restarts, noise "
+        "and speed. A verdict is confident if its probability exceeds .95; each confident mistake is listed with "
+        "the masses and counts behind it.",
         "bench_calibration.py",
     ),
     "reliability": (
         "Reliability of the probabilities of modes",
-        "How often a mode was the true one where it was given that probability; landscapes without unfinished runs.",
+        "Each row collects the predictions of about one probability, and says how often the predicted mode was the "
+        "true one; landscapes without unfinished runs.",
         "bench_calibration.py",
     ),
     "reliability in waves": (
         "Reliability of the probabilities of modes, drawing until they decide",
-        "The same where restarts are drawn in waves and stop as soon as a mode is decided.",
+        "The same where restarts are drawn in waves until a mode is decided.",
         "bench_calibration.py",
     ),
     "full size": (
@@ -79,9 +85,10 @@ SECTIONS = {
     ),
     "public files": (
         "Files of the shapes of the public checkpoints",
-        "Random weights in files of exactly the names, shapes and options of public checkpoints: `eqrlab info`, and "
-        "`eqrlab diagnose` with one puzzle, 2 restarts, depth 3, no local dynamics and no checks; processor time and "
-        "peak memory of the whole process. Said before: what the command says in advance.",
+        "Random weights in files of exactly the names, shapes and options of public checkpoints: `eqrlab info`, "
+        "and `eqrlab diagnose` with one puzzle, 2 restarts, depth 3, no local dynamics and no checks; processor "
+        'time and peak memory of the whole process. "Said before" is the cost that the command predicts before it '
+        "begins.",
         "bench_public_files.py",
     ),
     "exact values": (
@@ -91,103 +98,112 @@ SECTIONS = {
     ),
     "failing maps": (
         "Maps that fail",
-        "What a user reads who gives such a map or state.",
+        "The message that a user reads who passes such a map or state.",
         "bench_ground_truth.py",
     ),
     "faults": (
         "Faults of an export",
-        "What was injected, how often and when; what was completed and lost; whether the resumed export equals the "
-        "uninterrupted one, all variables byte by byte. 600 runs of 40 steps in 75 batches, each batch a part.",
+        "Which fault was injected, how often and when; what was completed and what was lost; whether the resumed "
+        "export equals the uninterrupted one in every byte of every variable. 600 runs of 40 steps in 75 batches, "
+        "each batch a part.",
         "bench_export.py",
     ),
     "kills": (
         "Kills of the long verbs",
-        "`eqrlab` runs with tiny work, killed at random moments by SIGKILL, SIGTERM, SIGHUP and SIGINT in turn, each "
-        "going on with `--resume` (basins: anew). What is there after each kill is validated, what was completed "
-        "before must still be there; at the end all values equal those of a run that nothing happened to.",
+        "Small `eqrlab` runs are killed at random moments by SIGKILL, SIGTERM, SIGHUP and SIGINT in turn, and "
+        "continued with `--resume` (`basins` begins anew). After each kill the files are validated, and what was "
+        "complete before must still be there; at the end all values equal those of a run that was not interrupted.",
         "bench_kills.py",
     ),
     "export": (
         "Memory of an export",
-        "Peak resident memory of a process that exports or samples so many restarts of a map of 32 numbers, depth 64, "
-        "256 rows at once, and by how much an export exceeds one of 100 restarts; PyTorch alone takes about 200 MB.",
+        "Peak resident memory of a process that exports or samples the given number of restarts of a map of 32 "
+        "numbers, depth 64, 256 rows at once, and how much more an export takes than one of 100 restarts; PyTorch "
+        "alone takes about 200 MB.",
         "bench_export.py",
     ),
     "archives": (
         "Archives",
-        "Size, and bytes before compression per second of CPU time to write, validate and read one.",
+        "Size of an archive, and bytes (before compression) written, validated and read per second of CPU time.",
         "bench_export.py",
     ),
     "ensembles": (
         "Ensembles against the official evaluator",
-        "Same weights, puzzles, restarts, depth; rounds alternate, one thread, restart-steps a second of CPU time. "
-        "The official evaluator iterates with noise and keeps logits, votes and scores. Ours records noise-free "
-        "residuals as well, which with noise (or a bfloat16 state) costs a second evaluation of the map at every step; "
-        "with sparse residuals at 6 of these 8 steps (15 of 40 in a diagnosis). "
-        "The row torch.mm alone is the limit in float32: the matrix products of the steps and nothing else. "
-        "`EQR_OFFICIAL` names a clone of https://github.com/locuslab/EqR; flash_attn is replaced by torch's attention.",
+        "Both sides run the same weights, puzzles, restarts and depth, in alternating rounds on one thread; speeds "
+        "are steps of one restart per second of CPU time. The official evaluator iterates with noise and keeps "
+        "logits, votes and scores. Ours records noise-free residuals as well, which with noise (or a bfloat16 "
+        "state) costs a second evaluation of the map at every step; with sparse residuals at 6 of these 8 steps "
+        '(15 of 40 in a diagnosis). The row "torch.mm alone" is the limit in float32: the matrix products of the '
+        "steps and nothing else. `EQR_OFFICIAL` names a clone of https://github.com/locuslab/EqR; flash_attn is "
+        "replaced by torch's attention.",
         "bench_ensemble.py",
     ),
     "retirement": (
         "To the same selected answers, finished rows retired",
-        "CPU time until each of 96 puzzles of 6x6 Sudoku has its one answer, `eqr-sudoku6`. The official evaluator "
-        "runs 16 restarts to depth 16, with noise, and takes the answer of least logit change; `at.adaptive`, noise "
-        "off, has as many restarts and steps to spend, and replaces rows as they finish; its policies were chosen on "
-        "training puzzles. Intervals over puzzles.",
+        "CPU time until each of 96 puzzles of 6x6 Sudoku has its one answer, with `eqr-sudoku6`. The official "
+        "evaluator runs 16 restarts to depth 16, with noise, and takes the answer of least logit change. "
+        "`at.adaptive`, noise off, may use as many restarts and steps, and replaces rows as they finish; its "
+        "policies were chosen on training puzzles. Intervals over puzzles.",
         "bench_ensemble.py",
     ),
     "precision": (
         "Verdicts in bfloat16",
-        "The same 24 puzzles and starts diagnosed in float32 and in bfloat16, noise off, and, as a measure, in float32 "
-        "from other starts. Mode of the checkpoint with its probability; puzzles decided otherwise among those decided "
-        "both times; runs that end right against the first row, 95 % interval over puzzles.",
+        "The same 24 puzzles and starts are diagnosed in float32 and in bfloat16, noise off, and for comparison in "
+        "float32 from other starts. The table has the mode of the checkpoint with its probability, the puzzles "
+        "with another mode among those decided both times, and the runs that end right minus those of the first "
+        "row, with 95 % interval over puzzles.",
         "bench_precision.py",
     ),
     "throughput": (
         "Speed of ensembles",
-        "Restart-steps a second of CPU time of one core (threads run batches side by side); products of matrices that "
-        "the evaluations need, over the CPU time of all of at.sample, beside torch.mm alone at the same shapes and "
-        "dtype. Above 1 in bfloat16: this CPU has no instructions for it, so products are done in float32.",
+        "Speeds are steps of one restart per second of CPU time on one core (threads run batches side by side). "
+        "The other columns have the matrix products that the evaluations need, divided by the CPU time of the "
+        "whole of at.sample, beside torch.mm alone at the same shapes and dtype. The ratio exceeds 1 in bfloat16 "
+        "because this CPU has no instructions for it, so that products are done in float32.",
         "bench_speed.py",
     ),
     "before and after": (
         "What speed-ups give",
-        "Two ways of computing one outer step, alternating in one process, CPU time; ratio before : after.",
+        "Two ways of computing one outer step alternate in one process; CPU time, and the ratio before : after.",
         "bench_speed.py",
     ),
     "profile": (
         "Where the time of an ensemble goes",
-        "torch.profiler, own time of operations over the wall time of at.sample, float32, noise off, all rows in one "
-        "batch, each row of the table in a process of its own. Before: the blocks take all rows at once, in memory "
-        "that the C library gives back after every operation. After: as many as fit into the cache, in memory that is "
-        "kept.",
+        "Share of the wall time of at.sample that each operation itself takes, by torch.profiler; float32, noise "
+        'off, all rows in one batch, each row of the table in a process of its own. "Before": the blocks take all '
+        'rows at once, in memory that the C library gives back after every operation. "After": they take as many '
+        "rows as fit into the cache, in memory that is kept.",
         "bench_speed.py",
     ),
     "training": (
         "Training step",
-        "One optimiser step (refill, 14 of 21 or 3 of 6 level calls without gradient, backward, AdamATan2, averages) "
-        "against the official model, loss head and averages with the same optimiser, as its own needs CUDA.",
+        "One optimiser step (refill, 14 of 21 or 3 of 6 level calls without gradient, backward, AdamATan2, "
+        "averages), against the official model, loss head and averages. Both use our optimiser, because the "
+        "official one needs CUDA.",
         "bench_training.py",
     ),
     "cost": (
         "Cost against puzzles, restarts and depth",
-        "CPU time of at.sample, noise off; an evaluation is one outer step of one restart, of which D + 1 are made.",
+        "CPU time of at.sample, noise off. An evaluation is one outer step of one restart; each restart takes D + "
+        "1 of them.",
         "bench_speed.py",
     ),
     "memory": (
         "Memory against restarts",
-        "Peak that at.sample adds to the process; all results are in memory, the streamed export keeps them on disk.",
+        "Peak memory that at.sample adds to the process. It keeps all results in memory; the streamed export keeps "
+        "them on disk.",
         "bench_speed.py",
     ),
     "conformance": (
         "Conformance with the official code",
-        "Largest |difference| from the official forward pass over largest |value|, of states, logits and halting "
-        "logits, after 1, 2, 4 and 16 outer steps, float32.",
+        "Largest absolute difference from the official forward pass, divided by the largest absolute value, over "
+        "states, logits and halting logits after 1, 2, 4 and 16 outer steps, in float32.",
         "bench_conformance.py",
     ),
     "half matching": (
         "Checkpoints that half match",
-        "What a user reads whose file lacks a tensor, has one too many, or lies beside another configuration.",
+        "The message that a user reads whose file lacks a tensor, has one too many, or lies beside another "
+        "configuration.",
         "bench_conformance.py",
     ),
 }
@@ -286,9 +302,9 @@ def render(rows: dict[str, dict[str, dict[str, str]]]) -> str:
     out = [
         "# Benchmarks",
         "",
-        "Made by `make bench`, which runs everything below and writes this page; the command above a table runs it "
-        "alone. Below it stand the day, the torch version and the machine; a peer that is not installed leaves its row "
-        "as it was. Times are in seconds, CPU time besides wall time, because the machine also did other work.",
+        "`make bench` runs all benchmarks and writes this page. The command above each table runs that one alone; the "
+        "date, the torch version and the machine are below it. Where a peer is not installed, its row stays as it was. "
+        "Times are in seconds; CPU time is given beside wall time because the machine also did other work.",
         "",
     ]
     lost = [name for name, row in rows.get("races", {}).items() if "lost" in row["outcome"]]

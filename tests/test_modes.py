@@ -164,7 +164,9 @@ def test_the_restarts_said_to_decide_do_decide():
 def test_masses_at_a_threshold_are_beyond_buying():
     one = lambda *v: Evidence(*(np.array([float(x)]) for x in v))
     assert restarts_needed(one(20, 10, 10, 0, np.nan), 40, ModeRule()).tolist() == [-1]  # q = 1/2 exactly
-    assert restarts_needed(one(0, 0, 0, 40, np.nan), 40, ModeRule()).tolist() == [-1]  # unfinished: buy depth
+    assert restarts_needed(one(0, 0, 0, 40, np.nan), 40, ModeRule()).tolist() == [
+        -1
+    ]  # unfinished: more depth
     assert restarts_needed(one(40, 0, 0, 0, np.nan), 40, ModeRule()).tolist() == [40]
 
 

@@ -359,8 +359,8 @@ def _answers(
         "committed": (each, committed, "no run of the first stage was accepted"),
         "answer": (("puzzle", "token"), answer.astype(np.int32), "answer chosen"),
         "correct": (each, correct, "the answer is right"),
-        "correct_first": (each, once, "that of the first stage alone is"),
-        "correct_restarts": (each, restarts, "that with plain restarts in the second stage is"),
+        "correct_first": (each, once, "the answer of the first stage alone is right"),
+        "correct_restarts": (each, restarts, "the answer is right with plain restarts in the second stage"),
         "any_correct_restarts": (each, some, "some run is right, with plain restarts"),
         "nfe": (each, run.restarts * run.depth * (1 + committed), "outer steps of all runs of the puzzle"),
     }

@@ -101,9 +101,9 @@ def outcomes(
     if len(depths) > 1:
         rest = _earlier(correct & settled) if known else np.zeros_like(correct)
         shares |= {
-            "late_solved": (first_wrong & correct, first_wrong, (), "share of runs wrong at first, right now"),
-            "reverted": (before & ~correct, before, (), "share of runs right before, wrong now"),
-            "collapsed": (rest & ~correct, rest, (), "share of runs settled and right before, wrong now"),
+            "late_solved": (first_wrong & correct, first_wrong, (), "share right among runs wrong at the first depth"),
+            "reverted": (before & ~correct, before, (), "share wrong among runs right at a smaller depth"),
+            "collapsed": (rest & ~correct, rest, (), "share wrong among runs settled and right at a smaller depth"),
         }  # fmt: skip
     variables: dict[str, schema.Variable] = {}
     for name, (part, whole, axes, text) in shares.items():

@@ -344,17 +344,17 @@ def _table(
         "predicted_rate": (
             pair,
             values["radius"],
-            "factor a small error falls by in a step, by the spectrum",
+            "factor by which a step multiplies a small error, from the spectrum",
         ),
         "measured_rate": (
             pair,
             values["measured_rate"],
-            "factor the residual falls by in a step after a push",
+            "factor by which a step multiplies the residual after a push",
         ),
         **Interval(*values["exponent"]).variables(
             "exponent", pair, "leading Lyapunov exponent where the state keeps moving", "that exponent"
         ),
-        "returns": (pair, values["returns"], "does a push come back"),
+        "returns": (pair, values["returns"], "whether the state returns after small pushes"),
         "verdict": (pair, verdict, "what the state is"),
         "eigenvalue": (each, values["eigenvalue"], "leading eigenvalues of df/dz"),
         "eigen_residual": (each, values["eigen_residual"], "||J v - value v|| / |value|"),

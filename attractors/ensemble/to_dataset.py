@@ -102,7 +102,7 @@ def assemble(
         "drift_rate": (
             run,
             fold(verdict.drift),
-            "share of its norm that a state moves in a step whose answer has settled while it drifts, NaN others",
+            "share of its norm that a drifting state of settled answer moves in a step, NaN: no drift",
         ),
         "scale": (
             run,
@@ -133,7 +133,9 @@ def assemble(
         text = "least over the cells that count of the largest logit minus the second largest"
         variables["answer_margin"] = (each, fold(records["margin"]), text)
     if "retired" in records:
-        text = "step after which the run was at rest and not followed further, -1: it was"
+        text = (
+            "step after which the run was at rest and its last values are repeated, -1: followed to the end"
+        )
         variables["retired_step"] = (run, fold(records["retired"]), text)
     if "logit_delta" in records:
         text = "2-norm of the change of the logits in the last step, mean over cells"

@@ -24,7 +24,7 @@ from eqrlab.attractors.statistics.ranks import PooledAuc
 from eqrlab.attractors.statistics.trends import decay_rate, filled, slows_for_ever, tail
 
 UNDECIDED = schema.MODES.index("undecided")
-MOST = 256  # a verdict that so many times the restarts would not decide is beyond buying
+MOST = 256  # times the restarts drawn: where even so many would not decide, `restarts_needed` is -1
 BY_MODE = np.array(
     [
         schema.ADVICE.index(n)
@@ -228,10 +228,10 @@ def modes(
     probability = verdict(evidence, rule)
     mode = decided(probability, rule)
     open_share = probability[:, -1] > 1 - rule.decide
-    buy = np.where(open_share, schema.ADVICE.index("buy_depth"), schema.ADVICE.index("buy_restarts"))
+    if_open = np.where(open_share, schema.ADVICE.index("buy_depth"), schema.ADVICE.index("buy_restarts"))
     stuck = 2 * slowing(ensemble).sum(1) > evidence.unfinished
-    buy = np.where(open_share & stuck, schema.ADVICE.index("depth_will_not_tell"), buy)
-    advice = np.where(mode != UNDECIDED, BY_MODE[np.minimum(mode, 3)], buy).astype(np.int8)
+    if_open = np.where(open_share & stuck, schema.ADVICE.index("depth_will_not_tell"), if_open)
+    advice = np.where(mode != UNDECIDED, BY_MODE[np.minimum(mode, 3)], if_open).astype(np.int8)
     share = Interval(*share_over_puzzles(probability, confidence=confidence, seed=seed))
     population = Interval(*_population(evidence, rule, confidence, seed))
     landscape, certainty = _checkpoint(probability, mode, rule, seed)
@@ -244,13 +244,13 @@ def modes(
         "count_spurious": (evidence.spurious, "runs at attractors that decode to a wrong answer"),
         "count_unsettled": (evidence.unsettled, "runs at no attractor: wandering, diverged, nonfinite"),
         "count_unfinished": (evidence.unfinished, "runs that were still settling at the last step"),
-        "restarts_needed": (restarts_needed(evidence, restarts, rule), "restarts that would decide, -1 beyond buying"),
+        "restarts_needed": (restarts_needed(evidence, restarts, rule), "restarts that would decide, -1: too many"),
         "depth_needed": (depth_needed(ensemble), "depth at which 9 in 10 unfinished runs would rest, -1 unknown"),
     }  # fmt: skip
     variables: dict[str, schema.Variable] = {
         "mode": (each, mode, "landscape mode of the puzzle"),
         "mode_probability": (("puzzle", "mode"), probability, "posterior probability of the mode"),
-        "advice": (each, advice, "what compute can buy: a retrain, b restarts, c both, d depth; or what would decide"),
+        "advice": (each, advice, "what helps: a retrain, b restarts, c both, d depth; or what would decide"),
         **{name: (each, values.astype(np.int32), text) for name, (values, text) in counts.items()},
         "correct_mass_high": (each, bound, f"upper bound of the mass of correct attractors, {percent}"),
         **share.variables(

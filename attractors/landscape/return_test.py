@@ -140,8 +140,8 @@ def return_test(
     margin = np.where(chosen, np.concatenate([[0.0], lengths])[reached], np.nan)
     axes, point = ("puzzle", "point", "size", "direction"), ("puzzle", "point")
     variables: dict[str, schema.Variable] = {
-        "result": (point, points.fold(result), "whether small pushes come back"),
-        "margin": (point, points.fold(margin), "largest relative push that came back from every direction tried"),
+        "result": (point, points.fold(result), "whether the state returns after small pushes"),
+        "margin": (point, points.fold(margin), "largest relative push after which all directions returned"),
         "twin_moved": (point, points.fold(moved), "distance from the tested state to the twin's last states, relative"),
         "left": (axes, points.fold(left), "share of the push that is left"),
         "answer_back": (axes, points.fold(back), "the answer at the end is the twin's"),

@@ -162,7 +162,11 @@ def _table(
         .each(lambda values: np.where(present, values, np.nan))
         .variables("shell_mass", three, text, f"it, {confidence:.0%} interval"),
         "shell_count": (three, count, "starts of the shell that reach the attractor"),
-        "dependence_p": (("puzzle",), certain, "probability that shells of equal masses differ as much"),
+        "dependence_p": (
+            ("puzzle",),
+            certain,
+            "p-value of differences between shells, if all have equal masses",
+        ),
         **{name: whole[name] for name in ("attractors", "correct", "fate", "answer", "mass", "ambiguous")},
     }
     flat = {name: np.repeat(whole[name][1], len(radii), 0) for name in ("correct", "changing")}

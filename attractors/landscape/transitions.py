@@ -195,12 +195,12 @@ def _table(
             "probability", four, f"probability to end in the basin of the target after {steps} noisy steps",
             f"it, {percent}",
         ),
-        "count": (four, count, "trials that did"),
+        "count": (four, count, "trials that end in the basin of the target"),
         **escape.variables(
             "escape", three, f"probability to end outside the own basin after {steps} noisy steps", f"it, {percent}"
         ),
         **rates.variables(
-            "escape_rate", three, "rate of escape per outer step, were it memoryless", f"it, {percent}"
+            "escape_rate", three, "rate of escape per outer step, if it is memoryless", f"it, {percent}"
         ),
         "mass": (two, mass, "share of the ensemble's restarts at the attractor"),
         "correct": (two, correct, "the attractor decodes to a right answer"),

@@ -145,6 +145,6 @@ def _assembled(run: Run, rows: np.ndarray, records: dict[str, np.ndarray]) -> xr
             kind = variable.dtype.kind
             nothing = np.nan if kind in "fc" else (False if kind == "b" else -1)
             variable.values[~mask] = nothing
-    text = "the restart was drawn: the verdict on its puzzle did not stand yet"
+    text = "the restart was drawn: the mode of its puzzle was not decided before"
     ensemble["drawn"] = (("puzzle", "restart"), mask, {"long_name": text, "units": "1"})
     return ensemble

@@ -9,10 +9,10 @@ from eqrlab.attractors.results.variables import ATTRIBUTES, GROUPS, SCHEMA_VERSI
 
 PAGE = Path(__file__).parents[1] / "SCHEMA.md"
 RANGES = (
-    "Numbers that are not missing lie in these; the name of a dimension stands for the last of its numbers, counted "
+    "Values that are not missing lie within these ranges. A name of a dimension stands for its last index, counted "
     "from 0."
 )
-NOT_IN_EVERY = "`?`: not in every one."
+NOT_IN_EVERY = "`?`: not in every archive."
 
 
 def page(text: str) -> str:

@@ -55,7 +55,7 @@ def test_a_row_of_the_registry_is_on_the_page_and_in_force(monkeypatch):
     for module in (schema_page, archive_rules):
         monkeypatch.setattr(module, "GROUPS", (group,))
     page, tables = schema_page.page("# title\n"), archive_rules.read_schema.__wrapped__()
-    assert "## Group feelings\n\nWhat was felt. `?`: not in every one." in page
+    assert "## Group feelings\n\nWhat was felt. `?`: not in every archive." in page
     assert "| `mood`? | puzzle | flag: calm wild | how it felt |" in page
     assert "| `feelings/mood` | 0 | attractor |" in page
     assert tables.groups["feelings"]["mood"] == archive_rules.Rule(("puzzle",), "flag", "calm wild", False)

@@ -50,7 +50,7 @@ class Variable(NamedTuple):
 
 
 class Attribute(NamedTuple):
-    """An attribute of groups: its name ("?" behind it: not in every one), where it is, its type, and its range."""
+    """An attribute of groups: its name ("?" behind it: not in every archive), where it is, its type, and its range."""
 
     name: str
     groups: str

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from eqrlab.attractors.answers.selectors import accuracy_table, available
+from eqrlab.attractors.ensemble.arguments import require_known
 from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
@@ -60,8 +61,7 @@ def alignment(
     ----------
     Equilibrium Reasoners, arXiv 2605.21488, eqs. 19 to 21.
     """
-    if "correct" not in ensemble:
-        raise ValueError("alignment needs to know what is correct: sample with labels or an oracle")
+    require_known(ensemble, "alignment")
     ensemble = common_restarts(ensemble)
     depths = depth_points(ensemble.sizes["step"])
     residual = ensemble.residual.values.astype(float)

@@ -7,6 +7,7 @@ import functools
 import numpy as np
 import xarray as xr
 
+from eqrlab.attractors.ensemble.arguments import require_known
 from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.fates.fate import CODE
 from eqrlab.attractors.results import schema
@@ -72,8 +73,7 @@ def outcomes(
     >>> table["count"].values.tolist()  # settled: right, wrong; not settled: right, wrong
     [[[4, 4], [0, 0]]]
     """
-    if "correct" not in runs:
-        raise ValueError("outcomes need to know what is correct: sample with labels or an oracle")
+    require_known(runs, "outcomes")
     check_confidence(confidence)
     runs = common_restarts(runs)
     fate, correct, relative, depths = _by_depth(runs)

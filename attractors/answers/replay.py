@@ -10,6 +10,7 @@ import xarray as xr
 
 from eqrlab.attractors.answers.adaptive import described, totals
 from eqrlab.attractors.answers.policy import REASONS, Policy, Race
+from eqrlab.attractors.ensemble.arguments import require_known
 from eqrlab.attractors.ensemble.drawn import require_equal
 from eqrlab.attractors.ensemble.schedule import require_all
 from eqrlab.attractors.results import schema
@@ -87,8 +88,7 @@ class Observed(NamedTuple):
 
 def check_enough(ensemble: xr.Dataset, policy: Policy) -> None:
     """Refuse, with a ValueError, an ensemble that is too small for a policy or lacks what it looks at."""
-    if "correct" not in ensemble:
-        raise ValueError("a replay needs to know what is correct: sample with labels or an oracle")
+    require_known(ensemble, "a replay")
     require_all(ensemble, "a replay")
     require_equal(ensemble, "a replay")
     for name, dim in (("restarts", "restart"), ("depth", "step")):

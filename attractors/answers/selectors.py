@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from scipy.special import gammaln
 
+from eqrlab.attractors.ensemble.arguments import require_known
 from eqrlab.attractors.ensemble.schedule import measured_of
 
 WINDOW = 3  # steps over which the convergence scores are averaged (EqR, eq. 20)
@@ -39,8 +40,7 @@ def available(ensemble: xr.Dataset) -> list[str]:
     ValueError
         When the ensemble knows nothing of correctness.
     """
-    if "correct" not in ensemble:
-        raise ValueError("selectors need to know what is correct: sample with labels or an oracle")
+    require_known(ensemble, "a selector")
     needs = {
         "top1_logit_delta": "logit_delta", "halting": "halt_logit", "first_to_halt": "halt_logit",
         "answer_entropy": "answer_entropy",

@@ -13,7 +13,7 @@ from eqrlab.attractors.dynamics.lyapunov import lyapunov
 from eqrlab.attractors.dynamics.neutral import STABILITY, stability_of
 from eqrlab.attractors.dynamics.singular import singular_values
 from eqrlab.attractors.dynamics.spectrum import spectrum
-from eqrlab.attractors.ensemble.arguments import require_same_puzzles
+from eqrlab.attractors.ensemble.arguments import require_known, require_same_puzzles
 from eqrlab.attractors.ensemble.contract import require_law
 from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.run import Run
@@ -100,8 +100,7 @@ def local_dynamics(
     to 300 steps, the more the slower pushes come back; where the state keeps moving, 64 steps and 180 with a tangent
     vector.
     """
-    if "correct" not in ensemble:
-        raise ValueError("local_dynamics needs to know what is correct: sample with labels or an oracle")
+    require_known(ensemble, "local_dynamics")
     if ensemble.attrs.get("initial_law") == "given starts":
         raise ValueError("local_dynamics needs restarts it can draw again, not given starts")
     system, tokens, device = run.system, run.inputs, run.place.device

@@ -15,7 +15,7 @@ from eqrlab.attractors.dynamics.lyapunov import lyapunov
 from eqrlab.attractors.dynamics.neutral import stability_of
 from eqrlab.attractors.dynamics.solvers import CODE
 from eqrlab.attractors.dynamics.spectrum import spectrum
-from eqrlab.attractors.ensemble.arguments import identifier_variable, identifiers_in
+from eqrlab.attractors.ensemble.arguments import identifier_variable, identifiers_in, require_known
 from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
@@ -125,8 +125,7 @@ def endings(
         options.get("steps", 200),
         options.get("searches", 24),
     )
-    if "correct" not in ensemble:
-        raise ValueError("endings needs to know what is correct: sample with labels or an oracle")
+    require_known(ensemble, "endings")
     known = own.identifiers if own.identifiers is not None else identifiers_in(ensemble)
     where: dict[str, Any] = {"dtype": own.dtype, "device": own.device, "identifiers": known}
     # Plain iteration, not Newton: where runs end is asked, not which fixed points there are.

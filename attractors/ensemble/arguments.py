@@ -40,6 +40,18 @@ def require_integers(least: int = 1, **values: float) -> None:
             raise ValueError(f"{name} must be an integer >= {least}, got {value}")
 
 
+def require_known(ensemble: xr.Dataset, what: str) -> None:
+    """Raise ValueError if the ensemble does not know which answers are right, which `what` needs."""
+    if "correct" not in ensemble:
+        raise ValueError(f"{what} needs to know what is correct: sample with labels or an oracle")
+
+
+def require_states(dataset: xr.Dataset, *names: str) -> None:
+    """Raise ValueError if a dataset has none of the variables that hold states (`final_state` unless named)."""
+    if not set(names or ("final_state",)) & set(dataset.variables):
+        raise ValueError("the dataset holds no states; sample with keep=('summary', 'final_state')")
+
+
 def identifiers_of(values: Tensor | np.ndarray | None, puzzles: int) -> Tensor | None:
     """Return the identifiers of P puzzles, (P,) int64 on the CPU; None is returned as it is.
 

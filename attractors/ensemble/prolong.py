@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.arguments import identifier_variable, identifiers_in
+from eqrlab.attractors.ensemble.arguments import identifier_variable, identifiers_in, require_states
 from eqrlab.attractors.ensemble.batches import run_in_batches
 from eqrlab.attractors.ensemble.drawn import require_equal
 from eqrlab.attractors.ensemble.judge import Oracle
@@ -100,8 +100,7 @@ def prolong(
     ([16, 32, 64], [4, 0])
     """
     check_options(options, WorkOptions, "prolong")
-    if "final_state" not in ensemble:
-        raise ValueError("the ensemble holds no states; sample with keep=('summary', 'final_state')")
+    require_states(ensemble)
     require_equal(ensemble, "prolong")
     recipe = Run.of_ensemble(system, ensemble, inputs=inputs, oracle=oracle, device=device)
     recipe = recipe.with_(keep=("summary", "final_state"))

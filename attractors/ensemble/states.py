@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.arguments import identifiers_in, identifiers_of, tokens_of
+from eqrlab.attractors.ensemble.arguments import identifiers_in, identifiers_of, require_states, tokens_of
 from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.place import Place, dtype_of, without_float64
 from eqrlab.attractors.results import schema
@@ -62,6 +62,11 @@ class Points:
         if not 1 <= k <= self.size:
             raise ValueError(f"k must be between 1 and the {self.size} numbers of a state, got {k}")
 
+    def require_some(self) -> None:
+        """Raise ValueError if all states are gaps."""
+        if not self.present.any():
+            raise ValueError("all states are NaN; there is nothing to analyse")
+
     def filled(self) -> Tensor:
         """Return the states with gaps replaced by a present state, whose results are not used.
 
@@ -70,9 +75,8 @@ class Points:
         ValueError
             When all states are gaps.
         """
+        self.require_some()
         here = few_rows(self.present, 1)
-        if not len(here):
-            raise ValueError("all states are NaN; there is nothing to analyse")
         return torch.where(self.present.view(-1, *(1,) * (self.z.ndim - 1)), self.z, self.z[here])
 
     def context(self, rows: Tensor) -> Any:
@@ -220,10 +224,8 @@ def _check_contract(points: Points) -> None:
 
 def _state_tensor(states: States) -> Tensor:
     if isinstance(states, xr.Dataset):
-        names = [n for n in ("final_state", "fixed_point") if n in states]
-        if not names:
-            raise ValueError("the dataset holds no states; sample with keep=('summary', 'final_state')")
-        states = states[names[0]]
+        require_states(states, "final_state", "fixed_point")
+        states = states["final_state" if "final_state" in states else "fixed_point"]
     if isinstance(states, xr.DataArray):
         if "puzzle" not in states.dims or not {"restart", "point"} & set(states.dims):
             raise ValueError(f"states need the dims (puzzle, restart or point, state_*), got {states.dims}")

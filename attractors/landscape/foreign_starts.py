@@ -10,7 +10,12 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.arguments import identifiers_of, require_same_puzzles, tokens_of
+from eqrlab.attractors.ensemble.arguments import (
+    identifiers_of,
+    require_same_puzzles,
+    require_states,
+    tokens_of,
+)
 from eqrlab.attractors.ensemble.judge import Judge, Oracle
 from eqrlab.attractors.ensemble.options import StateOptions, check_options
 from eqrlab.attractors.ensemble.sample import sample
@@ -89,8 +94,7 @@ def asymptotic_alignment(
     check_options(options, StateOptions, "asymptotic_alignment")
     seed = options.setdefault("seed", 1)
     tokens = tokens_of(inputs, "inputs")
-    if "final_state" not in ensemble:
-        raise ValueError("the ensemble holds no states; sample with keep=('summary', 'final_state')")
+    require_states(ensemble)
     given = identifiers_of(options.get("identifiers"), len(tokens))
     options["identifiers"] = require_same_puzzles(ensemble, tokens, given)
     puzzles, restarts = ensemble.sizes["puzzle"], ensemble.sizes["restart"]

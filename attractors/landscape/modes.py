@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import xarray as xr
 
+from eqrlab.attractors.ensemble.arguments import require_known
 from eqrlab.attractors.ensemble.drawn import drawn_of
 from eqrlab.attractors.ensemble.schedule import measured_of
 from eqrlab.attractors.fates.fate import CODE, Tolerances
@@ -74,8 +75,7 @@ def evidence_of(
     ValueError
         If correctness is unknown, or the tests are of other runs.
     """
-    if "correct" not in ensemble:
-        raise ValueError("modes need to know what is correct: sample with labels or an oracle")
+    require_known(ensemble, "modes")
     found = basins(ensemble, confidence=confidence)
     identity = found.attractor_id.values
     reached = identity >= 0

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.arguments import require_integers
+from eqrlab.attractors.ensemble.arguments import require_integers, require_states
 from eqrlab.attractors.ensemble.options import computing
 from eqrlab.attractors.ensemble.states import Points
 from eqrlab.attractors.perturbation.follow import Follower
@@ -85,8 +85,7 @@ def duels(
     [[nan, 0.5], [0.5, nan]]
     """
     own = computing(options, "duels", ReturnOptions)
-    if "final_state" not in ensemble:
-        raise ValueError("the ensemble holds no states; sample with keep=('summary', 'final_state')")
+    require_states(ensemble)
     require_integers(2, answers=answers)
     require_integers(pairs=pairs)
     if not 0 < aside < 0.5:

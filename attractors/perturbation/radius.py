@@ -100,9 +100,8 @@ def basin_radius(
     points = own.points(system, inputs, states)
     way = _directions(directions, points, own.seed)
     follower = follower_of(points, {"depth": 64, **options}, reach)
+    points.require_some()
     rows = points.present.nonzero()[:, 0].cpu().numpy()
-    if not len(rows):
-        raise ValueError("all states are NaN; there is nothing to analyse")
     home = follower(points.z[torch.as_tensor(rows)], rows // points.shape[1])
     code = np.zeros(len(points.z), home.code.dtype)
     settled = np.zeros(len(points.z), bool)

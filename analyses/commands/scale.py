@@ -157,6 +157,7 @@ def scale_command(
             groups["commit"] = commit_trial(
                 model, chosen, commit, restarts=breadths[-1] // 2, drawn=groups["ensemble"], **common
             )
+            # Only the trial needed the states, and they would make up most of the archive.
             groups["ensemble"] = groups["ensemble"].drop_vars("final_state")
         for found in groups.values():
             found.attrs |= {"name": name, **puzzle_attributes(chosen)}

@@ -125,6 +125,7 @@ def adaptive(
     require_integers(slots=slots)
     puzzles = len(recipe.inputs)
     queues = min(torch.get_num_threads(), puzzles) if recipe.place.device.type == "cpu" else 1
+    # Dealt in turn, so that every queue gets about as many hard puzzles; `order` below undoes it.
     pieces = [np.arange(start, puzzles, queues) for start in range(queues)]
     with (
         tqdm(total=puzzles, unit="puzzle", **shown(progress)) as bar,

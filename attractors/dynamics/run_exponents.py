@@ -129,6 +129,7 @@ def trajectory_exponents(
     run = _Run(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     logs, drift, answer = (points.fold(values) for values in run)
     windows = depth // window
+    # Steps that fill no whole window are left out at the beginning, where runs are still far from their ends.
     first = depth - windows * window
     means = _means(logs[:, :, first:], windows)
     drifts = _means(drift[:, :, first:], windows)

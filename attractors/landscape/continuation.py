@@ -192,6 +192,8 @@ def _branches(stages: list[Stage], match: str, confidence: float) -> dict[str, s
                 best = np.flatnonzero(members)[np.argmin(runs.error[members])]
                 place = i, p, b
                 count[place] += own.sum()
+                # Which state a run reached may be in doubt, which answer it has is not.  A branch of states is alive
+                # as soon as any run, visitors included, ends at it.
                 if match == "state":
                     low[place] += (own & ~found.doubtful[:total]).sum()
                     high[place] += (own | found.doubtful[:total]).sum()

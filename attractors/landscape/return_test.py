@@ -125,10 +125,13 @@ def return_test(
         for i, size in enumerate(lengths):
             left[rows, i, :directions], back[rows, i, :directions], ends = run.push(random, size)
             if i == 0:
+                # What is left of the push that shrank least lies along the slowest direction, which random pushes
+                # may miss: it is the last direction at every size.
                 slowest = np.nan_to_num(left[rows, 0, :directions], nan=-1.0).argmax(1)
                 difference = (ends[np.arange(len(rows)), torch.as_tensor(slowest)] - run.end).flatten(1)
                 bred = _unit(difference, random[:, 0].flatten(1)).reshape(bred.shape)
             left[rows, i, -1:], back[rows, i, -1:], _ = run.push(bred[:, None], size)
+    # The smallest size alone decides the result; larger ones only measure the margin.
     tried = back & (left <= SHRUNK)
     gone = ~back | (left >= GROWN) | ~np.isfinite(left)
     result = np.select(

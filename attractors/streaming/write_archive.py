@@ -237,6 +237,7 @@ def merge(job: Job, path: Path) -> None:
     if job.recipe.judge.labels is not None:
         fixed["labels"] = job.recipe.judge.labels.astype(np.int32)
     with replaced_whole(path) as temporary, netcdf_errors(path), netCDF4.Dataset(temporary, "w") as file:
+        # Every value is written below, so that filling variables first would write the file twice.
         file.set_fill_off()
         file.setncatts(attributes)
         group = file.createGroup("ensemble")
@@ -253,6 +254,7 @@ def merge(job: Job, path: Path) -> None:
                 values = stored(np.asarray(fixed.get(name, variable.values)))
                 made[...] = values
                 made.sha256 = hashlib.sha256(values.tobytes()).hexdigest()
+        # In C order of (puzzle, restart), as checksums need it; a batch that is not done leaves missing values.
         for number in range(job.batches):
             first, end = job.span(number)
             there = number in job.parts.place

@@ -1,4 +1,4 @@
-"""Standard output that may break, as that of `eqrlab ... | head -1` or on a full disk: text is lost, the run is not."""
+"""Standard output that may fail (`eqrlab ... | head -1`, a full disk): text is then lost, but the run goes on."""
 
 from __future__ import annotations
 

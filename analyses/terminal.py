@@ -1,4 +1,4 @@
-"""The last guard before a terminal: whatever a file or a name brought along, nothing that steers one gets through."""
+"""The last filter before a terminal: text from files and names is printed without anything that controls one."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def wanted(labels: Labels) -> Labels:
 
 
 def right(answers: Labels, labels: Labels) -> Labels:
-    """Say where answers are what labels ask for; maps of one's own may have negative answers, which are themselves.
+    """Say where answers are right; negative ones, which a user's own map may give, are compared as they are.
 
     Examples
     --------

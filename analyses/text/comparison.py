@@ -1,4 +1,4 @@
-"""A comparison in words: what its quantities are called, and its tables, whose columns subtract."""
+"""A comparison in words: what its quantities are called, and its tables of means and differences."""
 
 from __future__ import annotations
 
@@ -76,8 +76,9 @@ def comparison_table(comparison: xr.Dataset, other: int = 1) -> dict[str, list[d
 
     Notes
     -----
-    Columns are the quantity, the means of both, their difference with its interval, and what that is over.  Both means
-    are over the puzzles where both checkpoints define the quantity, so that the columns subtract.
+    Columns are the quantity, the means of both, their difference with its interval, and the number of puzzles.
+    Both means are over the puzzles where both checkpoints define the quantity, so that each difference is that of
+    the two means.
     """
     names = [str(name) for name in comparison["checkpoint"].values]
     gap_heading = f"difference [{100 * float(comparison.attrs['confidence']):g} % interval]"

@@ -1,4 +1,4 @@
-"""Any result as a table for people: a row a number, with its interval, or why it has none."""
+"""Any result as a table for people: one row for each number, with its interval or why it has none."""
 
 from __future__ import annotations
 

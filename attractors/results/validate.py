@@ -1,4 +1,4 @@
-"""Whether a file is what the schema says; checksums included."""
+"""Validation of archives: whether a file keeps the schema, and whether its checksums are right."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ ATTRIBUTES = (
     Attribute("title", EVERY, "text", "what it is"),
     Attribute("source", EVERY, "text", "program and versions"),
     Attribute("created", EVERY, "text", "when, UTC, ISO 8601"),
-    Attribute("family", EVERY, "text", "family of the model, \"map\" for a map of one's own"),
+    Attribute("family", EVERY, "text", "family of the model, \"map\" for a user's own map"),
     Attribute("task", EVERY, "text", "task of the model"),
     Attribute("config", EVERY, "json", "configuration of the model"),
     Attribute("history", RESULTS, "text", "when and by which command"),

@@ -1,4 +1,4 @@
-"""Tables of rotary encodings in files of others: they must say what the configuration says, and are not kept."""
+"""Tables of rotary encodings in files of other code: they must agree with the configuration, and are not kept."""
 
 from __future__ import annotations
 

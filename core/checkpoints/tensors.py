@@ -1,4 +1,4 @@
-"""Named tensors in eqrlab's own .safetensors files: written with a checksum, read when nothing in them lies."""
+"""Named tensors in eqrlab's own .safetensors files: written with a checksum, which is verified when they are read."""
 
 from __future__ import annotations
 

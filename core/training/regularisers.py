@@ -1,4 +1,4 @@
-"""Terms beside the objective that shape late states: sure answers, answers that outlast a push, contraction."""
+"""Terms added to the objective that shape late states: sure answers, answers that outlast a push, contraction."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What tables of puzzles have in common, and those that are no text of lines."""
+"""Tables of puzzles: what all have in common, and the readers of those that are not lines of text."""

@@ -1,4 +1,4 @@
-"""The task of no name: tokens of any vocabulary on any board, judged by labels on the cells that count."""
+"""The task `generic`: tokens of any vocabulary on any board, judged by labels on the cells that count."""
 
 from __future__ import annotations
 

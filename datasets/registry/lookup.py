@@ -94,7 +94,7 @@ def task(name: str) -> Task:
 
 
 def known_task(system: Any) -> Task | None:
-    """Return the task that a system names, None where it names none that is known, such as a map of one's own."""
+    """Return the task that a system names, None where it names none that is known, such as a user's own map."""
     try:
         return task(str(getattr(system, "task", "unknown")))
     except ValueError:

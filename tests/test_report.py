@@ -441,3 +441,23 @@ def test_what_the_browser_test_looks_for_it_finds(browser, tmp_path, mixed):
     assert layout["scroll"] > 1280 and any("overlaps" in w for w in layout["wrong"])
     assert any("leaves the page" in w for w in layout["wrong"])
     assert browser.complaints() or len(browser.requests()) > 1
+
+
+def luminance(colour: str) -> float:
+    digits = colour.lstrip("#") if len(colour) == 7 else "".join(2 * c for c in colour.lstrip("#"))
+    levels = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in levels]
+    return float(np.dot((0.2126, 0.7152, 0.0722), linear))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_stand_out_from_their_ground(scheme, mixed):
+    roots = [
+        dict(re.findall(r"--([\w-]+): (#\w+);", text)) for text in re.findall(r":root \{(.*?)\}", mixed, re.S)
+    ]
+    colours = roots[0] if scheme == "light" else roots[0] | roots[1]
+    pairs = [(text, ground) for text in ("ink", "muted") for ground in ("card", "page", "soft", "alarm")]
+    pairs += [("card", "right"), *((f"on-mode-{m}", f"mode-{m}") for m in MODES)]
+    for pair in pairs:
+        dark, light = sorted(luminance(colours[name]) for name in pair)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, pair

@@ -26,6 +26,9 @@ MARKS = "osD^vP"  # of the checkpoints beside the first
 SHORT = 18  # characters of a checkpoint's name in a picture
 LINE, TITLE = 0.4, 0.36  # inches of a quantity, and of a heading
 LISTED = 4  # puzzles named at one point
+Box = tuple[float, float, float, float]  # left, lower, right and upper end
+UNIT = 1.12 / 280  # of the scatter's axes, a point of 1/72 inch
+GROUND = {"facecolor": COLOURS["card"], "edgecolor": "none", "alpha": 0.85, "pad": 1.0}  # of texts over lines
 OFFSETS = (
     (7, 0),
     (-7, 0),
@@ -86,7 +89,9 @@ def plot_differences(comparison: xr.Dataset, *, ax: Axes) -> None:
     step, top, reach, kinds = LINE + 0.14 * (others - 1), 0.0, [0.0], set()
     beside = ax.get_yaxis_transform()
     for title, quantities in drawn.items():
-        ax.text(0, top + TITLE - 0.06, title, transform=beside, color=COLOURS["muted"], va="bottom")
+        ax.text(
+            0, top + TITLE - 0.06, title, transform=beside, color=COLOURS["muted"], va="bottom", bbox=GROUND
+        )
         top += TITLE
         for q in quantities:
             ax.text(
@@ -95,6 +100,7 @@ def plot_differences(comparison: xr.Dataset, *, ax: Axes) -> None:
                 quantity_name(str(comparison["quantity"].values[q])),
                 transform=beside,
                 va="bottom",
+                bbox=GROUND,
             )
             for c in range(1, others + 1):
                 place, colour = top + 0.28 + 0.14 * (c - 1), OTHERS[(c - 1) % len(OTHERS)]
@@ -183,11 +189,17 @@ def plot_scatter(
     points: dict[tuple[float, float], list[int]] = {}
     for p in map(int, np.flatnonzero(np.isfinite(values).all(0))):
         points.setdefault((round(50 * values[0, p]), round(50 * values[1, p])), []).append(p)
-    taken: list[tuple[float, float, float, float]] = []
+    taken: list[Box] = []  # by points, their whiskers, and labels
+    marks = []
     for members in sorted(points.values(), key=len, reverse=True):
         x, y = values[:, members].mean(1)
         p = members[0]
+        taken.append((x - 5 * UNIT, y - 5 * UNIT, x + 5 * UNIT, y + 5 * UNIT))
         if np.isfinite(low[:, p]).all():
+            taken += [
+                (low[0, p], y - UNIT, high[0, p], y + UNIT),
+                (x - UNIT, low[1, p], x + UNIT, high[1, p]),
+            ]
             ax.plot([low[0, p], high[0, p]], [y, y], color=COLOURS["ink"], linewidth=0.8, alpha=0.3)
             ax.plot([x, x], [low[1, p], high[1, p]], color=COLOURS["ink"], linewidth=0.8, alpha=0.3)
         ax.scatter(
@@ -195,7 +207,9 @@ def plot_scatter(
         )
         text = ", ".join(labels[p] for p in members[:LISTED])
         text += f" +{len(members) - LISTED}" if len(members) > LISTED else ""
-        _label(ax, (float(x), float(y)), text, len(members), taken)
+        marks.append(((float(x), float(y)), text, len(members)))
+    for mark in marks:
+        _label(ax, *mark, taken)
     ends = percent(1)
     ax.set(xlim=(-0.06, 1.06), ylim=(-0.06, 1.06), aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
     for axis in (ax.xaxis, ax.yaxis):
@@ -212,19 +226,18 @@ def plot_scatter(
         )
 
 
-def _label(ax: Axes, point: tuple[float, float], text: str, members: int, taken: list) -> None:
+def _label(ax: Axes, point: tuple[float, float], text: str, members: int, taken: list[Box]) -> None:
     """Write a label beside its point where it covers no other one, as far as that is possible."""
-    unit = 1.12 / 280  # of the axis, a point of 1/72 inch
-    wide, tall = 6.2 * len(text) * unit, 11 * unit
-    away = np.sqrt(members) * unit
+    wide, tall = 6.2 * len(text) * UNIT, 11 * UNIT
+    away = np.sqrt(members) * UNIT
     boxes = []
     for dx, dy in OFFSETS:
         side = np.sign(dx)
-        x = point[0] + dx * unit + side * away + (0 if side > 0 else -wide if side < 0 else -wide / 2)
-        y = point[1] + dy * unit + np.sign(dy) * away - tall / 2
+        x = point[0] + dx * UNIT + side * away + (0 if side > 0 else -wide if side < 0 else -wide / 2)
+        y = point[1] + dy * UNIT + np.sign(dy) * away - tall / 2
         boxes.append((x, y, x + wide, y + tall))
 
-    def cost(box: tuple[float, float, float, float]) -> float:
+    def cost(box: Box) -> float:
         out = max(0, -0.05 - box[0]) + max(0, box[2] - 1.05) + max(0, -0.05 - box[1]) + max(0, box[3] - 1.05)
         over = sum(max(0, min(box[2], b[2]) - max(box[0], b[0])) * max(0, min(box[3], b[3]) - max(box[1], b[1]))
                    for b in taken)  # fmt: skip

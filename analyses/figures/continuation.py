@@ -47,7 +47,7 @@ def continuation_picture(found: xr.Dataset) -> Figure:
         else:
             _branches(ax, found, place, panel, judged)
         ax.set(ylim=(-0.03, 1.03))
-        ax.yaxis.set_major_formatter(PercentFormatter(1))
+        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         ax.set_xticks(place, [f"{v:g}" for v in values], rotation=45 if len(values) > 8 else 0)
     if judged:
         figure.legend(

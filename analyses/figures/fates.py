@@ -49,7 +49,7 @@ def plot_outcomes(outcomes: xr.Dataset, *, ax: Axes) -> None:
         xlabel="share of runs",
     )
     ax.invert_yaxis()
-    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=2)
 
 
@@ -83,5 +83,5 @@ def plot_fates(ensemble: xr.Dataset, *, ax: Axes) -> None:
     ax.set(xlim=(0, 1), yticks=place, yticklabels=puzzles, xlabel="share of runs", ylabel="puzzle")
     ax.grid(axis="y", visible=False)
     ax.invert_yaxis()
-    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=3)

@@ -31,7 +31,9 @@ def plot_risk_coverage(signals: xr.Dataset, *, ax: Axes) -> None:
         if name in ("top1_converged", signals.attrs["trusted"]) and np.isfinite(low).all():
             axes.fill_between(coverage, low, high, color=colour, alpha=0.13, linewidth=0)
     axes.set(xlim=(0, 1.01), xlabel="share of the puzzles answered, the surest first")
-    axes.set_ylim(-0.02, max(0.1, 1.08 * float(np.nanmax(signals["risk"].values))))
+    top = max(0.1, 1.08 * float(np.nanmax(signals["risk"].values)))
+    axes.set_ylim(-0.03 * top, top)
+    axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= min(1.001, top)])
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.set_title("wrong among those answered", pad=8)

@@ -44,8 +44,13 @@ def plot_spectrum(spectrum: xr.Dataset, ensemble: xr.Dataset | None = None, *, a
             ax.scatter(finite.real, finite.imag, color=COLOURS[kind], alpha=0.7,
                        label="eigenvalue" if kind == "none" else kind, **mark)  # fmt: skip
     reach = 1.08 * most
-    ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="real part")
+    ax.set(
+        xlim=(-reach, reach),
+        ylim=(-reach, reach),
+        aspect="equal",
+        xlabel="real part",
+        ylabel="imaginary part",
+    )
     ticks = np.arange(-np.floor(2 * reach), np.floor(2 * reach) + 1) / 2
     ax.set(xticks=ticks[:: -(-len(ticks) // 7)], yticks=ticks[:: -(-len(ticks) // 7)])
-    ax.set_title("imaginary part")
-    ax.legend(loc="upper right")
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1.02), ncols=3)

@@ -61,7 +61,7 @@ def plot_training(log: str | Path | Sequence[Mapping[str, Any]], *, ax: Axes) ->
         right = ax.twinx()
         right.grid(visible=False)
         right.spines.right.set_visible(False)
-        right.tick_params(axis="y", labelcolor=COLOURS["wrong"], length=0)
+        right.tick_params(axis="y", length=0)
         handles += right.plot(*drawn["loss"].T, color=COLOURS["wrong"], linewidth=1.2, label="loss (right)")
         right.set_ylim(bottom=0)
         names.append("loss (right)")

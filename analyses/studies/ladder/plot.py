@@ -99,4 +99,5 @@ def _stacked(axes: Axes, summary: xr.Dataset) -> None:
                   hatch="///" if letter == "undecided" else None, edgecolor=COLOURS["card"], linewidth=0.8)  # fmt: skip
         left = left + share
     axes.set_xlim(0, 1)
-    axes.legend(loc="upper left", bbox_to_anchor=(-0.28, -0.12), ncols=2, fontsize=10.5, labelspacing=0.25)
+    axes.legend(loc="upper left", bbox_to_anchor=(-0.28, 0), ncols=2, fontsize=10.5, labelspacing=0.25,
+                borderaxespad=2.3)  # fmt: skip  # below the numbers, however few the rows

@@ -14,6 +14,7 @@ from eqrlab.analyses.studies.borders import borders
 from eqrlab.analyses.studies.checks import run_checks, states_fit
 from eqrlab.analyses.studies.commit import commit_where_none_is_right
 from eqrlab.analyses.text.names import group_names
+from eqrlab.attractors.ensemble.judge import require_judged
 from eqrlab.attractors.ensemble.to_dataset import assemble
 from eqrlab.attractors.results.validate import schema_tables
 from eqrlab.attractors.streaming.row_store import RowStore, records_of
@@ -90,10 +91,16 @@ def diagnose_run(
     ----------
     store
         Where the records of runs are kept while they are sampled, so that a diagnosis that was stopped goes on.
+
+    Raises
+    ------
+    ValueError
+        If the run has neither labels nor an oracle.
     """
+    require_judged("a diagnosis", run.judge.labels, run.judge.oracle)
     kept = ("final_state",) if (checks or local) and states_fit(run.system, run.rows) else ()
     wanted = run.with_(keep=("summary", "path", *kept))
-    if fixed or not run.judge.known:
+    if fixed:
         rows = np.arange(wanted.rows)
         ensemble = assemble(
             wanted, records_of(wanted, rows, batch_size=batch_size, progress=progress, store=store)

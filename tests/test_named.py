@@ -8,7 +8,7 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.attractors.results import archive, schema
-from eqrlab.attractors.results.named import named
+from eqrlab.attractors.results.named import ADVICE_WORDS, named
 from tests.zoo import puzzles, selector, up_mass
 
 MODES = ["a", "b", "c", "d", "undecided"]
@@ -63,10 +63,12 @@ def test_names_survive_what_is_done_to_results(modes):
 def test_codes_come_as_words(ensemble, modes):
     told = at.words(modes)
     assert told.mode.values[:2].tolist() == ["d", "b"]
-    assert told.advice.values[0] == schema.ADVICE[int(modes.advice[0])]
+    assert told.advice.values[0] == ADVICE_WORDS[schema.ADVICE[int(modes.advice[0])]]
     assert told.landscape_mode.item() in MODES
     assert set(np.unique(at.words(ensemble.fate))) <= set(schema.FATES)
     assert at.words(ensemble.residual).identical(ensemble.residual), "no codes: as it is"
+    advice = xr.DataArray(np.arange(len(schema.ADVICE)), attrs=schema.flags(schema.ADVICE))
+    assert not any("_" in word or "buy" in word for word in at.words(advice).values), "plain words"
     none = xr.DataArray([-1, 0], attrs=schema.flags(("x", "y")))
     assert at.words(none).values.tolist() == ["none", "x"]
 

@@ -5,7 +5,8 @@ import pytest
 
 from eqrlab.analyses.text import verdicts as wording
 from eqrlab.analyses.text.format import number, number_interval, percent, percent_interval, plural
-from eqrlab.analyses.text.vocabulary import ADVICE_SHORT, FATE_MEANINGS, MODE_NAMES, SELECTOR_NAMES
+from eqrlab.analyses.text.vocabulary import FATE_MEANINGS, MODE_NAMES, SELECTOR_NAMES
+from eqrlab.attractors.results.named import ADVICE_WORDS
 from eqrlab.attractors.results.schema import ADVICE, FATES, MODES
 from tests import planted as plan
 
@@ -127,7 +128,7 @@ def test_rows_have_one_heading_set_and_the_numbers_of_the_datasets():
     for p, row in enumerate(rows):
         code = int(groups["modes"]["mode"].values[p])
         assert row["mode"] == MODES[code]
-        assert row["advice"] == ADVICE_SHORT[ADVICE[int(groups["modes"].advice[p])]]
+        assert row["advice"] == ADVICE_WORDS[ADVICE[int(groups["modes"].advice[p])]]
         assert row["correct mass"].startswith(percent(float(groups["basins"].correct_mass[p])))
         assert int(row["attractors"]) == int(groups["basins"].attractors[p])
 
@@ -151,7 +152,7 @@ def test_every_code_has_words():
     assert (
         set(MODE_NAMES) == set(MODES)
         and set(FATE_MEANINGS) == set(FATES)
-        and set(ADVICE_SHORT) == set(ADVICE)
+        and set(ADVICE_WORDS) == set(ADVICE)
     )
     assert all(wording.advice_text(i) == wording.advice_text(name) for i, name in enumerate(ADVICE))
     assert all(wording.fate_meaning(f) for f in FATES)

@@ -76,8 +76,8 @@ def basins_command(
     )  # fmt: skip
     require_writable(out, "basins.nc")
     click.echo(
-        f"{checkpoint}: {len(chosen)} puzzles of {short_source(chosen)}{how_chosen(chosen)}, depth {given['depth']}"
-        f"{outside(model)}\n"
+        f"{checkpoint}: {plural(len(chosen), 'puzzle')} of {short_source(chosen)}{how_chosen(chosen)}, "
+        f"depth {given['depth']}{outside(model)}\n"
     )
     options = run_options(model, chosen, given)
     if not quiet:

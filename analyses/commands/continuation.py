@@ -23,7 +23,7 @@ from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for, short_source
 from eqrlab.analyses.commands.common.run_options import run_options
 from eqrlab.analyses.commands.diagnose import table
-from eqrlab.analyses.text.format import percent_interval
+from eqrlab.analyses.text.format import percent_interval, plural
 from eqrlab.analyses.text.names import typed
 from eqrlab.analyses.text.vocabulary import MODE_NAMES
 from eqrlab.attractors.landscape.continuation import EVENTS
@@ -120,7 +120,7 @@ def continuation_command(
     write_figure(continuation_picture(found), out / "continuation.png")
     starts = "" if first.random_starts else ", from random states outside the training law"
     click.echo(
-        f"{len(systems)} values of the {name}, {len(chosen)} puzzles of {short_source(chosen)}, "
+        f"{len(systems)} values of the {name}, {plural(len(chosen), 'puzzle')} of {short_source(chosen)}, "
         f"{given['restarts']} restarts, depth {given['depth']}{starts}\n"
     )
     for lines in (table(value_rows(found)), event_lines(found)):

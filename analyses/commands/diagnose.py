@@ -22,6 +22,7 @@ from eqrlab.analyses.commands.common.puzzle_choice import (
     how_chosen,
     puzzle_attributes,
     puzzles_for,
+    require_solutions,
     short_source,
 )
 from eqrlab.analyses.commands.common.unfinished import Kept, request
@@ -33,6 +34,7 @@ from eqrlab.analyses.report.page import write_report
 from eqrlab.analyses.studies import arc
 from eqrlab.analyses.studies.checks import check_sentences
 from eqrlab.analyses.text.comparison import ABOUT, clear_differences, comparison_rows
+from eqrlab.analyses.text.format import plural
 from eqrlab.analyses.text.names import shown_name, typed
 from eqrlab.analyses.text.signals import trust_sentence
 from eqrlab.analyses.text.verdicts import drift_sentence, landscape_sentence, verdict_rows
@@ -147,7 +149,8 @@ def run_one(
     source = short_source(chosen) + how_chosen(chosen)
     plenty = "" if options["fixed"] or restarts <= FIRST else "up to "
     click.echo(
-        f"{name}: {len(chosen)} puzzles of {source}, {plenty}{restarts} restarts, depth {options['depth']}{outside}"
+        f"{name}: {plural(len(chosen), 'puzzle')} of {source}, {plenty}{restarts} restarts, "
+        f"depth {options['depth']}{outside}"
     )
     groups = kept.found(name)
     if groups is None:
@@ -199,6 +202,8 @@ def run_all(
         name: puzzles_for(model, puzzles, split, limit, allow_several, **choice)
         for name, model in models.items()
     }
+    for chosen in sets.values():
+        require_solutions(chosen)
     require_writable(target.parent, target.name, REPORT)
     wanted = {name: request(model, sets[name], options, compiled) for name, model in models.items()}
     kept = Kept(target, wanted, resume)
@@ -237,7 +242,8 @@ def diagnose_command(checkpoints: tuple[str, ...], out: Path, **options: Any) ->
     """Diagnose the landscape of checkpoints: verdict and report.
 
     CKPT is a file (official or eqrlab's own) or the name of a bundled model; without any, two bundled models with
-    contrasting landscapes are diagnosed.  Writes OUT/diagnosis.nc and OUT/report.html.
+    contrasting landscapes are diagnosed.  Writes OUT/diagnosis.nc and OUT/report.html; `eqrlab report OUT/diagnosis.nc
+    --format md` makes the report as Markdown.
 
     Families with one stored start (TRM, HRM, URM) have no restart law of their own.  They are started from random
     states, outside their training law, or run once from their stored start with `--starts own`.
@@ -258,8 +264,9 @@ def compare_command(checkpoints: tuple[str, ...], out: Path, **options: Any) -> 
     """Compare checkpoints on the same puzzles and seeds.
 
     Differences are taken to the first CKPT, with intervals paired by puzzle.  All restarts are drawn, even if fewer
-    would decide a mode.  Writes OUT/compare.nc and OUT/report.html, which shows the landscapes side by side.  For
-    families with one stored start see `eqrlab diagnose --help`.
+    would decide a mode.  Writes OUT/compare.nc and OUT/report.html, which shows the landscapes side by side; `eqrlab
+    report OUT/compare.nc --format md` makes the report as Markdown.  For families with one stored start see `eqrlab
+    diagnose --help`.
     """
     began, target = time.monotonic(), out / "compare.nc"
     if len(checkpoints) < 2:

@@ -76,7 +76,7 @@ def _finish(out: Path, name: str, groups: dict[str, xr.Dataset], rows: list[dict
 
 @click.command("spectrum", epilog="Example:  eqrlab spectrum eqr-sudoku6 --limit 1 --restarts 1 -k 2")
 @common
-@opt.number("-k", 6, "How many leading eigenvalues.")
+@opt.number("-k", 6, "How many leading eigenvalues, at most as many as a state has numbers.")
 @click.option("--tol", type=float, default=1e-4, show_default=True, help="Relative residual asked for.")
 @click.option("--which", default="modulus", show_default=True, metavar="modulus|real|NUMBER",
               help="The largest modulus, the largest real part, or nearest to a number.")  # fmt: skip
@@ -90,6 +90,7 @@ def spectrum_command(k: int, tol: float, which: str, out: Path, **options: Any) 
     model, chosen, ensemble = settled_runs(
         file=out / "spectrum.nc", then=("eigenvalues", EIGENVALUE * k), **options
     )
+    k = min(k, ensemble["final_state"][0, 0].size)
     result = at.spectrum(model, chosen.inputs, ensemble, k=k, tol=tol, which=wanted(which),
                          device=options["device"], progress=not options["quiet"])  # fmt: skip
     rows = []
@@ -184,7 +185,7 @@ def fixed_points_command(method: str, max_steps: int, deflate: int, out: Path, *
 
 @click.command("lyapunov", epilog="Example:  eqrlab lyapunov eqr-sudoku6 --limit 1 --restarts 1 --steps 40")
 @common
-@opt.number("-k", 2, "How many leading exponents.")
+@opt.number("-k", 2, "How many leading exponents, at most as many as a state has numbers.")
 @opt.number("--steps", 200, "Outer steps to average over.", least=20)
 def lyapunov_command(k: int, steps: int, out: Path, **options: Any) -> Path:
     """Compute the leading Lyapunov exponents of continued runs.
@@ -195,6 +196,7 @@ def lyapunov_command(k: int, steps: int, out: Path, **options: Any) -> Path:
     model, chosen, ensemble = settled_runs(
         file=out / "lyapunov.nc", then=("exponents", steps * (1 + 3 * k)), **options
     )
+    k = min(k, ensemble["final_state"][0, 0].size)
     result = at.lyapunov(model, chosen.inputs, ensemble, k=k, steps=steps, noise=0, seed=options["seed"],
                          device=options["device"], progress=not options["quiet"])  # fmt: skip
     rows = []

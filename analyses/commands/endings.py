@@ -10,11 +10,12 @@ import click
 from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
-from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for, short_source
+from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for, require_solutions, short_source
 from eqrlab.analyses.commands.common.run_options import run_options
 from eqrlab.analyses.commands.diagnose import named, table
 from eqrlab.analyses.diagnose import archive_groups
 from eqrlab.analyses.studies import endings
+from eqrlab.analyses.text.format import plural
 from eqrlab.attractors.results import archive
 
 LISTED = 24  # runs whose evidence is printed
@@ -46,17 +47,24 @@ def dynamics_command(
     """
     from eqrlab.analyses.figures.style import write_figure
 
+    models = named(checkpoints)
+    sets = {
+        name: puzzles_for(model, given["puzzles"], given["split"], given["limit"], several=True)
+        for name, model in models.items()
+    }
+    for chosen in sets.values():
+        require_solutions(chosen)
     require_writable(out, "dynamics.nc", "dynamics.svg")
     results: dict[str, endings.Groups] = {}
-    for name, model in named(checkpoints).items():
-        chosen = puzzles_for(model, given["puzzles"], given["split"], given["limit"], several=True)
+    for name, model in models.items():
+        chosen = sets[name]
         options = run_options(model, chosen, given)
         results[name] = endings.endings_study(
             model.smooth(), chosen.inputs, steps=steps, progress=not quiet, **options
         )
         archive.write(out / "dynamics.nc", archive_groups(results))  # so far
         click.echo(
-            f"{name}: {len(chosen)} puzzles of {short_source(chosen)}, {given['restarts']} restarts, "
+            f"{name}: {plural(len(chosen), 'puzzle')} of {short_source(chosen)}, {given['restarts']} restarts, "
             f"depth {given['depth']}"
         )
     write_figure(endings.endings_figure(results), out / "dynamics.svg")

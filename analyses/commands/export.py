@@ -22,6 +22,7 @@ from eqrlab.analyses.commands.common.checkpoints import as_attribute, load_check
 from eqrlab.analyses.commands.common.cost import at_a_time, duration, seconds_an_evaluation
 from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
+from eqrlab.analyses.commands.common.own_system import is_own
 from eqrlab.analyses.commands.common.puzzle_choice import (
     SAMPLE,
     how_chosen,
@@ -98,7 +99,9 @@ def _job(
             seed=job["seed"],
         )
         if puzzles.draw is not None:
-            click.echo(f"{len(puzzles)} puzzles of {short_source(puzzles)}{how_chosen(puzzles)}", err=True)
+            click.echo(
+                f"{plural(len(puzzles), 'puzzle')} of {short_source(puzzles)}{how_chosen(puzzles)}", err=True
+            )
         job |= {"inputs": puzzles.inputs, "labels": puzzles.labels, "oracle": puzzles.oracle}
         job["identifiers"] = puzzles.identifiers
         origin |= puzzle_attributes(puzzles)
@@ -243,8 +246,10 @@ def export_command(
             )
     except KeyboardInterrupt as stop:
         kept = " ".join(getattr(stop, "__notes__", ())[:1]) or f"{out}: stopped before the first batch"
+        again = f"{checkpoint} " if checkpoint and is_own(checkpoint) else ""  # else the parts name the model
+        again += f"--out {out} --resume{' --compile' if compiled else ''}"
         click.echo(f"eqrlab: stopped. {kept.removesuffix('; resume to go on')}; go on with "
-                   f"eqrlab export --out {out} --resume{' --compile' if compiled else ''}", err=True)  # fmt: skip
+                   f"eqrlab export {again}", err=True)  # fmt: skip
         sys.exit(exit_code(stop))
     return _say(done, out, job, time.monotonic() - began)
 

@@ -13,10 +13,11 @@ from eqrlab.analyses.commands.common.checkpoints import load_checkpoint
 from eqrlab.analyses.commands.common.cost import study_cost_line
 from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
-from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for, short_source
+from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for, require_solutions, short_source
 from eqrlab.analyses.commands.common.run_options import run_options
 from eqrlab.analyses.commands.diagnose import table
 from eqrlab.analyses.studies import fates
+from eqrlab.analyses.text.format import plural
 from eqrlab.attractors.results import archive
 
 RETURNED = 22  # evaluations per step of the return test of a run: itself, and 7 directions of 3 sizes
@@ -47,6 +48,7 @@ def fates_command(
     """
     model = load_checkpoint(checkpoint)
     chosen = puzzles_for(model, given["puzzles"], given["split"], given["limit"], several=True)
+    require_solutions(chosen)
     require_writable(out, "fates.nc")
     options = run_options(model, chosen, given)
     if not quiet:
@@ -59,7 +61,7 @@ def fates_command(
     archive.write(out / "fates.nc", groups)
     found = groups["outcomes"]
     click.echo(
-        f"{checkpoint}: {len(chosen)} puzzles of {short_source(chosen)}, {given['restarts']} restarts, "
+        f"{checkpoint}: {plural(len(chosen), 'puzzle')} of {short_source(chosen)}, {given['restarts']} restarts, "
         f"noise {given['noise']:g}\n"
     )
     for title, rows in (

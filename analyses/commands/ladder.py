@@ -21,6 +21,7 @@ from eqrlab.analyses.commands.common.stopping import Stopped, exit_code, stop_si
 from eqrlab.analyses.studies.ladder.climb import Interrupted, climb, deepest
 from eqrlab.analyses.studies.ladder.rungs import PATH, Ladder, Sampling
 from eqrlab.analyses.studies.training_recipes import OPTIONS
+from eqrlab.analyses.text.format import plural
 from eqrlab.attractors.results import archive
 from eqrlab.core import Reasoner
 from eqrlab.core.files import replaced_whole
@@ -31,7 +32,7 @@ TRIED = 2  # optimiser steps that are timed
 
 @click.command(
     "ladder",
-    epilog="Example:  eqrlab ladder sudoku6 --rungs tied,ri --seeds 1 --steps 20 --limit 2 --restarts 2",
+    epilog="Example:  eqrlab ladder sudoku6 --rungs tied --seeds 1 --steps 5 --hidden 8 --limit 1 --restarts 2",
 )
 @click.argument("task", default="sudoku6")
 @click.option("--rungs", default=",".join(PATH), show_default=True, help="The rungs, separated by commas.")
@@ -96,7 +97,7 @@ def ladder_command(task: str, **options: Any) -> dict[str, Any]:
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    click.echo(f"{len(ladder.runs())} runs on {task}, {options['device']}, in {out}")
+    click.echo(f"{plural(len(ladder.runs()), 'run')} on {task}, {options['device']}, in {out}")
     if not options["quiet"]:
         click.echo(cost_of(ladder), err=True)
     with stop_signals() as stopped:

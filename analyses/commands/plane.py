@@ -152,10 +152,13 @@ def rows_of(result: xr.Dataset) -> list[dict[str, str]]:
     share = result["fraction"].values[0]
     for a in np.argsort(-share, kind="stable")[:12]:
         if share[a] > 0:
-            kind = "right" if bool(result["attractor_correct"].values[0, a]) else "wrong"
-            row(f"attractor {a + 1}, {kind}", "fraction", int(a))
+            kind = ""
+            if "attractor_correct" in result:
+                kind = ", right" if bool(result["attractor_correct"].values[0, a]) else ", wrong"
+            row(f"attractor {a + 1}{kind}", "fraction", int(a))
     row("no attractor", "fraction_none")
-    row("right answers in all", "fraction_correct")
+    if "fraction_correct" in result:
+        row("right answers in all", "fraction_correct")
     return rows
 
 

@@ -20,7 +20,7 @@ from eqrlab.core.checkpoints import hub
 from eqrlab.core.files import replaced_whole
 
 
-@click.command("push", epilog="Example:  eqrlab push runs/mine --diagnosis out/diagnosis.nc --out card")
+@click.command("push", epilog="Example:  eqrlab push eqr-sudoku6 --diagnosis out/diagnosis.nc --out card")
 @click.argument("checkpoint", metavar="CKPT")
 @click.argument("address", metavar="[HF://OWNER/REPOSITORY]", required=False)
 @click.option("--diagnosis", type=click.Path(path_type=Path), metavar="FILE.nc",

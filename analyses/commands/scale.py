@@ -19,6 +19,7 @@ from eqrlab.analyses.commands.common.puzzle_choice import (
     how_chosen,
     puzzle_attributes,
     puzzles_for,
+    require_solutions,
     short_source,
 )
 from eqrlab.analyses.commands.common.run_options import outside, run_options
@@ -28,7 +29,7 @@ from eqrlab.analyses.figures.style import write_figure
 from eqrlab.analyses.studies.adaptive import trial, trial_lines
 from eqrlab.analyses.studies.commit import clues_of, commit_lines, commit_trial
 from eqrlab.analyses.text.describe import blocks_per_step
-from eqrlab.analyses.text.format import percent
+from eqrlab.analyses.text.format import percent, plural
 from eqrlab.analyses.text.harmful_depth import late_drop
 from eqrlab.analyses.text.signals import signal_rows, signal_warning, trust_sentence
 from eqrlab.analyses.text.vocabulary import SELECTOR_NAMES
@@ -138,10 +139,11 @@ def scale_command(
         chosen = puzzles_for(
             model, puzzles, given["split"], few, given["allow_several"], seed=given["seed"], quiet=quiet
         )
+        require_solutions(chosen)
         require_writable(out, "scaling.nc", "scaling.svg")
         layers = blocks_per_step(model)
         click.echo(
-            f"{name}: {len(chosen)} puzzles of {short_source(chosen)}{how_chosen(chosen)}, "
+            f"{name}: {plural(len(chosen), 'puzzle')} of {short_source(chosen)}{how_chosen(chosen)}, "
             f"up to {breadths[-1]} restarts of {depths[-1]} steps{outside(model)}\n"
         )
         common = run_options(model, chosen, given) | {
@@ -301,7 +303,7 @@ def onset_lines(scaling: xr.Dataset) -> list[str]:
     most, worth = scaling["breadth"].values[-1], 100 * float(scaling.attrs["worth"])
     if most == 1:
         return ["only one restart: breadth cannot be judged"]
-    lines = [f"depth from which {most} restarts gain at least {worth:g} points over one:"]
+    lines = [f"depth from which {most} restarts gain at least {worth:g} point{'s' * (worth != 1)} over one:"]
     for selector in scaling["selector"].values:
         if selector == "mean":
             continue

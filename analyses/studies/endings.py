@@ -14,6 +14,7 @@ from eqrlab import attractors as at
 from eqrlab.analyses.figures.style import COLOURS, styled
 from eqrlab.analyses.text.format import number_interval, percent_interval
 from eqrlab.attractors.dynamics.endings import KINDS, OUTCOMES
+from eqrlab.attractors.ensemble.judge import require_judged
 from eqrlab.attractors.ensemble.options import part_of
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.results.interval import Interval
@@ -52,7 +53,13 @@ def endings_study(
     -------
     dict
         `ensemble`, without the states; `endings`; `exponents`.
+
+    Raises
+    ------
+    ValueError
+        If there are neither labels nor an oracle.
     """
+    require_judged("a study of endings", options.get("labels"), options.get("oracle"))
     common: dict[str, Any] = {"restarts": restarts, "initial": initial, "noise": 0, **options}
     tokens = torch.as_tensor(inputs)
     ensemble = at.sample(system, tokens, keep=("summary", "final_state"), **common)

@@ -12,7 +12,7 @@ import xarray as xr
 from eqrlab import attractors as at
 from eqrlab.analyses.text.format import number_interval, percent_interval, plural
 from eqrlab.attractors.answers.outcomes import share_of_runs
-from eqrlab.attractors.ensemble.judge import Judge
+from eqrlab.attractors.ensemble.judge import Judge, require_judged
 from eqrlab.attractors.ensemble.options import check_options, part_of
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.fates.fate import CODE
@@ -57,7 +57,7 @@ def fates_study(
     Raises
     ------
     ValueError
-        When the depths are not increasing doublings of the first.
+        When the depths are not increasing doublings of the first, or there are neither labels nor an oracle.
     """
     check_options(options, FatesOptions, "fates_study")
     first, last = depths[0], depths[-1]
@@ -66,6 +66,7 @@ def fates_study(
         raise ValueError(
             f"depths must be increasing, each the first times a power of 2, got {', '.join(map(str, depths))}"
         )
+    require_judged("a study of fates", options.get("labels"), options.get("oracle"))
     tokens = torch.as_tensor(inputs)
     options.setdefault("noise", 0.0)
     ensemble = at.sample(

@@ -10,7 +10,6 @@ import xarray as xr
 from eqrlab.analyses.text.format import number_interval, percent, percent_interval, plural
 from eqrlab.analyses.text.harmful_depth import drop_in_alignment
 from eqrlab.analyses.text.vocabulary import (
-    ADVICE_SHORT,
     MODE_NAMES,
     SELECTOR_NAMES,
     UNDEFINED,
@@ -22,6 +21,7 @@ from eqrlab.analyses.text.vocabulary import (
 )
 from eqrlab.attractors.ensemble.drawn import drawn_of
 from eqrlab.attractors.results.interval import Interval
+from eqrlab.attractors.results.named import ADVICE_WORDS
 from eqrlab.attractors.results.schema import ADVICE, MODES, STATUS
 
 __all__ = [
@@ -293,7 +293,7 @@ def verdict_rows(groups: Mapping[str, xr.Dataset]) -> list[dict[str, str]]:
         row["no attractor"] = mass_text(basins, "mass_none", p)
         row["attractors"] = str(int(basins["attractors"].values[p]))
         if modes is not None:
-            row["advice"] = ADVICE_SHORT[name_of(ADVICE, int(modes["advice"].values[p]), "advice")]
+            row["advice"] = ADVICE_WORDS[name_of(ADVICE, int(modes["advice"].values[p]), "advice")]
         rows.append(row)
     return rows
 
@@ -360,11 +360,11 @@ def landscape_advice(modes: xr.Dataset) -> str:
                 strict=True,
             )
         )
-        return ADVICE_SHORT[by_mode[letter]]
+        return ADVICE_WORDS[by_mode[letter]]
     if is_split(modes):
         return "mixed: puzzle by puzzle"
     advice = modes["advice"].values
     deeper, wider = ((advice == ADVICE.index(a)).sum() for a in ("buy_depth", "buy_restarts"))
     if (advice == ADVICE.index("depth_will_not_tell")).sum() > max(deeper, wider):
-        return ADVICE_SHORT["depth_will_not_tell"]
-    return ADVICE_SHORT["buy_depth" if deeper >= wider else "buy_restarts"]
+        return ADVICE_WORDS["depth_will_not_tell"]
+    return ADVICE_WORDS["buy_depth" if deeper >= wider else "buy_restarts"]

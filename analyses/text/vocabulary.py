@@ -29,15 +29,6 @@ ADVICE_TEXTS = {
     "buy_depth": "undecided: more depth would decide, too many runs are unfinished",
     "depth_will_not_tell": "undecided, and depth will not help: runs slow down like 1 / depth and never come to rest",
 }
-ADVICE_SHORT = {
-    "deeper_is_enough": "depth is enough",
-    "more_restarts": "more restarts",
-    "more_restarts_and_depth": "more restarts and depth",
-    "retrain": "retrain",
-    "buy_restarts": "undecided: more restarts",
-    "buy_depth": "undecided: more depth",
-    "depth_will_not_tell": "undecided: depth will not help",
-}
 FATE_MEANINGS = {
     "settled": "the state stopped moving and the answer is constant",
     "periodic": "the state returns after a number of steps, seen three times: a cycle",

@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.answers.selectors import HALT
-from eqrlab.attractors.ensemble.judge import Judge
+from eqrlab.attractors.ensemble.judge import Judge, require_judged
 from eqrlab.attractors.ensemble.options import RunOptions, WorkOptions, check_options, part_of
 from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.fates.fate import CODE
@@ -202,8 +202,7 @@ def _checked(run: Run, share: float, accept: str | None, cells: str) -> str:
         raise ValueError("accept 'halt' needs a halting head, this system has none; choose accept='settled'")
     if isinstance(run.initial, Tensor):
         raise ValueError("commit draws fresh restarts: initial must be a law, not given starts")
-    if not run.judge.known:
-        raise ValueError("commit needs to know what is correct: give labels or an oracle")
+    require_judged("commit", run.judge.labels, run.judge.oracle)
     return accept
 
 

@@ -117,6 +117,12 @@ def _hash_factors(length: int) -> np.ndarray:
     return np.random.default_rng(7).integers(1, 2**63, size=length, dtype=np.uint64) | np.uint64(1)
 
 
+def require_judged(what: str, labels: object, oracle: object) -> None:
+    """Refuse, with a ValueError, to do what needs a judge without labels and oracle."""
+    if labels is None and oracle is None:
+        raise ValueError(f"{what} needs to know what is correct: give labels or an oracle")
+
+
 def answer_codes(answer: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
     """Return a hash (n,) of each answer (n, L): equal for equal answers, and different otherwise except by accident.
 

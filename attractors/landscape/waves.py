@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 
 from eqrlab.attractors.ensemble.arguments import require_integers
+from eqrlab.attractors.ensemble.judge import require_judged
 from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.ensemble.to_dataset import assemble, solved_band_of
 from eqrlab.attractors.fates.records import answer_ids, noise_size
@@ -80,8 +81,7 @@ def sample_until_decided(
     ----------
     Berger & Wolpert 1988, "The likelihood principle"; Howard et al. 2021 (confidence sequences).
     """
-    if not run.judge.known:
-        raise ValueError("deciding a mode needs to know what is correct: give labels or an oracle")
+    require_judged("deciding a mode", run.judge.labels, run.judge.oracle)
     require_integers(first=first)
     rule = rule or ModeRule()
     open_, drawn = np.arange(len(run.inputs)), 0

@@ -10,6 +10,15 @@ import pandas as pd
 import xarray as xr
 
 NONE = "none"  # the word for a code of -1
+ADVICE_WORDS = {  # the advice of `modes`, as people read it
+    "deeper_is_enough": "depth is enough",
+    "more_restarts": "more restarts",
+    "more_restarts_and_depth": "more restarts and depth",
+    "retrain": "retrain",
+    "buy_restarts": "undecided: more restarts",
+    "buy_depth": "undecided: more depth",
+    "depth_will_not_tell": "undecided: depth will not help",
+}
 ROWS = (("mass", ("puzzle", "attractor")), ("mode_probability", ("puzzle", "mode")))
 Found = TypeVar("Found", xr.Dataset, xr.DataArray)
 
@@ -125,7 +134,8 @@ def words(found: Found) -> Found:
     Returns
     -------
     xarray.Dataset or xarray.DataArray
-        Variables with `flag_meanings` as text, -1 as "none"; the others as they are.  Files keep the codes.
+        Variables with `flag_meanings` as text without underscores, -1 as "none", advice as reports print it; the others
+        as they are.  Files keep the codes.
 
     Examples
     --------
@@ -146,7 +156,8 @@ def _word(found: xr.DataArray) -> xr.DataArray:
     meanings = str(found.attrs.get("flag_meanings", "")).split()
     if not meanings or found.dtype.kind not in "iu":
         return found
-    table = dict(zip(np.atleast_1d(found.attrs["flag_values"]).tolist(), meanings, strict=True))
+    told_as = [ADVICE_WORDS.get(meaning, meaning.replace("_", " ")) for meaning in meanings]
+    table = dict(zip(np.atleast_1d(found.attrs["flag_values"]).tolist(), told_as, strict=True))
     texts = np.array([table.get(code, NONE) for code in found.values.ravel().tolist()], dtype=object)
     kept = {k: v for k, v in found.attrs.items() if k not in ("flag_values", "flag_meanings", "units")}
     told = found.copy(data=texts.reshape(found.shape))

@@ -93,6 +93,22 @@ def bundled_for(task: str, split: str) -> PuzzleSet:
     return bundled(task, split)
 
 
+def require_solutions(puzzles: PuzzleSet) -> None:
+    """Refuse, before anything is run, puzzles of which the running command could not tell right answers from wrong.
+
+    Raises
+    ------
+    ValueError
+        When they have neither solutions nor an oracle.
+    """
+    if puzzles.labels is None and puzzles.oracle is None:
+        verb = click.get_current_context().info_name
+        raise ValueError(
+            f"{puzzles.source}: has no solutions, without which `eqrlab {verb}` cannot tell right answers from wrong "
+            f"ones (task {puzzles.task}); add solutions, or use `eqrlab basins` or `eqrlab spectrum`, which need none"
+        )
+
+
 def require_fitting(reasoner: Reasoner, puzzles: PuzzleSet) -> None:
     """Refuse puzzles, or labels, that the model does not read.
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from eqrlab.analyses.commands.common.own_system import is_own
 from eqrlab.attractors import Tolerances
 from eqrlab.core import Reasoner, load
 from eqrlab.core.checkpoints.load import bundled
@@ -105,7 +106,7 @@ def same_model(about: dict[str, Any]) -> tuple[Reasoner, str]:
     Raises
     ------
     ValueError
-        When it is not to be found, or another file now.
+        When it is not to be found, is another file now, or is a Python file, which an archive cannot ask to run.
     """
     wanted, name = about.get("checkpoint_sha256", "none"), about.get("checkpoint_source")
     if name is None:
@@ -116,6 +117,12 @@ def same_model(about: dict[str, Any]) -> tuple[Reasoner, str]:
                 "one: give it as CKPT"
             )
         name = found[0]
+    if is_own(str(name)):  # to run a Python file, somebody has to ask for it
+        raise ValueError(
+            one_line(
+                f"the runs are of {name}, a Python file, which is executed only if you name it: give it as CKPT"
+            )
+        )
     try:
         options = parse_json(about.get("checkpoint_options", "{}"), "checkpoint_options")
         model = load(name, **{k: v for k, v in options.items() if k in _OPTIONS})

@@ -108,6 +108,20 @@ def test_non_normality_shows_in_the_condition_number():
     np.testing.assert_allclose(result.eigen_condition.values[0, 0, 2:4], 1, rtol=1e-6)
 
 
+def test_the_radius_alone_takes_fewer_products_and_is_known_as_well():
+    """Its value stands apart from ill-conditioned ones, which are not refined for it."""
+    big = torch.zeros(120, 120, dtype=torch.float64)
+    big[0, 0] = 0.9
+    big[1:, 1:] = torch.diag(torch.linspace(0.1, 0.6, 119)) + torch.diag(torch.full((118,), 0.2), 1)
+    every, alone = (
+        at.spectrum(linear(big), puzzles(), zeros(1, 1, 120), k=4, tol=1e-6, radius=only)
+        for only in (False, True)
+    )
+    assert int(alone.products.sum()) < int(every.products.sum()) / 2
+    np.testing.assert_allclose(alone.spectral_radius, 0.9, rtol=1e-6)
+    assert (alone.spectral_radius_high - alone.spectral_radius_low < 2e-6).all()
+
+
 def test_a_jordan_block_is_not_hidden():
     matrix = 0.5 * torch.eye(100, dtype=torch.float64)
     matrix[0, 1] = matrix[1, 2] = 1.0

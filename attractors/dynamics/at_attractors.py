@@ -35,6 +35,7 @@ SPECTRAL = {
     "radius": "spectral_radius", "low": "spectral_radius_low", "high": "spectral_radius_high",
     "eigenvalue": "eigenvalue", "eigen_residual": "eigen_residual", "converged": "converged",
 }  # fmt: skip
+SINGULAR = 0.05  # residual of the largest singular value, which is right to about its square
 EXPONENT_STEPS = 160  # over which the exponent of a state that keeps moving is averaged
 
 
@@ -124,9 +125,9 @@ def local_dynamics(
     quiet = _quiet(smooth, few, states[torch.as_tensor(present)][:, None], depth, where)
     end, residual = torch.as_tensor(quiet.final_state.values), quiet.relative_residual.values[:, 0, -1]
     spectra = spectrum(smooth, few, end, k=min(k, end[0, 0].numel()), tol=tol, max_products=max_products, seed=seed,
-                       **where)  # fmt: skip
+                       radius=True, **where)  # fmt: skip
     # Only the largest singular value is told: neither growth nor departure from normality is followed.
-    sigma = singular_values(smooth, few, end, k=1, horizon=0, **where)
+    sigma = singular_values(smooth, few, end, k=1, tol=SINGULAR, horizon=0, **where)
     every = {name: spectra[stored].values[:, 0] for name, stored in SPECTRAL.items()}
     every |= {"residual": residual, "sigma": sigma.singular_value.values[:, 0, 0]}
     found = {name: placed(present, values, NOTHING.get(name, np.nan)) for name, values in every.items()}

@@ -101,6 +101,7 @@ class Wanted:
     order: Order = MODULUS
     condition: bool = False
     subspace: int | None = None
+    radius: bool = False
     max_products: int = 1000
     seed: int = 0
 
@@ -108,6 +109,14 @@ class Wanted:
     def vectors(self) -> int:
         """Krylov vectors kept for a state."""
         return max(self.k + 3, default_subspace(self.k) if self.subspace is None else self.subspace)
+
+    def refined(self, value: np.ndarray) -> np.ndarray:
+        """Return which values (n, k + 1) are to be known to the tolerance: all, or those of the spectral radius."""
+        found, size = ~np.isnan(value), np.abs(value)
+        if not self.radius:
+            return found
+        # Of a radius known to the tolerance, no smaller value is within reach.
+        return found & (size >= (1 - 2 * self.tol) * np.where(found, size, 0).max(1, keepdims=True))
 
     def pairs(self, products: Products, start: Tensor, **limits: Any) -> Pairs:
         """Return the leading eigenpairs that these products give, to the tolerance and number of products given."""
@@ -166,10 +175,13 @@ def _krylov(jacobian: Jacobian, start: Tensor, wanted: Wanted, slack: np.ndarray
         invalid="ignore", divide="ignore"
     ):  # the residual that would make each error small enough
         asked = np.fmin(tol * size / (2 * known.condition), SIMPLE * scale / (2 * known.condition**2))
+        counts = wanted.refined(left.value)
         asked = np.nanmin(
-            np.where(size > epsilon ** (2 / 3) * scale, asked / size, np.nan), axis=1, initial=np.inf
+            np.where(counts & (size > epsilon ** (2 / 3) * scale), asked / size, np.nan),
+            axis=1,
+            initial=np.inf,
         )
-    loose = np.nan_to_num(left.residual).max(1)
+    loose = np.where(counts, left.residual, 0).max(1)
     again = (asked < loose) & (asked > 30 * epsilon) & (left.products < most / 2)
     products = left.products + known.products
     if again.any():
@@ -209,7 +221,7 @@ def _right(jacobian: Jacobian, left: Pairs, start: Tensor, wanted: Wanted) -> Kn
         enough = np.fmin(CLOSE, SIMPLE / known.condition**2) * scale
         if wanted.condition:
             enough = np.fmin(enough, tol * np.abs(left.value))
-        poor = (found & (known.residual > enough)).any(1) & (left.scale > 0)
+        poor = (wanted.refined(left.value) & (known.residual > enough)).any(1) & (left.scale > 0)
     if not poor.any():
         return known
     rows = torch.as_tensor(np.flatnonzero(poor), device=start.device)

@@ -19,6 +19,7 @@ from eqrlab.core import System
 from eqrlab.core.progress import shown, tqdm
 
 PROBES = 4  # random vectors of the departure from normality
+LOOSE = 1e-2  # tolerance from which on small Krylov spaces are enough
 SWEEPS = 4  # refinements of the transient growth at its peak
 
 
@@ -179,7 +180,8 @@ def _dense(matrices: np.ndarray, k: int, horizon: int) -> Growth:
 def _krylov(
     jacobian: Jacobian, start: Tensor, k: int, tol: float, horizon: int, max_products: int, seed: int
 ) -> Growth:
-    triples = leading_triples(Stretch(jacobian), start, k, tol=tol, max_products=max_products)
+    few = 2 * k + 6 if tol >= LOOSE else None
+    triples = leading_triples(Stretch(jacobian), start, k, tol=tol, subspace=few, max_products=max_products)
     if not horizon:
         return _without_growth(triples.value, triples.residual)
     growth, when = transient_growth(jacobian, triples.right, triples.value[:, 0], horizon)

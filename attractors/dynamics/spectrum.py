@@ -25,6 +25,7 @@ class SpectrumOptions(StateOptions, total=False):
     """Options of `spectrum`: what is spent on it, and how it computes."""
 
     condition: bool
+    radius: bool
     subspace: int | None
     max_products: int
 
@@ -67,6 +68,9 @@ def spectrum(
     condition
         Compute the condition numbers 1 / |w* v| to the tolerance, not only as well as the errors need them; False
         unless given.
+    radius
+        Refine only the eigenvalues that the spectral radius depends on; the others are flagged as not converged where
+        what was found on the way is not enough.  False unless given.
     subspace
         Krylov vectors kept for a state; None, unless given, is max(32, 2 k + 16).
     max_products
@@ -131,8 +135,8 @@ def spectrum(
     if power > 1:
         _check_fixed(points)
     wanted = Wanted(
-        k=k, tol=tol, order=order, condition=options.get("condition", False), subspace=options.get("subspace"),
-        max_products=max_products, seed=own.seed,
+        k=k, tol=tol, order=order, condition=options.get("condition", False), radius=options.get("radius", False),
+        subspace=options.get("subspace"), max_products=max_products, seed=own.seed,
     )  # fmt: skip
     eigen = eigenvalues(points, wanted, steps=steps, **part_of(options, WorkOptions))
     eigen = eigen.to_power(power)

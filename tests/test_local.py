@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from eqrlab import attractors as at
+from eqrlab.analyses.commands.common.checkpoints import load_checkpoint
 from eqrlab.analyses.report.local import local_rows, local_sentence
 from eqrlab.attractors.dynamics.at_attractors import VERDICTS, judge, local_dynamics, rates
+from eqrlab.attractors.dynamics.jacobian import has_weights
 from eqrlab.attractors.landscape.return_test import RETURNS
-from eqrlab.core import MapSystem
+from eqrlab.core import MapSystem, load
 
 M = 0.9575040240772688  # tanh(2 m) = m
 RATE = 0.16637208775  # 2 (1 - m^2)
@@ -99,6 +101,11 @@ def test_what_keeps_moving_has_its_exponent():
     assert "1 wrong state: 1 still moving (1 of these chaotic)" in local_sentence(found)
     moving = next(r for r in local_rows(found, at.basins(ensemble)) if r["answer"] == "wrong")
     assert moving["verdict"] == "chaotic" and 1.8 < float(moving["measured"].split()[0]) < 2.2
+
+
+def test_weights_of_a_loaded_checkpoint_ask_for_no_gradients():
+    """Then derivatives by the state take plain reverse mode, which does not load the compiler."""
+    assert has_weights(load("tied-sudoku6")) and not has_weights(load_checkpoint("tied-sudoku6"))
 
 
 def test_a_run_that_is_still_settling_tells_its_own_rate():

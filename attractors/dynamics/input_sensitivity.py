@@ -11,7 +11,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, linearised, rows_within
+from eqrlab.attractors.dynamics.jacobian import (
+    Jacobian,
+    check_differentiable,
+    has_weights,
+    linearised,
+    rows_within,
+)
 from eqrlab.attractors.dynamics.krylov.gmres import gmres
 from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.states import Points, States
@@ -200,7 +206,7 @@ def _pushed_context(system: System, x: Any, z: Tensor, change: Any) -> Tensor:
             filled[i] = part.view(leaves[i].shape)
         return system.step(z, pytree.tree_unflatten(filled, tree)).flatten(1)
 
-    weights = isinstance(system, torch.nn.Module)
+    weights = has_weights(system)
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
         value, pull = linearised(map_of, flat, weights)
         _, push = linearised(pull, torch.zeros_like(value), weights)

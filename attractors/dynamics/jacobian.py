@@ -89,7 +89,7 @@ class Jacobian:
 
     @property
     def _has_weights(self) -> bool:
-        return isinstance(self.system, torch.nn.Module)
+        return has_weights(self.system)
 
     def select(self, rows: Tensor) -> Jacobian:
         """Return the Jacobian of some of the rows; its first product runs the map again."""
@@ -120,17 +120,22 @@ class Jacobian:
         return full
 
 
+def has_weights(system: System) -> bool:
+    """Return whether plain reverse mode would keep what the gradients of weights need."""
+    return isinstance(system, torch.nn.Module) and any(p.requires_grad for p in system.parameters())
+
+
 def linearised(
-    function: Callable[[Tensor], Tensor], at: Tensor, has_weights: bool
+    function: Callable[[Tensor], Tensor], at: Tensor, weights: bool
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Return the function's value and its pullback u -> J^T u, which is linear and can be linearised in its turn.
 
     Notes
     -----
-    Systems with weights go through `torch.func`, which keeps nothing for the gradients of the weights; plain maps
-    through autograd itself, which costs a third of the overhead.
+    Systems whose weights ask for gradients (`weights`) go through `torch.func`, which keeps nothing for them; others
+    through autograd itself, which costs a third of the overhead and does not load the compiler (two seconds).
     """
-    if has_weights:
+    if weights:
         value, pull = torch.func.vjp(function, at)  # type: ignore[misc]
         return value, lambda u: pull(u)[0]
     leaf = at.detach().requires_grad_()

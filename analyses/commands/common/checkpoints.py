@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 
 from eqrlab.analyses.commands.common.own_system import is_own, load_system
 from eqrlab.analyses.options import asked_task
@@ -41,7 +42,7 @@ def as_attribute(model: Reasoner) -> dict[str, str]:
 
 
 def load_checkpoint(name: str) -> Reasoner:
-    """Load the model that a CKPT of the running command names, as its options say.
+    """Load the model that a CKPT of the running command names, as its options say, its weights without gradients.
 
     Raises
     ------
@@ -50,7 +51,10 @@ def load_checkpoint(name: str) -> Reasoner:
     ValueError
         Of FILE.py:NAME, see `own_system.load_system`.
     """
-    return load_system(name) if is_own(name) else load(name, **given())  # type: ignore[return-value]
+    model = load_system(name) if is_own(name) else load(name, **given())
+    if isinstance(model, torch.nn.Module):
+        model.requires_grad_(False)  # so that derivatives by the state need not load torch's compiler
+    return model  # type: ignore[return-value]
 
 
 def all_in(name: str) -> list[str]:

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from eqrlab import attractors as at
+from eqrlab.attractors.fates.history import Arrival
+from eqrlab.attractors.perturbation.follow import Follower
 from tests.zoo import one_pattern, puzzles, selector
 
 M = 0.9575040240772688  # m = tanh(2 m)
@@ -60,6 +62,25 @@ def test_too_few_directions_bound_nothing_and_gaps_stay_gaps():
     found = at.basin_radius(selector([[0.0]]), puzzles(1), states, directions=4, tol=1e-3)
     assert float(found.basin_radius_low[0, 0]) == 0 and np.isinf(found.basin_radius_high[0, 0])
     assert np.isnan(found.basin_radius[0, 1]) and np.isnan(found.critical_size[0, 1]).all()
+
+
+def test_answers_are_those_of_the_ends_from_fewer_steps():
+    """G3: a state is left where it has come to rest, and earlier where it is back at a known attractor."""
+    z, where = torch.linspace(-2, 2, 41, dtype=torch.float64)[:, None], np.zeros(41, int)
+    follower = Follower(selector([[0.0]]), puzzles(1), depth=64)
+    spent = []
+
+    def counted(function, *arguments):
+        before = follower.evaluations
+        result = function(z, where, *arguments)
+        spent.append(follower.evaluations - before)
+        return result
+
+    ends = counted(follower)
+    home = Arrival(ends.sketch[[-1] * 41], ends.code[[-1] * 41], np.full(41, 0.2))
+    rest, back = counted(follower.answers, 1e-3), counted(follower.answers, 0.0, home)
+    assert (rest == ends.code).all() and (back == ends.code).all()
+    assert max(spent[1:]) < spent[0]
 
 
 def test_a_duel_at_the_border_is_drawn_exactly():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from eqrlab.attractors.fates.fate import LEAST_SCALE, Tolerances, answer_window
@@ -12,12 +14,36 @@ LOOKS = 4  # steps between two looks for a return
 TAIL = 16  # last residuals from which the decay of an orbit is estimated
 
 
+class Arrival(NamedTuple):
+    """Known attractors of n rows: sketches (n, F), their answers' codes (n,), and how near (n,) counts as arrived."""
+
+    sketch: np.ndarray
+    code: np.ndarray
+    within: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Arrival:
+        """Return some of the rows."""
+        return Arrival(*(values[rows] for values in self))
+
+    def reached(self, short: np.ndarray, code: np.ndarray) -> np.ndarray:
+        """Return which states (n,), by their sketches and the codes of their answers, are there."""
+        return (np.linalg.norm(short - self.sketch, axis=1) <= self.within) & (code == self.code)
+
+
 class History:
-    """Records of n rows over `depth` steps, and which of the rows are decided."""
+    """Records of n rows over `depth` steps, and which of the rows are decided.
+
+    Parameters
+    ----------
+    near
+        Relative residual from which on a row is taken to stay where it is; the numerical floor if that is larger.
+    arrival
+        Where rows are taken to stay as well.
+    """
 
     def __init__(
         self, n: int, depth: int, k: int, features: tuple[int, int], kind: np.dtype, epsilon: float,
-        tolerances: Tolerances,
+        tolerances: Tolerances, near: float = 0.0, arrival: Arrival | None = None,
     ):  # fmt: skip
         self.residual = np.full((n, depth), np.nan)
         self.update, self.size = np.full((n, depth), np.nan), np.full((n, depth), np.nan)
@@ -28,7 +54,8 @@ class History:
         self.escaped, self.largest = np.zeros(n, bool), np.zeros(n)
         self.steps, self.lag = np.zeros(n, np.int32), np.ones(n, np.int32)
         self.depth, self.k, self.epsilon = depth, k, epsilon
-        self.floor, self.window = tolerances.numerical_floor(epsilon), answer_window(depth)
+        self.floor, self.window = max(tolerances.numerical_floor(epsilon), near), answer_window(depth)
+        self.arrival = arrival
 
     def see(
         self, rows: np.ndarray, t: int, answer: np.ndarray, code: np.ndarray, lengths: np.ndarray, short: np.ndarray,
@@ -63,7 +90,10 @@ class History:
             return out
         limit = self.floor * np.maximum(size, LEAST_SCALE * self.largest[rows])
         recent = self.code[rows, t - self.window : t]
-        lag = np.where(finite & (residual <= limit) & (recent == recent[:, -1:]).all(1), 1, 0)
+        still = residual <= limit
+        if self.arrival is not None:
+            still |= self.arrival.take(rows).reached(short, self.code[rows, t - 1])
+        lag = np.where(finite & still & (recent == recent[:, -1:]).all(1), 1, 0)
         if t % LOOKS == 0:
             lag = np.where(lag == 0, self._return(rows, t, short, limit), lag)
         lag[out] = 1

@@ -20,7 +20,7 @@ from eqrlab.attractors.ensemble.recipe import FEATURES, TRACE
 from eqrlab.attractors.ensemble.runs import Runs, join, runs_of, widened
 from eqrlab.attractors.ensemble.states import few_rows
 from eqrlab.attractors.fates.fate import CODE, Tolerances, classify, long_run, ring_length
-from eqrlab.attractors.fates.history import History
+from eqrlab.attractors.fates.history import Arrival, History
 from eqrlab.attractors.fates.orbits import outlines
 from eqrlab.attractors.fates.records import noise_size
 from eqrlab.attractors.landscape.identify import identify
@@ -220,7 +220,25 @@ class Follower:
         """Follow states (n, *state_shape), each of the puzzle (n,) given."""
         return Ends.join([self._ends(part)[0] for part in self._batches(self.place(z), puzzle)])
 
-    def _batches(self, z: Tensor, puzzle: np.ndarray) -> list[dict[str, np.ndarray]]:
+    def answers(
+        self, z: Tensor, puzzle: np.ndarray, near: float, arrival: Arrival | None = None
+    ) -> np.ndarray:
+        """Return what states (n, *state_shape) decode to at their ends, as codes (n,); see `Ends`.
+
+        Parameters
+        ----------
+        near
+            A state is left where a step moves it by at most this share of its norm and its answer has been constant for
+            a quarter of the depth.  One that passes a saddle so closely is taken for one that stays there.
+        arrival
+            Where a state is left as well, its answer having been constant as long.
+        """
+        parts = self._batches(self.place(z), puzzle, near, arrival)
+        return np.concatenate([part["code"][:, -1] for part in parts])
+
+    def _batches(
+        self, z: Tensor, puzzle: np.ndarray, near: float = 0.0, arrival: Arrival | None = None
+    ) -> list[dict[str, np.ndarray]]:
         if not self.checked:
             rows = few_rows(z.flatten(1).isfinite().all(1).cpu())
             if len(rows):
@@ -230,7 +248,14 @@ class Follower:
             self.checked = True
         pieces = torch.split(torch.arange(len(z)), self.rows_at_once(z[0].numel()))
         with one_thread_a_batch(self.device, len(pieces)) as run:
-            parts = list(run(lambda rows: self._orbits(z[rows], puzzle[rows.numpy()]), pieces))
+            parts = list(
+                run(
+                    lambda rows: self._orbits(
+                        z[rows], puzzle[rows.numpy()], near, arrival and arrival.take(rows.numpy())
+                    ),
+                    pieces,
+                )
+            )
         self.evaluations += sum(
             int(p["steps"].sum()) * (1 + bool(self.noise)) + len(p["steps"]) for p in parts
         )
@@ -257,7 +282,9 @@ class Follower:
         ), verdict.threshold  # fmt: skip
 
     @torch.no_grad()
-    def _orbits(self, z: Tensor, puzzle: np.ndarray) -> dict[str, np.ndarray]:
+    def _orbits(
+        self, z: Tensor, puzzle: np.ndarray, near: float, arrival: Arrival | None
+    ) -> dict[str, np.ndarray]:
         """Run rows until their fate is decided; histories are continued as a cycle or fixed point goes on."""
         n, depth, k = len(z), self.depth, ring_length(self.depth)
         x = take_rows(self.x, torch.as_tensor(puzzle, device=self.device))
@@ -269,7 +296,7 @@ class Follower:
         coarse = Sketch(sketch.size, TRACE, z.dtype, z.device, seed=TRACE_SEED)
         kind = np.dtype(np.float64 if z.dtype == torch.float64 else np.float32)
         epsilon = torch.finfo(z.dtype).eps
-        h = History(n, depth, k, (sketch.size, coarse.size), kind, epsilon, self.tolerances)
+        h = History(n, depth, k, (sketch.size, coarse.size), kind, epsilon, self.tolerances, near, arrival)
         left = np.arange(n)
         following = self._step(z, x, keys, 1)
         for t in range(1, depth + 1):

@@ -13,7 +13,8 @@ from torch import Tensor
 from eqrlab.attractors.ensemble.options import computing
 from eqrlab.attractors.ensemble.states import Points, States
 from eqrlab.attractors.fates.fate import CODE
-from eqrlab.attractors.perturbation.follow import Follower
+from eqrlab.attractors.fates.history import Arrival
+from eqrlab.attractors.perturbation.follow import Ends, Follower
 from eqrlab.attractors.perturbation.returns import ReturnOptions, follower_of
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
@@ -21,6 +22,8 @@ from eqrlab.attractors.statistics.intervals import check_confidence
 from eqrlab.core import System
 from eqrlab.core.progress import shown, tqdm
 
+NEAR = 0.02  # of the tolerance: relative residual at which a pushed state is left; nearer passes of a saddle are rare
+BACK = 0.2  # share of a push that may be left of it where the state counts as back, with the unpushed state's answer
 SCAN = 6  # lengths tried first, each twice the one before, up to the reach
 
 
@@ -70,11 +73,14 @@ def basin_radius(
     -----
     A push loses the answer if the pushed state decodes to another answer than the state itself, both after
     `depth` steps without noise.  Of several exits along a ray, the first among the scanned lengths (reach, half
-    of it, ...) is found. The radius is the median over directions, with an interval from order statistics:
-    exact for independent directions, and wider than necessary for pairs of opposites, of which one often leads
-    away from every border.  A radius measures robustness and a mass how many starts arrive: they need not
-    agree.  Neither chooses answers better than the entropy or the halting head, which cost nothing. Cost:
-    points * directions * (6 + log2(1 / tol)) orbits at most.
+    of it, ...) is found. A pushed state is left before `depth` steps where its answer has been constant for a
+    quarter of them and either it is back, within a fifth of its push of where the state ends, or a step moves it by
+    at most a fiftieth of the tolerance.
+
+    The radius is the median over directions, with an interval from order statistics: exact for independent directions,
+    and wider than necessary for pairs of opposites, of which one often leads away from every border.  A radius
+    measures robustness and a mass how many starts arrive: they need not agree.  Neither chooses answers better than
+    the entropy or the halting head, which cost nothing. Cost: points * directions * (6 + log2(1 / tol)) orbits at most.
 
     References
     ----------
@@ -103,10 +109,11 @@ def basin_radius(
     points.require_some()
     rows = points.present.nonzero()[:, 0].cpu().numpy()
     home = follower(points.z[torch.as_tensor(rows)], rows // points.shape[1])
-    code = np.zeros(len(points.z), home.code.dtype)
     settled = np.zeros(len(points.z), bool)
-    code[rows], settled[rows] = home.code, home.fate == CODE["settled"]
-    rays = _Rays(follower, points, way, code)
+    settled[rows] = home.fate == CODE["settled"]
+    place = np.full(len(points.z), -1)
+    place[rows] = np.arange(len(rows))
+    rays = _Rays(follower, points, way, home.take(place), settled, NEAR * tol)
     critical = np.full((len(points.z), len(way)), np.nan)
     with tqdm(total=len(rows) * len(way), unit="ray", **shown(own.progress)) as bar:
         at_once = max(1, follower.rows_at_once(points.size) // len(way))
@@ -157,8 +164,11 @@ def _directions(directions: int | Tensor, points: Points, seed: int) -> Tensor:
 class _Rays:
     """Pushes of states along common directions, and where each ray loses the answer of its state."""
 
-    def __init__(self, follower: Follower, points: Points, way: Tensor, code: np.ndarray):
-        self.follower, self.points, self.way, self.code = follower, points, way, code
+    def __init__(
+        self, follower: Follower, points: Points, way: Tensor, home: Ends, settled: np.ndarray, near: float
+    ):
+        self.follower, self.points, self.way, self.near = follower, points, way, near
+        self.home, self.settled = home, settled
         self.flat = points.z.flatten(1)
         self.norm = self.flat.norm(dim=1)
 
@@ -168,7 +178,9 @@ class _Rays:
         way = self.way[torch.as_tensor(direction, device=self.way.device)]
         push = torch.as_tensor(length, device=self.flat.device).to(self.flat) * self.norm[index]
         z = (self.flat[index] + push[:, None] * way).view(-1, *self.points.z.shape[1:])
-        return self.follower(z, row // self.points.shape[1]).code != self.code[row]
+        within = np.where(self.settled[row], BACK * push.abs().cpu().double().numpy(), 0.0)
+        back = Arrival(self.home.sketch[row], self.home.code[row], within)
+        return self.follower.answers(z, row // self.points.shape[1], self.near, back) != self.home.code[row]
 
     def exits(self, rows: np.ndarray, reach: float, tol: float) -> np.ndarray:
         """Return the relative length (n, k) at which each ray of some rows is first lost, infinite where it is not."""

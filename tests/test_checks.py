@@ -83,6 +83,19 @@ def test_a_map_that_does_nothing_is_exposed():
     assert "does not move the state on 4 of 4 puzzles" in dict(check_sentences(groups))["The map acts"]
 
 
+def test_a_map_that_clearly_acts_is_tested_over_few_steps_and_a_suspect_over_many():
+    noop = {}
+    for name, rate in (("fast", 0.5), ("slow", 0.8)):
+        system = MapSystem(
+            lambda z, x, rate=rate: rate * z + x, normal_start(1), lambda z, x: (z > 1).long() + 1
+        )
+        inputs = torch.tensor([[1], [2]])
+        run = at.Run.of(system, inputs, labels=torch.full((2, 1), 2), restarts=4, depth=64)
+        noop[name] = run_checks(run, run.sample())["noop"]
+    assert noop["fast"].attrs["depth"] == 8 and noop["slow"].attrs["depth"] == 32
+    assert not noop["slow"].z_survives.any(), "after 8 steps a sixth of the start is left, which is no fault"
+
+
 def test_without_states_the_deeper_look_is_left_out():
     ensemble = at.sample(contraction(0.5), puzzles(2), labels=torch.full((2, 1), 2), restarts=4, depth=16)
     assert set(run_checks(at.Run.of(contraction(0.5), puzzles(2)), ensemble)) == {"noop", "sensitivity"}

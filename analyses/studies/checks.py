@@ -23,7 +23,8 @@ from eqrlab.attractors.results.interval import Interval
 from eqrlab.core import System
 
 GROUPS = ("outcomes", "noop", "sensitivity", "commit")
-NOOP_RESTARTS, NOOP_DEPTH = 4, 32  # at most, of the no-op test
+NOOP_RESTARTS, NOOP_DEPTHS = 4, (8, 32)  # of the no-op test; the deeper one is for maps suspected of a fault
+CLEAR_MEMORY, CLEAR_EFFECT = 0.05, 1e-2  # most that may be left of the start, least effect of the input
 FOLLOWED = 2  # restarts of each puzzle that go on to twice the depth
 MOST_NUMBERS = 2**27  # of states that are kept for it
 
@@ -49,13 +50,7 @@ def run_checks(
     """
     require_law(ensemble, run.initial)
     depth, device = ensemble.sizes["step"], run.place.device
-    law = None if isinstance(run.initial, torch.Tensor) else run.initial
-    groups = {
-        "noop": at.noop_test(run.system, run.inputs, restarts=NOOP_RESTARTS, depth=min(depth, NOOP_DEPTH),
-                             seed=run.seed, initial=law, device=device, progress=progress,
-                             identifiers=run.identifiers, labels=Judge.of_ensemble(ensemble).labels),
-        "sensitivity": at.mode_sensitivity(ensemble),
-    }  # fmt: skip
+    groups = {"noop": _noop(run, ensemble, progress), "sensitivity": at.mode_sensitivity(ensemble)}
     if "final_state" in ensemble:
         few = common_restarts(ensemble).isel(restart=slice(0, FOLLOWED))
         longer = at.prolong(run.system, run.inputs, few, depth=2 * depth, which="all", oracle=run.judge.oracle,
@@ -63,6 +58,21 @@ def run_checks(
         found = at.outcomes(longer).assign_attrs(followed=few.sizes["restart"])
         groups["outcomes"] = found.assign(retired_later(few, longer))
     return groups
+
+
+def _noop(run: at.Run, ensemble: xr.Dataset, progress: bool) -> xr.Dataset:
+    """Test whether the map acts: over a few steps, and over more where these do not clearly show that it does."""
+    law = None if isinstance(run.initial, torch.Tensor) else run.initial
+    for depth in sorted({min(ensemble.sizes["step"], d) for d in NOOP_DEPTHS}):
+        found = at.noop_test(
+            run.system, run.inputs, restarts=NOOP_RESTARTS, depth=depth, seed=run.seed, initial=law,
+            device=run.place.device, progress=progress, identifiers=run.identifiers,
+            labels=Judge.of_ensemble(ensemble).labels,
+        )  # fmt: skip
+        forgotten, read = found["memory"] <= CLEAR_MEMORY, ~(found["input_effect"] < CLEAR_EFFECT)
+        if bool((found["acts"] & forgotten & read & ~found["answer_fixed"]).all()):
+            break
+    return found
 
 
 def retired_later(ensemble: xr.Dataset, longer: xr.Dataset) -> Mapping[Any, xr.DataArray]:

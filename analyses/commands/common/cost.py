@@ -11,15 +11,15 @@ from torch import Tensor
 
 from eqrlab import attractors as at
 from eqrlab.analyses.studies import borders
-from eqrlab.analyses.studies.checks import FOLLOWED, NOOP_DEPTH, NOOP_RESTARTS, states_fit
+from eqrlab.analyses.studies.checks import FOLLOWED, NOOP_DEPTHS, NOOP_RESTARTS, states_fit
 from eqrlab.analyses.studies.commit import STAGE, clues_to_commit
 from eqrlab.attractors.ensemble.schedule import measured_steps
 from eqrlab.attractors.landscape.waves import FIRST
 
 MEASURED = 1.0  # seconds that the measurement may take, about ...
 MEASURED_RESTARTS = 64  # ... and restarts of a puzzle in it
-LOCAL = 650  # evaluations of a puzzle for local dynamics: pushes, returns, products with the Jacobian
-ORBITS = 60  # of a puzzle whose borders are measured, pushes and duels: of 160 at most, many end early
+LOCAL = 350  # evaluations of a puzzle for local dynamics: pushes, returns, products with the Jacobian
+ORBITS = 35  # of a puzzle whose borders are measured, pushes and duels: of 160 at most, many end early
 VERDICT = 0.05  # seconds a puzzle for attractors, modes and the report, which hardly depend on the model
 AFFORDABLE = 3600.0  # seconds of a diagnosis beyond which a shorter one is named
 FIXED = 2.0  # seconds for the archive and the pictures
@@ -43,7 +43,7 @@ def evaluations(run: at.Run, *, local: bool, checks: bool) -> dict[str, int]:
         found["local dynamics"] = puzzles * LOCAL
     if checks:
         kept = states_fit(run.system, run.rows)
-        noop, followed = NOOP_RESTARTS * min(run.depth, NOOP_DEPTH), kept * min(FOLLOWED, run.restarts)
+        noop, followed = NOOP_RESTARTS * min(run.depth, NOOP_DEPTHS[0]), kept * min(FOLLOWED, run.restarts)
         found["checks"] = round(puzzles * (noop + followed * run.depth * twice))
         if kept:
             found["borders"] = min(puzzles, borders.MOST) * ORBITS * min(run.depth, borders.DEPTH)

@@ -441,6 +441,8 @@ def test_the_command_writes_archive_page_and_figure(files, whole, tmp_path):
     assert all("long_name" in v.attrs and "units" in v.attrs for v in summary.data_vars.values())
     page = (tmp_path / "out" / "ladder.md").read_text()
     assert "| tied \\* |" in page and "outside the training law" in page and "tied -> ri" in page
+    one_of_the_papers = ladder_text.markdown(summary.sel(rung=["ri"]))
+    assert "## Beside the paper" in page and "## Beside the paper" not in one_of_the_papers
     assert (tmp_path / "out" / "ladder.svg").read_text().rstrip().endswith("</svg>")
 
 

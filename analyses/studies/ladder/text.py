@@ -279,16 +279,10 @@ def markdown(summary: xr.Dataset) -> str:
     lines = [f"# The construction path on {summary.attrs['task']}", ""]
     for title, rows in tables(summary):
         lines += [f"## {title}", "", *_markdown_table(rows), ""]
-    lines += [
-        "## Beside the paper",
-        "",
-        *_items(sentences(summary)),
-        "",
-        "## Notes",
-        "",
-        *_items(notes(summary)),
-    ]
-    return "\n".join(lines) + "\n"
+    for title, said in (("Beside the paper", sentences(summary)), ("Notes", notes(summary))):
+        if said:
+            lines += [f"## {title}", "", *_items(said), ""]
+    return "\n".join(lines)
 
 
 def _markdown_table(rows: Sequence[dict[str, str]]) -> list[str]:

@@ -152,10 +152,10 @@ def _ended(code: int) -> str:
     """Say why the process that looked at a file gave no answer."""
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     if name in ("SIGXCPU", "SIGALRM"):
-        return "looking at it takes too long: it is damaged, or made to"
+        return "looking at it takes too long: the file is damaged or forged"
     if name == "SIGKILL":
         return "looking at it was ended by the system, for lack of memory or of time"
-    return f"the library that reads it crashes ({name}): it is damaged, or made to"
+    return f"the library that reads it crashes ({name}): the file is damaged or forged"
 
 
 def _free_memory() -> int:

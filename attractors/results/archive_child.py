@@ -61,7 +61,7 @@ def answer(path: str, values: Any, complete: bool, most: int | None) -> dict[str
             }
         return {"found": check(path, values=values, complete=complete, step=progress)._asdict()}
     except MemoryError:
-        return {"fault": f"needs more than {MEMORY:,} bytes to be looked at: it is damaged, or made to"}
+        return {"fault": f"needs more than {MEMORY:,} bytes to be looked at: the file is damaged or forged"}
     except ValueError as error:
         return {"fault": str(error)[:FAULT]}
     except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError) as error:

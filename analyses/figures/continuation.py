@@ -8,9 +8,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
 
-from eqrlab.analyses.figures.style import COLOURS, band_key, styled
+from eqrlab.analyses.figures.style import COLOURS, band_key, in_percent, styled
 from eqrlab.analyses.text.vocabulary import MODE_NAMES
 from eqrlab.attractors.landscape.continuation import EVENTS
 from eqrlab.attractors.results.schema import MODES
@@ -47,7 +46,7 @@ def continuation_picture(found: xr.Dataset) -> Figure:
         else:
             _branches(ax, found, place, panel, judged)
         ax.set(ylim=(-0.03, 1.03))
-        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        in_percent(ax.yaxis)
         ax.set_xticks(place, [f"{v:g}" for v in values], rotation=45 if len(values) > 8 else 0)
     if judged:
         figure.legend(

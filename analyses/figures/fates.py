@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
 
-from eqrlab.analyses.figures.style import COLOURS, plot
+from eqrlab.analyses.figures.style import COLOURS, in_percent, plot
 from eqrlab.attractors.results.named import words
 from eqrlab.attractors.results.schema import FATES
 
@@ -49,7 +48,7 @@ def plot_outcomes(outcomes: xr.Dataset, *, ax: Axes) -> None:
         xlabel="share of runs",
     )
     ax.invert_yaxis()
-    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    in_percent(ax.xaxis)
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=2)
 
 
@@ -83,5 +82,5 @@ def plot_fates(ensemble: xr.Dataset, *, ax: Axes) -> None:
     ax.set(xlim=(0, 1), yticks=place, yticklabels=puzzles, xlabel="share of runs", ylabel="puzzle")
     ax.grid(axis="y", visible=False)
     ax.invert_yaxis()
-    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    in_percent(ax.xaxis)
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=3)

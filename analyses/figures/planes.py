@@ -10,9 +10,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import PercentFormatter
 
-from eqrlab.analyses.figures.style import COLOURS, plot, styled
+from eqrlab.analyses.figures.style import COLOURS, in_percent, plot, styled
 from eqrlab.analyses.text.format import percent
 from eqrlab.attractors.results.interval import Interval
 
@@ -254,7 +253,7 @@ def stability_curve(stability: xr.Dataset, puzzle: int = 0, names: list[str] | N
     ticks = [s for s in (0.01, 0.03, 0.1, 0.3, 1, 3, 10) if size.min() <= s <= size.max()]
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
     axes.set_xticks([], minor=True)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    in_percent(axes.yaxis)
     confidence = 100 * float(stability.attrs["confidence"])
     axes.set_title(f"share of perturbed states that return, {confidence:g} % intervals")
     if axes.get_legend_handles_labels()[0]:

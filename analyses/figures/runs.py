@@ -9,10 +9,10 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from eqrlab import attractors as at
-from eqrlab.analyses.figures.style import COLOURS, plot
+from eqrlab.analyses.figures.style import COLOURS, in_percent, plot
 from eqrlab.analyses.text import tables
 from eqrlab.analyses.text.format import plural
 from eqrlab.analyses.text.verdicts import auc_depth, auc_text
@@ -203,7 +203,7 @@ def plot_alignment(ensemble: xr.Dataset, alignment: xr.Dataset | None = None, *,
     if graded:
         axes.set_ylim(-0.06 * top, 1.27 * top)  # the AUC stands above the marks
         axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= 1.001])
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        in_percent(axes.yaxis)
     else:
         axes.set(ylim=(-0.4, 1.6), yticks=[0, 1], yticklabels=["right", "wrong"])
     _heading(axes, "wrong cells" if graded else "answer", legend=graded)

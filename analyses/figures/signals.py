@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
 
 from eqrlab.analyses.figures.scaling import LINES
-from eqrlab.analyses.figures.style import COLOURS, band_key, plot
+from eqrlab.analyses.figures.style import COLOURS, band_key, in_percent, plot
 from eqrlab.analyses.text.signals import signal_name
 from eqrlab.attractors.results.interval import Interval
 
@@ -34,8 +33,7 @@ def plot_risk_coverage(signals: xr.Dataset, *, ax: Axes) -> None:
     top = max(0.1, 1.08 * float(np.nanmax(signals["risk"].values)))
     axes.set_ylim(-0.03 * top, top)
     axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= min(1.001, top)])
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    in_percent(axes.xaxis, axes.yaxis)
     axes.set_title("wrong among those answered", pad=8)
     handles = [*axes.get_legend_handles_labels()[0], band_key(signals)]
     axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)

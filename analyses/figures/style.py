@@ -13,8 +13,10 @@ from typing import Any
 import matplotlib as mpl
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import PercentFormatter
 
 from eqrlab.core.files import replaced_whole
 
@@ -153,6 +155,12 @@ def _own_figure(size: tuple[float, float]) -> Figure:
     figure = pyplot.figure(figsize=size, layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)
     return figure
+
+
+def in_percent(*axes: Axis) -> None:
+    """Write the numbers of axes of shares in percent."""
+    for axis in axes:
+        axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
 
 
 def band_key(found: xr.Dataset, what: str = "") -> Patch:

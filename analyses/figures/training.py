@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
 
-from eqrlab.analyses.figures.style import COLOURS, plot
+from eqrlab.analyses.figures.style import COLOURS, in_percent, plot
 from eqrlab.core.regular import read_log
 
 CURVES = {  # line of the log: colour, style, name
@@ -55,7 +54,7 @@ def plot_training(log: str | Path | Sequence[Mapping[str, Any]], *, ax: Axes) ->
             mark = "o" if len(drawn[name]) < 40 and name == "test_exact" else None
             ax.plot(*drawn[name].T, style, color=COLOURS[colour], marker=mark, markersize=4, label=label)
     ax.set(ylim=(-0.02, 1.02), xlabel="optimiser step")
-    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    in_percent(ax.yaxis)
     handles, names = ax.get_legend_handles_labels()
     if len(drawn["loss"]):
         right = ax.twinx()

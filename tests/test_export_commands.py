@@ -156,7 +156,8 @@ LONG = ["--limit", 4, "--restarts", 400, "--depth", 8, "--batch-size", 16, "--qu
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])  # of schedulers, and Ctrl-C
+# of schedulers, of terminals that close, and Ctrl-C
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_stopped_export_says_how_to_go_on(how, tmp_path):
     path = tmp_path / "a.nc"
     with subprocess.Popen(

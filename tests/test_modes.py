@@ -134,7 +134,7 @@ def wrong_and_confident(rows):
 
 
 def test_verdicts_on_planted_landscapes_are_calibrated():
-    rows = run_landscapes(110, seed=0, rule=ModeRule())
+    rows = run_landscapes(150, seed=0, rule=ModeRule())
     finished = rows["counts"][:, 3] == 0
     only = {name: values[finished] for name, values in rows.items()}
     for predicted, seen, number in calibration_table(only, np.array([0, 0.02, 0.1, 0.5, 0.9, 0.98, 1.001])):

@@ -113,7 +113,8 @@ class SwiGLU(nn.Module):
     def forward(self, h: Tensor, narrow: bool = False) -> Tensor:
         """Map h (n, T, size); `narrow` rounds what follows silu(gate) * up to bfloat16 where there is a convolution."""
         gate, up = self.gate_up_proj(h).chunk(2, dim=-1)
-        inner = F.silu(gate) * up
+        # In place: one pass through memory less; with gradients torch would copy the factor first.
+        inner = F.silu(gate) * up if torch.is_grad_enabled() else F.silu(gate).mul_(up)
         if self.dwconv is None:
             return self.down_proj(inner)
         inner = _rounded(F.silu(self.dwconv(_rounded(inner, narrow), narrow)), narrow)

@@ -61,6 +61,10 @@ CASES = {  # name: (model, puzzles, restarts, depth, rounds, dtypes of the offic
         lambda: load("eqr-attention-sudoku6"), 48, 16, 8, 3, ("float32",),
     ),
     "6x6, attention, hidden 64": (lambda: load("eqr-attention-sudoku6"), 4, 16, 8, 3, ("float32", "bfloat16")),
+    "6x6, MLP mixer, hidden 64, depth 40": (lambda: load("eqr-sudoku6"), 4, 16, 40, 3, ("float32", "bfloat16")),
+    "6x6, attention, hidden 64, depth 40": (
+        lambda: load("eqr-attention-sudoku6"), 4, 16, 40, 3, ("float32", "bfloat16"),
+    ),
     "9x9 at the paper's size, MLP mixer, hidden 512, random weights": (
         lambda: EqR(
             EqRConfig(
@@ -158,7 +162,7 @@ FINISHED = {
 def test_retirement_race(official, monkeypatch):
     """Record CPU time to one selected answer a puzzle: 16 restarts to depth 16, or as much of it as policies need."""
     model, puzzles = load("eqr-sudoku6"), bundled("sudoku6")
-    rounds, chosen = 3, {}
+    rounds, chosen = 2, {}
     theirs = evaluator(official, model, puzzles, SAME["restarts"], SAME["depth"], "float32")
     update = official.evaluator._update_conv
 

@@ -132,15 +132,15 @@ SECTIONS = {
         "Both sides run the same weights, puzzles, restarts and depth, in alternating rounds on one thread; speeds "
         "are steps of one restart per second of CPU time. The official evaluator iterates with noise and keeps "
         "logits, votes and scores. Ours records noise-free residuals as well, which with noise (or a bfloat16 "
-        "state) costs a second evaluation of the map at every step; with sparse residuals at 6 of these 8 steps "
-        '(15 of 40 in a diagnosis). The row "torch.mm alone" is the limit in float32: the matrix products of the '
-        "steps and nothing else. `EQR_OFFICIAL` names a clone of https://github.com/locuslab/EqR; flash_attn is "
+        "state) costs a second evaluation of the map at every step; with sparse residuals at 6 of 8 steps and at "
+        '15 of 40, the depth of a diagnosis. The row "torch.mm alone" is the limit in float32: the matrix products of '
+        "the steps and nothing else. `EQR_OFFICIAL` names a clone of https://github.com/locuslab/EqR; flash_attn is "
         "replaced by torch's attention.",
         "bench_ensemble.py",
     ),
     "retirement": (
         "To the same selected answers, finished rows retired",
-        "CPU time until each of 96 puzzles of 6x6 Sudoku has its one answer, with `eqr-sudoku6`. The official "
+        "CPU time until each of the 500 test puzzles of 6x6 Sudoku has its one answer, with `eqr-sudoku6`. The official "
         "evaluator runs 16 restarts to depth 16, with noise, and takes the answer of least logit change. "
         "`at.adaptive`, noise off, may use as many restarts and steps, and replaces rows as they finish; its "
         "policies were chosen on training puzzles. Intervals over puzzles.",
@@ -158,8 +158,8 @@ SECTIONS = {
         "Speed of ensembles",
         "Speeds are steps of one restart per second of CPU time on one core (threads run batches side by side). "
         "The other columns have the matrix products that the evaluations need, divided by the CPU time of the "
-        "whole of at.sample, beside torch.mm alone at the same shapes and dtype. The ratio exceeds 1 in bfloat16 "
-        "because this CPU has no instructions for it, so that products are done in float32.",
+        "whole of at.sample, beside torch.mm alone at the same shapes and dtype. On a CPU without bfloat16 "
+        "instructions the ratio exceeds 1 in bfloat16, because products are then done in float32.",
         "bench_speed.py",
     ),
     "before and after": (

@@ -42,16 +42,20 @@ def test_states_and_answers_under_every_identifier_agree_with_the_official_forwa
         model.initial(x)[:, :, 0], torch.stack((want["z_H_init"], want["z_L_init"])).expand(4, -1, -1)
     )
     z, compared = model.initial(x), 0
+    fine, fine_x = z.double(), x.double()
     with torch.no_grad():
         for step in range(1, 17):
-            z = model.step(z, x)
+            z, fine = model.step(z, x), model.step(fine, fine_x)
+            halt = model.halt_logit(z, x)
+            # Processors round differently, and the map amplifies it: float64 says how much where the file does not.
+            rounding = {"q_halt": (halt - model.halt_logit(fine, fine_x)).abs().max().item()}
             got = {"z_H": z[:, 0][:, want["positions"].long()], "z_L": z[:, 1][:, want["positions"].long()]}
-            got |= {"logits": model.logits(z, x)[:, want["cells"].long()], "q_halt": model.halt_logit(z, x)}
+            got |= {"logits": model.logits(z, x)[:, want["cells"].long()], "q_halt": halt}
             for key, value in got.items():
                 expected = want.get(f"{whose}{key}_{step}")
                 if expected is not None:
-                    tolerance = max(1e-5, float(want.get(f"pert1e6_maxabsdiff_{key}_{step}", 0)))
-                    assert (value - expected).abs().max() <= tolerance, f"{key} at step {step}"
+                    known = float(want.get(f"pert1e6_maxabsdiff_{key}_{step}", 4 * rounding.get(key, 0)))
+                    assert (value - expected).abs().max() <= max(1e-5, known), f"{key} at step {step}"
                     compared += 1
             assert (model.decode(z, x) == want[f"{whose}preds_all"][step - 1]).float().mean() > 0.999
     assert compared == (16 if not whose else 3)

@@ -174,15 +174,28 @@ def test_the_random_directions_are_those_of_seed_row_and_segment(monkeypatch):
     assert not any(torch.equal(a, b) for a, b in ((seen[0], seen[2]), (seen[0], seen[3])))
 
 
-@pytest.mark.parametrize(("name", "heavy"), [("entropy", 10.0), ("stability", 1000.0), ("spectral", 10.0)])
-def test_a_heavy_term_is_lowered_by_training_with_it(name, heavy):
+@pytest.mark.parametrize("name", REGULARISERS)
+def test_a_term_falls_along_its_gradient(name):
+    model = small_eqr()
+    given, found = parts(model), []
+    descent = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(30):
+        found.append(TERMS[name](model, *given).mean())
+        descent.zero_grad()
+        found[-1].backward()
+        descent.step()
+    assert found[-1] < 0.7 * found[0]
+
+
+def test_a_heavy_term_is_lowered_by_training_with_it():
+    """Entropy, whose effect is large beside chance; the others enter the loss in the same place."""
     found = []
-    for weight in (1e-6, heavy):
-        t = trainer(halting="off", regulariser=name, regulariser_weight=weight, steps=60)
+    for weight in (1e-6, 10.0):
+        t = trainer(halting="off", regulariser="entropy", regulariser_weight=weight, steps=60)
         for _ in range(60):
             t.step()
         found.append((t.window[5] / t.window[4]).item())
-    assert found[1] < 0.8 * found[0]
+    assert found[1] < 0.5 * found[0]
 
 
 def test_a_continued_run_is_the_uninterrupted_one(tmp_path):

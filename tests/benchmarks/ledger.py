@@ -140,7 +140,7 @@ SECTIONS = {
     ),
     "retirement": (
         "To the same selected answers, finished rows retired",
-        "CPU time until each of the 500 test puzzles of 6x6 Sudoku has its one answer, with `eqr-sudoku6`. The "
+        "CPU time until each of 480 test puzzles of 6x6 Sudoku has its one answer, with `eqr-sudoku6`. The "
         "official evaluator runs 16 restarts to depth 16, with noise, and takes the answer of least logit change. "
         "`at.adaptive`, noise off, may use as many restarts and steps, and replaces rows as they finish; its "
         "policies were chosen on training puzzles. Intervals over puzzles.",

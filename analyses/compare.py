@@ -1,4 +1,4 @@
-"""Landscapes side by side: paired differences between checkpoints on the same puzzles and seeds."""
+"""Landscapes side by side: paired differences between checkpoints on the same puzzles, and between training recipes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
+from eqrlab.analyses.text.names import common_name, distinct
+from eqrlab.attractors.answers.scaling import path_independence_gap
+from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, mean_where_defined, widened
+from eqrlab.attractors.statistics.seeds import mean_over_seeds
 
 Groups = Mapping[str, xr.Dataset]
-UNBOUNDED = ("settling step of right runs", "spectral radius at right attractors")  # all others are shares
+GAP = "path-independence gap"
+MISLED = "accuracy, least residual minus majority"  # from -1 to 1
+STEPS, RADIUS = "settling step of right runs", "spectral radius at right attractors"
+UNBOUNDED = {STEPS: 1.0, RADIUS: 0.0}  # without an upper end, each with its lower one; all others are shares
 MASSES = {"correct mass": "correct_mass", "spurious mass": "spurious_mass"}  # with intervals of their own
 FEWEST = 5  # puzzles from which an interval of an unbounded quantity is given
 
@@ -21,8 +28,8 @@ FEWEST = 5  # puzzles from which an interval of an unbounded quantity is given
 def puzzle_quantities(groups: Groups) -> dict[str, np.ndarray]:
     """Return what is compared, quantity to its value for each puzzle (P,), NaN where a puzzle does not define it.
 
-    Accuracies are those at the last depth; the AUC is that of the residual within the puzzle; the settling step is the
-    median over settled right runs.
+    Accuracies are those at the last depth; the path-independence gap is the chance that two restarts disagree in being
+    right; the AUC is that of the residual within the puzzle; the settling step is the median over settled right runs.
     """
     ensemble, basins, alignment, modes = (groups[g] for g in ("ensemble", "basins", "alignment", "modes"))
     last = alignment.accuracy_puzzle.isel(depth=-1)
@@ -33,16 +40,21 @@ def puzzle_quantities(groups: Groups) -> dict[str, np.ndarray]:
         warnings.simplefilter("ignore", RuntimeWarning)  # no settled right run: NaN
         settling = np.nanmedian(steps, axis=1)
     chosen = {f"accuracy, {name}": last.values[:, i] for i, name in enumerate(selectors)}
+    if {"top1_converged", "majority"} <= set(selectors):
+        chosen[MISLED] = chosen["accuracy, top1_converged"] - chosen["accuracy, majority"]
+    ends = common_restarts(ensemble).correct.values[:, :, -1]
+    gap = {GAP: path_independence_gap(ends)} if ends.shape[1] > 1 else {}
     shares = {f"mode {m}": modes.mode_probability.values[:, i] for i, m in enumerate(schema.MODES)}
     return {
         **chosen,
+        **gap,
         **{name: basins[variable].values for name, variable in MASSES.items()},
         **shares,
         "residual AUC within puzzle": alignment.auc_puzzle.values[:, -1],
         **_signal_aucs(groups),
-        UNBOUNDED[0]: settling,
+        STEPS: settling,
         **(
-            {UNBOUNDED[1]: groups["spectrum"].spectral_radius.values[:, 0].astype(float)}
+            {RADIUS: groups["spectrum"].spectral_radius.values[:, 0].astype(float)}
             if "spectrum" in groups
             else {}
         ),
@@ -99,15 +111,17 @@ def compare(results: Mapping[str, Groups], *, confidence: float = 0.95, seed: in
         mean_where_defined(difference), values.shape[-1], confidence=confidence, seed=seed
     )
     compared = both.sum(-1)
-    share = ~np.isin(quantities, UNBOUNDED)
-    low, high = np.where(share, widened(gap, low, high, compared, confidence, least=-1.0), (low, high))
+    least, most = np.array([differences_of(*range_of(q)) for q in quantities]).T
+    share = np.isfinite(least)
+    ends = np.where(share, (least, most), [[-1.0], [1.0]])
+    low, high = np.where(share, widened(gap, low, high, compared, confidence, *ends), (low, high))
     enough = compared >= np.where(share, 2, FEWEST)
     low, high = np.where(enough, (low, high), np.nan)
     pair = ("checkpoint", "quantity")
-    ends = np.full((2, *values.shape), np.nan)
+    bounds = np.full((2, *values.shape), np.nan)
     for c, name in enumerate(names):
         for quantity, mass in MASSES.items():
-            ends[:, c, quantities.index(quantity)] = Interval.of(results[name]["basins"], mass)[1:]
+            bounds[:, c, quantities.index(quantity)] = Interval.of(results[name]["basins"], mass)[1:]
     variables: dict[str, schema.Variable] = {
         "value": (pair, mean, "mean over puzzles"),
         **Interval(gap, low, high).variables(
@@ -117,7 +131,7 @@ def compare(results: Mapping[str, Groups], *, confidence: float = 0.95, seed: in
             f"the difference, {confidence:.0%}",
         ),
         "puzzles_compared": (pair, compared.astype(np.int32), "puzzles where both define the quantity"),
-        **Interval(values, *ends).variables("puzzle_value", (*pair, "puzzle"), "quantity of a puzzle"),
+        **Interval(values, *bounds).variables("puzzle_value", (*pair, "puzzle"), "quantity of a puzzle"),
     }
     attributes = {
         k: v for k, v in schema.carried(first).items() if k not in ("checkpoint", "checkpoint_sha256")
@@ -129,3 +143,92 @@ def compare(results: Mapping[str, Groups], *, confidence: float = 0.95, seed: in
 def _mean(values: np.ndarray, defined: np.ndarray) -> np.ndarray:
     count = defined.sum(-1)
     return np.where(count > 0, np.where(defined, values, 0).sum(-1) / np.maximum(count, 1), np.nan)
+
+
+def range_of(quantity: str) -> tuple[float, float]:
+    """Return between which values a quantity of a puzzle lies."""
+    return (
+        (UNBOUNDED[quantity], np.inf) if quantity in UNBOUNDED else (-1.0 if quantity == MISLED else 0.0, 1.0)
+    )
+
+
+def differences_of(least: float, most: float) -> tuple[float, float]:
+    """Return between which values the difference of two numbers from `least` to `most` lies."""
+    return least - most, most - least
+
+
+def require_recipes(checkpoints: int, seeds: int) -> int:
+    """Return how many training recipes some checkpoints are, or raise ValueError where they are no two or more."""
+    recipes, left = divmod(checkpoints, seeds)
+    if seeds < 2 or left or recipes < 2:
+        raise ValueError(
+            f"{checkpoints} checkpoints are not two or more recipes of {seeds} seeds each (at least 2)"
+        )
+    return recipes
+
+
+def over_seeds(comparison: xr.Dataset, seeds: int) -> xr.Dataset:
+    """Compare training recipes, each of which was run with several seeds.
+
+    Parameters
+    ----------
+    comparison
+        From `compare`: the runs of the first recipe, then those of the second, and so on.
+    seeds
+        Number of runs of each recipe.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over (recipe, quantity): `value`, the mean over seeds and puzzles, and `difference` to the first recipe, paired
+        by puzzle and by position among the runs, each with `_low` and `_high`, NaN where there are too few seeds or
+        puzzles for an interval; `seed_value` and `seed_difference` over (recipe, seed, quantity).  A recipe has the
+        name with which the names of all its runs begin.
+
+    Raises
+    ------
+    ValueError
+        With fewer than two seeds or recipes, or when the checkpoints are no multiple of the seeds.
+
+    Notes
+    -----
+    Intervals hold for new seeds and new puzzles, see `attractors.statistics.seeds.mean_over_seeds`.
+    """
+    names = [str(name) for name in comparison["checkpoint"].values]
+    recipes = require_recipes(len(names), seeds)
+    called: list[str] = []
+    for r in range(recipes):
+        called.append(distinct(common_name(names[r * seeds : (r + 1) * seeds]), called))
+    quantities = [str(q) for q in comparison["quantity"].values]
+    values = comparison["puzzle_value"].transpose("checkpoint", "quantity", "puzzle").values
+    values = values.reshape(recipes, seeds, *values.shape[1:])
+    confidence = float(comparison.attrs["confidence"])
+    found = np.full((2, 3, recipes, len(quantities)), np.nan)  # value or difference; mean, low, high
+    single = np.full((2, recipes, seeds, len(quantities)), np.nan)
+    for q, quantity in enumerate(quantities):
+        ends = range_of(quantity)
+        fewest = FEWEST if quantity in UNBOUNDED else 2
+        for r in range(recipes):
+            mine = values[r, :, q]
+            for kind, numbers, bounds in (
+                (0, mine, ends),
+                (1, mine - values[0, :, q], differences_of(*ends)),
+            ):
+                mean = mean_over_seeds(
+                    mean_where_defined(numbers), numbers.shape[-1], bounds=bounds, confidence=confidence
+                )
+                single[kind, r, :, q], found[kind, 0, r, q] = mean.seeds, mean.mean
+                if np.isfinite(numbers).sum(-1).min() >= fewest and np.isfinite([mean.low, mean.high]).all():
+                    found[kind, 1:, r, q] = mean.low, mean.high
+    pair, triple = ("recipe", "quantity"), ("recipe", "seed", "quantity")
+    variables: dict[str, schema.Variable] = {
+        **Interval(*found[0]).variables("value", pair, "mean over seeds and puzzles"),
+        **Interval(*found[1]).variables(
+            "difference", pair, "mean difference to the first recipe, paired by seed and puzzle"
+        ),
+        "seed_value": (triple, single[0], "mean over puzzles"),
+        "seed_difference": (triple, single[1], "mean difference to the first recipe, paired by puzzle"),
+        "runs": (("recipe", "seed"), np.array(names).reshape(recipes, seeds), "checkpoint"),
+    }
+    coordinates = {"recipe": called, "quantity": quantities, "seed": np.arange(seeds)}
+    return schema.dataset(variables, dict(comparison.attrs), coordinates)

@@ -8,10 +8,10 @@ from eqrlab import attractors as at
 from eqrlab.analyses.compare import compare
 from eqrlab.analyses.text.comparison import (
     clear_differences,
-    comparison_rows,
     comparison_table,
     is_share,
     paired_means,
+    table_rows,
 )
 from tests.zoo import puzzles, selector, up_mass
 
@@ -44,7 +44,7 @@ def test_a_model_equals_itself():
     np.testing.assert_allclose([mass.difference_low, mass.difference_high], [-edge, edge])
     steps = result.sel(checkpoint="two", quantity="settling step of right runs")
     assert np.isnan(steps.difference_low), "four puzzles are too few where the range is not known"
-    row = next(r for r in comparison_rows(result) if "settling" in r["quantity"])
+    row = next(r for r in table_rows(comparison_table(result)) if "settling" in r["quantity"])
     assert row["difference [95 % interval]"].endswith("(too few puzzles)")
 
 
@@ -67,7 +67,7 @@ def test_pairing_makes_the_interval_narrower_than_the_spread_of_puzzles():
 
 
 def test_the_table_names_every_checkpoint_and_quantity():
-    rows = comparison_rows(compare({"one": planted([0.0, 0.3]), "two": planted([0.2, 0.4])}))
+    rows = table_rows(comparison_table(compare({"one": planted([0.0, 0.3]), "two": planted([0.2, 0.4])})))
     assert list(rows[0]) == ["quantity", "one", "two", "difference [95 % interval]", "over"]
     assert any("(b) right and wrong attractors" in r["quantity"] for r in rows)
 

@@ -13,7 +13,8 @@ from click.testing import CliRunner
 
 from eqrlab import attractors as at
 from eqrlab.analyses.commands.basins import basins_command
-from eqrlab.analyses.commands.diagnose import compare_command, diagnose_command
+from eqrlab.analyses.commands.compare import compare_command
+from eqrlab.analyses.commands.diagnose import diagnose_command
 from eqrlab.analyses.commands.export import export_command, verify_command
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.validate import unlisted, validate

@@ -39,14 +39,12 @@ from eqrlab.analyses.studies.ladder.summary import (
     CORRECT,
     GAP,
     SELECTED,
-    estimate,
     path_independence_gap,
     summarise,
 )
 from eqrlab.analyses.studies.training_recipes import configurations
 from eqrlab.analyses.text.describe import blocks_per_step
 from eqrlab.attractors.results import archive
-from eqrlab.attractors.statistics.bootstrap import mean_where_defined
 from eqrlab.core.checkpoints.build import build
 from eqrlab.datasets import build as build_puzzles
 from eqrlab.datasets import fingerprint, write_csv
@@ -311,54 +309,6 @@ def test_the_gap_is_the_chance_that_two_restarts_disagree():
     assert path_independence_gap(one[None])[0] == pytest.approx(np.mean(pairs))
     with pytest.raises(ValueError, match="at least 2 restarts, got 1"):
         path_independence_gap(np.ones((3, 1), bool))
-
-
-def test_the_interval_of_seeds_alone_is_students():
-    values = np.repeat([[0.2], [0.3], [0.4]], 10, axis=1)  # all puzzles alike
-    found = estimate(mean_where_defined(values), 10)
-    half = 4.302652729749464 * 0.1 / np.sqrt(3)
-    assert found.mean == pytest.approx(0.3) and found.seeds.tolist() == pytest.approx([0.2, 0.3, 0.4])
-    assert (found.low, found.high) == (pytest.approx(0.3 - half), pytest.approx(0.3 + half))
-
-
-def test_the_interval_of_puzzles_alone_is_students_too():
-    values = np.tile(np.arange(11) / 10, (3, 1))  # all seeds alike
-    found = estimate(mean_where_defined(values), 11)
-    half = 2.2281388519649385 * np.std(values[0], ddof=1) / np.sqrt(11)
-    assert found.high - found.mean == pytest.approx(half)
-
-
-def test_intervals_cover_the_truth_when_seeds_and_puzzles_both_vary():
-    rng = np.random.default_rng(1)
-    hits = 0
-    for _ in range(300):
-        values = (
-            0.5
-            + 0.05 * rng.normal(size=(3, 1))
-            + 0.2 * rng.normal(size=(1, 24))
-            + 0.1 * rng.normal(size=(3, 24))
-        )
-        found = estimate(mean_where_defined(values), 24, bounds=(-9.0, 9.0))
-        hits += found.low < 0.5 < found.high
-    assert 0.92 * 300 <= hits
-
-
-def test_pairing_removes_what_puzzles_have_in_common():
-    rng = np.random.default_rng(2)
-    hard = rng.random((1, 24))
-    lower = np.repeat(hard, 3, axis=0)
-    upper = lower + 0.1 + 0.001 * rng.normal(size=(3, 24))
-    found = estimate(mean_where_defined(upper - lower), 24, bounds=(-1.0, 1.0))
-    assert 0.09 < found.low < found.mean < found.high < 0.11
-
-
-def test_an_interval_that_cannot_be_is_not_given():
-    one_seed = estimate(mean_where_defined(np.random.default_rng(0).random((1, 9))), 9)
-    assert np.isfinite(one_seed.mean) and np.isnan([one_seed.low, one_seed.high]).all()
-    nothing = estimate(mean_where_defined(np.full((3, 9), np.nan)), 9)
-    assert np.isnan([nothing.mean, nothing.low]).all()
-    alike = estimate(mean_where_defined(np.ones((3, 24))), 24)
-    assert alike.low == pytest.approx(0.05 ** (1 / 24)) and alike.high == 1
 
 
 def synthetic(means, spread, quantity=ACCURACY):

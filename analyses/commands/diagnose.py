@@ -1,4 +1,4 @@
-"""`eqrlab diagnose`, `eqrlab compare` and `eqrlab report`."""
+"""`eqrlab diagnose` and `eqrlab report`."""
 
 from __future__ import annotations
 
@@ -26,14 +26,12 @@ from eqrlab.analyses.commands.common.puzzle_choice import (
     short_source,
 )
 from eqrlab.analyses.commands.common.unfinished import Kept, request
-from eqrlab.analyses.compare import compare
 from eqrlab.analyses.diagnose import archive_groups, diagnose_run
 from eqrlab.analyses.report.disguises import disguise_sentence
 from eqrlab.analyses.report.local import local_sentence
 from eqrlab.analyses.report.page import write_report
 from eqrlab.analyses.studies import arc
 from eqrlab.analyses.studies.checks import check_sentences
-from eqrlab.analyses.text.comparison import ABOUT, clear_differences, comparison_rows
 from eqrlab.analyses.text.format import plural
 from eqrlab.analyses.text.names import shown_name, typed
 from eqrlab.analyses.text.signals import trust_sentence
@@ -226,10 +224,11 @@ def run_all(
     return results, kept
 
 
-def finish(target: Path, groups: dict[str, xr.Dataset], kept: Kept, began: float) -> str:
+def finish(target: Path, groups: dict[str, xr.Dataset], kept: Kept | None, began: float) -> str:
     """Write the archive and the report, and return their paths."""
     archive.write(target, groups)
-    kept.remove()
+    if kept is not None:
+        kept.remove()
     write_report(target, target.with_name(REPORT))
     return f"archive {target}, report {target.with_name(REPORT)}, {time.monotonic() - began:.0f} s"
 
@@ -251,34 +250,6 @@ def diagnose_command(checkpoints: tuple[str, ...], out: Path, **options: Any) ->
     began, target = time.monotonic(), out / "diagnosis.nc"
     results, kept = run_all(checkpoints or DEFAULT, target=target, **options)
     click.echo(finish(target, archive_groups(results), kept, began))
-    return target
-
-
-@click.command(
-    "compare",
-    epilog="Example:  eqrlab compare eqr-sudoku6 trm-sudoku6 --limit 2 --restarts 4 --depth 16 --no-local",
-)
-@click.argument("checkpoints", nargs=-1, metavar="CKPT CKPT...")
-@sampling_options
-def compare_command(checkpoints: tuple[str, ...], out: Path, **options: Any) -> Path:
-    """Compare checkpoints on the same puzzles and seeds.
-
-    Differences are taken to the first CKPT, with intervals paired by puzzle.  All restarts are drawn, even if fewer
-    would decide a mode.  Writes OUT/compare.nc and OUT/report.html, which shows the landscapes side by side; `eqrlab
-    report OUT/compare.nc --format md` makes the report as Markdown.  For families with one stored start see `eqrlab
-    diagnose --help`.
-    """
-    began, target = time.monotonic(), out / "compare.nc"
-    if len(checkpoints) < 2:
-        raise click.UsageError("compare needs at least two checkpoints")
-    results, kept = run_all(checkpoints, target=target, fixed=True, **options)
-    comparison = compare(results)
-    files = finish(target, {**archive_groups(results), "compare": comparison}, kept, began)
-    for other in range(1, len(results)):
-        click.echo("\n".join(table(comparison_rows(comparison, other))) + "\n")
-        click.echo("\n".join(textwrap.wrap(clear_differences(comparison, other), 110)) + "\n")
-    click.echo(f"{ABOUT}\n")
-    click.echo(files)
     return target
 
 

@@ -14,7 +14,15 @@ from eqrlab.analyses.compare import UNBOUNDED, compare
 from eqrlab.analyses.figures.comparison import plot_differences, plot_scatter
 from eqrlab.analyses.figures.diagnosis import mode_bar, plot_modes
 from eqrlab.analyses.figures.style import figure_of, to_svg
-from eqrlab.analyses.text.comparison import ABOUT, clear_differences, comparison_table, puzzle_rows
+from eqrlab.analyses.text.comparison import (
+    ABOUT,
+    ABOUT_SEEDS,
+    clear_differences,
+    comparison_table,
+    puzzle_rows,
+    recipe_table,
+    seeds_sentence,
+)
 from eqrlab.analyses.text.format import plural
 from eqrlab.analyses.text.verdicts import puzzle_modes
 
@@ -37,7 +45,9 @@ def comparison_of(stored: xr.Dataset, results: Results) -> xr.Dataset:
     return compare(results, confidence=float(stored.attrs.get("confidence", 0.95)))
 
 
-def comparison_view(stored: xr.Dataset, results: Results) -> dict[str, Any]:
+def comparison_view(
+    stored: xr.Dataset, results: Results, recipes: xr.Dataset | None = None
+) -> dict[str, Any]:
     """Return what is shown of a comparison.
 
     Parameters
@@ -46,6 +56,8 @@ def comparison_view(stored: xr.Dataset, results: Results) -> dict[str, Any]:
         The group "compare" of the archive.
     results
         Checkpoint name to its groups.
+    recipes
+        The group "recipes", if there is one.
     """
     comparison, names = comparison_of(stored, results), list(results)
     ensemble = results[names[0]]["ensemble"]
@@ -62,7 +74,9 @@ def comparison_view(stored: xr.Dataset, results: Results) -> dict[str, Any]:
         for m, (name, one) in enumerate(zip(names, modes, strict=True))
     ]
     return {
-        "title": f"{names[0]} and {names[1]}" if len(names) == 2 else f"{len(names)} checkpoints beside each other",
+        "title": _title(names) if recipes is None else _title(
+            [str(name) for name in recipes["recipe"].values], f"recipes of {recipes.sizes['seed']} seeds"
+        ),
         "first": names[0],
         "sentences": [clear_differences(comparison, c) for c in others],
         "scope": f"The same {puzzles} and seeds for all: {restarts} each, {ensemble.sizes['step']} steps.",
@@ -72,11 +86,27 @@ def comparison_view(stored: xr.Dataset, results: Results) -> dict[str, Any]:
         "differences": figure(
             "differences", f"Differences to {names[0]} with intervals", partial(plot_differences, comparison)
         ),
+        "recipes": None if recipes is None else _recipes(recipes),
         "others": [_other(comparison, c, names, figure) for c in others],
         "bars": bars,
         "puzzles": rows[:PUZZLES],
         "more": max(0, len(rows) - PUZZLES),
     }  # fmt: skip
+
+
+def _title(names: list[str], what: str = "checkpoints") -> str:
+    return f"{names[0]} and {names[1]}" if len(names) == 2 else f"{len(names)} {what} beside each other"
+
+
+def _recipes(recipes: xr.Dataset) -> dict[str, Any]:
+    """Return what is shown of training recipes over their seeds."""
+    others = range(1, recipes.sizes["recipe"])
+    tables = [recipe_table(recipes, r) for r in others]
+    return {
+        "sentences": [*(clear_differences(recipes, r) for r in others), seeds_sentence(recipes)],
+        "about": ABOUT_SEEDS,
+        "tables": [{"headings": list(next(iter(lines.values()))[0]), "table": lines} for lines in tables],
+    }
 
 
 def _other(comparison: xr.Dataset, c: int, names: list[str], figure: Any) -> dict[str, Any]:

@@ -15,7 +15,14 @@ from eqrlab.analyses.report.local import local_sentence
 from eqrlab.analyses.studies.checks import check_sentences
 from eqrlab.analyses.text import tables
 from eqrlab.analyses.text import verdicts as wording
-from eqrlab.analyses.text.comparison import ABOUT, clear_differences, comparison_table
+from eqrlab.analyses.text.comparison import (
+    ABOUT,
+    ABOUT_SEEDS,
+    clear_differences,
+    comparison_table,
+    recipe_table,
+    seeds_sentence,
+)
 from eqrlab.analyses.text.names import typed
 from eqrlab.analyses.text.signals import trust_sentence
 from eqrlab.analyses.text.vocabulary import MODE_NAMES, SELECTOR_NAMES
@@ -97,23 +104,38 @@ def diagnosis_markdown(groups: Groups, level: int = 2) -> str:
     return "\n\n".join(parts)
 
 
-def comparison_markdown(stored: xr.Dataset, results: Mapping[str, Groups]) -> str:
-    """Return a comparison as Markdown: differences with paired intervals, then each diagnosis."""
+def comparison_markdown(
+    stored: xr.Dataset, results: Mapping[str, Groups], recipes: xr.Dataset | None = None
+) -> str:
+    """Return a comparison as Markdown: recipes over their seeds, if there are any, and checkpoints, each paired."""
     comparison = comparison_of(stored, results)
-    parts = ["## Paired differences"]
+    parts = []
+    if recipes is not None:
+        parts.append("## Recipes over their seeds")
+        for other in range(1, recipes.sizes["recipe"]):
+            parts += [clear_differences(recipes, other), _flat(recipe_table(recipes, other))]
+        parts += [seeds_sentence(recipes), ABOUT_SEEDS]
+    parts.append("## Paired differences")
     for other in range(1, len(results)):
-        parts.append(clear_differences(comparison, other))
-        lines = comparison_table(comparison, other)
-        flat = [
-            row | {"quantity": f"{title}: {row['quantity']}"} for title, rows in lines.items() for row in rows
-        ]
-        parts.append(table(flat))
+        parts += [clear_differences(comparison, other), _flat(comparison_table(comparison, other))]
     abouts = [groups["ensemble"].attrs for groups in results.values()]
     puzzles = next(iter(results.values()))["ensemble"].sizes["puzzle"]
-    return "\n\n".join([*parts, ABOUT, f"```bash\n{command('compare', abouts, puzzles)}\n```"])
+    again = command("compare", abouts, puzzles) + (
+        "" if recipes is None else f" --seeds {recipes.sizes['seed']}"
+    )
+    return "\n\n".join([*parts, ABOUT, f"```bash\n{again}\n```"])
 
 
-def report_markdown(stored: xr.Dataset | None, results: Mapping[str, Groups]) -> str:
+def _flat(lines: Mapping[str, Sequence[Mapping[str, str]]]) -> str:
+    """Return a table by subject as one table."""
+    return table(
+        [{**row, "quantity": f"{title}: {row['quantity']}"} for title, rows in lines.items() for row in rows]
+    )
+
+
+def report_markdown(
+    stored: xr.Dataset | None, results: Mapping[str, Groups], recipes: xr.Dataset | None = None
+) -> str:
     """Return the report of an archive as Markdown.
 
     Parameters
@@ -122,11 +144,13 @@ def report_markdown(stored: xr.Dataset | None, results: Mapping[str, Groups]) ->
         Its group "compare", None without one.
     results
         Checkpoint name to its groups, as `report.page.checkpoints` gives them.
+    recipes
+        Its group "recipes", None without one.
     """
     names = [typed(name) for name in results]
     parts = [f"# Attractor landscape of {', '.join(names)}"]
     if stored is not None:
-        parts.append(comparison_markdown(stored, results))
+        parts.append(comparison_markdown(stored, results, recipes))
     for name, groups in zip(names, results.values(), strict=True):
         parts += (
             [f"## {name}", diagnosis_markdown(groups, 3)] if len(names) > 1 else [diagnosis_markdown(groups)]
@@ -137,7 +161,7 @@ def report_markdown(stored: xr.Dataset | None, results: Mapping[str, Groups]) ->
 def command(verb: str, abouts: Sequence[Mapping[str, Any]], puzzles: int) -> str:
     """Return the command that makes a diagnosis or a comparison again, from the attributes of its ensembles."""
     about = abouts[0]
-    asked = json.loads(about.get("request", "{}"))
+    asked = json.loads(about["request"]) if "request" in about else {"noise": about.get("noise")}
     names = [str(one.get("name", one.get("checkpoint", "CKPT"))) for one in abouts]
     file = str(about.get("puzzles", "FILE"))
     words = ["eqrlab", verb, *names]

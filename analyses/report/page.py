@@ -65,8 +65,11 @@ def write_report(path: str | Path, out: str | Path, kind: str = "html") -> None:
 
 def render_markdown(tree: xr.DataTree) -> str:
     """Return the report of an archive as Markdown, see `render`."""
-    results = checkpoints(tree)
-    return report_markdown(tree["compare"].to_dataset() if "compare" in tree.children else None, results)
+    return report_markdown(_group(tree, "compare"), checkpoints(tree), _group(tree, "recipes"))
+
+
+def _group(tree: xr.DataTree, name: str) -> xr.Dataset | None:
+    return tree[name].to_dataset() if name in tree.children else None
 
 
 def render(tree: xr.DataTree) -> str:
@@ -89,11 +92,10 @@ def render(tree: xr.DataTree) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"figures": _figures, "split": _split}
+    compared = _group(tree, "compare")
     return environment.get_template("report.html").render(
         views=views,
-        comparison=comparison_view(tree["compare"].to_dataset(), results)
-        if "compare" in tree.children
-        else None,
+        comparison=None if compared is None else comparison_view(compared, results, _group(tree, "recipes")),
         summary=wording.summary_rows(results),
         colours=COLOURS,
         board_style=Markup(boards.LOOKS.read_text(encoding="utf-8")),

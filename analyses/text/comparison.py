@@ -12,6 +12,7 @@ from eqrlab.attractors.results.interval import Interval
 
 SUBJECTS = {  # heading of a part of the table: how the names of its quantities begin or end
     "Accuracy at the last depth, choosing by": "accuracy, ",
+    "Chance that two restarts disagree in being right": " gap",
     "Mass, the share of restarts that end at": " mass",
     "Share of the puzzles in mode": "mode ",
     "AUC within a puzzle, wrong against right runs, of": " AUC within puzzle",
@@ -22,11 +23,16 @@ NAMES = {
     "correct mass": "right attractors",
     "spurious mass": "wrong attractors",
     "mode undecided": "undecided",
+    "path-independence gap": "path-independence gap",
 }
 
 ABOUT = (
     "Difference: second minus first, both averaged over the puzzles where both are defined; intervals pair the puzzles "
     "and resample them, each for one quantity alone."
+)
+ABOUT_SEEDS = (
+    "Means over training seeds and puzzles. Difference: second minus first, paired by puzzle and by position among the "
+    "seeds. Intervals are Student's, hold for new seeds and new puzzles, and are each for one quantity alone."
 )
 
 
@@ -52,7 +58,12 @@ def quantity_name(quantity: str) -> str:
 
 def is_share(quantity: str) -> bool:
     """Return whether a quantity is a share, whose differences are in points."""
-    return subject_of(quantity) in tuple(SUBJECTS)[:3]
+    return subject_of(quantity) in tuple(SUBJECTS)[:4]
+
+
+def _scaled(quantity: str) -> tuple[int, int]:
+    """Return by how much a quantity is multiplied where it is shown, and its digits: shares are in percent."""
+    return (100, 1) if is_share(quantity) else (1, 1 if "step" in quantity else 3)
 
 
 def paired_means(comparison: xr.Dataset, other: int) -> tuple[np.ndarray, np.ndarray]:
@@ -88,7 +99,7 @@ def comparison_table(comparison: xr.Dataset, other: int = 1) -> dict[str, list[d
     table: dict[str, list[dict[str, str]]] = {}
     for q, quantity in enumerate(map(str, comparison["quantity"].values)):
         share = is_share(quantity)
-        scale, digits = (100, 1) if share else (1, 1 if "step" in quantity else 3)
+        scale, digits = _scaled(quantity)
         count = int(comparison["puzzles_compared"].values[other, q])
         gap, low, high = (scale * v for v in Interval.of(comparison, "difference", other, q))
         unit = " %" if share else ""
@@ -105,18 +116,66 @@ def comparison_table(comparison: xr.Dataset, other: int = 1) -> dict[str, list[d
     return table
 
 
-def comparison_rows(comparison: xr.Dataset, other: int = 1) -> list[dict[str, str]]:
-    """Return `comparison_table` as rows for a terminal: subjects are rows of their own, quantities set in."""
+def recipe_table(recipes: xr.Dataset, other: int = 1) -> dict[str, list[dict[str, str]]]:
+    """Return the table of a training recipe beside the first one: subject to rows, each heading to text.
+
+    Parameters
+    ----------
+    recipes
+        From `over_seeds`.
+    other
+        Position of the recipe.
+    """
+    names = [str(name) for name in recipes["recipe"].values]
+    gap_heading = f"difference [{100 * float(recipes.attrs['confidence']):g} % interval]"
+    first = distinct(names[0], ["quantity", gap_heading])
+    second = distinct(names[other], ["quantity", gap_heading, first])
+    table: dict[str, list[dict[str, str]]] = {}
+    for q, quantity in enumerate(map(str, recipes["quantity"].values)):
+        scale, digits = _scaled(quantity)
+
+        def text(name: str, place: int, form: str, unit: str, q: int = q, scale: int = scale) -> str:
+            value, low, high = (scale * v for v in Interval.of(recipes, name, place, q))
+            if not np.isfinite(value):
+                return "undefined"
+            bounds = f"[{low:{form}}, {high:{form}}]" if np.isfinite(low) else "(too few for an interval)"
+            return f"{value:{form}}{unit} {bounds}"
+
+        share = is_share(quantity)
+        means = [text("value", place, f".{digits}f", " %" if share else "") for place in (0, other)]
+        table.setdefault(subject_of(quantity), []).append({
+            "quantity": quantity_name(quantity),
+            first: means[0],
+            second: means[1],
+            gap_heading: text("difference", other, f"+.{digits}f", " points" if share else ""),
+        })  # fmt: skip
+    return table
+
+
+def seeds_sentence(recipes: xr.Dataset) -> str:
+    """Return how often one restart of every single run is right."""
+    parts = [
+        f"{name} {', '.join(f'{100 * value:.1f}' for value in values)}"
+        for name, values in zip(
+            recipes["recipe"].values, recipes["seed_value"].sel(quantity="accuracy, mean").values, strict=True
+        )
+    ]
+    return f"One restart is right, in %, each seed: {'; '.join(parts)}."
+
+
+def table_rows(table: dict[str, list[dict[str, str]]]) -> list[dict[str, str]]:
+    """Return a table by subject as rows for a terminal: subjects are rows of their own, quantities set in."""
     rows = []
-    for title, members in comparison_table(comparison, other).items():
+    for title, members in table.items():
         rows += [dict.fromkeys(members[0], "") | {"quantity": title}]
         rows += [row | {"quantity": f"  {row['quantity']}"} for row in members]
     return rows
 
 
 def clear_differences(comparison: xr.Dataset, other: int = 1) -> str:
-    """Return whether a checkpoint is right, and ends at right and wrong attractors, more often than the first one."""
-    first, name = (str(comparison["checkpoint"].values[c]) for c in (0, other))
+    """Return whether a checkpoint, or recipe, is right and at right and wrong attractors more often than the first."""
+    sides = comparison["recipe" if "recipe" in comparison.dims else "checkpoint"].values
+    first, name = str(sides[0]), str(sides[other])
     gap, low, high = Interval.of(comparison, "difference", other)
     quantities = [str(q) for q in comparison["quantity"].values]
     told = [q for q in quantities if q in ("accuracy, mean", "correct mass", "spurious mass")]

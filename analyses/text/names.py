@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from eqrlab.core.messages import printable
@@ -53,8 +55,35 @@ def distinct(name: str, taken: Collection[str]) -> str:
 
 
 def shown_name(checkpoint: str, taken: Collection[str]) -> str:
-    """Return what a checkpoint is called: its bundled name or its file's stem, numbered where that is taken."""
-    return distinct(typed(Path(checkpoint).stem if Path(checkpoint).exists() else checkpoint), taken)
+    """Return what a checkpoint is called, numbered where that is taken.
+
+    It is its bundled name, the name of a folder, or a file's stem; of `model.safetensors`, as every training run calls
+    its model, it is the name of the folder in which it lies.
+    """
+    path = Path(checkpoint)
+    if not path.exists():
+        return distinct(typed(checkpoint), taken)
+    if path.is_dir():
+        name = path.resolve().name
+    elif path.name == "model.safetensors":
+        name = path.resolve().parent.name
+    else:
+        name = path.stem
+    return distinct(typed(name or path.stem), taken)
+
+
+def common_name(names: Sequence[str]) -> str:
+    """Return the words with which all names begin, without a number or "seed" at their end; else the first name.
+
+    Examples
+    --------
+    >>> common_name(["eqr-seed0", "eqr-seed1"]), common_name(["trm9-10", "trm9-11"]), common_name(["tied", "trm"])
+    ('eqr', 'trm9', 'tied')
+    """
+    words = [re.findall(r"[^\W\d_]+|\d+|[\W_]", name) for name in names]
+    same = takewhile(lambda word: len(set(word)) == 1, zip(*words, strict=False))
+    shared = "".join(word[0] for word in same).rstrip("-_. ").removesuffix("seed").rstrip("-_. ")
+    return shared or names[0]
 
 
 def group_names(names: Iterable[str], reserved: Collection[str]) -> dict[str, str]:

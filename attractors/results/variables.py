@@ -330,6 +330,15 @@ GROUPS = (
         Variable("puzzle_value?", "checkpoint quantity puzzle", FLOAT,
                  "quantity of a puzzle, NaN where it is undefined"),
     )),
+    Group("recipes", "Training recipes side by side, each a mean over seeds, on the same puzzles.", (
+        Variable("value", "recipe quantity", FLOAT, "mean over seeds and puzzles"),
+        Variable("difference", "recipe quantity", FLOAT,
+                 "mean difference to the first recipe, paired by seed and puzzle"),
+        Variable("seed_value", "recipe seed quantity", FLOAT, "mean over puzzles"),
+        Variable("seed_difference", "recipe seed quantity", FLOAT,
+                 "mean difference to the first recipe, paired by puzzle"),
+        Variable("runs", "recipe seed", TEXT, "checkpoint"),
+    )),
     Group("plane", "Basins on a plane through state space.", (
         Variable("attractor_id", "puzzle v u", INT, "attractor the cell leads to, -1 none"),
         Variable("fate", "puzzle v u", FATES, "what became of the cell"),

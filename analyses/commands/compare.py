@@ -104,8 +104,8 @@ def compare_command(
     kept: Kept | None = None
     if any(archives):
         require_no_runs(context)
-        require_writable(out, target.name, REPORT)
         results = read_results(checkpoints)
+        require_writable(out, target.name, REPORT)
     else:
         if seeds:
             require_recipes(len(checkpoints), seeds)

@@ -66,6 +66,15 @@ def _scaled(quantity: str) -> tuple[int, int]:
     return (100, 1) if is_share(quantity) else (1, 1 if "step" in quantity else 3)
 
 
+def _written(found: Interval, quantity: str, sign: str = "", few: str = "(too few puzzles)") -> str:
+    """Return an estimate of a quantity, or of its difference where `sign` is "+", with its interval."""
+    scale, digits = _scaled(quantity)
+    value, low, high = (scale * part for part in found)
+    unit = "" if not is_share(quantity) else " points" if sign else " %"
+    bounds = f"[{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]" if np.isfinite(low) else few
+    return f"{value:{sign}.{digits}f}{unit} {bounds}" if np.isfinite(value) else "undefined"
+
+
 def paired_means(comparison: xr.Dataset, other: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the means (quantity,) of the first checkpoint and of another over the puzzles where both are defined."""
     pair = comparison["puzzle_value"].transpose("checkpoint", "quantity", "puzzle").values[[0, other]]
@@ -98,19 +107,16 @@ def comparison_table(comparison: xr.Dataset, other: int = 1) -> dict[str, list[d
     means = paired_means(comparison, other)
     table: dict[str, list[dict[str, str]]] = {}
     for q, quantity in enumerate(map(str, comparison["quantity"].values)):
-        share = is_share(quantity)
         scale, digits = _scaled(quantity)
         count = int(comparison["puzzles_compared"].values[other, q])
-        gap, low, high = (scale * v for v in Interval.of(comparison, "difference", other, q))
-        unit = " %" if share else ""
+        unit = " %" if is_share(quantity) else ""
         texts = [f"{scale * m[q]:.{digits}f}{unit}" if count else "undefined" for m in means]
-        unit = " points" if share else ""
-        bounds = f"[{low:+.{digits}f}, {high:+.{digits}f}]" if np.isfinite(low) else "(too few puzzles)"
+        gap = _written(Interval.of(comparison, "difference", other, q), quantity, "+")
         table.setdefault(subject_of(quantity), []).append({
             "quantity": quantity_name(quantity),
             first: texts[0],
             second: texts[1],
-            gap_heading: f"{gap:+.{digits}f}{unit} {bounds}" if count else "",
+            gap_heading: gap if count else "",
             "over": plural(count, "puzzle") if count else "no puzzle",
         })  # fmt: skip
     return table
@@ -132,23 +138,17 @@ def recipe_table(recipes: xr.Dataset, other: int = 1) -> dict[str, list[dict[str
     second = distinct(names[other], ["quantity", gap_heading, first])
     table: dict[str, list[dict[str, str]]] = {}
     for q, quantity in enumerate(map(str, recipes["quantity"].values)):
-        scale, digits = _scaled(quantity)
-
-        def text(name: str, place: int, form: str, unit: str, q: int = q, scale: int = scale) -> str:
-            value, low, high = (scale * v for v in Interval.of(recipes, name, place, q))
-            if not np.isfinite(value):
-                return "undefined"
-            bounds = f"[{low:{form}}, {high:{form}}]" if np.isfinite(low) else "(too few for an interval)"
-            return f"{value:{form}}{unit} {bounds}"
-
-        share = is_share(quantity)
-        means = [text("value", place, f".{digits}f", " %" if share else "") for place in (0, other)]
-        table.setdefault(subject_of(quantity), []).append({
+        written = [
+            _written(Interval.of(recipes, name, place, q), quantity, sign, "(too few for an interval)")
+            for name, place, sign in (("value", 0, ""), ("value", other, ""), ("difference", other, "+"))
+        ]
+        row = {
             "quantity": quantity_name(quantity),
-            first: means[0],
-            second: means[1],
-            gap_heading: text("difference", other, f"+.{digits}f", " points" if share else ""),
-        })  # fmt: skip
+            first: written[0],
+            second: written[1],
+            gap_heading: written[2],
+        }
+        table.setdefault(subject_of(quantity), []).append(row)
     return table
 
 

@@ -161,7 +161,9 @@ def report_markdown(
 def command(verb: str, abouts: Sequence[Mapping[str, Any]], puzzles: int) -> str:
     """Return the command that makes a diagnosis or a comparison again, from the attributes of its ensembles."""
     about = abouts[0]
-    asked = json.loads(about["request"]) if "request" in about else {"noise": about.get("noise")}
+    asked = json.loads(about.get("request", "{}"))
+    if "request" not in about:  # written by another verb than diagnose and compare
+        asked["noise"] = about.get("noise")
     names = [str(one.get("name", one.get("checkpoint", "CKPT"))) for one in abouts]
     file = str(about.get("puzzles", "FILE"))
     words = ["eqrlab", verb, *names]

@@ -17,6 +17,7 @@ from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, mean_where
 from eqrlab.attractors.statistics.seeds import mean_over_seeds
 
 Groups = Mapping[str, xr.Dataset]
+COMPARISONS = ("compare", "recipes")  # groups of an archive that belong to no single checkpoint
 GAP = "path-independence gap"
 MISLED = "accuracy, least residual minus majority"  # from -1 to 1
 STEPS, RADIUS = "settling step of right runs", "spectral radius at right attractors"

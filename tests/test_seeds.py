@@ -129,7 +129,7 @@ def archives(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     (folder / "four.csv").write_text(PUZZLES)
     files = []
-    for name, size in (("a-0", 8), ("a-1", 8), ("b-0", 16), ("b-1", 16)):
+    for name, size in (("a-0", 8), ("a-1", 12), ("b-0", 16), ("b-1", 20)):
         (folder / name).mkdir()
         model = tiny_file(folder / name / "model.safetensors", hidden_size=size)
         run = inside("scale", model, "--puzzles", folder / "four.csv", "--depths", "4", "--breadths", "1,3",
@@ -158,6 +158,16 @@ def test_archives_are_compared_as_their_checkpoints_are(archives, tmp_path):
     run = inside("report", tmp_path / "stored" / "compare.nc", "--format", "md")
     text = (tmp_path / "stored" / "report.md").read_text()
     assert "## Recipes over their seeds" in text and "--seeds 2" in text
+
+
+def test_a_resumed_comparison_takes_no_recipes_from_before(archives, tmp_path):
+    models = [file.with_name("model.safetensors") for file in archives]
+    same = ("compare", *models, "--puzzles", archives[0].parents[1] / "four.csv", "--restarts", 2, "--depth", 3,
+            "--no-local", "--no-checks", "--out", tmp_path, "--quiet")  # fmt: skip
+    for more, there in ((("--seeds", 2), True), (("--resume",), False), (("--resume", "--seeds", 2), True)):
+        run = inside(*same, *more)
+        assert run.exit_code == 0, run.output
+        assert ("recipes" in archive.read(tmp_path / "compare.nc").children) is there
 
 
 def test_runs_are_called_by_their_folders(archives, tmp_path):

@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from eqrlab.analyses.commands.common.outputs import require_writable
+from eqrlab.analyses.compare import COMPARISONS
 from eqrlab.attractors.results import archive, schema
 from eqrlab.attractors.results.groups import results_of
 from eqrlab.attractors.streaming.row_store import RowStore
@@ -181,6 +182,6 @@ def stored(file: Path) -> Iterator[tuple[str | None, Groups]]:
     """
     tree = archive.read(file, complete=True)
     for node in (tree, *tree.children.values()):
-        groups = {name: found for name, found in results_of(node).items() if name != "compare"}
+        groups = {name: found for name, found in results_of(node).items() if name not in COMPARISONS}
         if "ensemble" in groups:
             yield groups["ensemble"].attrs.get("request"), groups

@@ -114,8 +114,10 @@ def compare(results: Mapping[str, Groups], *, confidence: float = 0.95, seed: in
     compared = both.sum(-1)
     least, most = np.array([differences_of(*range_of(q)) for q in quantities]).T
     share = np.isfinite(least)
-    ends = np.where(share, (least, most), [[-1.0], [1.0]])
-    low, high = np.where(share, widened(gap, low, high, compared, confidence, *ends), (low, high))
+    shares = (..., share)
+    low[shares], high[shares] = widened(
+        gap[shares], low[shares], high[shares], compared[shares], confidence, least[share], most[share]
+    )
     enough = compared >= np.where(share, 2, FEWEST)
     low, high = np.where(enough, (low, high), np.nan)
     pair = ("checkpoint", "quantity")

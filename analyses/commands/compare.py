@@ -16,7 +16,7 @@ from eqrlab.analyses.commands.common.unfinished import Kept
 from eqrlab.analyses.commands.diagnose import REPORT, finish, run_all, sampling_options, table
 from eqrlab.analyses.compare import compare, over_seeds, require_recipes
 from eqrlab.analyses.diagnose import archive_groups
-from eqrlab.analyses.report.page import checkpoints as results_of
+from eqrlab.analyses.report import page
 from eqrlab.analyses.text.comparison import (
     ABOUT,
     ABOUT_SEEDS,
@@ -41,7 +41,7 @@ def read_results(files: Sequence[str]) -> dict[str, dict[str, xr.Dataset]]:
     """
     results: dict[str, dict[str, xr.Dataset]] = {}
     for file in files:
-        for name, groups in results_of(archive.read(file, complete=True)).items():
+        for name, groups in page.checkpoints(archive.read(file, complete=True)).items():
             if "modes" not in groups:
                 raise ValueError(f"{file}: it does not say which answers are right")
             require_equal(groups["ensemble"], f"{file}: a comparison")
@@ -96,15 +96,15 @@ def compare_command(
     the same puzzles: nothing is run then.
     """
     began, target = time.monotonic(), out / "compare.nc"
-    archives = [Path(name).suffix == ".nc" for name in checkpoints]
-    if any(archives) and not all(archives):
+    archives = [name for name in checkpoints if Path(name).suffix == ".nc"]
+    if archives and len(archives) < len(checkpoints):
         raise click.UsageError("give checkpoints or archives, not both")
-    if len(checkpoints) < 2 and not any(archives):
+    if len(checkpoints) < 2 and not archives:
         raise click.UsageError("compare needs at least two checkpoints")
     kept: Kept | None = None
-    if any(archives):
+    if archives:
         require_no_runs(context)
-        results = read_results(checkpoints)
+        results = read_results(archives)
         require_writable(out, target.name, REPORT)
     else:
         if seeds:

@@ -15,9 +15,8 @@ from eqrlab.analyses.studies.checks import run_checks, states_fit
 from eqrlab.analyses.studies.commit import commit_where_none_is_right
 from eqrlab.analyses.text.names import group_names
 from eqrlab.attractors.ensemble.judge import require_judged
-from eqrlab.attractors.ensemble.to_dataset import assemble
 from eqrlab.attractors.results.validate import schema_tables
-from eqrlab.attractors.streaming.row_store import RowStore, records_of
+from eqrlab.attractors.streaming.row_store import RowStore, sample_stored
 from eqrlab.core import System
 from eqrlab.core.progress import shown, tqdm
 
@@ -101,10 +100,7 @@ def diagnose_run(
     kept = ("final_state",) if (checks or local) and states_fit(run.system, run.rows) else ()
     wanted = run.with_(keep=("summary", "path", *kept))
     if fixed:
-        rows = np.arange(wanted.rows)
-        ensemble = assemble(
-            wanted, records_of(wanted, rows, batch_size=batch_size, progress=progress, store=store)
-        )
+        ensemble = sample_stored(wanted, batch_size=batch_size, progress=progress, store=store)
     else:
         ensemble = at.sample_until_decided(wanted, batch_size=batch_size, progress=progress, store=store)
     groups = {"ensemble": ensemble.drop_vars("final_state", errors="ignore")}

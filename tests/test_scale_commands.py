@@ -14,7 +14,9 @@ from eqrlab.analyses.figures import scaling as scale_plots
 from eqrlab.analyses.report.page import write_report
 from eqrlab.analyses.studies import adaptive as adaptive_trial
 from eqrlab.attractors.results import archive
+from eqrlab.attractors.streaming.row_store import RowStore
 from eqrlab.core import EqR, EqRConfig, build, save
+from tests.command_line import refused
 from tests.test_diagnose_commands import PUZZLES
 from tests.zoo import narrow_in_sea, puzzles
 
@@ -157,3 +159,48 @@ def test_pictures_show_the_numbers_of_the_grid():
         curve.get_ydata(), scaling.accuracy.sel(selector="top1_converged", depth=24).values
     )
     assert len(scale_plots.scaling_figure(scaling, "a").axes) == 4
+
+
+def test_a_run_that_was_stopped_is_continued(files, tmp_path, monkeypatch):
+    """The second time only what was missing is run; the values are those of a run in one go."""
+    asked = [
+        files / "stored.safetensors",
+        "--puzzles",
+        files / "four.csv",
+        "--commit",
+        0.2,
+        "--batch-size",
+        3,
+        "--quiet",
+    ]
+    asked += ["--depths", "2,6", "--breadths", "1,3"]
+    assert eqrlab(*asked, "--out", tmp_path / "whole").exit_code == 0
+    rows, put, out = [], RowStore.put, tmp_path / "out"
+
+    def stopping(self, piece, records):
+        self.every = 0.0  # written at once
+        put(self, piece, records)
+        rows.extend(piece)
+        if len(rows) == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RowStore, "put", stopping)
+    run = eqrlab(*asked, "--out", out)
+    assert run.exit_code == 130 and not (out / "scaling.nc").exists()
+    kept = f"what was sampled is kept in {out / 'scaling.nc.parts'}"
+    assert run.output.splitlines()[-1] == f"eqrlab: stopped; {kept}; the same command with --resume continues"
+    assert eqrlab(*asked, "--out", out, "--resume").exit_code == 0
+    assert sorted(rows) == list(range(18)), "6 puzzles, 3 restarts, each run once"
+    assert sorted(file.name for file in out.iterdir()) == ["scaling.nc", "scaling.svg"]
+    whole, again = (archive.read(folder / "scaling.nc") for folder in (tmp_path / "whole", out))
+    assert (
+        set(whole.children)
+        == set(again.children)
+        == {"ensemble", "own_start", "commit", "scaling", "signals"}
+    )
+    for group in whole.children:
+        for name, variable in whole[group].data_vars.items():
+            np.testing.assert_array_equal(again[group][name].values, variable.values)
+    run = eqrlab(*asked, "--out", out, "--resume", "--breadths", "1,2")
+    refused(run, "scaling.nc", "restarts 3 there, 2 here")
+    assert eqrlab(*asked, "--out", out, "--resume").exit_code == 0 and len(rows) == 18, "nothing is run again"

@@ -25,7 +25,7 @@ from eqrlab.analyses.commands.common.puzzle_choice import (
     require_solutions,
     short_source,
 )
-from eqrlab.analyses.commands.common.unfinished import Kept, request
+from eqrlab.analyses.commands.common.unfinished import CONTINUE, Kept, request
 from eqrlab.analyses.diagnose import archive_groups, diagnose_run
 from eqrlab.analyses.report.disguises import disguise_sentence
 from eqrlab.analyses.report.local import local_sentence
@@ -214,12 +214,11 @@ def run_all(
             if not target.exists():
                 archive.write(target, archive_groups(results))
                 write_report(target, target.with_name(REPORT))
-            error.add_note(f"{len(results)} of {len(models)} checkpoints are kept in {target.parent}; "
-                           "the same command with --resume continues")  # fmt: skip
-        elif kept.under_way():
             error.add_note(
-                f"what was sampled is kept in {kept.folder}; the same command with --resume continues"
+                f"{len(results)} of {len(models)} checkpoints are kept in {target.parent}; {CONTINUE}"
             )
+        else:
+            kept.note(error)
         raise
     return results, kept
 

@@ -23,6 +23,7 @@ from eqrlab.analyses.commands.common.puzzle_choice import (
     short_source,
 )
 from eqrlab.analyses.commands.common.run_options import outside, run_options
+from eqrlab.analyses.commands.common.unfinished import Kept, request
 from eqrlab.analyses.commands.diagnose import named, table
 from eqrlab.analyses.figures.scaling import USABLE, scaling_figure
 from eqrlab.analyses.figures.style import write_figure
@@ -33,11 +34,20 @@ from eqrlab.analyses.text.format import percent, plural
 from eqrlab.analyses.text.harmful_depth import late_drop
 from eqrlab.analyses.text.signals import signal_rows, signal_warning, trust_sentence
 from eqrlab.analyses.text.vocabulary import SELECTOR_NAMES
-from eqrlab.attractors.results import archive
+from eqrlab.attractors.ensemble.options import part_of
+from eqrlab.attractors.results import archive, schema
 from eqrlab.attractors.results.interval import Interval
+from eqrlab.attractors.streaming.row_store import RowStore, sample_stored
 from eqrlab.core import Reasoner
+from eqrlab.datasets import PuzzleSet
 
 SAMPLE = 64  # puzzles of a bundled set unless --limit says otherwise
+RUNS = (
+    "ensemble",
+    "own_start",
+    "baseline",
+    "commit",
+)  # groups that are run; the others are computed from these
 SHOWN = ("top1_converged", "majority", "any_correct")
 
 
@@ -49,6 +59,7 @@ class ScaleGiven(opt.Given, total=False):
     batch_size: int | None
     compiled: bool
     quiet: bool
+    resume: bool
 
 
 @click.command("scale", epilog="Example:  eqrlab scale eqr-sudoku6 --depths 1,4,16 --breadths 1,4 --limit 8")
@@ -90,6 +101,11 @@ class ScaleGiven(opt.Given, total=False):
 @opt.batch_size
 @opt.compiled
 @opt.out()
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Continue a run that was stopped: the restarts of CKPT that were kept are not run again.",
+)
 @prints_json
 @opt.quiet
 @opt.checkpoint
@@ -112,11 +128,12 @@ def scale_command(
         raise click.UsageError("give either CKPT or --from ARCHIVE.nc")
     groups: dict[str, xr.Dataset]
     layers: int | None = None
+    kept: Kept | None = None
     if source is not None:
-        if any(given[name] for name in ("against", "puzzles", "limit", "compiled", "commit")):
+        if any(given[name] for name in ("against", "puzzles", "limit", "compiled", "commit", "resume")):
             raise click.UsageError(
                 "--from takes puzzles and runs from the archive: "
-                "leave out --puzzles, --limit, --against, --commit and --compile"
+                "leave out --puzzles, --limit, --against, --commit, --compile and --resume"
             )
         require_writable(out, "scaling.nc", "scaling.svg")
         groups = stored(source)
@@ -134,7 +151,7 @@ def scale_command(
         assert checkpoint is not None
         against, puzzles, quiet = given["against"], given["puzzles"], given["quiet"]
         models = named([checkpoint] if against is None else [checkpoint, against], given["compiled"])
-        (name, model), *others = models.items()
+        name, model = next(iter(models.items()))
         few = given["limit"] or (SAMPLE if puzzles is None else None)
         chosen = puzzles_for(
             model, puzzles, given["split"], few, given["allow_several"], seed=given["seed"], quiet=quiet
@@ -146,26 +163,7 @@ def scale_command(
             f"{name}: {plural(len(chosen), 'puzzle')} of {short_source(chosen)}{how_chosen(chosen)}, "
             f"up to {breadths[-1]} restarts of {depths[-1]} steps{outside(model)}\n"
         )
-        common = run_options(model, chosen, given) | {
-            "depth": depths[-1], "batch_size": given["batch_size"], "progress": not quiet,
-        }  # fmt: skip
-        commit = given["commit"]
-        if commit is not None:
-            clues_of(chosen.task)
-            if breadths[-1] < 2:
-                raise click.UsageError("--commit needs at least 2 restarts, for two stages")
-        groups = sampled(model, chosen.inputs, breadths[-1], common, states=commit is not None)
-        if commit is not None:
-            groups["commit"] = commit_trial(
-                model, chosen, commit, restarts=breadths[-1] // 2, drawn=groups["ensemble"], **common
-            )
-            # Only the trial needed the states, and they would make up most of the archive.
-            groups["ensemble"] = groups["ensemble"].drop_vars("final_state")
-        for found in groups.values():
-            found.attrs |= {"name": name, **puzzle_attributes(chosen)}
-        if others:
-            groups["baseline"] = own_run(others[0][1], chosen.inputs, common)
-            groups["baseline"].attrs["name"] = others[0][0]
+        groups, kept = drawn(models, chosen, breadths[-1], depths[-1], out, given)
     # From here on everything is computed from the ensemble, whether it was sampled or read.
     ensemble = groups["ensemble"]
     groups["scaling"] = at.scaling(ensemble, depths, breadths, layers=layers)
@@ -177,6 +175,8 @@ def scale_command(
         groups["adaptive"] = trial(ensemble, groups.get("baseline", groups.get("own_start")), accuracy)
         lines += ["", *trial_lines(groups["adaptive"])]
     archive.write(out / "scaling.nc", groups)
+    if kept is not None:
+        kept.remove()
     write_figure(scaling_figure(groups["scaling"], name), out / "scaling.svg")
     click.echo("\n".join(lines))
     click.echo(
@@ -185,13 +185,64 @@ def scale_command(
     return out / "scaling.nc"
 
 
+def drawn(
+    models: dict[str, Reasoner], chosen: PuzzleSet, restarts: int, depth: int, out: Path, given: ScaleGiven
+) -> tuple[dict[str, xr.Dataset], Kept]:
+    """Return all runs of the first model, and one per puzzle of the model it is compared with, as groups.
+
+    While runs are sampled they are kept beside the archive, and with --resume they are used; also returns where.
+    """
+    (name, model), *others = models.items()
+    common = run_options(model, chosen, given) | {
+        "depth": depth, "batch_size": given["batch_size"], "progress": not given["quiet"],
+    }  # fmt: skip
+    commit = given["commit"]
+    if commit is not None:
+        clues_of(chosen.task)
+        if restarts < 2:
+            raise click.UsageError("--commit needs at least 2 restarts, for two stages")
+    settings = {option: given.get(option) for option in ("seed", "noise", "device", "dtype", "batch_size")}
+    settings |= {"restarts": restarts, "depth": depth, "commit": commit}
+    settings["against"] = [schema.provenance(other)["checkpoint_sha256"] for _, other in others]
+    wanted = request(model, chosen, settings, given["compiled"])
+    kept = Kept(out / "scaling.nc", {name: wanted}, given["resume"])
+    if finished := kept.found(name):
+        return {group: finished[group] for group in RUNS if group in finished}, kept
+    try:
+        groups = sampled(model, chosen.inputs, restarts, common, kept.rows(name), states=commit is not None)
+        if commit is not None:
+            groups["commit"] = commit_trial(
+                model, chosen, commit, restarts=restarts // 2, drawn=groups["ensemble"], **common
+            )
+            # Only the trial needed the states, and they would make up most of the archive.
+            groups["ensemble"] = groups["ensemble"].drop_vars("final_state")
+        for found in groups.values():
+            found.attrs |= {"name": name, **puzzle_attributes(chosen)}
+        groups["ensemble"].attrs["request"] = wanted
+        if others:
+            groups["baseline"] = own_run(others[0][1], chosen.inputs, common)
+            groups["baseline"].attrs["name"] = others[0][0]
+    except BaseException as error:
+        kept.note(error)
+        raise
+    return groups, kept
+
+
 def sampled(
-    model: Reasoner, inputs: np.ndarray, restarts: int, common: dict[str, Any], states: bool = False
+    model: Reasoner,
+    inputs: np.ndarray,
+    restarts: int,
+    common: dict[str, Any],
+    store: RowStore,
+    states: bool = False,
 ) -> dict[str, xr.Dataset]:
     """Return the ensemble, on request with its final states, and for families with a stored start one run from that."""
     scored = ["logit_delta"] if hasattr(model, "logits") else []  # a system of the user's own may have none
     keep = ("summary", *scored, *(["final_state"] if states else []))
-    groups = {"ensemble": at.sample(model, inputs, restarts=restarts, keep=keep, **common)}
+    work = {option: common[option] for option in ("batch_size", "progress")}
+    described = part_of({**common, "restarts": restarts, "keep": keep}, at.RunOptions)
+    run = at.Run.of(model, inputs, **described)
+    groups = {"ensemble": sample_stored(run, store=store, **work)}
     if not model.random_starts:
         groups["own_start"] = own_run(model, inputs, common)
     return groups
@@ -215,8 +266,7 @@ def stored(source: Path) -> dict[str, xr.Dataset]:
         raise ValueError(
             f"{source}: no group named ensemble; expected an archive of scale, diagnose or export"
         )
-    names = ("ensemble", "own_start", "baseline")
-    return {name: tree[name].to_dataset() for name in names if name in tree.children}
+    return {name: tree[name].to_dataset() for name in RUNS[:3] if name in tree.children}
 
 
 def scaling_lines(groups: dict[str, xr.Dataset]) -> list[str]:

@@ -11,9 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import xarray as xr
 
 from eqrlab.attractors.ensemble.batches import Records, run_in_batches
 from eqrlab.attractors.ensemble.run import Run
+from eqrlab.attractors.ensemble.to_dataset import assemble
 from eqrlab.attractors.fates.records import digest
 from eqrlab.core.files import replaced_whole
 
@@ -144,3 +146,15 @@ def records_of(
     order = np.argsort(have, kind="stable")
     place = order[np.searchsorted(have, rows, sorter=order)]
     return {name: values[place] for name, values in records.items()}
+
+
+def sample_stored(
+    run: Run,
+    *,
+    batch_size: int | None = None,
+    progress: bool | Callable[[int, int], None] = False,
+    store: RowStore | None = None,
+) -> xr.Dataset:
+    """Return the ensemble of a run, as `Run.sample` does; rows that the store has are not run again."""
+    rows = np.arange(run.rows)
+    return assemble(run, records_of(run, rows, batch_size=batch_size, progress=progress, store=store))

@@ -23,6 +23,7 @@ from eqrlab.core.regular import parse_json, require_regular
 from eqrlab.datasets import PuzzleSet
 
 Groups = dict[str, xr.Dataset]
+CONTINUE = "the same command with --resume continues"
 OLD = "was written without --resume in mind: it does not say how it was run"
 
 
@@ -141,9 +142,10 @@ class Kept:
         """Return where the runs of a checkpoint are kept while they are sampled."""
         return RowStore(self._file(self.wanted[name]).with_suffix(".rows"))
 
-    def under_way(self) -> bool:
-        """Say whether runs are kept of a checkpoint that is not done."""
-        return any(self.rows(name).folder.is_dir() for name in self.wanted)
+    def note(self, error: BaseException) -> None:
+        """Tell an error how to continue, if runs are kept of a checkpoint that is not done."""
+        if any(self.rows(name).folder.is_dir() for name in self.wanted):
+            error.add_note(f"what was sampled is kept in {self.folder}; {CONTINUE}")
 
     def keep(self, name: str, groups: Groups) -> None:
         """Write the groups of a checkpoint; once this returns, they survive a crash.
@@ -160,7 +162,8 @@ class Kept:
     def remove(self) -> None:
         """Remove the stored results once the archive is complete, and half-written files of killed runs."""
         with contextlib.suppress(OSError):
-            for text in self.wanted.values():
+            for name, text in self.wanted.items():
+                self.rows(name).remove()
                 file = self._file(text)
                 for rest in (file, *self.folder.glob(f".{file.name}.*.tmp")):
                     rest.unlink(missing_ok=True)

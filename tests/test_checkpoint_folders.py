@@ -37,7 +37,7 @@ def run_folder(tmp_path):
         torch.save(official_tensors(model), tmp_path / f"step_{step}")
     (tmp_path / "all_config.yaml").write_text(yaml.safe_dump(official_config(models[50])))
     (tmp_path / "trm.py").write_text("raise SystemExit")
-    (tmp_path / "step_100_all_preds.0").write_bytes(b"numbers")
+    torch.save({"logits": torch.zeros(2)}, tmp_path / "step_1000_all_preds.0")
     torch.save({}, tmp_path / "optimizer.pt")
     return tmp_path, models
 

@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import save_file
 
 from eqrlab.core import CheckpointError, load, save
+from eqrlab.core.checkpoints.foreign_configs import parse_setting
 from eqrlab.core.models.layers import rotary_angles
 from tests.core_models import assert_same_outputs, small_eqr
 from tests.family_models import small_model
@@ -333,6 +334,17 @@ def test_options_beside_the_file_may_be_flat_or_nested_yaml_or_json(nested, name
     for part in reversed([] if nested == "flat" else nested.split(".")):
         config = {part: config, "lr": 1e-4}
     assert_same_outputs(model, load(write(tmp_path, bare(model), config, "model", name), seq_len=6))
+
+
+@pytest.mark.parametrize("number", ["1e-4", "1E-4", "1.e-4", "+1.0e-4", "0.0001"])
+def test_numbers_of_yaml_may_have_an_exponent(number, tmp_path):
+    assert parse_setting(f"rope_theta={number}") == ("rope_theta", 1e-4)
+    model = model_of()
+    config = official_config(model)
+    config["arch"]["halt_exploration_prob"] = "NUMBER"
+    (tmp_path / "all_config.yaml").write_text(yaml.safe_dump(config).replace("NUMBER", number))
+    torch.save(bare(model), tmp_path / "model")
+    assert load(tmp_path / "model", seq_len=6).config.halt_exploration == 1e-4
 
 
 def test_options_by_other_names_are_named(tmp_path):

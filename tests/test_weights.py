@@ -120,6 +120,8 @@ AVERAGES = {
     "ema_model": ("state_dict", lambda a: {"ema_model": {"ema_model." + bare(n): t for n, t in a.items()}}),
     "model_ema": ("model", lambda a: {"model_ema": {"module." + n: t for n, t in a.items()}}),
     "shadow inside": ("model", lambda a: {"ema_state": {"decay": 0.9, "shadow": a}}),
+    "counters that are tensors": ("model", lambda a: {"ema": {"mu": torch.tensor(0.9), "shadow": a}}),
+    "a decay among them": ("model", lambda a: {"ema": {"mu": 0.9, **a}}),
     "EMA in capitals": ("state_dict", lambda a: {"EMA": a}),
 }
 

@@ -19,6 +19,7 @@ _STATES = (
     "training_args",
     "scaler",
 )  # no weights
+_PREDICTIONS = "_all_preds."  # in the names of what the official evaluators save beside the weights
 _STEP = re.compile(
     r"(?:^|[-_.=])(?:global_?step|steps?|iter|model|checkpoint|ckpt|epoch)[-_=]?(\d{1,9})(?!\d)"
 )
@@ -70,7 +71,7 @@ def checkpoints_in(folder: Path) -> list[Path]:
 
 
 def _is_one(path: Path) -> bool:
-    if not path.is_file() or path.name.startswith((".", *_STATES)):
+    if not path.is_file() or path.name.startswith((".", *_STATES)) or _PREDICTIONS in path.name:
         return False
     if path.name.endswith(INDEX):
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,10 @@ class _Yaml(yaml.SafeLoader):
             made.state = self.construct_scalar(node)
 
 
+# Numbers such as 1e-3, which YAML 1.1 takes for text; trainers that use OmegaConf read them as numbers.
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 _Yaml.add_multi_constructor("tag:yaml.org,2002:python/", _Yaml.opaque)
 _Yaml.add_multi_constructor("!", _Yaml.opaque)
 

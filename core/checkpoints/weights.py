@@ -17,7 +17,14 @@ CONTAINERS = ("model", "model_state_dict", "state_dict", "model_state", "net", "
 _AVERAGE = re.compile(r"(^|_)(ema|avg|averages?|averaged|shadow|swa)(_|$)")
 _ANYWHERE = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # around any part of a model
 _LEADING = {"model", "module", "inner", "net", "network", "online_model", "_forward_module"}
-_COUNTERS = {"initted", "step", "n_averaged", "num_updates", "decay"}  # kept by averagers beside the weights
+_COUNTERS = {
+    "initted",
+    "step",
+    "n_averaged",
+    "num_updates",
+    "decay",
+    "mu",
+}  # kept by averagers beside the weights
 ROOTS = frozenset(
     "embed_tokens embed_pos absolute_pos_embedding lm_head q_head puzzle_emb L_level H_level layers "
     "H_init L_init init_hidden".split()
@@ -116,7 +123,7 @@ def _flat(value: Any, depth: int = 2) -> dict[Any, Any] | None:
     """Return a dictionary of tensors, or the one in a dictionary of a known or averaging name."""
     if not isinstance(value, dict):
         return None
-    if any(map(_is_tensor, value.values())):
+    if any(_is_tensor(v) for k, v in value.items() if k not in _COUNTERS):
         return value
     inside = (v for k, v in value.items() if isinstance(k, str) and (k in CONTAINERS or _AVERAGE.search(k)))
     return next((found for v in inside if depth and (found := _flat(v, depth - 1))), None)

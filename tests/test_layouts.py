@@ -499,10 +499,16 @@ def test_a_tensor_that_is_not_where_the_index_says_is_refused(tmp_path):
         load(index, seq_len=6)
 
 
-@pytest.mark.parametrize("name", ["checkpoint", "step_12", "weights.bin", "last"])
-def test_names_without_extension_are_read(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [("checkpoint", None), ("step_12", 12), ("weights.bin", None), ("last", None), ("two_step_process", None),
+     ("maze_hard_step_32550", 32550), ("step_39060_sudoku_60k_epoch", 39060), ("epoch=9-step=200.ckpt", 200)],
+)  # fmt: skip
+def test_any_name_is_read_and_a_step_in_it_is_kept(name, step, tmp_path):
     model = model_of()
-    assert_same_outputs(model, load(write(tmp_path, bare(model), official_config(model), name), seq_len=6))
+    loaded = load(write(tmp_path, bare(model), official_config(model), name), seq_len=6)
+    assert_same_outputs(model, loaded)
+    assert loaded.provenance["step"] == step
 
 
 # The grid -------------------------------------------------------------------------------------------------------------

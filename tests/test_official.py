@@ -277,6 +277,10 @@ HALF_MATCHING = {
     "integers": (changed_tensor("q_head.bias", lambda t: t.long()), "floating values are required"),
     "layers": (changed_arch(L_layers=2), "the weights have 1 L_level layers, the configuration says 2"),
     "width": (changed_arch(hidden_size=32), "lm_head.weight has width 16, the configuration says 32"),
+    "vocabulary": (
+        changed_arch(vocab_size=12),
+        "lm_head.weight has a vocabulary of 5, the configuration says 12",
+    ),
     "mixer": (
         changed_arch(mlp_t=False),
         "the weights have the mlp mixer, the configuration says mlp_t=False",

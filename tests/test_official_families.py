@@ -82,7 +82,7 @@ def test_states_logits_and_halting_agree_with_the_official_forward_pass(shared, 
                 "step": 936,
                 "forward_dtype": "float32",
                 "inferred": [
-                    "vocab_size from lm_head",
+                    "vocab_size 8 from lm_head",
                     "prefix positions from puzzle_emb",
                     "seq_len from the token mixer",
                     "step from the name of the file",
@@ -277,6 +277,9 @@ def test_a_missing_prefix_length_is_that_of_the_code_that_wrote_the_file(tmp_pat
         assert loaded.config.prefix_len == expected
     loaded = read_back(tmp_path, model_of("trm attention prefix", prefix_len=1), puzzle_emb_len=0)
     assert loaded.config.prefix_len == 1, "0 stands for as many as the vector needs"
+    loaded = read_back(tmp_path, model_of("hrm prefix"), puzzle_emb_len=16)
+    assert loaded.config.prefix_len == 1, "HRM has no such option"
+    assert "puzzle_emb_len" in loaded.provenance["ignored_config"]
 
 
 def eqr_trainer_file(raw, average, **changes):

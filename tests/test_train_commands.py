@@ -477,7 +477,7 @@ def test_info_tells_what_an_official_file_left_out(shared):
     path = shared / "conformance/eqr_prefix_mlp/checkpoint/eqr.pth"
     text = run(info, [path])
     assert "16 prefix positions" in text and "official EqR" in text
-    assert "ignored_config" in text and "vocab_size from lm_head" in text
+    assert "ignored_config" in text and "vocab_size 8 from lm_head" in text
 
 
 @pytest.mark.parametrize("command", [train, evaluate, info])

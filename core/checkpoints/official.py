@@ -243,7 +243,7 @@ def _step(file: OfficialFile, path: Path) -> int | None:
     step = file.content.get("step")
     if type(step) is int and not 0 <= step < 1 << 63:
         raise CheckpointError(f"step must be a count of optimiser steps, got {brief(step)}")
-    named = re.match(r"step_(\d{1,9})(?!\d)", path.name)
+    named = re.search(r"(?:^|[-_.])step[_=](\d{1,9})(?!\d)", path.name)
     if type(step) is int or not named:
         return step if type(step) is int else None
     file.inferred.append("step from the name of the file")

@@ -79,12 +79,12 @@ def _shared(
     `prefix` is the meaning of a missing puzzle_emb_len: "least", "trm" (16), or "unknown"; see `_prefix`.
     """
     vocab, hidden = file.shape("lm_head.weight")
-    if hidden != file.value("hidden_size", int, hidden, "from lm_head"):
-        raise CheckpointError(
-            f"lm_head.weight has width {hidden}, the configuration says {file.arch['hidden_size']}"
-        )
+    for name, size, said in (("hidden_size", hidden, "width"), ("vocab_size", vocab, "a vocabulary of")):
+        if size != file.value(name, int, size, "from lm_head"):
+            raise CheckpointError(
+                f"lm_head.weight has {said} {size}, the configuration says {file.arch[name]}"
+            )
     layers = _layers(file, *blocks)
-    file.inferred.append("vocab_size from lm_head")
     mixing = f"{blocks[1]}layers.0.mlp_t.gate_up_proj.weight"
     mixer = "mlp" if mixing in file.tensors else "attention"
     if "mlp_t" in file.arch and file.value("mlp_t", bool) != (mixer == "mlp"):
@@ -181,9 +181,9 @@ def _positions(file: OfficialFile, mixer: str) -> str:
 def _prefix(file: OfficialFile, hidden: int, missing: str, left: int | None) -> tuple[int, int]:
     """Return prefix positions and the length of their stored vector.
 
-    Without puzzle_emb_len there are as many positions as the vector needs, or TRM's 16.  If the number of
-    positions and of grid cells are known, their difference decides between the two; otherwise the code that
-    wrote the file does.
+    HRM and URM have as many positions as the vector needs.  Others without puzzle_emb_len have as many, or TRM's 16: if
+    the numbers of positions and of grid cells are known, their difference decides, otherwise the code that wrote the
+    file does.
     """
     if "puzzle_emb.weights" not in file.tensors:
         return 0, 0
@@ -193,10 +193,10 @@ def _prefix(file: OfficialFile, hidden: int, missing: str, left: int | None) -> 
     file.inferred.append("prefix positions from puzzle_emb")
     file.asked.add("puzzle_emb_ndim")
     least = -(-width // hidden)
+    if missing == "least" and file.origin == "own":
+        return least, width  # HRM and URM have no such option, and their code does not look at one
     if "puzzle_emb_len" in file.arch:
         return file.value("puzzle_emb_len", int, 0) or least, width
-    if missing == "least" and file.origin == "own":
-        return least, width  # HRM and URM have no such option
     if left in (least, _TRM_PREFIX):
         file.inferred.append(f"puzzle_emb_len {left} from the positions beside the grid")
         return left, width

@@ -7,7 +7,7 @@ import torch
 from eqrlab import attractors as at
 from eqrlab.attractors.dynamics.endings import KINDS, same_points
 from eqrlab.core import MapSystem
-from tests.zoo import logistic, narrow_in_sea, puzzles, rotor, selector, selector_level
+from tests.zoo import linear, logistic, narrow_in_sea, puzzles, rotor, selector, selector_level
 
 KEEP = ("summary", "final_state")
 
@@ -114,7 +114,15 @@ def test_correctness_must_be_known():
 def test_points_merge_by_their_errors():
     m = selector_level(2.0)
     state = np.array([[[m, m], [m, m + 1e-9], [m, -m], [m + 1e-4, m]]])
-    residual, radius, settled = np.full((1, 4), 1e-9), np.full((1, 4), 0.166), np.ones((1, 4), bool)
-    assert same_points(state, residual, radius, settled, 2e-16).tolist() == [[0, 0, 1, 2]]
+    residual, radius, settled = np.full((1, 4), 1.5e-9), np.full((1, 4), 0.166), np.ones((1, 4), bool)
+    scale = np.ones((1, 4))
+    assert same_points(state, scale, residual, radius, settled, 2e-16).tolist() == [[0, 0, 1, 2]]
     settled[0, 2] = False
-    assert same_points(state, residual * 1e5, radius, settled, 2e-16).tolist() == [[0, 0, -1, 0]]
+    assert same_points(state, scale, residual * 1e5, radius, settled, 2e-16).tolist() == [[0, 0, -1, 0]]
+
+
+def test_runs_into_the_origin_end_at_one_point():
+    system = linear(torch.eye(2, dtype=torch.float64) / 2)
+    ensemble = runs(system, puzzles(), torch.full((1, 2), 2), restarts=8, depth=48)
+    found = at.endings(system, puzzles(), ensemble)
+    assert (names(found) == "stable").all() and (found.solution == 0).all()

@@ -147,6 +147,28 @@ def test_a_row_that_is_not_finite_stays_alone():
     ]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_origin_is_one_fixed_point_however_near_to_it_searches_end(dtype):
+    starts = torch.randn(1, 6, 2, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for matrix in (torch.eye(2) / 2, -0.9 * torch.eye(2)):
+        system = MapSystem(lambda z, x, A=matrix: z @ A.to(z), normal_start(2))
+        result = at.fixed_points(system, puzzles(), starts)
+        assert set(names(result)) == {"converged"}
+        assert (result.solution == 0).all() and (result.ambiguous == 0).all() and result.stable.all()
+
+
+@pytest.mark.parametrize("size", [2, 100])
+def test_a_fixed_point_without_derivative_is_undecided_and_leaves_the_others_alone(size):
+    roots = MapSystem(lambda z, x: torch.sqrt(z.clamp(min=0)), normal_start(size))
+    starts = torch.full((1, 4, size), 0.5, dtype=torch.float64)
+    starts[0, 1:3] = 0.0
+    result = at.fixed_points(roots, puzzles(), starts)
+    assert set(names(result)) == {"converged"}
+    assert result.solution.values.tolist() == [[1, 0, 0, 1]]
+    assert result.stability.values.tolist() == [[0, 2, 2, 0]]
+    np.testing.assert_allclose(result.spectral_radius, [[0.5, np.nan, np.nan, 0.5]], rtol=1e-6)
+
+
 def test_single_precision_ends_at_its_floor():
     start = torch.tensor([[[0.5], [-0.4]]])
     result = at.fixed_points(selector([[0.1]]), puzzles(), start, tol=1e-12, dtype="float32")

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import forward_ad
 
+from eqrlab import attractors as at
 from eqrlab.attractors.dynamics.jacobian import (
     DENSE_LIMIT,
     Jacobian,
@@ -171,3 +172,25 @@ def test_rows_within_follows_the_memory():
     assert graph > points.size * 8
     assert rows_within(points, 10, 1, memory=5 * (graph + 80 * points.size)) == 5
     assert rows_within(points, 10, 1, memory=1) == 1
+
+
+@pytest.mark.parametrize("size", [2, 100])
+def test_states_without_a_finite_derivative_get_nan_and_leave_the_others_alone(size):
+    roots = MapSystem(lambda z, x: torch.sqrt(z.clamp(min=0)), normal_start(size))
+    z = torch.rand(1, 5, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.1
+    z[0, 1:3, 0] = 0.0
+    smooth = z[:, [0, 3, 4]]
+    for name, value, options in (
+        ("spectrum", "eigenvalue", {}),
+        ("singular_values", "singular_value", {}),
+        ("ftle", "ftle", {"steps": 3}),
+    ):
+        analysis = getattr(at, name)
+        found = analysis(roots, puzzles(), z, k=2, **options)
+        assert np.isnan(found[value].values[0, 1:3]).all() and not found.converged.values[0, 1:3].any()
+        alone = analysis(roots, puzzles(), smooth, k=2, **options)
+        np.testing.assert_allclose(found[value].values[:, [0, 3, 4]], alone[value], rtol=1e-6)
+        with pytest.raises(
+            ValueError, match="step\\(\\) or its derivative gives NaN or infinity at every state"
+        ):
+            analysis(roots, puzzles(), z[:, 1:2], k=2)

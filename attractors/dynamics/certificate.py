@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eqrlab.attractors.dynamics.eigenvalues import SMALL
-from eqrlab.attractors.dynamics.jacobian import Jacobian, random_directions
+from eqrlab.attractors.dynamics.jacobian import Jacobian, random_directions, with_derivatives
 from eqrlab.attractors.dynamics.krylov.gmres import gmres
 from eqrlab.attractors.dynamics.krylov.golub_kahan import leading_triples
 from eqrlab.attractors.ensemble.states import Points
@@ -34,7 +35,8 @@ class Merged(NamedTuple):
     leader
         (n,) the row with the smallest residual of the same solution, -1: none.
     sigma, error
-        (n,) smallest singular value of I - J at the leader, and bound on the distance to the exact fixed point.
+        (n,) smallest singular value of I - J at the leader, NaN where J is not finite, and bound on the distance to the
+        exact fixed point.
     weakest
         (n, d) direction of that singular value, in which the error is largest; zero for rows that are not leaders.
     ambiguous
@@ -87,8 +89,16 @@ def smallest_singular(jacobian: Jacobian, seed: int) -> tuple[Tensor, Tensor]:
     return ((v - jacobian.push(v)).norm(dim=1) / v.norm(dim=1)).cpu().double(), v
 
 
-def merge(points: Points, residual: np.ndarray, found: np.ndarray, seed: int, batch: int) -> Merged:
+def merge(
+    points: Points, residual: np.ndarray, size: np.ndarray, found: np.ndarray, seed: int, batch: int
+) -> Merged:
     """Decide which rows are the same fixed point, by error bounds instead of a fixed distance.
+
+    Parameters
+    ----------
+    residual, size
+        (n,) ||f(z) - z||, and the unit of distances: the norm of z, but not less than the states on the way to a fixed
+        point at the origin give.
 
     Notes
     -----
@@ -98,8 +108,8 @@ def merge(points: Points, residual: np.ndarray, found: np.ndarray, seed: int, ba
     """
     n, (puzzles, per) = len(points.z), points.shape
     flat = points.z.flatten(1)
-    size = flat.norm(dim=1).cpu().double().numpy()
-    floor = np.maximum(residual, LEAST_RESIDUAL * torch.finfo(flat.dtype).eps * size)
+    norm = flat.norm(dim=1).cpu().double().numpy()
+    floor = np.maximum(residual, LEAST_RESIDUAL * torch.finfo(flat.dtype).eps * norm)
     label, leader = np.full(n, -1), np.full(n, -1)
     sigma, error, weakest = np.full(n, np.nan), np.full(n, np.nan), torch.zeros_like(flat)
     ambiguous, number = np.zeros(puzzles, int), np.zeros(puzzles, int)
@@ -110,18 +120,19 @@ def merge(points: Points, residual: np.ndarray, found: np.ndarray, seed: int, ba
         order = np.where(rest, residual, np.inf).reshape(puzzles, per)
         leaders = order.argmin(1) + np.arange(puzzles) * per
         leaders = leaders[rest[leaders]]
-        values = []
-        for part in torch.split(torch.as_tensor(leaders, device=flat.device), batch):
-            one, vector = smallest_singular(
+        chosen = torch.zeros_like(points.present)
+        chosen[torch.as_tensor(leaders, device=flat.device)] = True
+        for part in with_derivatives(dataclasses.replace(points, present=chosen)).batches(batch):
+            one, weakest[part] = smallest_singular(
                 Jacobian(points.system, points.context(part), points.z[part]), seed
             )
-            values.extend(one.tolist())
-            weakest[part] = vector
-        for row, value in zip(leaders, values, strict=True):
+            sigma[part.cpu().numpy()] = one
+        for row in leaders:
+            value = sigma[row]
             puzzle = row // per
             mine = np.arange(puzzle * per, (puzzle + 1) * per)
             with np.errstate(divide="ignore", invalid="ignore"):
-                bound = np.where(floor[mine] > 0, 2 * floor[mine] / value, 0.0)
+                bound = np.where(floor[mine] > 0, 2 * floor[mine] / np.nan_to_num(value), 0.0)
             reach = np.minimum(bound, WIDEST * size[mine])
             distance = (flat[mine] - flat[row]).norm(dim=1).cpu().double().numpy()
             radius = reach + reach[row - mine[0]]

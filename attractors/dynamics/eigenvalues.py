@@ -18,7 +18,12 @@ from eqrlab.attractors.dynamics.conditioning import (
     power_bounds,
     right_vectors,
 )
-from eqrlab.attractors.dynamics.jacobian import Jacobian, random_directions, rows_within
+from eqrlab.attractors.dynamics.jacobian import (
+    Jacobian,
+    random_directions,
+    rows_within,
+    with_derivatives,
+)
 from eqrlab.attractors.dynamics.krylov.krylov_schur import (
     MODULUS,
     Order,
@@ -133,13 +138,18 @@ def eigenvalues(
 ) -> Eigen:
     """Return the leading eigenvalues of all rows of `points`; see `spectrum` (which checks the step first).
 
+    They are NaN where the Jacobian is not finite.
+
     Parameters
     ----------
     slack
         (n,) bound on the difference, in norm, between each Jacobian and the intended one; the errors allow for it.
     """
     k, m = wanted.k, wanted.vectors
-    total, parts, done = len(points.z), [], []
+    points = with_derivatives(points, steps)
+    total = len(points.z)
+    done = [torch.zeros(0, dtype=torch.long)]
+    parts = [dense_eigenvalues(np.zeros((0, points.size, points.size)), k, wanted.order)]
     small = points.size <= max(SMALL, m)
     vectors = points.size if small else 3 * m + 4 * k
     size = work.get("batch_size") or rows_within(points, vectors, 2 * steps)
@@ -156,7 +166,7 @@ def eigenvalues(
             else:
                 start = random_directions(len(rows), points.size, wanted.seed, points.z)
                 parts.append(_krylov(jacobian, start, wanted, mine))
-            done.append(rows)
+            done.append(rows.cpu())
             bar.update(len(rows))
     rows = torch.cat(done)
     joined = [np.concatenate(column) for column in zip(*parts, strict=True)]

@@ -161,8 +161,9 @@ def endings(
     )  # fmt: skip
     kind = np.vectorize(KINDS.index)(name).astype(np.int8)
     solution = same_points(
-        state, residual, radius, settled, float(torch.finfo(getattr(torch, rest.attrs["dtype"])).eps)
-    )
+        state, ensemble.scale.values.astype(float), rest.residual.values.astype(float), radius, settled,
+        float(torch.finfo(getattr(torch, rest.attrs["dtype"])).eps),
+    )  # fmt: skip
     at, each = ("puzzle", "point"), ("puzzle", "point", "eig")
     axes = tuple(f"state_{i}" for i in range(state.ndim - 2))
     variables: dict[str, schema.Variable] = {
@@ -271,21 +272,25 @@ def _near(
 
 
 def same_points(
-    state: np.ndarray, residual: np.ndarray, radius: np.ndarray, settled: np.ndarray, epsilon: float
-) -> np.ndarray:
+    state: np.ndarray, scale: np.ndarray, residual: np.ndarray, radius: np.ndarray, settled: np.ndarray, epsilon: float
+) -> np.ndarray:  # fmt: skip
     """Number the distinct fixed points (P, M) of each puzzle, the first seen first; -1 where not at rest.
+
+    Parameters
+    ----------
+    scale
+        (P, M) least unit of distances: what the run gives that came to rest at the origin.
 
     Notes
     -----
-    A state's error is its relative residual over |1 - radius|, the slowest mode's; two are the same point within ten
-    times the sum of their errors, but no farther than a hundredth of the norm.
+    A state's error is its residual over |1 - radius|, the slowest mode's; two are the same point within ten times the
+    sum of their errors, but no farther than a hundredth of the norm or scale.
     """
     flat = state.reshape(*settled.shape, -1).astype(float)
-    size = np.linalg.norm(flat, axis=2)
-    error = (
-        size
-        * np.maximum(residual, 8 * epsilon)
-        / np.maximum(np.abs(1 - np.nan_to_num(radius, nan=1.0)), 1e-3)
+    norm = np.linalg.norm(flat, axis=2)
+    size = np.fmax(norm, scale)
+    error = np.maximum(residual, 8 * epsilon * norm) / np.maximum(
+        np.abs(1 - np.nan_to_num(radius, nan=1.0)), 1e-3
     )
     number = np.full(settled.shape, -1, np.int32)
     for p in range(len(flat)):

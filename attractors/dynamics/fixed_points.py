@@ -38,6 +38,7 @@ from eqrlab.attractors.dynamics.solvers import (
 from eqrlab.attractors.ensemble.arguments import identifier_variable
 from eqrlab.attractors.ensemble.options import AnswerOptions, computing
 from eqrlab.attractors.ensemble.states import Points, States, state_axes
+from eqrlab.attractors.fates.fate import LEAST_SCALE
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 from eqrlab.core.progress import shown, tqdm
@@ -292,17 +293,20 @@ def _certified(
     n, k = len(points.z), min(EIGENVALUES, points.size)
     code, period, residual = given["code"], given["period"], given["residual"].astype(float)
     found = (code == CODE["converged"]) | (code == CODE["at_floor"])
-    merged = merge(points, residual, found, seed, batch)
+    norm = points.z.flatten(1).norm(dim=1).cpu().double().numpy()
+    merged = merge(points, residual, np.fmax(norm, LEAST_SCALE * given["scale"]), found, seed, batch)
     # A fixed point at zero has no size of its own: the states on the way to it give one, and 1 stands in for none.
-    size = np.fmax(points.z.flatten(1).norm(dim=1).cpu().double().numpy(), given["scale"])
+    size = np.fmax(norm, given["scale"])
     size = np.where(size > 0, size, 1.0)
     radius, value = np.full((3, n), np.nan), np.full((n, k + 1), np.nan + 0j)
     stability, checks = np.full(n, -1, np.int8), np.full((n, 3), np.nan)
     leading = merged.leader == np.arange(n)
+    stability[leading] = STABILITY.index("undecided")  # also where no Jacobian can decide it
     # One period at a time, since eigenvalues are those of f^p.  Of equal fixed points only the representative is
     # looked at; cycles are not merged, each is looked at itself.
-    for p in np.unique(period[(period > 1) | leading]):
-        chosen = (leading if p == 1 else period == p) & (period == p)
+    smooth = leading & np.isfinite(merged.sigma)
+    for p in np.unique(period[(period > 1) | smooth]):
+        chosen = (smooth if p == 1 else period == p) & (period == p)
         part = dataclasses.replace(points, present=torch.as_tensor(chosen, device=points.z.device))
         moves, error = uncertain_moves(points, merged, np.flatnonzero(chosen), residual, size, int(p))
         slack = np.zeros(n)

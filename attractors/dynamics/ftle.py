@@ -111,7 +111,8 @@ def ftle(
         values, converged = (
             _dense(orbit, k) if small else _krylov(orbit, points, k, tol, max_products, subspace, own.seed)
         )
-        values[~finite], converged[~finite] = np.nan, False
+        values[~finite] = np.nan
+        converged &= ~np.isnan(values).any(1)
         logs.append(values)
         good.append(converged)
         done.append(rows)
@@ -171,6 +172,15 @@ def _krylov(
 ) -> tuple[np.ndarray, np.ndarray]:
     start = random_directions(len(orbit.states[0]), points.size, seed, points.z).contiguous()
     orbit.fit_scale(start)
+    smooth = np.isfinite(orbit.log_scale)
+    if not smooth.all():
+        logs, converged = np.full((len(smooth), k), np.nan), np.zeros(len(smooth), bool)
+        if smooth.any():
+            rows = torch.as_tensor(np.flatnonzero(smooth), device=start.device)
+            logs[smooth], converged[smooth] = _krylov(
+                orbit.select(rows), points, k, tol, max_products, subspace, seed
+            )
+        return logs, converged
     triples = leading_triples(orbit, start, k, tol=tol, subspace=subspace, max_products=max_products)
     with np.errstate(divide="ignore"):
         logs = np.log(triples.value) + orbit.log_scale[:, None]

@@ -91,7 +91,7 @@ def input_sensitivity(
     if not 0 < tol < 1:
         raise ValueError(f"tol must be between 0 and 1, got {tol}")
     points = own.points(system, inputs, states)
-    check_differentiable(points, own.seed)
+    points = check_differentiable(points, own.seed)
     with torch.no_grad():
         residual = _residuals(points)
     length = points.tokens.shape[1]

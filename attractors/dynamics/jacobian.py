@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -196,31 +197,52 @@ def random_directions(rows: int, size: int, seed: int, like: Tensor) -> Tensor:
     return (vector / vector.norm()).to(like).expand(rows, size)
 
 
-def check_differentiable(points: Points, seed: int = 0) -> None:
+@torch.no_grad()
+def with_derivatives(points: Points, steps: int = 1) -> Points:
+    """Return the points at which f^steps and its Jacobian are finite; the others become gaps, whose results are NaN.
+
+    One product with J^T for each state.
+    """
+    present = points.present.clone()
+    for rows in points.batches(rows_within(points, 3, graphs=steps)):
+        jacobian = Jacobian(points.system, points.context(rows), points.z[rows], steps)
+        pulled = jacobian.pull(random_directions(len(rows), points.size, 3, points.z))
+        present[rows] = pulled.isfinite().all(1) & jacobian.value.isfinite().all(1)
+    return dataclasses.replace(points, present=present)
+
+
+def check_differentiable(points: Points, seed: int = 0) -> Points:
     """Check at up to three states that the products of the Jacobian are the derivatives of the map.
+
+    Returns
+    -------
+    Points
+        Those at which the step and its derivative are finite, see `with_derivatives`.
 
     Raises
     ------
     ValueError
-        With one sentence that names the fault: values that are not finite; `no_grad` or `detach` inside the step; a
-        step with rounding or argmax; a step that computes in lower precision than its state.
+        With one sentence that names the fault: values or derivatives that are finite at no state; `no_grad` or
+        `detach` inside the step; a step with rounding or argmax; a step that computes in lower precision than its
+        state.
 
     Notes
     -----
-    About 40 evaluations of three rows.  The finite differences are central, at five lengths, and the best agreement
+    A product for each state, and about 40 evaluations of three rows.  The finite differences are central, at five lengths, and the best agreement
     counts: with a shorter length the truncation error falls and the rounding error grows, so a correct product agrees
     at some length.
     """
     points.require_some()
+    first = points.name(int(few_rows(points.present, 1)))
+    points = with_derivatives(points)
     rows = few_rows(points.present)
+    if not len(rows):
+        raise ValueError(
+            f"step() or its derivative gives NaN or infinity at every state, such as that of {first}"
+        )
     x, z = points.context(rows), points.z[rows]
     with torch.no_grad():
         y = points.system.step(z, x)
-    bad = (~y.flatten(1).isfinite().all(1)).nonzero()[:, 0]
-    if len(bad):
-        raise ValueError(
-            f"step() gives NaN or infinity at the state of {points.name(int(rows[int(bad[0])]))}"
-        )
     jacobian = Jacobian(points.system, x, z)
     flat = z.flatten(1)
     v = random_directions(len(rows), points.size, seed + 1, flat)
@@ -247,6 +269,7 @@ def check_differentiable(points: Points, seed: int = 0) -> None:
     stuck = (forward == 0).all(1) & (difference == 0).all(1)
     if stuck.any() and _jumps(jacobian, flat, v, y.flatten(1), stuck):
         raise ValueError("step() is piecewise constant (rounding, argmax, sign): it has no useful derivative")
+    return points
 
 
 def _reaches_state(system: System, x: Any, z: Tensor) -> bool:

@@ -104,7 +104,10 @@ def blind_radius(
 
 @torch.no_grad()
 def jacobian_change(points: Points, rows: Tensor, moves: Tensor, steps: int) -> np.ndarray:
-    """Return how much the Jacobian of f^steps changes, in norm (m,), when states are moved by +-moves (m, d)."""
+    """Return how much the Jacobian of f^steps changes, in norm (m,), when states are moved by +-moves (m, d).
+
+    Infinite where a Jacobian is not finite.
+    """
     x, z = points.context(rows), points.z[rows]
     change = np.zeros(len(rows))
     if not bool((moves != 0).any()):
@@ -113,7 +116,9 @@ def jacobian_change(points: Points, rows: Tensor, moves: Tensor, steps: int) -> 
     for sign in (1, -1):
         there = Jacobian(points.system, x, z + sign * moves.view_as(z), steps)
         if points.size <= SMALL:
-            norms = torch.linalg.matrix_norm((there.dense() - here.dense()).double(), 2)
+            gap = (there.dense() - here.dense()).double()
+            norms = torch.linalg.matrix_norm(gap.nan_to_num(), 2)
+            norms[~gap.isfinite().all((1, 2))] = torch.inf
         else:
             v = random_directions(len(rows), points.size, 17, z).contiguous()
             for _ in range(SWEEPS):
@@ -121,7 +126,7 @@ def jacobian_change(points: Points, rows: Tensor, moves: Tensor, steps: int) -> 
                 norms = w.norm(dim=1)
                 v = there.pull(w) - here.pull(w)
                 v = v / v.norm(dim=1, keepdim=True).clamp(min=1e-300)
-        change = np.fmax(change, norms.cpu().double().numpy())
+        change = np.maximum(change, np.nan_to_num(norms.cpu().double().numpy(), nan=np.inf, posinf=np.inf))
     return change
 
 

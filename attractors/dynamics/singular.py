@@ -113,7 +113,7 @@ def singular_values(
     points.require_k(k)
     if not tol > 0 or horizon < 0:
         raise ValueError(f"tol must be > 0 and horizon >= 0, got {tol} and {horizon}")
-    check_differentiable(points, own.seed)
+    points = check_differentiable(points, own.seed)
     # Forming the Jacobian of a small state costs no more than a Krylov space, and its values are exact.
     small = points.size <= max(SMALL, 2 * k)
     size = own.batch_size or rows_within(

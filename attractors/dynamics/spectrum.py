@@ -52,7 +52,8 @@ def spectrum(
         Puzzles (P, L), integer tokens.
     states
         (P, M, *state_shape), or an ensemble sampled with keep=("summary", "final_state"), or the result of
-        `fixed_points`.  A state that is NaN throughout is a gap and gets NaN.
+        `fixed_points`.  A state that is NaN throughout is a gap and gets NaN, and
+        so does a state at which the step or its derivative is not finite.
     k
         Eigenvalues wanted.
     tol

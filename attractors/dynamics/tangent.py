@@ -120,15 +120,19 @@ class Orbit:
         return jacobian
 
     def fit_scale(self, v: Tensor) -> None:
-        """Choose the factor of every step from the growth of v, so that long products neither overflow nor vanish."""
-        logs = torch.zeros(len(v), dtype=torch.float64)
+        """Choose the factor of every step from the growth of v, so that long products neither overflow nor vanish.
+
+        Rows of which some Jacobian is not finite get a `log_scale` of NaN.
+        """
+        logs, smooth = torch.zeros(len(v), dtype=torch.float64), torch.ones(len(v), dtype=torch.bool)
         for t in range(len(self.states)):
             v = self.at(t).push(v)
             length = v.norm(dim=1, keepdim=True)
             length = torch.where((length > 0) & length.isfinite(), length, torch.ones_like(length))
             self.scale[t], v = length, v / length
             logs += length[:, 0].double().log().cpu()
-        self.log_scale = logs.numpy()
+            smooth &= v.isfinite().all(1).cpu()
+        self.log_scale = torch.where(smooth, logs, torch.nan).numpy()
 
     def forward(self, v: Tensor) -> Tensor:
         for t in range(len(self.states)):

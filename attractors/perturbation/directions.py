@@ -48,8 +48,7 @@ def shock_directions(
     lengths: list[Tensor] = []
     names: list[str] = []
     signs: list[int] = []
-    if {"eigen", "singular"} & set(kinds):
-        check_differentiable(points, seed)
+    smooth = check_differentiable(points, seed) if {"eigen", "singular"} & set(kinds) else points
     for kind in KINDS:
         if kind not in kinds:
             continue
@@ -58,7 +57,7 @@ def shock_directions(
         elif kind == "between":
             vector, far = _between(points, homes)
         else:
-            half = _leading(points, kind, min(leading, points.size), seed)
+            half = _leading(smooth, kind, min(leading, points.size), seed)
             vector = torch.cat((half, -half), 1)
         count = vector.shape[1]
         parts.append(vector)

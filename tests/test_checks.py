@@ -7,6 +7,7 @@ from eqrlab import attractors as at
 from eqrlab.analyses.diagnose import diagnose
 from eqrlab.analyses.report import page as report
 from eqrlab.analyses.studies.checks import check_sentences, run_checks, sensitivity_sentence, states_fit
+from eqrlab.analyses.studies.fates import noop_sentence
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.validate import unlisted, validate
 from eqrlab.core import MapSystem
@@ -58,7 +59,7 @@ def test_reversions_are_said():
     told = dict(check_sentences(groups))["Twice the depth"]
     assert (
         told.startswith(
-            "2 restarts of each puzzle went on. No run is wrong at step 16. Of 8 runs right then, 100 % ["
+            "2 restarts of each puzzle went on. None of these is wrong at step 16. Of 8 runs right then, 100 % ["
         )
         and "wrong again" in told
     )
@@ -93,6 +94,8 @@ def test_a_map_that_clearly_acts_is_tested_over_few_steps_and_a_suspect_over_man
         run = at.Run.of(system, inputs, labels=torch.full((2, 1), 2), restarts=4, depth=64)
         noop[name] = run_checks(run, run.sample())["noop"]
     assert noop["fast"].attrs["depth"] == 8 and noop["slow"].attrs["depth"] == 32
+    assert "passed on all 2 puzzles" in noop_sentence(noop["slow"])
+    assert "passed on 1 puzzle:" in noop_sentence(noop["slow"].isel(puzzle=[0]))
     assert not noop["slow"].z_survives.any(), "after 8 steps a sixth of the start is left, which is no fault"
 
 

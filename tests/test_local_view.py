@@ -30,8 +30,7 @@ def groups():
 def test_the_sentence_counts_right_and_wrong_states(groups):
     text = local_sentence(groups["spectrum"])
     assert text == (
-        "2 right states: 2 stable; spectral radius 0.17 to 0.17. "
-        "2 wrong states: 2 stable; spectral radius 0.17 to 0.17."
+        "2 right states: 2 stable; spectral radius 0.17. 2 wrong states: 2 stable; spectral radius 0.17."
     )
 
 

@@ -80,6 +80,21 @@ def test_a_stored_start_is_listed_beside_random_ones(files, tmp_path):
     assert tree["ensemble"].attrs["initial_law"] == "random_initial"
 
 
+def test_one_puzzle_one_restart_and_a_map_of_ones_own_are_told_in_plain_words(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom eqrlab.core import MapSystem\n"
+        "mine = MapSystem(lambda z, x: z / 2, lambda x, g: torch.randn(len(x), 2, generator=g),\n"
+        "                 lambda z, x: (z > 0).long() + 1)\n"
+    )
+    (tmp_path / "one.jsonl").write_text('{"inputs": [1, 2], "labels": [2, 2]}\n')
+    run = eqrlab(f"{tmp_path / 'mine.py'}:mine", "--puzzles", tmp_path / "one.jsonl", "--depths", "1", "--breadths",
+                 "1", "--out", tmp_path / "out", "--quiet")  # fmt: skip
+    assert run.exit_code == 0, run.output
+    assert "up to 1 restart of 1 step\n" in run.output and "a single puzzle gives no interval" in run.output
+    for wrong in ("equivalent layer", "undefined of", "1 puzzles", "95%"):
+        assert wrong not in run.output, run.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

@@ -47,6 +47,17 @@ def test_few_restarts_are_undecided_and_ask_for_restarts():
     assert "run more than 1 restart." in text
 
 
+def test_advice_names_the_other_puzzles_too():
+    modes = plan.DEGENERATE["one restart"]()["modes"].copy(deep=True)
+    modes.advice.values[:] = [ADVICE.index(a) for a in ("buy_restarts", "buy_restarts", "buy_depth")]
+    sentence = "To decide, run more than 1 restart; runs are unfinished on 1 other puzzle: run deeper there."
+    assert wording.advice_sentence(modes) == sentence
+    modes.advice.values[1] = ADVICE.index("buy_depth")
+    assert wording.advice_sentence(modes).endswith(
+        "unfinished on 2 puzzles; 1 other puzzle needs more restarts."
+    )
+
+
 def test_puzzles_in_different_modes_are_called_a_split_not_too_little_evidence():
     modes = plan.mixed()["modes"]
     text = wording.landscape_sentence(modes)
@@ -90,8 +101,9 @@ def test_residual_sentence_says_when_it_is_never_defined():
         (0.2, 0.1, 0.3, "misleads"),
         (1.0, 0.37, 1.0, "told right from wrong on these puzzles; with so few"),
         (0.05, 0.0, 0.6, "misled on these puzzles; with so few"),
-        (0.5, np.nan, np.nan, "does not tell"),
-        (0.95, np.nan, np.nan, "the residual tells right from wrong"),
+        (0.5, np.nan, np.nan, "hardly told right from wrong here, on too few puzzles for an interval"),
+        (0.95, np.nan, np.nan, "told right from wrong here, on too few puzzles for an interval"),
+        (0.05, np.nan, np.nan, "misled here, on too few puzzles for an interval"),
     ],
 )
 def test_auc_is_read_with_its_interval(value, low, high, said):

@@ -28,7 +28,7 @@ from eqrlab.analyses.commands.common.puzzle_choice import (
 from eqrlab.analyses.commands.common.unfinished import CONTINUE, Kept, request
 from eqrlab.analyses.diagnose import archive_groups, diagnose_run
 from eqrlab.analyses.report.disguises import disguise_sentence
-from eqrlab.analyses.report.local import local_sentence
+from eqrlab.analyses.report.local import NOTHING, local_sentence
 from eqrlab.analyses.report.page import write_report
 from eqrlab.analyses.studies import arc
 from eqrlab.analyses.studies.checks import check_sentences
@@ -78,7 +78,8 @@ def verdict_lines(groups: dict[str, xr.Dataset]) -> list[str]:
     if "disguises" in groups:
         sentences += " " + disguise_sentence(groups["disguises"])
     if "spectrum" in groups:
-        sentences += " At the attractors: " + local_sentence(groups["spectrum"])
+        told = local_sentence(groups["spectrum"])
+        sentences += f" {told}" if told == NOTHING else f" At the attractors: {told}"
     more = [f"... and {len(rows) - ROWS} more puzzles in the archive"] if len(rows) > ROWS else []
     checked = [line for _, text in check_sentences(groups) for line in textwrap.wrap(text, 110)]
     return [

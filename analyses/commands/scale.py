@@ -158,10 +158,10 @@ def scale_command(
         )
         require_solutions(chosen)
         require_writable(out, "scaling.nc", "scaling.svg")
-        layers = blocks_per_step(model)
+        layers = None if model.config is None else blocks_per_step(model)
         click.echo(
             f"{name}: {plural(len(chosen), 'puzzle')} of {short_source(chosen)}{how_chosen(chosen)}, "
-            f"up to {breadths[-1]} restarts of {depths[-1]} steps{outside(model)}\n"
+            f"up to {plural(breadths[-1], 'restart')} of {plural(depths[-1], 'step')}{outside(model)}\n"
         )
         groups, kept = drawn(models, chosen, breadths[-1], depths[-1], out, given)
     # From here on everything is computed from the ensemble, whether it was sampled or read.
@@ -284,9 +284,12 @@ def scaling_lines(groups: dict[str, xr.Dataset]) -> list[str]:
         lines += ["one restart: accuracy in % by depth", "", *table(start_rows(scaling, own)), ""]
     text = (
         f"Accuracy in %; {float(scaling.attrs['confidence']):.0%} intervals from resampling the "
-        f"{scaling.sizes['puzzle']} puzzles. A cell costs depth x breadth outer steps per puzzle"
+        f"{scaling.sizes['puzzle']} puzzles."
+        if scaling.sizes["puzzle"] > 1
+        else "Accuracy in %; a single puzzle gives no interval."
     )
-    text += f", {int(scaling.attrs['layers'])} equivalent layers each." if "nle" in scaling else "."
+    text += " A cell costs depth x breadth outer steps per puzzle"
+    text += f", {plural(int(scaling.attrs['layers']), 'equivalent layer')} each." if "nle" in scaling else "."
     if own is not None:
         text += " The own start is a single run; all others start at random, outside the training law."
     lines += textwrap.wrap(text, 110)
@@ -403,7 +406,9 @@ def front_rows(scaling: xr.Dataset) -> list[dict[str, str]]:
                 "breadth": str(scaling["breadth"].values[j]),
                 "chosen by": SELECTOR_NAMES[selector] if scaling["breadth"].values[j] > 1 else "one restart",
                 "accuracy": cell(one),
-                "on the selector's front": f"{percent(float(one['pareto_support']))} of resamples",
+                "on the selector's front": f"{percent(float(one['pareto_support']))} of resamples"
+                if scaling.sizes["puzzle"] > 1
+                else "",
             }
         )
     return rows

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from eqrlab.analyses.text.format import percent_interval, plural
+from eqrlab.analyses.text.format import percent_interval, plural, span
 from eqrlab.attractors.dynamics.at_attractors import VERDICTS
 from eqrlab.attractors.results.interval import Interval
 
@@ -18,6 +18,7 @@ MEANINGS = {
     "undecided": "undecided",
 }
 ROWS = 24  # states listed in a table
+NOTHING = "No run reached an attractor, so there is no state to examine."
 
 
 def local_sentence(local: xr.Dataset) -> str:
@@ -33,15 +34,12 @@ def local_sentence(local: xr.Dataset) -> str:
         chaotic = int((local["exponent_low"].values[:, m] > 0).sum()) if "exponent_low" in local else 0
         names["no_fixed_point"] += f" ({chaotic} of these chaotic)" if chaotic else ""
         told = ", ".join(f"{n} {names[name]}" for name, n in counts.items() if n)
-        radius = local["spectral_radius"].values[:, m]
-        span = (
-            f"; spectral radius {np.nanmin(radius):.2f} to {np.nanmax(radius):.2f}"
-            if np.isfinite(radius).any()
-            else ""
+        radius = span(local["spectral_radius"].values[:, m])
+        parts.append(
+            f"{plural(total, f'{kind} state')}: {told}" + (f"; spectral radius {radius}" if radius else "")
         )
-        parts.append(f"{plural(total, f'{kind} state')}: {told}{span}")
     if not parts:
-        return "No run reached an attractor, so there is no state to examine."
+        return NOTHING
     return ". ".join(parts) + "."
 
 

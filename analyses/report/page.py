@@ -133,7 +133,9 @@ def checkpoints(tree: xr.DataTree) -> dict[str, Groups]:
             name = f"{base} ({len(results) + 1})"
         results[name] = groups
     if not results:
-        raise ValueError("the archive has no group named ensemble; expected one written by eqrlab diagnose")
+        raise ValueError(
+            "the archive has no group named ensemble; expected one of diagnose, compare, scale or export"
+        )
     return results
 
 

@@ -120,7 +120,7 @@ def deeper_sentence(outcomes: xr.Dataset) -> str:
     last = outcomes.isel(depth=-1)
     right = int(outcomes["count"].isel(depth=0).sel(correctness="right").sum())
     followed = plural(int(outcomes.attrs["followed"]), "restart")
-    text = f"{followed} of each puzzle went on. {late_sentence(outcomes)}"
+    text = f"{followed} of each puzzle went on. {late_sentence(outcomes, 'None of these')}"
     if right and np.isfinite(float(last["reverted"])):
         lost = percent_interval(*Interval.of(last, "reverted"))
         text += f" Of {plural(right, 'run')} right then, {lost} are wrong again."

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from eqrlab import attractors as at
 from eqrlab.analyses.figures.style import COLOURS, styled
-from eqrlab.analyses.text.format import number_interval, percent_interval
+from eqrlab.analyses.text.format import number_interval, percent_interval, span
 from eqrlab.attractors.dynamics.endings import KINDS, OUTCOMES
 from eqrlab.attractors.ensemble.judge import require_judged
 from eqrlab.attractors.ensemble.options import part_of
@@ -92,18 +92,10 @@ def kind_rows(results: dict[str, Groups]) -> list[dict[str, str]]:
                 "ends as": ", ".join(f"{n} {k}" for k, n in counts.items() if n),
                 "stable": percent_interval(*stable),
                 "fixed points": f"{int(one.solutions)} ({int(one.stable_solutions)} stable)",
-                "spectral radius": _range(found.spectral_radius.values[at_rest]),
-                "exponents of the others": _range(found.exponent.values[moving], sign=True),
+                "spectral radius": span(found.spectral_radius.values[at_rest]) or "-",
+                "exponents of the others": span(found.exponent.values[moving], "+") or "-",
             })  # fmt: skip
     return rows
-
-
-def _range(values: np.ndarray, sign: bool = False) -> str:
-    values = values[np.isfinite(values)]
-    if not values.size:
-        return "-"
-    low, high = (f"{v:+.2f}" if sign else f"{v:.2f}" for v in (values.min(), values.max()))
-    return low if low == high else f"{low} to {high}"
 
 
 def auc_rows(results: dict[str, Groups]) -> list[dict[str, str]]:

@@ -166,12 +166,12 @@ def depth_rows(outcomes: xr.Dataset) -> list[dict[str, str]]:
     ]
 
 
-def late_sentence(outcomes: xr.Dataset) -> str:
-    """Return how many failures at the first depth were merely unfinished."""
+def late_sentence(outcomes: xr.Dataset, none: str = "No run") -> str:
+    """Return how many failures at the first depth were merely unfinished; `none`: how to say that there are none."""
     depths, last = outcomes["depth"].values, outcomes.isel(depth=-1)
     failures = int(outcomes["count"].isel(depth=0).sel(correctness="wrong").sum())
     if not failures:
-        return f"No run is wrong at step {depths[0]}."
+        return f"{none} is wrong at step {depths[0]}."
     share = _share(last, "late_solved")
     return f"Of {plural(failures, 'run')} wrong at step {depths[0]}, {share} are right at step {depths[-1]}."
 
@@ -215,7 +215,7 @@ def noop_sentence(result: xr.Dataset) -> str:
     if found:
         return "No-op test: " + "; ".join(found) + "."
     passed = "the state moves, its start is forgotten, its input counts"
-    return f"No-op test passed on all {plural(puzzles, 'puzzle')}: {passed}."
+    return f"No-op test passed on {'all ' if puzzles > 1 else ''}{plural(puzzles, 'puzzle')}: {passed}."
 
 
 def _share(values: xr.Dataset, name: str) -> str:

@@ -33,9 +33,7 @@ def describe(reasoner: Reasoner) -> dict[str, Any]:
 
 @torch.no_grad()
 def blocks_per_step(reasoner: Reasoner) -> int:
-    """Count the blocks that one outer step applies, by taking one; a system of another kind is one block a step."""
-    if reasoner.config is None:
-        return 1
+    """Count the blocks that one outer step applies, by taking one."""
     applied: list[None] = []
     hooks = [
         block.register_forward_hook(lambda *_: applied.append(None))

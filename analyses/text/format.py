@@ -48,6 +48,16 @@ def number_interval(value: float, low: float, high: float) -> str:
     return f"{number(value)} [{number(low)}, {number(high)}]"
 
 
+def span(values: np.ndarray, sign: str = "") -> str:
+    """Return the least and the greatest finite number, as in "0.46 to 0.79"; one if they are equal; "" without any."""
+    values = values[np.isfinite(values)]
+    return (
+        " to ".join(dict.fromkeys(f"{v:{sign}.2f}" for v in (values.min(), values.max())))
+        if values.size
+        else ""
+    )
+
+
 def plural(count: int, noun: str) -> str:
     """Return "1 puzzle", "2 puzzles", "1,000 puzzles"."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -148,13 +148,15 @@ def _auc(alignment: xr.Dataset, index: int) -> tuple[float, float, float]:
 
 def auc_meaning(value: float, low: float, high: float) -> str:
     """Return what an AUC with its interval says about the residual, as a clause."""
-    if np.isfinite(low) and low <= 0.5 <= high:
-        if abs(value - 0.5) >= 0.4:
-            did = "told right from wrong" if value > 0.5 else "misled"
+    clear = abs(value - 0.5) >= 0.4
+    did = "told right from wrong" if value > 0.5 else "misled"
+    if not np.isfinite(low):
+        did = did if clear else "hardly told right from wrong"
+        return f"the residual {did} here, on too few puzzles for an interval"
+    if low <= 0.5 <= high:
+        if clear:
             return f"the residual {did} on these puzzles; with so few that may be chance (the interval contains 0.5)"
         return "the residual does not tell right from wrong (the interval contains 0.5)"
-    if not np.isfinite(low) and abs(value - 0.5) < 0.1:
-        return "the residual does not tell right from wrong"
     if value < 0.5:
         return "the residual misleads: wrong runs have the lower one"
     if value >= 0.9:
@@ -202,10 +204,15 @@ def _advice(modes: xr.Dataset, alignment: xr.Dataset | None) -> str:
                 "and so never come to rest."
             )
         if deeper >= wider:
-            also = f", and more restarts on {plural(int(wider), 'other')}" if wider else ""
+            also = f"; {plural(int(wider), 'other puzzle')} need more restarts" if wider else ""
+            also = also.replace("puzzle need", "puzzle needs")
             where = f"runs are unfinished on {plural(int(deeper), 'puzzle')}"
             return f"To decide, run deeper than {_size(modes, 'depth', 'step')}: {where}{also}."
-        also = f", and deeper on {plural(int(deeper), 'other')}" if deeper else ""
+        also = (
+            f"; runs are unfinished on {plural(int(deeper), 'other puzzle')}: run deeper there"
+            if deeper
+            else ""
+        )
         return f"To decide, run more than {_size(modes, 'restarts', 'restart')}{also}."
     text = {
         "a": "Retrain: neither depth nor restarts reach a correct attractor",

@@ -42,7 +42,14 @@ def faults(task: str, inputs: np.ndarray, labels: np.ndarray | None) -> dict[int
     if labels is not None and known.alphabet and (labels == ZERO).any():  # token 0 is the pad, and no answer
         rows = np.flatnonzero((labels == ZERO).any(axis=1))
         return {int(row): "the solution has token 0, the pad, in a cell that counts" for row in rows}
-    return {} if known.faults is None else known.faults(inputs, labels)
+    found = {} if known.faults is None else known.faults(inputs, labels)
+    return dict(sorted((found | without_solution(labels)).items()))
+
+
+def without_solution(labels: np.ndarray | None) -> dict[int, str]:
+    """Return the rows of solutions (n, L) in which no cell counts, if there are others: no answer could be right."""
+    lacking = np.zeros(0, bool) if labels is None or not labels.any() else ~labels.any(axis=1)
+    return {int(row): "no solution here, but other puzzles have one" for row in np.flatnonzero(lacking)}
 
 
 def best_fit(

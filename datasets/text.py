@@ -226,22 +226,21 @@ def _read_rows(
             continue
         try:
             tokens = _encode(task, row.puzzle, "puzzle")
-            label = _encode(task, row.solution, "solution") if row.solution else tokens
+            label = _encode(task, row.solution, "solution") if row.solution else np.zeros_like(tokens)
         except ValueError as error:
             wrong.append(Fault(f"{path}:{row.number}", str(error)))
         else:
             sound.append(row)
             inputs.append(tokens)
             labels.append(label)
-    solved = next((line.number for line in sound if line.solution), None)
     reasons: dict[int, str] = {}
     if sound:
-        stacked, solutions = np.stack(inputs), np.stack(labels) if solved is not None else None
-        if task_named(task).sized is None:  # a task of open vocabulary knows no faults
+        stacked, known = np.stack(inputs), np.stack(labels)
+        solutions = known if known.any() else None
+        if task_named(task).sized is None:
             task, reasons = checks.best_fit(task, stacked, solutions, asked)
-    if solved is not None:
-        lacking = f"no solution here, but there is one in line {solved}"
-        reasons |= {place: lacking for place, line in enumerate(sound) if not line.solution}
+        else:  # a task of open vocabulary knows no other faults
+            reasons = checks.without_solution(solutions)
     wrong += [Fault(f"{path}:{sound[place].number}", reason) for place, reason in reasons.items()]
     wrong.sort(key=_line_number)
     if not sound:

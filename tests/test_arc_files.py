@@ -57,6 +57,19 @@ def test_solutions_are_taken_from_the_file_beside_challenges(tmp_path):
     assert len(read_puzzles(tmp_path)) == 2  # the folder of both
 
 
+def test_solutions_of_other_tests_are_refused(tmp_path):
+    bare = {name: {"train": [], "test": [{"input": t["input"]} for t in TASK["test"]]} for name in "ab"}
+    path = write(tmp_path / "challenges.json", bare)
+    outputs = [t["output"] for t in TASK["test"]]
+    write(tmp_path / "solutions.json", {"a": outputs, "b": [*outputs, [[1]]]})
+    with pytest.raises(ValueError, match=r"task 'b' has 2 tests, the file of solutions beside it 3$"):
+        read_puzzles(path)
+    write(tmp_path / "solutions.json", {"a": outputs})
+    with pytest.raises(ValueError, match=r"task 'b', test 0: no solution here, but other puzzles have one$"):
+        read_puzzles(path)
+    assert read_puzzles(path, limit=2).labels is not None
+
+
 def test_puzzles_find_their_identifiers_by_the_names_of_their_tasks(tmp_path):
     found = read_puzzles(write(tmp_path / "all.json", {"a": TASK, "b": TASK}))
     known = identified(found, ("<blank>", "b", "b|||t1|||0123456789", "a"))

@@ -172,6 +172,25 @@ def test_ignored_labels_become_token_0(tmp_path, small):
 # --- what is refused
 
 
+@pytest.mark.parametrize("kind", ["folder", "array", "text"])
+def test_one_puzzle_without_solution_among_others_is_refused(tmp_path, small, kind):
+    labels = small.labels.copy()
+    labels[2] = 0
+    path = tmp_path / {"folder": ".", "array": "x.npz", "text": "x.csv"}[kind]
+    if kind == "folder":
+        files.write_npy_folder(path, dataclasses.replace(small, labels=labels))
+    elif kind == "array":
+        np.savez(path, inputs=small.inputs, labels=labels)
+    else:
+        fields = [" ".join(map(str, row)) for row in (*small.inputs, *labels)]
+        write(
+            path,
+            ["puzzle,solution", *map(",".join, zip(fields[: len(small)], fields[len(small) :], strict=True))],
+        )
+    with pytest.raises(ValueError, match=r":[24]: no solution here, but other puzzles have one$"):
+        datasets.read_puzzles(path)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -185,7 +204,7 @@ def test_ignored_labels_become_token_0(tmp_path, small):
         (lambda p, s: ("²" + p[1:], s), "illegal character '²'"),
         (lambda p, s: ("33" + p[2:], s), "contradictory givens: digit 3 stands twice in"),
         (lambda p, s: (p, s[:-1]), "wrong length: the solution has 15 characters"),
-        (lambda p, s: (p, ""), "no solution here, but there is one in line 2"),
+        (lambda p, s: (p, ""), "no solution here, but other puzzles have one"),
         (lambda p, s: (p, s[1] + s[0] + s[2:]), "the solution "),
         (lambda p, s: ("." * 16, s[4:] + s[4:8]), "the solution is not valid: digit"),
         (lambda p, s: (p, p), "the solution leaves row"),

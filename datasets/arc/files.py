@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from eqrlab.core.messages import brief
+from eqrlab.datasets import checks
 from eqrlab.datasets.arc.grids import board_of
 from eqrlab.datasets.faults import PuzzleFileError
 from eqrlab.datasets.puzzles import Draw, PuzzleSet, rows_drawn
@@ -93,8 +94,12 @@ def tasks_of(path: Path) -> Iterator[tuple[str, dict[str, Any], Path]]:
                 f"got {brief(content)}"
             )
         for name, task in tasks.items():
-            outputs = solutions.get(name, [])
             pairs = [dict(pair) if isinstance(pair, dict) else {} for pair in task["test"]]
+            outputs = solutions.get(name, [])
+            if name in solutions and len(outputs) != len(pairs):
+                raise PuzzleFileError(
+                    f"{file}: task {name!r} has {len(pairs)} tests, the file of solutions beside it {len(outputs)}"
+                )
             for pair, output in zip(pairs, outputs, strict=False):
                 pair.setdefault("output", output)
             yield name, {**task, "test": pairs}, file
@@ -109,20 +114,21 @@ def read_arc(
     ----------
     path
         A task file, a folder of such, or a file of tasks by name; solutions are taken from the file beside it whose
-        name has "solutions" for "challenges".
+        name has "solutions" for "challenges".  All tests need an output, or none.
     limit, draw
         As in `read_puzzles`.
 
     Returns
     -------
     PuzzleSet
-        With the columns `task` and `test` (number of the pair); a test without output has no label.  Such files tell
+        With the columns `task` and `test` (number of the pair); without outputs there are no labels.  Such files tell
         no identifiers: see `identified`.
 
     Raises
     ------
     ValueError
-        With file and task: what is no task, no grid, or a grid of more than 30 x 30.
+        With file and task: what is no task, no grid, or a grid of more than 30 x 30, or lacks an output that others
+        have.
     """
     boards: list[tuple[np.ndarray, np.ndarray]] = []
     columns: dict[str, list[str]] = {"task": [], "test": []}
@@ -149,6 +155,10 @@ def read_arc(
     if not boards:
         raise PuzzleFileError(f"{path}: no {split} pairs")
     inputs, labels = (np.stack(each) for each in zip(*boards, strict=True))
+    for row, reason in checks.without_solution(labels).items():
+        raise PuzzleFileError(
+            f"{path}: task {columns['task'][row]!r}, {split} {columns['test'][row]}: {reason}"
+        )
     found = PuzzleSet(
         inputs, labels if labels.any() else None, "arc", {k: tuple(v) for k, v in columns.items()}, str(path),
         tuple(names),

@@ -1,5 +1,7 @@
 """Runs end as what they are planted to end as."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -109,6 +111,20 @@ def test_correctness_must_be_known():
     ensemble = at.sample(logistic(2.5), puzzles(), restarts=2, depth=4, keep=KEEP)
     with pytest.raises(ValueError, match="labels or an oracle"):
         at.endings(logistic(2.5), puzzles(), ensemble)
+
+
+def test_an_exponent_of_zero_up_to_rounding_is_not_chaos():
+    c, s = math.cos(1.0), math.sin(1.0)
+    turn = linear(torch.tensor([[c, -s], [s, c]], dtype=torch.float64))
+    shift = MapSystem(
+        lambda z, x: (z + torch.tensor([0.1234567, 0.7654321]).to(z)) % 1,
+        lambda x, generator: torch.rand((len(x), 2), generator=generator, dtype=torch.float64),
+    )
+    for system in (turn, shift):
+        ensemble = at.sample(
+            system, puzzles(), oracle=lambda i, a: np.ones(len(a), bool), depth=100, restarts=4, keep=KEEP
+        )
+        assert (names(at.endings(system, puzzles(), ensemble)) == "marginal").all()
 
 
 def test_points_merge_by_their_errors():

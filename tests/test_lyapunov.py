@@ -1,5 +1,6 @@
 """Lyapunov and finite-time exponents agree with the exact ones."""
 
+import math
 import sys
 
 import numpy as np
@@ -20,6 +21,7 @@ from tests.zoo import (
     one_pattern,
     puzzles,
     rotation_blocks,
+    rotor,
 )  # fmt: skip
 
 NON_NORMAL = torch.tensor([[0.5, 5.0], [0.0, 0.4]], dtype=torch.float64)
@@ -152,9 +154,40 @@ def test_diverging_trajectories_are_not_numbers():
     assert np.isnan(result.lyapunov_exponent).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("values", [[0.9], [0.9, 0.3], [complex(math.cos(1), math.sin(1))]])
+def test_intervals_are_as_wide_as_rounding_where_all_steps_stretch_alike(values, dtype):
+    matrix = rotation_blocks(values)
+    start = torch.full((1, 1, len(matrix)), 0.3, dtype=torch.float64)
+    found = at.lyapunov(linear_in_dtype(matrix), puzzles(), start, k=len(matrix), steps=400, dtype=dtype)
+    exact = np.sort(np.log(torch.linalg.svdvals(matrix).numpy()))[::-1]
+    assert (found.lyapunov_exponent_low.values <= exact).all()
+    assert (found.lyapunov_exponent_high.values >= exact).all()
+    assert found.exponent_sum_low.item() <= exact.sum() <= found.exponent_sum_high.item()
+
+
+def linear_in_dtype(matrix):
+    return MapSystem(lambda z, x: z @ matrix.to(z).T, normal_start(len(matrix)))
+
+
+def test_neutral_directions_count_in_the_dimension_although_they_are_zero_only_within_errors():
+    first, second = rotor(1.0), rotor(math.sqrt(2))
+    torus = MapSystem(
+        lambda z, x: torch.cat((first.step(z[:, :2], x), second.step(z[:, 2:], x)), 1), normal_start(4)
+    )
+    starts = torch.rand(1, 8, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64) - 0.5
+    found = at.lyapunov(torus, puzzles(), starts, k=4, steps=400)
+    np.testing.assert_allclose(found.kaplan_yorke, 2, atol=1e-3)  # transients
+    assert (found.kaplan_yorke_low <= 2).all() and (found.kaplan_yorke_high >= 2).all()
+
+
 def test_small_parts():
     assert kaplan_yorke(np.array([-0.1, -1.0])) == 0
     assert np.isnan(kaplan_yorke(np.array([0.5, 0.1])))
+    assert (
+        kaplan_yorke(np.array([-1e-9, -1.0])) == 0
+        and kaplan_yorke(np.array([-1e-9, -1.0]), np.array([True, False])) == 1
+    )
     assert kaplan_yorke(np.array([0.5, 0.0, -1.0])) == 2.5
     mean, low, high = mean_interval(np.array([[-np.inf, -np.inf], [1.0, 3.0], [np.nan, np.nan]]), 1, 0.95)
     assert (

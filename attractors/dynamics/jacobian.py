@@ -228,9 +228,9 @@ def check_differentiable(points: Points, seed: int = 0) -> Points:
 
     Notes
     -----
-    A product for each state, and about 40 evaluations of three rows.  The finite differences are central, at five lengths, and the best agreement
-    counts: with a shorter length the truncation error falls and the rounding error grows, so a correct product agrees
-    at some length.
+    A product for each state, and about 40 evaluations of three rows.  The finite differences are central, at five
+    lengths, and the best agreement counts: with a shorter length the truncation error falls and the rounding error
+    grows, so a correct product agrees at some length.
     """
     points.require_some()
     first = points.name(int(few_rows(points.present, 1)))

@@ -11,7 +11,14 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, row_bytes, rows_within
-from eqrlab.attractors.dynamics.tangent import advance, in_one_pass, log_factors, one_step, triangular
+from eqrlab.attractors.dynamics.tangent import (
+    RESOLVED,
+    advance,
+    in_one_pass,
+    log_factors,
+    one_step,
+    triangular,
+)
 from eqrlab.attractors.ensemble.arguments import with_noise
 from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.states import Points, States, spread, state_axes
@@ -88,8 +95,9 @@ def lyapunov(
     xarray.Dataset
         Over (puzzle, point, eig), natural logarithm per outer step: `lyapunov_exponent` with `_low` and `_high`;
         `window_exponent(puzzle, point, window, eig)`: the same over successive windows of equal length;
-        over (puzzle, eig): `puzzle_exponent` with `_low` and `_high`, the mean over the points.  `exponent_sum` and
-        `kaplan_yorke` dimension over (puzzle, point): NaN where k exponents do not decide it, which all of them do.
+        over (puzzle, eig): `puzzle_exponent` with `_low` and `_high`, the mean over the points.  Over (puzzle, point),
+        with bounds, too: `exponent_sum`, and `kaplan_yorke`, the dimension: NaN where k exponents do not decide it,
+        which all of them do.
 
     Raises
     ------
@@ -102,7 +110,8 @@ def lyapunov(
     saved activations of one step.  Small systems without noise go up to 8 steps between two orthonormalisations, as
     long as the factors of such a stretch differ by less than 3/8 of the digits; the exponents are the same to rounding.
     The interval over time is Student's from 20 batch means: valid once a window is much longer than the correlation
-    time.  A factor below 8 epsilon of the largest in its step cannot be told from zero and makes its exponent -inf.
+    time, and never narrower than the rounding of a step, 8 epsilon to either side.  A sum of exponents whose interval
+    holds 0 counts as 0 in the Kaplan-Yorke dimension, whose bounds have all exponents at their bounds.  A factor below 8 epsilon of the largest in its step cannot be told from zero and makes its exponent -inf.
     Trajectories that diverge give NaN.
 
     References
@@ -239,9 +248,10 @@ def _summaries(points: Points, windows: np.ndarray, confidence: float) -> dict[s
     windows = np.where(
         np.isnan(windows).any((1, 2), keepdims=True), np.nan, windows
     )  # a diverged run has no exponents
-    center, low, high = mean_interval(windows, 1, confidence)
+    rounding = RESOLVED * torch.finfo(points.z.dtype).eps
+    center, low, high = mean_interval(windows, 1, confidence, rounding)
     each, puzzle = ("puzzle", "point", "eig"), ("puzzle", "eig")
-    over = mean_interval(points.fold(center), 1, confidence)
+    over = mean_interval(points.fold(center), 1, confidence, rounding)
     text = "Lyapunov exponent per outer step, natural logarithm"
     variables: dict[str, schema.Variable] = {
         **Interval(center, low, high).each(points.fold).variables("lyapunov_exponent", each, text),
@@ -249,17 +259,30 @@ def _summaries(points: Points, windows: np.ndarray, confidence: float) -> dict[s
     }
     four = ("puzzle", "point", "window", "eig")
     variables["window_exponent"] = (four, points.fold(windows), f"{text}: over successive windows")
+    order = np.argsort(-center, axis=1)
     with np.errstate(invalid="ignore"):
-        variables["exponent_sum"] = (each[:2], points.fold(center.sum(1)), "sum of the k exponents")
-    dimension = np.array([kaplan_yorke(row, points.size) for row in center])
-    variables["kaplan_yorke"] = (each[:2], points.fold(dimension), "Kaplan-Yorke dimension of the attractor")
+        sums = np.take_along_axis(windows, order[:, None], 2).cumsum(2)
+        total, least, most = mean_interval(sums, 1, confidence, rounding)
+    variables |= (
+        Interval(total[:, -1], least[:, -1], most[:, -1])
+        .each(points.fold)
+        .variables("exponent_sum", each[:2], "sum of the k exponents")
+    )
+    dimension = [kaplan_yorke(*row, points.size) for row in zip(center, most >= 0, strict=True)]
+    ends = ([kaplan_yorke(row, None, points.size) for row in bound] for bound in (low, high))
+    text = "Kaplan-Yorke dimension of the attractor"
+    variables |= (
+        Interval(dimension, *ends)
+        .each(lambda values: points.fold(np.array(values)))
+        .variables("kaplan_yorke", each[:2], text)
+    )
     return variables
 
 
 def mean_interval(
-    values: np.ndarray, axis: int, confidence: float
+    values: np.ndarray, axis: int, confidence: float, least: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return mean, low and high of Student's interval along an axis, NaN left out; without spread they coincide."""
+    """Return mean, low and high of Student's interval along an axis, NaN left out, to either side `least` or more."""
     from scipy import stats  # here: half a second to load
 
     finite = np.isfinite(values)
@@ -273,25 +296,30 @@ def mean_interval(
             * deviation
             / np.sqrt(np.maximum(count, 1))
         )
-        half = np.where(count > 1, half, np.nan)
+        half = np.where(count > 1, np.maximum(half, least), np.nan)
         same = np.isinf(mean)
         return mean, np.where(same, mean, mean - half), np.where(same, mean, mean + half)
 
 
-def kaplan_yorke(exponents: np.ndarray, size: int | None = None) -> float:
+def kaplan_yorke(exponents: np.ndarray, reached: np.ndarray | None = None, size: int | None = None) -> float:
     """Return j + (sum of the first j) / |exponent j + 1|, j the last with a sum >= 0.
 
     Where no sum is negative it is `size`, the numbers of a state, if all their exponents are given, else NaN: further
     ones decide it.
+
+    Parameters
+    ----------
+    exponents
+        (k,).
+    reached
+        (k,) bool: which sums of the largest exponents may be 0 or more; None: those that are, to rounding.
     """
     if not len(exponents) or np.isnan(exponents).any():
         return float("nan")
     ordered = np.sort(exponents)[::-1]
     sums = np.cumsum(ordered)
-    if sums[0] < -ZERO:
-        return 0.0
-    below = np.flatnonzero(sums < -ZERO)
+    below = np.flatnonzero(sums < -ZERO if reached is None else ~reached)
     if not len(below):
         return float(len(ordered)) if len(ordered) == size else float("nan")
     j = int(below[0])
-    return j + float(sums[j - 1] / abs(ordered[j]))
+    return j + max(float(sums[j - 1] / abs(ordered[j])), 0.0) if j else 0.0

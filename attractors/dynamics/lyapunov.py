@@ -111,7 +111,8 @@ def lyapunov(
     long as the factors of such a stretch differ by less than 3/8 of the digits; the exponents are the same to rounding.
     The interval over time is Student's from 20 batch means: valid once a window is much longer than the correlation
     time, and never narrower than the rounding of a step, 8 epsilon to either side.  A sum of exponents whose interval
-    holds 0 counts as 0 in the Kaplan-Yorke dimension, whose bounds have all exponents at their bounds.  A factor below 8 epsilon of the largest in its step cannot be told from zero and makes its exponent -inf.
+    holds 0 counts as 0 in the Kaplan-Yorke dimension, whose bounds have all exponents at their bounds.  A factor
+    below 8 epsilon of the largest in its step cannot be told from zero and makes its exponent -inf.
     Trajectories that diverge give NaN.
 
     References

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 LOOKED_AT = 64  # bytes that `kind_of` needs
+HDF5 = "an HDF5 file"
 _KINDS = (
     (b"\x1f\x8b", "a gzip file"),
     (b"\xfd7zXZ\x00", "an xz file"),
@@ -13,7 +14,8 @@ _KINDS = (
     (b"PAR1", "a parquet file"),
     (b"ARROW1", "an Arrow file"),
     (b"\x93NUMPY", "a NumPy array"),
-    (b"\x89HDF\r\n", "an HDF5 file"),
+    (b"\x89HDF\r\n", HDF5),
+    *((b"CDF" + version, "a NetCDF-3 file") for version in (b"\x01", b"\x02", b"\x05")),
     (b"SQLite format 3\x00", "an SQLite file"),
     (b"%PDF", "a PDF file"),
     (b"\x89PNG", "a picture"),

@@ -72,8 +72,9 @@ def read_header(path: Path) -> dict[str, Any]:
         raise PuzzleFileError(
             f"{path}:1: key 'ignore_label_id' must be an integer or null, got {brief(ignore)}"
         )
-    if header["pad_id"] != 0:
-        raise PuzzleFileError(f"{path}:1: pad_id must be 0, got {brief(header['pad_id'])}")
+    for key in ("pad_id", "blank_identifier_id"):
+        if header.get(key, 0) != 0:
+            raise PuzzleFileError(f"{path}:1: {key} must be 0, got {brief(header[key])}")
     plain = isinstance(sets, list) and all(
         type(name) is str and re.fullmatch(r"[\w-]{1,100}", name) for name in sets
     )

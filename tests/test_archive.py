@@ -1,8 +1,10 @@
 """Archives: what is written comes back, whole or not at all."""
 
+import gzip
 import shutil
 import subprocess
 
+import netCDF4
 import numpy as np
 import pytest
 import torch
@@ -85,3 +87,15 @@ def test_foreign_and_missing_files_are_named(tmp_path):
     (tmp_path / "text.nc").write_text("hello")
     with pytest.raises(ValueError, match=r"text\.nc: not a readable NetCDF-4 archive"):
         archive.read(tmp_path / "text.nc")
+
+
+@pytest.mark.parametrize("version", ["NETCDF3_CLASSIC", "NETCDF3_64BIT_OFFSET", "NETCDF3_64BIT_DATA"])
+def test_netcdf_3_and_compressed_files_are_named_by_their_kind(groups, tmp_path, version):
+    path, packed = tmp_path / "old.nc", tmp_path / "a.nc.gz"
+    with netCDF4.Dataset(path, "w", format=version) as file:
+        file.createDimension("puzzle", 2)
+    archive.write(tmp_path / "a.nc", groups)
+    packed.write_bytes(gzip.compress((tmp_path / "a.nc").read_bytes()))
+    for wrong, kind in ((path, "a NetCDF-3 file"), (packed, "a gzip file")):
+        with pytest.raises(ValueError, match=rf"{wrong.name}: this is {kind}; an archive .* is required$"):
+            archive.read(wrong)

@@ -337,6 +337,7 @@ def edit_json(path: Path, **changes: object) -> None:
         ({"vocab_size": 8, "seq_len": 36}, "shape"),
         ({"seq_len": True}, "'seq_len' must be an integer"),
         ({"pad_id": 3}, "pad_id must be 0, got 3"),
+        ({"blank_identifier_id": 1}, "blank_identifier_id must be 0, got 1"),
         ({"ignore_label_id": "x"}, "must be an integer or null"),
         ({"sets": []}, "'sets' must be a list of names"),
         ({"sets": ["../all"]}, "'sets' must be a list of names"),

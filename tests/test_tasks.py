@@ -288,6 +288,7 @@ def test_an_array_with_three_axes_is_a_board(tmp_path):
         ("a.jsonl", "[1, 2]\n", "a.jsonl:1: a JSON object is required, got a list"),
         ("a.npy", b"\x93NUMPY", "a.npy: broken .npy file"),
         ("a.npz", b"PK", "a.npz: not a sound .npz file"),
+        ("a.npy.gz", b"\x1f\x8b", "a.npy.gz: only text (CSV, lines, JSON lines) is read from gzip; decompress"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_table_is_said_with_its_place(tmp_path, name, content, reason):

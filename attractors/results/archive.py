@@ -26,6 +26,7 @@ from eqrlab.attractors.results import schema
 from eqrlab.core.errors import DAMAGE
 from eqrlab.core.files import replaced_whole
 from eqrlab.core.interrupts import interrupts_held
+from eqrlab.core.kinds import HDF5, LOOKED_AT, kind_of
 from eqrlab.core.messages import one_line
 
 TRIES = 5  # at a file that others replace
@@ -131,6 +132,10 @@ def signature(path: str | Path) -> Signature:
 
 @functools.lru_cache(64)
 def _looked(path: str, _: Signature, options: str) -> dict[str, Any]:
+    with contextlib.suppress(OSError), Path(path).open("rb") as file:
+        kind = kind_of(file.read(LOOKED_AT))
+        if kind not in (None, HDF5):
+            raise ValueError(f"this is {kind}; an archive written by eqrlab (NetCDF-4) is required")
     one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     child = subprocess.run(
         [sys.executable, "-P", str(Path(__file__).with_name("archive_child.py")), path, options],

@@ -211,6 +211,10 @@ def scan_table(
 ) -> tuple[PuzzleSet | None, list[Fault]]:
     """Read a table as far as it is sound; see `files.scan`."""
     name = path.name.lower().removesuffix(".gz")
+    if name != path.name.lower() and not name.endswith(LINES):
+        raise PuzzleFileError(
+            f"{path}: only text (CSV, lines, JSON lines) is read from gzip; decompress the file"
+        )
     if name.endswith(ARRAYS):
         return _scan_arrays(path, task, limit, draw)
     columns, rows = (

@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 
 from eqrlab import attractors as at
+from eqrlab.analyses.report.disguises import disguise_sentence
 from eqrlab.analyses.studies import accuracy
 from eqrlab.analyses.studies import arc as study
 from eqrlab.analyses.studies.accuracy import measure
@@ -95,9 +96,8 @@ def test_all_disguises_with_one_answer_have_mass_one_and_mixed_restarts_show():
     assert float(found.mass_disguises[0]) == 1 and float(found.mass_right[0]) == 1
     assert float(found.mass_restarts[0]) == pytest.approx(2 / 3)
     assert 0.4 < float(found.mass_disguises_low[0]) < 1 == float(found.mass_disguises_high[0])
-    assert found.mass_restarts_low.values == pytest.approx(
-        found.mass_restarts_high.values
-    )  # all disguises alike
+    low, high = (float(found[f"mass_restarts_{end}"][0]) for end in ("low", "high"))
+    assert low == pytest.approx(2 / 3 * 0.05**0.25) and high == pytest.approx(1 - 0.05**0.25 / 3)  # all alike
     assert int(found.answers[0]) == 1
 
 
@@ -108,6 +108,16 @@ def test_disguises_that_disagree_are_seen_though_every_restart_agrees():
     assert float(found.mass_right[0]) == 0.5 and int(found.answers[0]) == 3
     wrong = study.disguises(made([[WRONG] * 3] * 3 + [[RIGHT] * 3]), chosen())
     assert float(wrong.mass_disguises[0]) == 0.75 and float(wrong.mass_right[0]) == 0.25
+
+
+def test_shares_on_which_all_agree_are_known_as_far_as_so_few_can_tell():
+    found = study.disguises(made([[RIGHT]] * 4), chosen())
+    twice = xr.concat([found, found], "case")
+    assert "100 % [22, 100] of the disguises of a test give" in disguise_sentence(twice)
+    ensemble = made([[RIGHT]] * 4)
+    ensemble["token_accuracy"] = (("puzzle", "restart", "step"), np.zeros((4, 1, 4)))
+    cell = study.vote_results(ensemble, chosen())["cell"]
+    assert cell["value"] == cell["low"] == 0 and cell["high"] == pytest.approx(1 - 0.05**0.25)
 
 
 def test_the_group_is_as_the_schema_says(tmp_path):

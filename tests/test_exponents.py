@@ -117,3 +117,25 @@ def test_runs_are_those_of_sample_whatever_the_batch():
 def test_misuse_is_named(options, message):
     with pytest.raises(ValueError, match=message):
         at.trajectory_exponents(rotor(0.3), puzzles(), **{"restarts": 2, "window": 8, **options})
+
+
+def test_a_mean_over_the_runs_of_one_puzzle_has_no_interval():
+    """The first puzzle is wrong, the second right: resampling both shows one of each again and again."""
+    labels = torch.tensor([[1], [2]])
+    law = lambda x, g: torch.rand((len(x), 1), generator=g, dtype=torch.float64)
+    map_of_two = MapSystem(lambda z, x: z / (1 + z) / 2, law, lambda z, x: torch.full((len(z), 1), 2))
+    runs = at.trajectory_exponents(map_of_two, puzzles(2), labels=labels, restarts=4, depth=16)
+    assert np.isfinite(runs.mean_exponent).all()
+    assert np.isnan(runs.mean_exponent_low).all() and np.isnan(runs.mean_exponent_high).all()
+
+
+def test_the_difference_of_two_aucs_on_which_all_puzzles_agree_is_known_as_far_as_so_few_can_tell():
+    inputs, labels = puzzles(4), torch.tensor([[1], [1], [2], [2]])
+    steps = lambda z, x: z * torch.where(x[:, :1] < inputs[2, 0], 0.9, 0.5).to(z.dtype)
+    law = lambda x, g: 1 + torch.rand((len(x), 1), generator=g, dtype=torch.float64)
+    slow_is_wrong = MapSystem(steps, law, lambda z, x: torch.full((len(z), 1), 2))
+    last = at.trajectory_exponents(slow_is_wrong, inputs, labels=labels, restarts=4, depth=16).isel(window=-1)
+    assert (
+        last.auc.values.tolist() == [1, 0] and last.auc_gain == 1
+    )  # halving moves more, relative to what is left
+    assert last.auc_gain_low == pytest.approx(2 * 0.05**0.5 - 1) and last.auc_gain_high == 1

@@ -232,6 +232,12 @@ def test_the_population_share_is_not_held_back_by_puzzles_with_little_evidence()
     np.testing.assert_allclose(share.sum(), 1)
 
 
+def test_shares_of_modes_over_equal_puzzles_are_known_as_far_as_so_few_can_tell():
+    _, _, modes = verdict(contraction(0.6), torch.full((4, 1), 2))
+    assert np.unique(modes.mode_probability.values, axis=0).shape[0] == 1
+    assert (modes.population_share_high - modes.population_share_low > 0.05).all()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -328,3 +328,23 @@ def test_asymptotic_alignment_needs_states_of_these_puzzles():
         at.asymptotic_alignment(system, puzzles(2).flip(0), kept)
     with pytest.raises(ValueError, match="two puzzles"):
         at.asymptotic_alignment(system, puzzles(1), kept.isel(puzzle=[0]))
+
+
+@pytest.mark.parametrize("puzzles", [3, 7])
+def test_what_two_analyses_report_has_one_value_and_one_interval(puzzles):
+    """The accuracy of the same selector with the same restarts and steps."""
+    ensemble = synthetic(puzzles=puzzles)
+    scaling, alignment, signals = at.scaling(ensemble), at.alignment(ensemble), at.signals(ensemble)
+    for name in alignment.selector.values:
+        for end in ("", "_low", "_high"):
+            grid = scaling[f"accuracy{end}"].sel(selector=name).isel(breadth=-1)
+            np.testing.assert_array_equal(grid, alignment[f"accuracy{end}"].sel(selector=name))
+            if name in signals.signal:
+                assert signals[f"accuracy{end}"].sel(signal=name) == pytest.approx(float(grid[-1]), abs=1e-12)
+
+
+def test_with_one_restart_all_selectors_are_equal_to_the_last_bit():
+    scaling = at.scaling(synthetic(restarts=16))
+    one = scaling.accuracy_puzzle.sel(breadth=1)
+    for name in set(scaling.selector.values) - {"first_to_halt"}:
+        np.testing.assert_array_equal(one.sel(selector=name), one.sel(selector="mean"))

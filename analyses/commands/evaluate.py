@@ -118,11 +118,11 @@ def evaluate(
 
 def _halting(found: dict[str, Any], depth: int) -> str:
     """Return the line about the accuracy when runs stop as their halting head asks."""
-    steps, never = found["steps"], 1 - found["halted"]["value"]
+    steps, halted = found["steps"], found["halted"]
     mean = f"{steps['value']:.1f}"
     if steps["low"] is not None:
         mean += f" [{steps['low']:.1f}, {steps['high']:.1f}]"
-    asked = f", {never:.0%} of runs never asked to stop" if never else ""
+    asked = f"; asked to stop {stated_share(halted)} of the runs" if halted["value"] < 1 else ""
     return f"exact {stated_share(found['exact'])} at {mean} of {depth} steps{asked}"
 
 
@@ -133,7 +133,7 @@ def _pass_lines(result: dict[str, Any]) -> dict[str, str]:
     lines = {"all cells": stated_share(result["cell"])}
     for name in (name for name in result if name.startswith("pass@")):
         lines[name] = (
-            f"{stated_share(result[name])}, {result['all_tests'][name]['value']:.1%} with all tests of a task"
+            f"{stated_share(result[name])}; with all tests of a task {stated_share(result['all_tests'][name])}"
         )
     left = result["tests_without_puzzle"]
     lines["votes"] = f"{result['tasks']} tasks, {result['tests']} tests" + (

@@ -9,7 +9,7 @@ import xarray as xr
 
 from eqrlab.analyses.text.format import percent_interval, plural
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap
+from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
 
 ROWS = 24  # tests in the table of a report
 FEW = 2  # disguises that a test needs to be asked whether they agree
@@ -38,9 +38,9 @@ def _mean(found: xr.Dataset, name: str) -> str:
     shares = found[name].values
     if len(shares) == 1:
         return percent_interval(*Interval.of(found, name, 0))
-    mean = lambda weight: float(weight @ shares / weight.sum())
-    bounds = cluster_bootstrap(mean, len(shares), confidence=float(found.attrs["confidence"]), resamples=1000)
-    return percent_interval(mean(np.ones(len(shares))), *np.clip(bounds, 0, 1))
+    return percent_interval(
+        *map(float, share_over_puzzles(shares, confidence=float(found.attrs["confidence"])))
+    )
 
 
 def disguise_rows(found: xr.Dataset) -> list[dict[str, str]]:

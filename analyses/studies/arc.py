@@ -9,9 +9,10 @@ import numpy as np
 import xarray as xr
 
 from eqrlab.analyses.studies.shares import clustered
+from eqrlab.attractors.answers.outcomes import share_of_runs
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap
+from eqrlab.attractors.statistics.bootstrap import RESAMPLES, share_over_puzzles
 from eqrlab.attractors.statistics.intervals import proportion_interval
 from eqrlab.core.labels import counts
 from eqrlab.datasets import PuzzleSet, arc
@@ -83,10 +84,9 @@ def vote_results(ensemble: xr.Dataset, puzzles: PuzzleSet) -> dict[str, Any]:
     if all(case.target is not None for case in cases) and puzzles.labels is not None:
         graded = counts(puzzles.labels).sum(axis=1)
         right = ensemble.token_accuracy.values[:, :, -1].mean(axis=1) * graded
-        share = lambda weight: float(weight @ right / (weight @ graded))
-        low, high = cluster_bootstrap(share, len(graded), resamples=1000)
-        bounds = np.clip([low, high], 0, 1).tolist() if len(graded) > 1 else [0.0, 1.0]
-        cell = {"value": share(np.ones(len(graded))), "low": bounds[0], "high": bounds[1]}
+        value, low, high = map(float, share_of_runs(right, graded))
+        single = len(graded) < 2  # which has no bounds: all there is
+        cell = {"value": value, "low": 0.0 if single else low, "high": 1.0 if single else high}
         found = {"cell": cell, **pass_rates(cases, ranked)}
     return {**found, "submission": arc.submission(cases, ranked)}
 
@@ -96,7 +96,7 @@ def disguises(
     puzzles: PuzzleSet,
     *,
     confidence: float = 0.95,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> xr.Dataset:
     """Ask of each test whether every disguise of it is answered alike, beside whether the restarts of one are.
@@ -150,11 +150,7 @@ def disguises(
         best = int(np.lexsort((-runs[: len(votes)], -votes))[0])
         n = len(own)
         among[:, c] = votes[best] / n, *proportion_interval(np.array(votes[best]), n, confidence)
-        within[0, c] = share.mean()
-        if n > 1:
-            mean = lambda weight, share=share: float(weight @ share / weight.sum())
-            bounds = cluster_bootstrap(mean, n, confidence=confidence, resamples=resamples, seed=seed)
-            within[1:, c] = np.clip(bounds, 0, 1)
+        within[:, c] = share_over_puzzles(share, confidence=confidence, resamples=resamples, seed=seed)
         if case.target is not None:
             hit = _right(answers[case.rows], [names[row] for row in case.rows], own, codes, case.target)
             right[:, c] = hit / n, *proportion_interval(np.array(hit), n, confidence)

@@ -23,7 +23,7 @@ from eqrlab.attractors.ensemble.recipe import Law, Recipe
 from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles
+from eqrlab.attractors.statistics.bootstrap import RESAMPLES, cluster_bootstrap, share_over_puzzles
 from eqrlab.core import KeyedNoise, System
 from eqrlab.core.models.reasoner import take_rows
 from eqrlab.core.progress import shown, tqdm
@@ -48,7 +48,7 @@ def adaptive(
     slots: int = 256,
     initial: Tensor | Law | None = None,
     confidence: float = 0.95,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     progress: bool = False,
     **options: Unpack[AdaptiveOptions],
 ) -> xr.Dataset:

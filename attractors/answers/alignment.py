@@ -14,6 +14,7 @@ from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import (
+    RESAMPLES,
     cluster_bootstrap,
     mean_where_defined,
     share_over_puzzles,
@@ -25,7 +26,7 @@ SHOWN = ("top1_converged", "majority", "halting", "answer_entropy", "settle_time
 
 
 def alignment(
-    ensemble: xr.Dataset, *, confidence: float = 0.95, resamples: int = 400, seed: int = 0
+    ensemble: xr.Dataset, *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> xr.Dataset:
     """Measure how well the residual tracks error, and how accurate every selector is.
 

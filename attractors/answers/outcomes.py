@@ -12,7 +12,7 @@ from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.fates.fate import CODE
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, widened
+from eqrlab.attractors.statistics.bootstrap import RESAMPLES, cluster_bootstrap, widened
 from eqrlab.attractors.statistics.intervals import check_confidence
 from eqrlab.attractors.statistics.ranks import PooledAuc
 
@@ -22,7 +22,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def outcomes(
-    runs: xr.Dataset, *, confidence: float = 0.95, resamples: int = 400, seed: int = 0
+    runs: xr.Dataset, *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> xr.Dataset:
     """Count how runs end: settled or not, right or wrong, at one depth or several.
 
@@ -147,7 +147,7 @@ def _ratio(
 
 
 def share_of_runs(
-    some: np.ndarray, of: np.ndarray, *, confidence: float = 0.95, resamples: int = 400, seed: int = 0
+    some: np.ndarray, of: np.ndarray, *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the share of runs, `some` among `of`, both counts (..., puzzle), and bounds from resampling puzzles.
 

@@ -15,7 +15,7 @@ from eqrlab.attractors.ensemble.drawn import require_equal
 from eqrlab.attractors.ensemble.schedule import require_all
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap
+from eqrlab.attractors.statistics.bootstrap import RESAMPLES, cluster_bootstrap, widened
 
 
 def replay(
@@ -24,7 +24,7 @@ def replay(
     *,
     orders: int = 1,
     confidence: float = 0.95,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
 ) -> xr.Dataset:
     """Apply a policy to the stored runs of an ensemble, as `adaptive` would have applied it to fresh ones.
 
@@ -187,7 +187,7 @@ def matched_cost(
     result: xr.Dataset,
     *,
     confidence: float = 0.95,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> xr.Dataset:
     """Compare the cost of adaptive inference with that of one restart of a fixed depth, at the same accuracy.
@@ -238,6 +238,7 @@ def matched_cost(
 
     value = compare(np.ones(len(curve)))
     low, high = cluster_bootstrap(compare, len(curve), confidence=confidence, resamples=resamples, seed=seed)
+    low[2], high[2] = widened(value[2], low[2], high[2], len(curve), confidence, least=-1.0)
     texts = {
         "baseline_nfe": "least depth at which one restart of the baseline is as accurate as it can match",
         "ratio": "outer steps of the baseline over those of the result, at matched accuracy",

@@ -13,7 +13,7 @@ from eqrlab.attractors.answers.alignment import depth_points
 from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.bootstrap import mean_over_puzzles, share_over_puzzles
+from eqrlab.attractors.statistics.bootstrap import RESAMPLES, mean_over_puzzles, share_over_puzzles
 from eqrlab.attractors.statistics.intervals import check_confidence
 
 
@@ -25,7 +25,7 @@ def scaling(
     layers: int | None = None,
     worth: float = 0.01,
     confidence: float = 0.95,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> xr.Dataset:
     """Compute the accuracy of every selector with B restarts of D steps, for all D and B up to the ensemble's.

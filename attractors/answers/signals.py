@@ -13,6 +13,7 @@ from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import (
+    RESAMPLES,
     cluster_bootstrap,
     mean_where_defined,
     share_over_puzzles,
@@ -28,7 +29,7 @@ Statistic = Callable[[np.ndarray], Any]
 
 
 def signals(
-    ensemble: xr.Dataset, *, confidence: float = 0.95, resamples: int = 400, seed: int = 0
+    ensemble: xr.Dataset, *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> xr.Dataset:
     """Measure how well each signal of an answer tells right from wrong, and which one to trust.
 

@@ -24,7 +24,7 @@ from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.states import Points, take_points
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, widened
+from eqrlab.attractors.statistics.bootstrap import RESAMPLES, cluster_bootstrap, widened
 from eqrlab.attractors.statistics.intervals import check_confidence
 from eqrlab.attractors.statistics.ranks import PooledAuc
 from eqrlab.core import System
@@ -46,7 +46,7 @@ def trajectory_exponents(
     k: int = 1,
     initial: Law | None = None,
     confidence: float = 0.95,
-    resamples: int = 400,
+    resamples: int = RESAMPLES,
     **options: Unpack[AnalysisOptions],
 ) -> xr.Dataset:
     """Follow runs from their starts with k tangent vectors: growth at every step, right runs against wrong ones.
@@ -239,15 +239,18 @@ def _conditioned(
         joint = functools.partial(_all, list(statistics.values()))
         center = joint(np.ones(puzzles))
         low, high = cluster_bootstrap(joint, puzzles, confidence=confidence, resamples=resamples, seed=seed)
-        having = {
-            "": min(int(right.any(1).sum()), int((~right).any(1).sum())),
-            "within ": int((right.any(1) & ~right.all(1)).sum()),
-        }
+        having = {name: int(side.any(1).sum()) for name, side in (("right", right), ("wrong", ~right))}
+        both, rare = int((right.any(1) & ~right.all(1)).sum()), min(having.values())
         for i, name in enumerate(statistics):
             bounds = (low[i], high[i])
-            if name.endswith(SCORES) and np.isfinite(center[i]):  # an AUC
-                rare = having["within " if name.startswith("within") else ""]
-                bounds = widened(center[i], *bounds, rare, confidence, least=0.0)
+            if having.get(name, 2) < 2:
+                bounds = (np.nan, np.nan)  # a single puzzle, drawn again and again
+            elif name not in having and np.isfinite(center[i]):  # an AUC, or the difference of two
+                puzzles_having, least = (
+                    both if name.startswith("within") else rare,
+                    -1.0 if name == "gain" else 0.0,
+                )
+                bounds = widened(center[i], *bounds, puzzles_having, confidence, least=least)
             columns.setdefault(name, []).append((center[i], float(bounds[0]), float(bounds[1])))
     table = {name: np.array(column).T for name, column in columns.items()}  # (3, windows)
     chance = "chance that of a wrong and a right run the wrong one scores higher"

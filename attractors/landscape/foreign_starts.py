@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -21,8 +20,10 @@ from eqrlab.attractors.ensemble.options import StateOptions, check_options
 from eqrlab.attractors.ensemble.sample import sample
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap
+from eqrlab.attractors.statistics.bootstrap import RESAMPLES, mean_over_puzzles, share_over_puzzles
 from eqrlab.core import System
+
+COSINES = ("mean_alignment", "mean_own", "mean_start")
 
 
 def asymptotic_alignment(
@@ -34,7 +35,7 @@ def asymptotic_alignment(
     oracle: Oracle | None = None,
     depth: int | None = None,
     confidence: float = 0.95,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     **options: Unpack[StateOptions],
 ) -> xr.Dataset:
     """Start each puzzle's runs at final states of other puzzles' runs, and compare where they end with its own runs.
@@ -139,20 +140,18 @@ def asymptotic_alignment(
         means["accuracy"] = (after, "share of right runs from foreign starts")
         means["accuracy_own"] = (before, "share of right runs from the restart law")
         means["accuracy_change"] = (after - before, "the first of these shares minus the second")
+    draw: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
     for name, (values, text) in means.items():
-        mean = values.mean(1)
-        low, high = cluster_bootstrap(
-            functools.partial(_weighted, mean), puzzles, confidence=confidence, resamples=resamples, seed=seed
+        found = (
+            mean_over_puzzles(values.mean(1), **draw)
+            if name in COSINES
+            else share_over_puzzles(values.mean(1), least=-1.0 if name == "accuracy_change" else 0.0, **draw)
         )
-        variables |= Interval(mean.mean(), low, high).each(np.float64).variables(name, (), text)
+        variables |= Interval(*found).each(np.float64).variables(name, (), text)
     attributes = {**foreign.attrs, "initial_law": "final states of other puzzles", "confidence": confidence}
     attributes["bootstrap"] = f"{resamples} resamples of puzzles, seed {seed}"
     coordinates = {d: ensemble[d].values for d in pair}
     return schema.dataset(variables, attributes, coordinates)
-
-
-def _weighted(value: np.ndarray, weight: np.ndarray) -> float:
-    return float(weight @ value / weight.sum())
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from eqrlab.attractors.landscape.mode_rule import mode_posterior, population
 from eqrlab.attractors.landscape.return_test import RETURNS
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles
+from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles, widened
 from eqrlab.attractors.statistics.intervals import proportion_interval
 from eqrlab.attractors.statistics.ranks import PooledAuc
 from eqrlab.attractors.statistics.trends import decay_rate, filled, slows_for_ever, tail
@@ -341,8 +341,9 @@ def _population(
     def share(weight: np.ndarray) -> np.ndarray:
         return population(probability, prior, weight)
 
-    low, high = cluster_bootstrap(share, len(probability), confidence=confidence, resamples=200, seed=seed)
-    return share(np.ones(len(probability))), np.clip(low, 0, 1), np.clip(high, 0, 1)
+    value, puzzles = share(np.ones(len(probability))), len(probability)
+    bounds = cluster_bootstrap(share, puzzles, confidence=confidence, seed=seed)
+    return value, *widened(value, *bounds, puzzles, confidence)
 
 
 def _checkpoint(probability: np.ndarray, mode: np.ndarray, rule: ModeRule, seed: int) -> tuple[int, float]:

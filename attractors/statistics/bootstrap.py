@@ -6,13 +6,17 @@ from collections.abc import Callable
 
 import numpy as np
 
+# Of every analysis unless told otherwise: the same puzzles are then drawn, and a mean that two analyses report has the
+# same interval in both.
+RESAMPLES = 1000
+
 
 def cluster_bootstrap(
     statistic: Callable[[np.ndarray], np.ndarray | float],
     clusters: int,
     *,
     confidence: float = 0.95,
-    resamples: int = 400,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return percentile bounds of a statistic under resampling of whole clusters (puzzles) with replacement.
@@ -58,7 +62,7 @@ def mean_where_defined(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]
 
 
 def mean_over_puzzles(
-    values: np.ndarray, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+    values: np.ndarray, *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the mean over puzzles of values (puzzle, ...), and bounds from resampling puzzles."""
     values = np.asarray(values, float)
@@ -73,7 +77,12 @@ def mean_over_puzzles(
 
 
 def share_over_puzzles(
-    share: np.ndarray, *, least: float = 0.0, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+    share: np.ndarray,
+    *,
+    least: float = 0.0,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the mean over puzzles of shares (puzzle, ...) in [0, 1], and bounds from resampling puzzles.
 

@@ -8,7 +8,8 @@ import xarray as xr
 from eqrlab import attractors as at
 from eqrlab.attractors.answers.alignment import depth_points, selector_accuracy
 from eqrlab.attractors.results.schema import STATUS
-from tests.zoo import contraction, narrow_in_sea, puzzles, selector
+from eqrlab.core import MapSystem
+from tests.zoo import contraction, narrow_in_sea, normal_start, puzzles, selector
 
 
 def test_residual_of_a_contraction_ranks_the_error_exactly():
@@ -55,6 +56,10 @@ def test_degenerate_correctness_is_nan_with_a_reason():
     for result, reason in ((all_right, "all_right"), (all_wrong, "all_wrong")):
         assert np.isnan(result.auc.values[-1]) and np.isnan(result.spearman.values[-1])
         assert STATUS[int(result.status[-1])] == reason
+    sign = MapSystem(lambda z, x: torch.sign(z), normal_start(1), lambda z, x: (z > 0).long() + 1)
+    at_once = at.alignment(at.sample(sign, puzzles(), labels=torch.tensor([[2]]), restarts=8, depth=8))
+    assert np.isnan(at_once.spearman).all() and (at_once.auc == 0.5).all()
+    assert {STATUS[i] for i in at_once.status.values} == {"no_residual_spread"}
 
 
 def test_intervals_contain_their_estimates():

@@ -43,8 +43,9 @@ def alignment(
         Over depth (powers of two and the last step): `auc` = probability that a wrong run has a higher residual
         than a right one, pooled over puzzles, `auc_within` = its mean over puzzles that have both, `spearman` = rank
         correlation of residual and error (share of wrong cells; without labels, wrong or right), each with `_low`,
-        `_high`; `status` says why a value is NaN.  `auc_puzzle(puzzle, depth)`.  `accuracy(selector, depth)` with
-        `_low`, `_high`, and `accuracy_puzzle(puzzle, selector, depth)`: `top1_converged` (least mean residual over the
+        `_high`; `status` says why a value is NaN (`auc_within` is, too, where no puzzle has both).
+        `auc_puzzle(puzzle, depth)`.  `accuracy(selector, depth)` with `_low`, `_high`, and
+        `accuracy_puzzle(puzzle, selector, depth)`: `top1_converged` (least mean residual over the
         last 3 steps), `majority` (whole answers; ties share), `halting` (highest halting logit, where there is one),
         `answer_entropy` (least, where the system has logits), `settle_time` (answer unchanged for longest; ties share),
         `mean` (one restart, on average), `any_correct` (the ceiling).
@@ -79,6 +80,8 @@ def alignment(
         score, wrong = residual[:, :, depth - 1], ~correct[:, :, depth - 1]
         if not wrong.any() or wrong.all():
             status[i] = schema.STATUS.index("all_wrong" if wrong.any() else "all_right")
+        elif (score == score[0, 0]).all() or np.isnan(score).all():
+            status[i] = schema.STATUS.index("no_residual_spread")
         pooled = PooledAuc(score, wrong)
         auc_puzzle[:, i] = pooled.within()
         within = mean_where_defined(auc_puzzle[:, i])

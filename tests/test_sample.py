@@ -147,6 +147,18 @@ def test_answer_ids_are_equal_exactly_where_answers_are():
     np.testing.assert_array_equal(same, ids[:, None] == ids[None])
 
 
+@pytest.mark.parametrize(
+    "step", [lambda z, x: z**2, lambda z, x: 10 * z, lambda z, x: 1e40 * z, lambda z, x: z.exp()]
+)
+def test_runs_that_diverge_are_analysed_without_a_warning(step):
+    system = MapSystem(step, lambda x, g: 2 * torch.randn((len(x), 1), generator=g, dtype=torch.float64))
+    ensemble = at.sample(system, puzzles(2), labels=torch.full((2, 1), 1), restarts=8, depth=300)
+    assert set(np.unique(ensemble.fate)) <= {FATES.index(f) for f in ("settled", "diverged", "nonfinite")}
+    for analysis in (at.basins, at.alignment, at.modes, at.outcomes):
+        analysis(ensemble)
+    at.noop_test(system, puzzles(2), restarts=4, depth=30)
+
+
 def test_one_bad_row_does_not_spread():
     def step(z, x):
         return torch.where(z.abs() > 2.5, torch.nan, z / 2)

@@ -159,6 +159,7 @@ class LongRun(NamedTuple):
     cycle: np.ndarray
 
 
+@np.errstate(over="ignore", invalid="ignore")  # states of runs that diverge
 def long_run(
     ring: np.ndarray, depth: int, tolerances: Tolerances, before: int = 0, trace: np.ndarray | None = None
 ) -> LongRun:

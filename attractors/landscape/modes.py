@@ -163,7 +163,7 @@ def depth_needed(ensemble: xr.Dataset) -> np.ndarray:
     relative = np.nan_to_num(relative, nan=1.0, posinf=1.0)
     recent = relative[:, :, -max(2, tail(measured_of(ensemble), 16)) :]
     rate = decay_rate(recent.reshape(-1, recent.shape[2])).reshape(unfinished.shape)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         left = np.maximum(recent[:, :, -1] / np.maximum(1 - rate, 1e-300), 1e-300)
         steps = np.where(
             rate < 1,
@@ -287,8 +287,8 @@ def mode_sensitivity(
     -------
     xarray.Dataset
         Over variation ("as is", "broad = 0.8", ...): `mode(puzzle, variation)`, `mode_probability(puzzle, variation,
-        mode)`, `changed` = share of the puzzles whose verdict differs from "as is", `reversed` = share with another
-        mode among the puzzles decided in both, with `_low`, `_high` over puzzles; `landscape_mode`.
+        mode)`, `changed` = share of the puzzles whose verdict differs from "as is", `reversed` = share of the puzzles
+        that are decided in both, with another mode, with `_low`, `_high` over puzzles; `landscape_mode`.
 
     Raises
     ------

@@ -101,11 +101,12 @@ def noop_test(
     end = ensemble.final_state.values.astype(float).reshape(*shape, -1)
     # All puzzles have the same starts: a start's end under the next input is the next puzzle's end from that start.
     swapped = np.roll(end, -1, axis=0)
-    scale = state_scale(np.linalg.norm(end, axis=2).reshape(-1, 1)).reshape(shape)
+    with np.errstate(over="ignore", invalid="ignore"):  # ends of runs that diverge
+        scale = state_scale(np.linalg.norm(end, axis=2).reshape(-1, 1)).reshape(shape)
+        effect = np.median(np.linalg.norm(swapped - end, axis=2) / scale, axis=1)
     step = system.step(z, x) - z
     length = step.flatten(1).norm(dim=1) / z.flatten(1).norm(dim=1).clamp(min=1e-300)
     moved = np.median(length.cpu().double().numpy().reshape(shape), axis=1)
-    effect = np.median(np.linalg.norm(swapped - end, axis=2) / scale, axis=1)
     judge = Judge.of_ensemble(ensemble).of(np.repeat(np.arange(len(tokens)), restarts))
     last = ensemble.answer.values.reshape(len(z), -1)
     answer, first = (judge.codes(a).reshape(shape) for a in (last, system.decode(z, x).cpu().numpy()))

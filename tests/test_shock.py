@@ -7,6 +7,7 @@ from scipy import stats
 
 from eqrlab import attractors as at
 from eqrlab.attractors.results import archive
+from eqrlab.attractors.statistics.intervals import proportion_interval
 from eqrlab.core import MapSystem
 from tests.zoo import contraction, normal_start, one_pattern, puzzles, rotor, selector, selector_level
 
@@ -152,6 +153,8 @@ def test_stability_of_the_selector_is_the_share_of_the_sphere_inside():
     count = result.returned.values[0, 0]
     assert count[0] == 400
     assert stats.binomtest(int(count[1]), 400, 1 - outside).pvalue > 1e-3
+    method = result.attrs["interval"].split(",")[0]
+    np.testing.assert_allclose(result.stability_low[0, 0], proportion_interval(count, 400, method=method)[0])
     assert (result.stability_low <= result.stability).all() and (
         result.stability <= result.stability_high
     ).all()

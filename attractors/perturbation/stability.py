@@ -45,7 +45,7 @@ def basin_stability(
     trials
         Random directions at every size: fresh ones at each, isotropic, keyed by (seed, input tokens, point).
     confidence
-        Of the Wilson intervals.
+        Of the intervals, see `statistics.proportion_interval` (mid-p).
     **options
         `depth`, `escape`, `tolerances`, see `ReturnOptions`, and those of `AnswerOptions`.
 
@@ -125,7 +125,7 @@ def basin_stability(
         variables |= share.each(lambda value: points.fold(value * hidden)).variables(name, each, text)
     attributes = points.attributes(
         seed=own.seed, depth=follower.depth, trials=trials, confidence=confidence, noise=0.0,
-        evaluations=follower.evaluations, interval="Wilson, for one state and one size over isotropic perturbations",
+        evaluations=follower.evaluations, interval="mid-p, for one state and one size over isotropic perturbations",
         tolerances=dataclasses.asdict(follower.tolerances),
     )  # fmt: skip
     result = schema.dataset(variables, attributes, {"size": lengths})

@@ -48,6 +48,10 @@ STAGES = ("picard", "anderson", "newton", "projection", "none")
 FLOOR = 64.0  # epsilons: a relative residual below this that cannot be lowered is the numerical floor
 DEFAULT_TOL = {torch.float64: 1e-10, torch.float32: 1e-5}
 EIGENVALUES = 4
+STEPS = 1000  # of plain iteration, unless the caller says how many
+CYCLE_STEPS = (
+    200  # the same of rows that wander: most of them are on no cycle, and would cost what all others do not
+)
 
 
 def fixed_points(
@@ -57,7 +61,7 @@ def fixed_points(
     *,
     method: str = "staged",
     tol: float | None = None,
-    max_steps: int = 1000,
+    max_steps: int | None = None,
     deflate: int = 0,
     certify: bool = True,
     **options: Unpack[AnswerOptions],
@@ -75,7 +79,8 @@ def fixed_points(
     tol
         Requested residual ||f(z) - z|| over ||z||; None is 1e-10 in float64, 1e-5 in float32.
     max_steps
-        Largest number of steps of plain iteration.
+        Largest number of steps of plain iteration, 1000 unless given.  A row that wanders is left after about 100, and
+        followed for as many more, 200 unless given, in search of a cycle; periods of up to a third of these are found.
     deflate
         Further rounds of Newton from every start, each repelled by the solutions found from that start before.
     certify
@@ -105,8 +110,7 @@ def fixed_points(
     Notes
     -----
     A finished row costs nothing more, and rows that are not finite never affect others.  `at_floor`: the
-    residual is within 64 epsilons of the state's norm but above `tol`, and no method lowers it.  Periods up to
-    max_steps / 3 are recognised; for long periods, wandering rows are iterated max_steps more.  The error bound
+    residual is within 64 epsilons of the state's norm but above `tol`, and no method lowers it.  The error bound
     2 ||f(z) - z|| / sigma_min is that of Newton and Kantorovich where the curvature term is at most 1/2, which
     is not checked; sigma_min of large states is itself an estimate from above.  The return check perturbs by
     1/1000 of the norm in three directions, for 64 steps, against an unperturbed twin.  Memory for a state:
@@ -132,7 +136,8 @@ def fixed_points(
     points = own.points(system, inputs, starts, finite=False)
     if method not in METHODS:
         raise ValueError(f"method {method!r} unknown; choose from {', '.join(METHODS)}")
-    if (tol is not None and not tol > 0) or max_steps < 1 or deflate < 0:
+    settling, circling = (STEPS, CYCLE_STEPS) if max_steps is None else (max_steps, max_steps)
+    if (tol is not None and not tol > 0) or settling < 1 or deflate < 0:
         raise ValueError(
             f"tol must be > 0, max_steps >= 1 and deflate >= 0, got {tol}, {max_steps} and {deflate}"
         )
@@ -143,7 +148,7 @@ def fixed_points(
         check_differentiable(usable, own.seed)
     limit = DEFAULT_TOL[points.z.dtype] if tol is None else float(tol)
     size = own.batch_size or rows_within(usable, KRYLOV + 20, graphs=2 if derivatives else 1)
-    records = _search(usable, method, limit, max_steps, deflate, size, own.progress)
+    records = _search(usable, method, limit, (settling, circling), deflate, size, own.progress)
     wide = _widened(points, torch.stack([r["z"] for r in records]))
 
     def gather(name: str) -> np.ndarray:
@@ -158,7 +163,12 @@ def fixed_points(
     attributes = points.attributes(
         seed=own.seed,
         method=method,
-        tolerances={"relative_residual": limit, "max_steps": max_steps, "floor": FLOOR},
+        tolerances={
+            "relative_residual": limit,
+            "max_steps": settling,
+            "cycle_steps": circling,
+            "floor": FLOOR,
+        },
     )
     codes = {"result": RESULTS, "stage": STAGES, "stability": STABILITY}
     return schema.dataset(variables, attributes, codes=codes)
@@ -179,7 +189,7 @@ def _search(
     points: Points,
     method: str,
     tol: float,
-    max_steps: int,
+    steps: tuple[int, int],
     deflate: int,
     size: int,
     progress: bool | Callable[[int, int], None],
@@ -197,7 +207,7 @@ def _search(
                 search = begin(
                     points.system, points.context(rows), z if apart is None else _nudged(z, apart), tol
                 )
-                stage = _stages(search, "newton" if number else method, max_steps, apart)
+                stage = _stages(search, "newton" if number else method, steps, apart)
                 parts.append((search, stage))
                 bar.update(len(rows))
             record: Record = {"stage": torch.cat([stage for _, stage in parts])}
@@ -219,12 +229,13 @@ def _nudged(z: Tensor, known: Tensor) -> Tensor:
     return (flat + move[:, None] * random_directions(len(flat), flat.shape[1], 0, flat)).view_as(z)
 
 
-def _stages(search: Search, method: str, max_steps: int, known: Tensor | None) -> Tensor:
-    """Run the searches of a method in turn; return which one closed each row."""
+def _stages(search: Search, method: str, steps: tuple[int, int], known: Tensor | None) -> Tensor:
+    """Run the searches in turn, with so many steps to settle and to look for a cycle; return which closed each row."""
+    settling, circling = steps
     stage = torch.full_like(search.code, len(STAGES) - 1)
     left = search.z.clone(), search.residual.clone()
     runs = {
-        "picard": lambda: picard(search, max_steps),
+        "picard": lambda: picard(search, settling),
         "anderson": lambda: anderson(search),
         "newton": lambda: newton(search, known),
         "projection": lambda: projection(search),
@@ -234,7 +245,7 @@ def _stages(search: Search, method: str, max_steps: int, known: Tensor | None) -
             before = search.open
             runs[name]()
             if name == "picard":
-                long_cycles(search, max_steps)
+                long_cycles(search, circling)
             _settle_floor(search)
             stage[before[search.code[before] >= 0]] = number
             if name == "picard":

@@ -171,6 +171,15 @@ def test_further_variables_and_groups_are_allowed(written, tmp_path):
     assert unlisted(path) == ["/ensemble/mine"]
 
 
+def test_an_archive_rewritten_with_unlimited_dimensions_is_sound(written, tmp_path):
+    with xr.open_datatree(written, engine="netcdf4", decode_times=False) as tree:
+        growing = {
+            f"/{name}": sorted({"puzzle", "variation"} & set(tree[name].dims)) for name in tree.children
+        }
+        tree.load().to_netcdf(tmp_path / "u.nc", unlimited_dims=growing)
+    assert validate(tmp_path / "u.nc") == validate(written)
+
+
 def test_big_variables_are_checked_in_pieces(written, monkeypatch):
     whole = archive_rules.check(written)
     monkeypatch.setattr(archive_rules, "SLAB", 100)

@@ -118,6 +118,9 @@ def check(
     ValueError
         At the first violation: group, variable or attribute, what is there and what is required.
     """
+    netCDF4.set_chunk_cache(
+        1
+    )  # else the last chunks of all variables stay in memory until the file is closed
     try:
         file = netCDF4.Dataset(path)
     except OSError as error:
@@ -257,8 +260,6 @@ class _Check:
                 digest.update(text)
             else:
                 digest.update(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes())
-        if variable.dtype is not str and variable.chunking() != "contiguous":
-            variable.set_var_chunk_cache(size=1)  # else what it holds stays until the file is closed
         if "sha256" in about:
             self.checksums += 1
             if digest.hexdigest() != about["sha256"]:

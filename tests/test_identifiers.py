@@ -161,6 +161,14 @@ def test_a_row_that_is_not_finite_is_refused_when_it_is_read(tmp_path):
         model.encode(inputs, torch.tensor([17]))
 
 
+def test_rows_are_found_whatever_the_working_folder_becomes(tmp_path, monkeypatch):
+    table, path = with_table("hrm prefix", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    model = load(path.name, seq_len=6)
+    monkeypatch.chdir("/")
+    assert torch.equal(model.table([7])[0], table[7])
+
+
 def test_a_file_that_changes_under_a_model_is_noticed(tmp_path):
     _, path = with_table("hrm prefix", tmp_path)
     model = load(path, seq_len=6)

@@ -336,6 +336,25 @@ def test_options_beside_the_file_may_be_flat_or_nested_yaml_or_json(nested, name
     assert_same_outputs(model, load(write(tmp_path, bare(model), config, "model", name), seq_len=6))
 
 
+def test_options_in_the_folder_above_are_found_from_within_the_folder(tmp_path, monkeypatch):
+    model = model_of()
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(bare(model), tmp_path / "checkpoints" / "model.pt")
+    (tmp_path / "all_config.yaml").write_text(yaml.safe_dump(official_config(model)))
+    monkeypatch.chdir(tmp_path / "checkpoints")
+    assert_same_outputs(model, load("model.pt", seq_len=6))
+
+
+def test_a_link_to_a_checkpoint_has_the_options_beside_it_or_beside_the_file(tmp_path):
+    model, other = model_of(), tmp_path / "elsewhere"
+    other.mkdir()
+    (other / "link").symlink_to(write(tmp_path, bare(model), official_config(model)))
+    assert_same_outputs(model, load(other / "link", seq_len=6))
+    changed = official_config(model, halt_exploration_prob=0.5)
+    (other / "all_config.yaml").write_text(yaml.safe_dump(changed))
+    assert load(other / "link", seq_len=6).config.halt_exploration == 0.5
+
+
 @pytest.mark.parametrize("number", ["1e-4", "1E-4", "1.e-4", "+1.0e-4", "0.0001"])
 def test_numbers_of_yaml_may_have_an_exponent(number, tmp_path):
     assert parse_setting(f"rope_theta={number}") == ("rope_theta", 1e-4)

@@ -72,7 +72,7 @@ def has_network(config: dict[str, Any]) -> bool:
 
 
 def beside(path: Path) -> dict[str, Any]:
-    """Read the configuration beside a checkpoint, or in the folder above.
+    """Read the configuration beside a checkpoint, or in the folder above; of a link, also where the file itself is.
 
     Raises
     ------
@@ -81,7 +81,9 @@ def beside(path: Path) -> dict[str, Any]:
     FileNotFoundError
         When there is none.
     """
-    places = [path.parent / name for name in BESIDE] + [path.parent.parent / name for name in ABOVE]
+    places: list[Path] = []
+    for folder in (path.absolute().parent, path.resolve().parent):
+        places += [folder / name for name in BESIDE] + [folder.parent / name for name in ABOVE]
     for candidate in places:
         if candidate.is_file():
             return read_config(candidate, f"{candidate.name} beside it")

@@ -42,6 +42,7 @@ class MappedRows:
         CheckpointError
             When the file ends before them.
         """
+        path = path.absolute()  # the working folder may be another one later
         rows = cls(path, offset, count, width, dtype, _stamp(path))
         if offset + count * rows.bytes_each > rows.stamp[0]:
             raise CheckpointError(

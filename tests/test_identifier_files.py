@@ -10,6 +10,7 @@ import pytest
 
 from eqrlab import datasets
 from eqrlab.datasets import Draw, PuzzleSet, arc, read_puzzles, write_npy_folder
+from eqrlab.datasets.arc.files import known_tests
 
 NAMES = ("<blank>", "a", "a|||t1|||0213456789", "b", "b|||t4|||0123456789")
 
@@ -48,6 +49,18 @@ def test_identifiers_are_written_and_read_back(folder):
     header = json.loads((folder / "test" / "dataset.json").read_text())
     counts = ("num_puzzle_identifiers", "total_groups", "total_puzzles", "mean_puzzle_examples")
     assert [header[k] for k in counts] == [5, 2, 4, 1.25]
+
+
+@pytest.mark.parametrize(
+    ("inside", "path"), [("test", "."), (".", "."), ("test", "../test"), ("train", "../test/.")]
+)
+def test_a_folder_is_the_same_from_within(shared, monkeypatch, inside, path):
+    whole = shared / "conformance/data/arc_small"
+    outside = read_puzzles(whole)
+    monkeypatch.chdir(whole / inside)
+    found = read_puzzles(path)
+    assert found.identifier_names == outside.identifier_names and found.names == outside.names
+    assert known_tests(found) == known_tests(outside) is not None
 
 
 def test_rows_taken_keep_their_identifiers(folder):

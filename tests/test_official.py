@@ -213,6 +213,21 @@ def test_a_square_board_is_assumed_when_none_is_given(tmp_path):
     assert loaded.provenance["inferred"][-2:] == ["rope_theta 10000.0 by default", "square board by default"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"board_width": None}, "got board 2x2"),
+        ({"board_height": None, "board_width": None}, "got board 2x2"),
+        ({"board_height": "2"}, "arch.board_height must be int, got '2'"),
+    ],
+)
+def test_a_board_that_is_told_in_part_is_never_guessed(changes, reason, tmp_path):
+    content = training_state(small_eqr(mixer="attention", positions="rope2d"))
+    content["config"]["arch"] |= changes
+    with pytest.raises(CheckpointError, match=reason):
+        load(write(tmp_path, content))
+
+
 def test_the_grid_size_can_be_passed_when_no_tensor_tells_it(tmp_path):
     model = small_eqr(mixer="attention", positions="rope")
     content = training_state(model)

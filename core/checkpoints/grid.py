@@ -73,10 +73,11 @@ def _attribute(value: Any, name: str) -> Any:
 
 
 def board_of(file: OfficialFile, seq_len: int) -> tuple[int, int]:
+    """Return rows and columns of the board; a side that the configuration lacks is the root of the number of cells."""
     side = math.isqrt(seq_len)
-    board = tuple(file.arch.get(name) for name in ("board_height", "board_width"))
-    file.asked |= {"board_height", "board_width"}
-    if all(type(v) is int for v in board):
-        return board  # type: ignore[return-value]
-    file.inferred.append("square board by default")
-    return side, seq_len // max(1, side)
+    given = {name: file.arch.get(name) for name in ("board_height", "board_width")}
+    file.asked |= set(given)
+    if set(given.values()) == {None}:
+        file.inferred.append("square board by default")
+    rows, columns = (side if found is None else file.value(name, int) for name, found in given.items())
+    return rows, columns

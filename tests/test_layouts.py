@@ -355,6 +355,25 @@ def test_a_link_to_a_checkpoint_has_the_options_beside_it_or_beside_the_file(tmp
     assert load(other / "link", seq_len=6).config.halt_exploration == 0.5
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "arch:\n\tH_cycles: 2\n",
+            r"line 2: while scanning for the next token, found character '\t' that cannot",
+        ),
+        ("arch: [1\nema: true\n", "line 2: while parsing a flow sequence, expected ',' or ']'"),
+        ("a: 1\n---\nb: 2\n", "line 2: expected a single document in the stream, but found another document"),
+    ],
+)
+def test_a_fault_in_yaml_is_told_with_its_line(text, reason, tmp_path):
+    torch.save(bare(model_of()), tmp_path / "model")
+    (tmp_path / "all_config.yaml").write_text(text)
+    with pytest.raises(CheckpointError) as caught:
+        load(tmp_path / "model", seq_len=6)
+    assert f"all_config.yaml beside it is not readable as YAML ({reason}" in str(caught.value)
+
+
 @pytest.mark.parametrize("number", ["1e-4", "1E-4", "1.e-4", "+1.0e-4", "0.0001"])
 def test_numbers_of_yaml_may_have_an_exponent(number, tmp_path):
     assert parse_setting(f"rope_theta={number}") == ("rope_theta", 1e-4)

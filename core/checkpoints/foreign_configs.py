@@ -109,6 +109,9 @@ def read_config(path: Path, called: str) -> dict[str, Any]:
         config = json.loads(text) if path.suffix == ".json" else yaml.load(text, _Yaml)
     except _FAULTS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
+        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+            told = ", ".join(part for part in (error.context, error.problem) if part)
+            reason = f"line {error.problem_mark.line + 1}: {told}"
         kind = "JSON" if path.suffix == ".json" else "YAML"
         raise CheckpointError(f"{called} is not readable as {kind} ({reason})") from None
     config = plain(config)

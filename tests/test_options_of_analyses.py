@@ -58,6 +58,13 @@ def test_an_unknown_option_is_refused_with_those_there_are(name):
         ANALYSES[name](*places, sede=1, **named)
 
 
+def test_the_options_named_are_all_that_a_function_has():
+    with pytest.raises(
+        TypeError, match=r"'restart'; its options are labels, identifiers, restarts, .*batch_size, progress$"
+    ):
+        at.sample(None, None, restart=4)
+
+
 @pytest.mark.parametrize("name", sorted(ANALYSES))
 def test_every_option_is_described(name):
     parts = [ANALYSES[name], at.sample, *lineage(bundle_of(ANALYSES[name]))]

@@ -184,3 +184,22 @@ def test_every_plot_of_a_notebook_is_shown_by_itself(tmp_path, monkeypatch):
     assert not [out for out in sampled if out.output_type == "stream" and "Warning" in out.text]
     assert [[list(out.data)[-1] for out in cell] for cell in pictures] == [["image/png"]] * 2
     assert "MapSystem" in shown[0].data["text/html"]
+
+
+def test_another_result_than_a_plot_draws_is_refused_before_any_figure_is_made(groups):
+    given = calls(groups)
+    given |= {"plot_plane": (), "plot_spectrum": ()}
+    for name in set(given) - {"plot_training"}:
+        for wrong in (
+            groups["basins"] if name != "plot_basins" else groups["modes"],
+            None,
+            "out/diagnosis.nc",
+        ):
+            with pytest.raises(ValueError, match=rf"{name} draws what \w+.*\.\w+ returns, and was given"):
+                getattr(plots, name)(wrong)
+    assert not pyplot.get_fignums()
+
+
+def test_a_heat_map_of_an_unknown_selector_names_those_there_are(groups):
+    with pytest.raises(ValueError, match="selector 'residual' unknown; choose from top1_converged, majority"):
+        plots.plot_heat(at.scaling(groups["ensemble"]), selector="residual")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from eqrlab import attractors as at
 from eqrlab.core import MapSystem, from_module, load
 from eqrlab.core.models.puzzle_table import PuzzleTable
 from eqrlab.core.models.reasoner import Reasoner
@@ -61,6 +62,19 @@ def test_a_module_says_its_carry_once_a_start_is_drawn():
     assert "not known before a start is drawn" in repr(system)
     system.initial(torch.zeros(3, 4), torch.Generator())
     assert "8 + 2 x 3" in repr(system) and "14 numbers" in repr(system) and "my cell" in system._repr_html_()
+
+
+def test_a_run_says_in_a_few_lines_what_is_run():
+    run = at.Run.of(load("eqr-sudoku6"), bundled("sudoku6").inputs, restarts=4, depth=8)
+    assert repr(run).splitlines() == [
+        "Run, for `sample` and the analyses after it",
+        "  system   EqR, a model of family eqr for sudoku6",
+        "  puzzles  500 of 36 tokens, answers not judged",
+        "  runs     4 restarts of each, depth 8, noise 0.01, seed 0",
+        "  starts   restart law of the system",
+        "  kept     summary",
+    ]
+    assert "<table" in run._repr_html_() and "Run" in repr(at.Run.__new__(at.Run))
 
 
 def test_puzzles_are_counted_and_the_first_are_drawn():

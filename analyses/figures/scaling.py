@@ -87,11 +87,19 @@ def plot_heat(scaling: xr.Dataset, selector: str = "top1_converged", *, ax: Axes
         From `attractors.scaling`.
     selector
         Which one.
+
+    Raises
+    ------
+    ValueError
+        For a selector that is not there.
     """
     _heat(ax, scaling, selector)
 
 
 def _heat(axes: Axes, scaling: xr.Dataset, selector: str) -> None:
+    known = [str(name) for name in scaling["selector"].values]
+    if selector not in known:
+        raise ValueError(f"selector {selector!r} unknown; choose from {', '.join(known)}")
     value = scaling["accuracy"].sel(selector=selector).values
     low, high = value.min(), value.max()
     for (i, j), share in np.ndenumerate(value):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import inspect
 import io
 import re
 from collections.abc import Callable
@@ -43,6 +44,21 @@ STYLE = {
     "legend.borderaxespad": 0.0, "legend.borderpad": 0.0, "legend.handletextpad": 0.4, "legend.columnspacing": 1.2,
     "legend.handlelength": 1.2, "hatch.linewidth": 0.7, "lines.solid_capstyle": "round",
 }  # fmt: skip
+
+
+# What a plot draws, by the name of its first argument: the function that returns it, and a variable it is known by.
+SOURCES = {
+    "alignment": ("attractors.alignment", "auc"),
+    "basins": ("attractors.basins", "mass"),
+    "comparison": ("analyses.compare.compare", "puzzle_value"),
+    "ensemble": ("attractors.sample", "relative_residual"),
+    "modes": ("attractors.modes", "landscape_share"),
+    "outcomes": ("attractors.outcomes", "settled_of_wrong"),
+    "plane": ("attractors.plane", "fraction_none"),
+    "scaling": ("attractors.scaling", "nfe"),
+    "signals": ("attractors.signals", "risk"),
+    "spectrum": ("attractors.spectrum", "eigenvalue"),
+}
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -123,15 +139,23 @@ def plot(
 
     Notes
     -----
-    A figure of its own is one of pyplot, so that Jupyter shows it by itself.
+    A figure of its own is one of pyplot, so that Jupyter shows it by itself.  The function refuses, with a ValueError
+    and before any figure is made, what is not the kind of result named in `SOURCES`.
     """
 
     def size(*args: Any, **options: Any) -> tuple[float, float]:
         return width, height(*args, **options) if callable(height) else height
 
     def decorate(draw: Callable[..., object]) -> Callable[..., Axes]:
+        source, variable = SOURCES.get(next(iter(inspect.signature(draw).parameters)), ("", ""))
+
         @wraps(draw)
         def inside(*args: Any, ax: Axes | None = None, **options: Any) -> Axes:
+            for result in args[:1] if source else ():
+                if not (isinstance(result, xr.Dataset) and variable in result):
+                    raise ValueError(
+                        f"{draw.__name__} draws what {source} returns, and was given something else"
+                    )
             figure = None if ax is not None else _own_figure(size(*args, **options))
             with mpl.rc_context(STYLE):
                 ax = ax if figure is None else figure.subplots()

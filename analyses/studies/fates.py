@@ -59,7 +59,7 @@ def fates_study(
     ValueError
         When the depths are not increasing doublings of the first, or there are neither labels nor an oracle.
     """
-    check_options(options, FatesOptions, "fates_study")
+    check_options(options, FatesOptions, fates_study)
     first, last = depths[0], depths[-1]
     doublings = [first * 2**i for i in range(64) if first * 2**i <= last]
     if len(depths) < 2 or list(depths) != sorted(set(depths)) or not set(depths) <= set(doublings):

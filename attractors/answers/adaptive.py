@@ -112,7 +112,7 @@ def adaptive(
     >>> adaptive(half, torch.arange(5)[:, None], eager).nfe.values.tolist()  # no answer before the first step
     [4, 4, 4, 4, 4]
     """
-    check_options(options, AdaptiveOptions, "adaptive")
+    check_options(options, AdaptiveOptions, adaptive)
     policy, clues = policy or Policy(), options.get("clues")
     drawing = part_of(options, DrawOptions)
     recipe = Run.of(system, inputs, restarts=policy.restarts, depth=policy.depth, initial=initial, **drawing)

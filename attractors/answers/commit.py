@@ -118,7 +118,7 @@ def commit(
     >>> bool((found.nfe == 4 * 8 * (1 + found.committed)).all())
     True
     """
-    check_options(options, CommitOptions, "commit")
+    check_options(options, CommitOptions, commit)
     run = Run.of(system, inputs, **{"restarts": 4, **part_of(options, RunOptions)})  # type: ignore[arg-type]
     rest = {name: value for name, value in options.items() if name not in RunOptions.__annotations__}
     return commit_run(run, clues, share=share, accept=accept, cells=cells, **rest)  # type: ignore[arg-type]

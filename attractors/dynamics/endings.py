@@ -119,7 +119,7 @@ def endings(
     >>> endings(system, inputs, runs).kind.values.tolist()  # 3 is "chaotic"
     [[3, 3]]
     """
-    own = computing(options, "endings", EndingOptions)
+    own = computing(options, endings, EndingOptions)
     max_steps, steps, searches = (
         options.get("max_steps", 512),
         options.get("steps", 200),

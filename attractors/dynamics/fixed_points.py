@@ -132,7 +132,7 @@ def fixed_points(
             [-0.9575],
             [ 0.    ]]])
     """
-    own = computing(options, "fixed_points", AnswerOptions)
+    own = computing(options, fixed_points, AnswerOptions)
     points = own.points(system, inputs, starts, finite=False)
     if method not in METHODS:
         raise ValueError(f"method {method!r} unknown; choose from {', '.join(METHODS)}")

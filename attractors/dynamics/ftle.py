@@ -96,7 +96,7 @@ def ftle(
     >>> ftle(system, torch.zeros(1, 1, dtype=torch.long), start, steps=2).ftle.values.round(4)
     array([[[0.7531]]])
     """
-    own = computing(options, "ftle")
+    own = computing(options, ftle)
     points = own.points(system, inputs, starts)
     points.require_k(k)
     if steps < 1 or not tol > 0:

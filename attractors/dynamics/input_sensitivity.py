@@ -87,7 +87,7 @@ def input_sensitivity(
     >>> (found.moved * float(fixed.norm())).values.round(9)  # the clue 3 gone for 1: 2 (3 - 1)
     array([[[ 4., nan]]])
     """
-    own = computing(options, "input_sensitivity")
+    own = computing(options, input_sensitivity)
     if not 0 < tol < 1:
         raise ValueError(f"tol must be between 0 and 1, got {tol}")
     points = own.points(system, inputs, states)

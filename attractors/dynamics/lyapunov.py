@@ -130,7 +130,7 @@ def lyapunov(
     >>> bool(abs(result.lyapunov_exponent.item() - 0.6931) < 0.01)
     True
     """
-    own, resume = computing(options, "lyapunov", LyapunovOptions), options.get("resume")
+    own, resume = computing(options, lyapunov, LyapunovOptions), options.get("resume")
     system, beta = with_noise(system, noise)
     if resume is not None:
         if "frame" not in resume:

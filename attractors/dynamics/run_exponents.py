@@ -110,7 +110,7 @@ def trajectory_exponents(
     >>> result.window_exponent.values.round(4)[0, 0, :, 0]
     array([-0.6931, -0.6931])
     """
-    check_options(options, AnalysisOptions, "trajectory_exponents")
+    check_options(options, AnalysisOptions, trajectory_exponents)
     depth, seed = options.get("depth", 64), int(options.get("seed", 0))
     require_integers(restarts=restarts, depth=depth, window=window)
     if window > depth:

@@ -108,7 +108,7 @@ def singular_values(
     >>> result.reactivity.values.round(4)
     array([[4.0407]])
     """
-    own = computing(options, "singular_values")
+    own = computing(options, singular_values)
     points = own.points(system, inputs, states)
     points.require_k(k)
     if not tol > 0 or horizon < 0:

@@ -123,7 +123,7 @@ def spectrum(
     >>> spectrum(system, torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, 2), k=2).spectral_radius.values
     array([[0.9]], dtype=float32)
     """
-    own, max_products = computing(options, "spectrum", SpectrumOptions), options.get("max_products", 1000)
+    own, max_products = computing(options, spectrum, SpectrumOptions), options.get("max_products", 1000)
     points = own.points(system, inputs, states)
     order = _order(which)
     points.require_k(k)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, TypeVar, cast
@@ -126,7 +127,7 @@ class Computing:
         )
 
 
-def computing(options: Mapping[str, Any], function: str, bundle: type = StateOptions) -> Computing:
+def computing(options: Mapping[str, Any], function: Callable, bundle: type = StateOptions) -> Computing:
     """Return the `AnswerOptions` among the options of a function, with the defaults of those not given.
 
     Parameters
@@ -143,9 +144,10 @@ def computing(options: Mapping[str, Any], function: str, bundle: type = StateOpt
     return Computing(**part_of(options, AnswerOptions))
 
 
-def check_options(options: Mapping[str, object], bundle: type, function: str) -> None:
-    """Raise TypeError for the first option that does not belong to a bundle."""
-    refuse_unknown(options, list(bundle.__annotations__), function)
+def check_options(options: Mapping[str, object], bundle: type, function: Callable) -> None:
+    """Raise TypeError for the first option that does not belong to the bundle of a function."""
+    own = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    refuse_unknown(options, [*own, *bundle.__annotations__], function.__name__)
 
 
 def part_of(options: Mapping[str, Any], bundle: type[Bundle]) -> Bundle:

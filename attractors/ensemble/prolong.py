@@ -99,7 +99,7 @@ def prolong(
     >>> longer.depth.values[:3].tolist(), longer.fate.values[0, 0, [0, -1]].tolist()  # 4: unfinished, 0: settled
     ([16, 32, 64], [4, 0])
     """
-    check_options(options, WorkOptions, "prolong")
+    check_options(options, WorkOptions, prolong)
     require_states(ensemble)
     require_equal(ensemble, "prolong")
     recipe = Run.of_ensemble(system, ensemble, inputs=inputs, oracle=oracle, device=device)

@@ -32,9 +32,10 @@ from eqrlab.attractors.fates.records import digest
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 from eqrlab.core.models.contract import require_system
+from eqrlab.core.shown import Facts, Shown
 
 
-class Run(Recipe):
+class Run(Shown, Recipe):
     """Many restarts of some puzzles: a system, its inputs, and everything the result depends on.
 
     `Run.of` checks the arguments of `sample`.  `Run.of_ensemble` recovers the arguments with which an ensemble was
@@ -49,6 +50,17 @@ class Run(Recipe):
     >>> run.sample().fate.values.tolist(), run.with_(depth=8).sample().sizes["step"]
     ([[0, 0, 0, 0]], 8)
     """
+
+    def _facts(self) -> Facts:
+        judged = "not judged" if self.judge.name == "none" else f"judged by {self.judge.name}"
+        lines = {
+            "system": repr(self.system).splitlines()[0],
+            "puzzles": f"{len(self.inputs):,} of {self.inputs.shape[1]} tokens, answers {judged}",
+            "runs": f"{self.restarts:,} restarts of each, depth {self.depth:,}, noise {self.noise:g}, seed {self.seed}",
+            "starts": self.law,
+            "kept": ", ".join(self.keep),
+        }
+        return Facts("Run, for `sample` and the analyses after it", lines)
 
     @classmethod
     def of(cls, system: System, inputs: Tensor | np.ndarray, **options: Unpack[RunOptions]) -> Self:

@@ -124,7 +124,7 @@ def sample(
     >>> ensemble.fate.values.tolist()  # 0 is "settled"
     [[0, 0, 0, 0]]
     """
-    check_options(work, WorkOptions, "sample")
+    check_options(work, WorkOptions, sample)
     run = Run.of(
         system, inputs, labels=labels, identifiers=identifiers,
         restarts=restarts, depth=depth, seed=seed, noise=noise, initial=initial,

@@ -131,7 +131,7 @@ def continuation(
     >>> found.born.values[:, 0].tolist(), found.died.values[:, 0].tolist()  # the pitchfork at 1
     ([0, 0, 2, 0], [0, 0, 1, 0])
     """
-    check_options(options, ContinuationOptions, "continuation")
+    check_options(options, ContinuationOptions, continuation)
     most, push, directions = options.get("most", 12), options.get("push", 1e-3), options.get("directions", 2)
     progress, seed = options.get("progress", False), options.get("seed", 0)
     values = list(systems)

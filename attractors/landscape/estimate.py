@@ -151,7 +151,7 @@ def estimate_basins(
     >>> int(found.attractors[0]), bool(found.half_width[0] <= 0.1)
     (2, True)
     """
-    check_options(options, EstimateOptions, "estimate_basins")
+    check_options(options, EstimateOptions, estimate_basins)
     first, initial = options.get("first", 32), options.get("initial")
     default = STOPPING_INTERVAL if above is None else "sequence"
     rule = Rule(half_width, confidence, max_restarts, above, method or default)

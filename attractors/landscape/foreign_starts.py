@@ -92,7 +92,7 @@ def asymptotic_alignment(
     >>> round(float(asymptotic_alignment(halfway, puzzles, ensemble).mean_alignment), 6)
     1.0
     """
-    check_options(options, StateOptions, "asymptotic_alignment")
+    check_options(options, StateOptions, asymptotic_alignment)
     seed = options.setdefault("seed", 1)
     tokens = tokens_of(inputs, "inputs")
     require_states(ensemble)

@@ -83,7 +83,7 @@ def noop_test(
     >>> noop_test(idle, torch.zeros(1, 1, dtype=torch.long)).acts.values.tolist()
     [False]
     """
-    check_options(options, AnswerOptions, "noop_test")
+    check_options(options, AnswerOptions, noop_test)
     require_system(system)
     tokens = tokens_of(inputs, "inputs")
     require_integers(2, restarts=restarts)

@@ -102,7 +102,7 @@ def return_test(
     >>> return_test(system, torch.zeros(1, 1, dtype=torch.long), states).result.values.tolist()  # 0: returns, 1: leaves
     [[0, 1]]
     """
-    own = computing(options, "return_test", AnswerOptions)
+    own = computing(options, return_test, AnswerOptions)
     lengths = np.asarray(sizes, float)
     if lengths.ndim != 1 or not len(lengths) or (lengths <= 0).any() or (np.diff(lengths) <= 0).any():
         raise ValueError(f"sizes must be positive and increasing, got {tuple(sizes)}")

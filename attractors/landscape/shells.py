@@ -125,7 +125,7 @@ def shells(
     >>> float(found.shell_mass[0, 0, 0]), float(found.dependence_p[0])  # within the border every start goes down
     (1.0, 0.001)
     """
-    check_options(options, AnalysisOptions, "shells")
+    check_options(options, AnalysisOptions, shells)
     if not len(radii) or min(radii) <= 0 or any(b <= a for a, b in pairwise(radii)):
         raise ValueError(f"radii must be positive and increasing, got {tuple(radii)}")
     common: RunOptions = {

@@ -127,7 +127,7 @@ def transitions(
     >>> (found.escape.values[:, 0] > 0.3).tolist()
     [[False, False], [True, True]]
     """
-    check_options(options, TransitionOptions, "transitions")
+    check_options(options, TransitionOptions, transitions)
     plan = Trials([float(v) for v in noises], steps, trials, confidence, method)
     most = options.get("most", 6)
     require_integers(most=most)

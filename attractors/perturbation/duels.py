@@ -90,7 +90,7 @@ def duels(
     >>> duels(sign, inputs, runs).wins.values[0, :2, :2].tolist()  # the border is half way
     [[nan, 0.5], [0.5, nan]]
     """
-    own = computing(options, "duels", ReturnOptions)
+    own = computing(options, duels, ReturnOptions)
     require_states(ensemble)
     require_integers(2, answers=answers)
     require_integers(pairs=pairs)

@@ -154,7 +154,7 @@ class Follower:
         judge: Judge | None = None,
         **options: Unpack[FollowOptions],
     ):
-        check_options(options, FollowOptions, "Follower")
+        check_options(options, FollowOptions, Follower)
         batch_size = options.get("batch_size")
         require_integers(depth=depth)
         if batch_size is not None:

@@ -90,7 +90,7 @@ def ftle_field(
            [ 0.693,  0.693,  0.693],
            [-0.722,  0.693, -0.722]])
     """
-    own = computing(options, "ftle_field", FieldOptions)
+    own = computing(options, ftle_field, FieldOptions)
     resolution = options.get("resolution", 61)
     if along not in ALONG:
         raise ValueError(f"along {along!r} unknown; choose from {', '.join(ALONG)}")

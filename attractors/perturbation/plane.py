@@ -138,7 +138,7 @@ def plane(
     >>> result.fraction.values  # four attractors; no cell lies across an axis
     array([[0.25, 0.25, 0.25, 0.25]])
     """
-    check_options(options, PlaneOptions, "plane")
+    check_options(options, PlaneOptions, plane)
     resolution, depth, seed = options.get("resolution", 101), options.get("depth", 64), options.get("seed", 0)
     unit, labels = options.get("unit"), options.get("labels")
     tokens = tokens_of(inputs, "inputs")

@@ -98,7 +98,7 @@ def basin_radius(
     >>> found.basin_radius.values.round(5)
     array([[0.9575]])
     """
-    own = computing(options, "basin_radius", ReturnOptions)
+    own = computing(options, basin_radius, ReturnOptions)
     check_confidence(confidence)
     for name, value in (("reach", reach), ("tol", tol)):
         if not 0 < value < np.inf:

@@ -124,7 +124,7 @@ def critical_shock(
     >>> critical_shock(system, torch.zeros(1, 1, dtype=torch.long), state, random=2).least_shock.values.round(3)
     array([[0.958]])
     """
-    own = computing(options, "critical_shock", ShockOptions)
+    own = computing(options, critical_shock, ShockOptions)
     random, leading, scan = options.get("random", 8), options.get("leading", 2), options.get("scan", 8)
     kinds = tuple(directions)
     unknown = sorted(set(kinds) - set(KINDS))

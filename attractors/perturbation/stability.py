@@ -81,7 +81,7 @@ def basin_stability(
     >>> result.stability.values.round(1)
     array([[[1. , 0.5]]])
     """
-    own = computing(options, "basin_stability", ReturnOptions)
+    own = computing(options, basin_stability, ReturnOptions)
     lengths = np.ravel(sizes).astype(float)
     if not len(lengths) or not np.isfinite(lengths).all() or (lengths <= 0).any():
         raise ValueError(f"sizes must be finite numbers > 0, got {sizes}")

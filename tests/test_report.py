@@ -122,8 +122,8 @@ def compared(*results: plan.Groups) -> xr.DataTree:
 
 
 def test_a_comparison_opens_with_differences_and_folds_the_diagnoses():
-    one, two = plan.mode_b(), dict(plan.mode_b())
-    ensemble = two["ensemble"].assign(correct=two["ensemble"].correct & (two["ensemble"].restart < 8))
+    one = plan.planted(plan.selector([[0.0], [0.1], [-0.1], [0.05]]), [[2]] * 4, name="coexisting")
+    ensemble = one["ensemble"].assign(correct=one["ensemble"].correct & (one["ensemble"].restart < 8))
     tree = compared(one, plan.groups_of(ensemble.copy(), "worse"))
     html = report.render(tree)
     text = words(html)

@@ -240,6 +240,13 @@ def test_agreeing_puzzles_get_an_interval_of_honest_width(value, puzzles):
     assert (low >= 0).all() and (high <= 1).all()
 
 
+@pytest.mark.parametrize("puzzles", [3, 5, 8])
+def test_few_puzzles_are_covered_nearly_as_often_as_many(puzzles):
+    shares = np.random.default_rng(puzzles).random((300, puzzles))
+    ends = [share_over_puzzles(row, resamples=200, seed=i)[1:] for i, row in enumerate(shares)]
+    assert np.mean([low <= 0.5 <= high for low, high in ends]) >= 0.9
+
+
 def test_differing_puzzles_keep_the_interval_of_the_bootstrap():
     share = np.random.default_rng(0).random(30)
     mean, low, high = share_over_puzzles(share, seed=3)

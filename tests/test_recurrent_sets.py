@@ -151,8 +151,10 @@ def test_the_basin_of_the_fixed_point_beside_the_chaos_of_ikeda():
     assert float(found.mass_none[0]) <= 0.01
 
 
-def test_a_rotor_is_one_quasi_periodic_attractor():
-    found = at.basins(at.sample(rotor(1.0), puzzles(), restarts=20, depth=300))
+@pytest.mark.parametrize(("angle", "depth"), [(1.0, 300), (1.0, 800), (2.0, 800), (2**0.5, 800)])
+def test_a_rotor_is_one_quasi_periodic_attractor(angle, depth):
+    """At 800 steps the nearest states are of one near-return of the angle (after 44 or 22 steps) before."""
+    found = at.basins(at.sample(rotor(angle), puzzles(), restarts=20, depth=depth))
     assert int(found.attractors[0]) == 1 and float(found.mass[0, 0]) == 1 and int(found.fate[0, 0]) == 2
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
 
 SAME = 1.75  # two clouds are surely of one set up to this ratio of distances
 APART = 3.0  # and of two sets beyond this one
 DENSE = 0.3  # a cloud shows a set when its states are so near to one another, relative to its radius
-TURNED = 1 / 8  # and the nearest state is not one of the last few: so far away in time, as a share of the run
+TURNED = 1 / 8  # and no farther from the states of other times, so far away as a share of the run,
+BACK = 3.0  # than this many times the distance to the nearest of all
 FINEST = 0.02  # distances below this share of a radius are not told apart
 FLAT = 1e-3  # directions in which a cloud is thinner than this share of its radius are not stretched further
 NEIGHBOUR = 3  # distances are taken to the third nearest state: the first may be near by chance or resonance
@@ -20,7 +22,8 @@ def recurs(cloud: np.ndarray, resolution: float) -> bool:
 
     The two halves of the run must fill the same set, as if they were two runs, and fill it densely: the median distance
     to the nearest state of the other half is at most 0.3 of the root mean square radius.  The run must also have come
-    back from elsewhere: if the nearest states are the preceding ones, it is creeping along, and the set is not known.
+    back from elsewhere: if states of other times are much farther than the nearest ones, it is creeping along, and the
+    set is not known.
 
     Parameters
     ----------
@@ -32,9 +35,12 @@ def recurs(cloud: np.ndarray, resolution: float) -> bool:
     radius = np.sqrt(cloud.var(0).sum())
     first, second = np.array_split(cloud, 2)
     spacing = max(np.median(cKDTree(a).query(b)[0]) for a, b in ((first, second), (second, first)))
-    distance, nearest = (found[:, 1] for found in cKDTree(cloud).query(cloud, k=2))
-    lag = np.median(np.abs(nearest - np.arange(len(cloud))))
-    turned = lag >= TURNED * len(cloud) or np.median(distance) <= resolution
+    distance, time = cdist(cloud, cloud), np.arange(len(cloud))
+    apart_in_time = np.abs(time[:, None] - time)
+    nearest, elsewhen = (
+        np.median(np.where(apart_in_time >= lag, distance, np.inf).min(1)) for lag in (1, TURNED * len(cloud))
+    )
+    turned = elsewhen <= BACK * nearest or nearest <= resolution
     dense = spacing <= max(DENSE * radius, resolution)
     return bool(dense and turned and apart(first, second, resolution) <= SAME)
 

@@ -17,6 +17,7 @@ import xarray as xr
 
 from eqrlab.analyses.commands import diagnose as verbs
 from eqrlab.analyses.commands.common.stopping import raise_on_signals
+from eqrlab.analyses.commands.common.unfinished import Kept
 from eqrlab.analyses.commands.diagnose import named
 from eqrlab.analyses.diagnose import archive_groups
 from eqrlab.analyses.text.names import group_names, safe, typed
@@ -399,6 +400,26 @@ def test_another_run_is_not_resumed_and_nothing_of_it_is_removed(change, reason,
         assert isinstance(run.exception, ValueError) and reason in str(run.exception), run.exception
         assert "\n" not in str(run.exception)
         assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_another_run_whose_first_checkpoint_is_under_way_is_not_resumed_either(tmp_path):
+    """Only runs are kept, no finished checkpoint: `scale` has nothing else, and the first checkpoint of all verbs."""
+    target = tmp_path / "scaling.nc"
+    mine, other = ({"one": json.dumps({"restarts": n})} for n in (32, 16))
+    store = Kept(target, mine, False).rows("one")
+    store.every = 0.0
+    store.put(np.arange(2), {"residual": np.ones(2)})
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(
+        ValueError, match="belongs to another run: restarts 32 there, 16 here; choose another --out"
+    ):
+        Kept(target, other, True)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before and len(before) == 2
+    assert Kept(target, mine, True).rows("one").files()
+    Kept(target, other, False).remove()
+    assert store.files(), "what another run has kept is left alone"
+    Kept(target, mine, True).remove()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_finished_diagnosis_of_another_checkpoint_is_not_replaced_by_resume(data, diagnosed, tmp_path):

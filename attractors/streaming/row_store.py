@@ -19,6 +19,7 @@ from eqrlab.attractors.ensemble.to_dataset import assemble
 from eqrlab.attractors.fates.records import digest
 from eqrlab.core.files import replaced_whole
 
+REQUEST = "request.json"
 EVERY = 30.0  # seconds between two files: so much is lost at most, and short runs leave none
 
 
@@ -31,10 +32,12 @@ class RowStore:
         Of one run alone: whose records they are is not looked at.
     every
         Seconds between two files.
+    request
+        What describes the run; it is kept in FOLDER/request.json, for those who look whose records they are.
     """
 
-    def __init__(self, folder: Path, every: float = EVERY):
-        self.folder, self.every = folder, every
+    def __init__(self, folder: Path, every: float = EVERY, request: str = ""):
+        self.folder, self.every, self.request = folder, every, request
         self.like: Records | None = None  # of a row: says what records of the run look like, once it is asked
         self._lock, self._written = threading.Lock(), time.monotonic()
         self._new: list[tuple[np.ndarray, Records]] = []
@@ -64,6 +67,9 @@ class RowStore:
             self._new.append((rows, dict(records)))  # the caller takes its own apart
             if time.monotonic() - self._written >= self.every:
                 rows, records = _joined(self._new)
+                if self.request and not (about := self.folder / REQUEST).exists():
+                    with replaced_whole(about) as file:
+                        file.write_text(self.request, encoding="utf-8")
                 with (
                     replaced_whole(self.folder / f"{rows[0]}-{len(rows)}.npz") as file,
                     open(file, "wb") as out,
@@ -74,7 +80,8 @@ class RowStore:
     def remove(self) -> None:
         """Remove the files, now that they are not needed any more."""
         if self.folder.is_dir():
-            for file in (*self.files(), *self.folder.glob(".*.npz.*.tmp")):
+            rests = (rest for name in ("*.npz", REQUEST) for rest in self.folder.glob(f".{name}.*.tmp"))
+            for file in (*self.files(), *rests, self.folder / REQUEST):
                 file.unlink(missing_ok=True)
             with suppress(OSError):  # what else is in there is not ours
                 self.folder.rmdir()

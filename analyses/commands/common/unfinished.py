@@ -17,9 +17,9 @@ from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.compare import COMPARISONS
 from eqrlab.attractors.results import archive, schema
 from eqrlab.attractors.results.groups import results_of
-from eqrlab.attractors.streaming.row_store import RowStore
+from eqrlab.attractors.streaming.row_store import REQUEST, RowStore
 from eqrlab.core import Reasoner
-from eqrlab.core.regular import parse_json, require_regular
+from eqrlab.core.regular import parse_json, read_text, require_regular
 from eqrlab.datasets import PuzzleSet
 
 Groups = dict[str, xr.Dataset]
@@ -105,18 +105,24 @@ class Kept:
             if found != text:
                 raise ValueError(f"{file}: {self._difference(found)}")
             there[text] = groups
-        if not there:
+        if not there and not any(self.rows(name).files() for name in self.wanted):
             self._require_no_other()
         return there
 
     def _require_no_other(self) -> None:
         """Refuse to resume if only results of another run are there, naming the difference."""
         own = {self._file(text) for text in self.wanted.values()}
-        for file in sorted({*self.folder.glob("*.nc")} - own):
+        for file in sorted({*self.folder.glob("*.nc"), *self.folder.glob(f"*.rows/{REQUEST}")} - own):
             require_regular(file)
             try:
-                ((text, _),) = stored(file)
+                if file.name == REQUEST:
+                    text: str | None = read_text(file)
+                    parse_json(str(text), REQUEST)
+                else:
+                    ((text, _),) = stored(file)
             except ValueError:  # damaged, or of no run
+                continue
+            if text in self.wanted.values():
                 continue
             raise ValueError(
                 f"{file}: {self._difference(text)}; choose another --out, or go without --resume"
@@ -140,7 +146,8 @@ class Kept:
 
     def rows(self, name: str) -> RowStore:
         """Return where the runs of a checkpoint are kept while they are sampled."""
-        return RowStore(self._file(self.wanted[name]).with_suffix(".rows"))
+        text = self.wanted[name]
+        return RowStore(self._file(text).with_suffix(".rows"), request=text)
 
     def note(self, error: BaseException) -> None:
         """Tell an error how to continue, if runs are kept of a checkpoint that is not done."""

@@ -42,12 +42,8 @@ from eqrlab.core import Reasoner
 from eqrlab.datasets import PuzzleSet
 
 SAMPLE = 64  # puzzles of a bundled set unless --limit says otherwise
-RUNS = (
-    "ensemble",
-    "own_start",
-    "baseline",
-    "commit",
-)  # groups that are run; the others are computed from these
+# Groups that are run; the others are computed from these.
+RUNS = ("ensemble", "own_start", "baseline", "commit")
 SHOWN = ("top1_converged", "majority", "any_correct")
 
 
@@ -68,13 +64,8 @@ class ScaleGiven(opt.Given, total=False):
     "--depths", type=opt.Numbers(), default="1,2,4,8,16,32,64", show_default=True, help="Outer steps D."
 )
 @click.option("--breadths", type=opt.Numbers(), default="1,2,4,8,16", show_default=True, help="Restarts B.")
-@click.option(
-    "--from",
-    "source",
-    type=click.Path(path_type=Path),
-    metavar="ARCHIVE.nc",
-    help="Use the ensemble of an archive instead of sampling one.",
-)
+@click.option("--from", "source", type=click.Path(path_type=Path), metavar="ARCHIVE.nc",
+              help="Use the ensemble of an archive instead of sampling one.")  # fmt: skip
 @opt.puzzles
 @opt.limit(bundled=SAMPLE)
 @opt.allow_several
@@ -293,15 +284,8 @@ def scaling_lines(groups: dict[str, xr.Dataset]) -> list[str]:
     if own is not None:
         text += " The own start is a single run; all others start at random, outside the training law."
     lines += textwrap.wrap(text, 110)
-    lines += [
-        "",
-        *onset_lines(scaling),
-        *corner_lines(scaling),
-        "",
-        "cheapest points, over all usable selectors:",
-        "",
-        *table(front_rows(scaling)),
-    ]
+    lines += ["", *onset_lines(scaling), *corner_lines(scaling), ""]
+    lines += ["cheapest points, over all usable selectors:", "", *table(front_rows(scaling))]
     if scaling.attrs["warning"] != "none":
         lines += ["", *textwrap.wrap(f"Warning: {scaling.attrs['warning']}", 110)]
     if "signals" in groups:

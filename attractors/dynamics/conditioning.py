@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -69,7 +70,9 @@ def complex_vectors(pairs: Pairs) -> np.ndarray:
     return out / np.where(length > 0, length, 1)
 
 
-def right_vectors(operator: Operator, left: Pairs, start: Tensor, m: int) -> Known:
+def right_vectors(
+    operator: Operator, left: Pairs, start: Tensor, m: int, poor: Callable[[Known], np.ndarray] | None = None
+) -> Known:
     """Return what the right eigenvectors of the operator show about eigenvalues found with left ones.
 
     Parameters
@@ -78,15 +81,25 @@ def right_vectors(operator: Operator, left: Pairs, start: Tensor, m: int) -> Kno
         J, of whose transpose `left` are eigenpairs.
     start
         (n, d): the Krylov space of m vectors begins here; the sum of the left vectors is near where J is nearly normal.
+    poor
+        Says which rows (n,) are not known well enough: the spaces stay smaller once there are none.
+    """
+    w = complex_vectors(left)
+    space, spent = KrylovSpace(start, m), 0
+    for size in range(m - m // 8 * 3, m + 1, max(m // 8, 1)) if poor else (m,):
+        spent += space.expand(operator, size)
+        known = Known(*_overlaps(space, left, w), np.full(len(left.value), spent))
+        if poor and not poor(known).any():
+            break
+    return known
 
-    Notes
-    -----
+
+def _overlaps(space: KrylovSpace, left: Pairs, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return condition numbers and residuals (n, k + 1) from the right eigenvectors in a space.
+
     For each value the vector of the space with the least residual (refined Ritz vector, Jia); of several that are
     equally good, as at a multiple eigenvalue, the one with the largest overlap with w.
     """
-    w = complex_vectors(left)
-    space = KrylovSpace(start, m)
-    spent = space.expand(operator)
     condition, residual = np.full(left.value.shape, np.inf), np.full(left.value.shape, np.inf)
     for row, values in enumerate(left.value):
         S, b = space.projected(row)
@@ -106,7 +119,7 @@ def right_vectors(operator: Operator, left: Pairs, start: Tensor, m: int) -> Kno
             if length > 0:
                 y = overlap.conj() @ near / length
                 condition[row, j], residual[row, j] = max(1 / length, 1.0), np.linalg.norm(shifted @ y)
-    return Known(condition, residual, np.full(len(left.value), spent))
+    return condition, residual
 
 
 def power_bounds(matrices: np.ndarray, slack: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

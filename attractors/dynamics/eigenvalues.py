@@ -224,14 +224,17 @@ def _right(jacobian: Jacobian, left: Pairs, start: Tensor, wanted: Wanted) -> Kn
     jacobian = jacobian.select(
         torch.arange(len(start), device=start.device)
     )  # frees what the left products kept
-    push = Products(jacobian, "right")
-    known = right_vectors(push, left, left.vector.sum(1), m)
     scale, found = left.scale[:, None], ~np.isnan(left.value)
-    with np.errstate(invalid="ignore", over="ignore"):
-        enough = np.fmin(CLOSE, SIMPLE / known.condition**2) * scale
-        if wanted.condition:
-            enough = np.fmin(enough, tol * np.abs(left.value))
-        poor = (wanted.refined(left.value) & (known.residual > enough)).any(1) & (left.scale > 0)
+
+    def unclear(known: Known) -> np.ndarray:
+        with np.errstate(invalid="ignore", over="ignore"):
+            enough = np.fmin(CLOSE, SIMPLE / known.condition**2) * scale
+            if wanted.condition:
+                enough = np.fmin(enough, tol * np.abs(left.value))
+            return (wanted.refined(left.value) & (known.residual > enough)).any(1) & (left.scale > 0)
+
+    known = right_vectors(Products(jacobian, "right"), left, left.vector.sum(1), m, unclear)
+    poor = unclear(known)
     if not poor.any():
         return known
     rows = torch.as_tensor(np.flatnonzero(poor), device=start.device)

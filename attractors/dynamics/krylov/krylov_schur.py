@@ -282,10 +282,10 @@ class KrylovSpace:
         other.H, other.size = self.H[rows.cpu().numpy()], self.size[rows.cpu().numpy()]
         return other
 
-    def expand(self, operator: Operator) -> int:
-        """Grow every space until the largest has m vectors; return the number of products."""
+    def expand(self, operator: Operator, most: int | None = None) -> int:
+        """Grow every space until the largest has `most` vectors, m unless given; return the number of products."""
         each = torch.arange(len(self.V), device=self.V.device)
-        count = self.m - int(self.size.max())
+        count = (self.m if most is None else most) - int(self.size.max())
         for _ in range(count):
             j = torch.as_tensor(self.size, device=self.V.device)
             w = operator(self.V[each, j].contiguous())

@@ -83,7 +83,8 @@ def test_spectra_of_many_states_against_a_scipy_loop(products):
         f"our largest residual {float(np.nanmax(ours.eigen_residual)):.1e}",
     )
     np.testing.assert_allclose(ours.spectral_radius.values[:, 0], radius, rtol=1e-3)
-    assert np.nanmax(ours.eigen_residual) <= 1e-5  # what the peer promises; our own flag asks for the error, too
+    # What the peer promises; our own flag asks for the error, too.
+    assert np.nanmax(ours.eigen_residual) <= 1e-5
 
 
 @pytest.mark.parametrize("kind", ["transformer", "random matrix"])

@@ -40,9 +40,8 @@ def split_folder(path: Path, split: str) -> Path:
     """
     for folder in (path, path / split):
         if (folder / "dataset.json").is_file():
-            return (
-                folder.resolve() if folder.name in ("", "..") else folder
-            )  # with a name, and what is above it
+            # With a name, and with what is above it.
+            return folder.resolve() if folder.name in ("", "..") else folder
     found = sorted(entry.parent.name for entry in path.glob("*/dataset.json"))
     there = f"; it has the splits {', '.join(found)}" if found else ""
     raise PuzzleFileError(f"{path}: no dataset.json here and none in {split}/{there}")

@@ -68,9 +68,7 @@ def accuracy_table(
     depths, breadths = [int(d) for d in depths], [int(b) for b in breadths]
     chances = [[chance(ensemble, name, depth) for depth in depths] for name in names]
     values: np.ndarray = np.array([[[f(b) for b in breadths] for f in row] for row in chances])
-    return np.moveaxis(values, -1, 0).round(
-        12
-    )  # a chance that selectors share is one number, whatever its form
+    return np.moveaxis(values, -1, 0).round(12)  # what selectors share is one number, whatever its form
 
 
 def chance(ensemble: xr.Dataset, name: str, depth: int) -> Chance:

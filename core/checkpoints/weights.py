@@ -17,14 +17,8 @@ CONTAINERS = ("model", "model_state_dict", "state_dict", "model_state", "net", "
 _AVERAGE = re.compile(r"(^|_)(ema|avg|averages?|averaged|shadow|swa)(_|$)")
 _ANYWHERE = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # around any part of a model
 _LEADING = {"model", "module", "inner", "net", "network", "online_model", "_forward_module"}
-_COUNTERS = {
-    "initted",
-    "step",
-    "n_averaged",
-    "num_updates",
-    "decay",
-    "mu",
-}  # kept by averagers beside the weights
+# Kept by averagers beside the weights.
+_COUNTERS = {"initted", "step", "n_averaged", "num_updates", "decay", "mu"}
 ROOTS = frozenset(
     "embed_tokens embed_pos absolute_pos_embedding lm_head q_head puzzle_emb L_level H_level layers "
     "H_init L_init init_hidden".split()

@@ -46,3 +46,11 @@ def test_a_race_is_told_as_it_went(peer, outcome, tmp_path, monkeypatch, capsys)
 def test_a_missing_peer_is_skipped_with_the_line_that_gets_it():
     with pytest.raises(pytest.skip.Exception, match="needs no_such_peer: pip install it"):
         ledger.peer("no_such_peer", "pip install it")
+
+
+def test_ratios_against_the_official_code_are_bold_where_they_miss():
+    key = "over the official one in float32"
+    told = [ledger._told({key: value}, key) for value in ("0.97 [0.9, 1.1]", "1 [0.9, 1.1]", "")]
+    assert told == ["**0.97 [0.9, 1.1]**", "1 [0.9, 1.1]", ""]
+    row = {"ratio": "1.2 [1, 2]", "target": ">= 1.3", "speed": "0.5"}
+    assert [ledger._told(row, key) for key in row] == ["**1.2 [1, 2]**", ">= 1.3", "0.5"]

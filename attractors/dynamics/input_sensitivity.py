@@ -17,6 +17,7 @@ from eqrlab.attractors.dynamics.jacobian import (
     has_weights,
     linearised,
     rows_within,
+    with_derivatives,
 )
 from eqrlab.attractors.dynamics.krylov.gmres import gmres
 from eqrlab.attractors.ensemble.options import StateOptions, computing
@@ -91,7 +92,8 @@ def input_sensitivity(
     if not 0 < tol < 1:
         raise ValueError(f"tol must be between 0 and 1, got {tol}")
     points = own.points(system, inputs, states)
-    points = check_differentiable(points, own.seed)
+    check_differentiable(points, own.seed)
+    points = with_derivatives(points)
     with torch.no_grad():
         residual = _residuals(points)
     length = points.tokens.shape[1]

@@ -10,7 +10,13 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.dynamics.eigenvalues import SMALL
-from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, random_directions, rows_within
+from eqrlab.attractors.dynamics.jacobian import (
+    Jacobian,
+    check_differentiable,
+    random_directions,
+    rows_within,
+    with_derivatives,
+)
 from eqrlab.attractors.dynamics.krylov.golub_kahan import leading_triples
 from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.states import States, spread
@@ -113,7 +119,8 @@ def singular_values(
     points.require_k(k)
     if not tol > 0 or horizon < 0:
         raise ValueError(f"tol must be > 0 and horizon >= 0, got {tol} and {horizon}")
-    points = check_differentiable(points, own.seed)
+    check_differentiable(points, own.seed)
+    points = with_derivatives(points)
     # Forming the Jacobian of a small state costs no more than a Krylov space, and its values are exact.
     small = points.size <= max(SMALL, 2 * k)
     size = own.batch_size or rows_within(

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from eqrlab.attractors.dynamics.eigenvalues import SMALL, Products
-from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, random_directions, rows_within
+from eqrlab.attractors.dynamics.jacobian import (
+    Jacobian,
+    check_differentiable,
+    random_directions,
+    rows_within,
+    with_derivatives,
+)
 from eqrlab.attractors.dynamics.krylov.golub_kahan import leading_triples
 from eqrlab.attractors.dynamics.krylov.krylov_schur import leading_pairs
 from eqrlab.attractors.dynamics.singular import Stretch
@@ -48,7 +54,10 @@ def shock_directions(
     lengths: list[Tensor] = []
     names: list[str] = []
     signs: list[int] = []
-    smooth = check_differentiable(points, seed) if {"eigen", "singular"} & set(kinds) else points
+    smooth = points
+    if {"eigen", "singular"} & set(kinds):
+        check_differentiable(points, seed)
+        smooth = with_derivatives(points)
     for kind in KINDS:
         if kind not in kinds:
             continue

@@ -42,8 +42,9 @@ from eqrlab.core import Reasoner
 from eqrlab.datasets import PuzzleSet
 
 SAMPLE = 64  # puzzles of a bundled set unless --limit says otherwise
-# Groups that are run; the others are computed from these.
-RUNS = ("ensemble", "own_start", "baseline", "commit")
+# Groups of runs as they were sampled, and all groups that are run; the others are computed from these.
+SAMPLED = ("ensemble", "own_start", "baseline")
+RUNS = (*SAMPLED, "commit")
 SHOWN = ("top1_converged", "majority", "any_correct")
 
 
@@ -257,7 +258,7 @@ def stored(source: Path) -> dict[str, xr.Dataset]:
         raise ValueError(
             f"{source}: no group named ensemble; expected an archive of scale, diagnose or export"
         )
-    return {name: tree[name].to_dataset() for name in RUNS[:3] if name in tree.children}
+    return {name: tree[name].to_dataset() for name in SAMPLED if name in tree.children}
 
 
 def scaling_lines(groups: dict[str, xr.Dataset]) -> list[str]:

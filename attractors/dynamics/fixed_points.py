@@ -49,9 +49,8 @@ FLOOR = 64.0  # epsilons: a relative residual below this that cannot be lowered 
 DEFAULT_TOL = {torch.float64: 1e-10, torch.float32: 1e-5}
 EIGENVALUES = 4
 STEPS = 1000  # of plain iteration, unless the caller says how many
-CYCLE_STEPS = (
-    200  # the same of rows that wander: most of them are on no cycle, and would cost what all others do not
-)
+# The same of rows that wander: most of them are on no cycle, and would cost what all others do not.
+CYCLE_STEPS = 200
 
 
 def fixed_points(

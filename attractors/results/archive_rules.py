@@ -118,9 +118,8 @@ def check(
     ValueError
         At the first violation: group, variable or attribute, what is there and what is required.
     """
-    netCDF4.set_chunk_cache(
-        1
-    )  # else the last chunks of all variables stay in memory until the file is closed
+    # Else the last chunks of all variables stay in memory until the file is closed.
+    netCDF4.set_chunk_cache(1)
     try:
         file = netCDF4.Dataset(path)
     except OSError as error:

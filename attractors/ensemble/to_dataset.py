@@ -172,9 +172,10 @@ def assemble(
     }
     if sparse is not None:
         attributes["residuals"] = recipe.residuals
-    products = how_multiplied(state_dtype, recipe.place.device)
-    if products and isinstance(recipe.system, Reasoner):
-        attributes["products"] = products
+    if isinstance(recipe.system, Reasoner):
+        fast = recipe.system.multiplied == "fastest"
+        if products := how_multiplied(state_dtype, recipe.place.device, fast):
+            attributes["products"] = products
     coordinates = {"step": np.arange(1, depth + 1), "restart": recipe.first_restart + np.arange(restarts)}
     codes = {"fate": schema.FATES, "state_fate": schema.FATES, "answer_fate": schema.ANSWER_FATES}
     return schema.dataset(variables, attributes, coordinates, codes)

@@ -92,7 +92,7 @@ ATTRIBUTES = (
     Attribute("residuals?", RESULTS, "text", "sparse: measured at some steps, NaN at the others"),
     Attribute("waves?", RESULTS, "text", "restarts of a puzzle after each wave, until its mode is decided"),
     Attribute("products?", RESULTS, "text",
-              'of bfloat16 matrices on a CPU: bfloat16, or "float32, rounded" where it has no instructions for them'),
+              'how a CPU multiplied matrices of float32: oneDNN or BLAS; of bfloat16: bfloat16, or "float32, rounded"'),
     Attribute("tolerances", RESULTS, "json", "thresholds of the fates"),
     Attribute("oracle", RESULTS, "text", "what decided correctness"),
     Attribute("name?", EVERY, "text", "what reports call the checkpoint"),

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from eqrlab.core.models.config import ReasonerConfig
-from eqrlab.core.models.products import has_bfloat16_products, linear
+from eqrlab.core.models.onednn import is_transformed
+from eqrlab.core.models.products import fastest, linear
 
 _NORM_EPS = 1e-5
 _GRAPHS = 64  # compiled blocks that a thread may hold; beyond, torch would run them uncompiled, unsaid
@@ -54,7 +55,15 @@ def rms_norm(h: Tensor, eps: float = _NORM_EPS) -> Tensor:
 
 
 class Linear(nn.Module):
-    """Linear map with weight (out, in), cast to the dtype of its input; `bias` is what its bias starts as, if any."""
+    """Linear map with weight (out, in), cast to the dtype of its input; `bias` is what its bias starts as, if any.
+
+    Attributes
+    ----------
+    fast
+        Whether its products are computed by the fastest way, see `Reasoner.multiply`.
+    """
+
+    fast = False
 
     def __init__(self, features_in: int, features_out: int, bias: float | None = None):
         super().__init__()
@@ -62,7 +71,7 @@ class Linear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(torch.full((features_out,), bias))
 
     def forward(self, h: Tensor) -> Tensor:
-        return linear(h, self.weight, self.bias)
+        return linear(h, self.weight, self.bias, self.fast)
 
 
 class Norm(nn.Module):
@@ -118,7 +127,8 @@ class SwiGLU(nn.Module):
         if self.dwconv is None:
             return self.down_proj(inner)
         inner = _rounded(F.silu(self.dwconv(_rounded(inner, narrow), narrow)), narrow)
-        return _rounded(linear(inner, _rounded(self.down_proj.weight.to(h.dtype), narrow)), narrow)
+        weight = _rounded(self.down_proj.weight.to(h.dtype), narrow)
+        return _rounded(linear(inner, weight, fast=self.down_proj.fast), narrow)
 
 
 def rotary_angles(positions: Tensor, features: int, theta: float) -> Tensor:
@@ -286,14 +296,12 @@ class Blocks(nn.Module):
 
     def _mapped(self, h: Tensor, narrow: bool) -> Tensor:
         groups = -(-h.shape[0] // self.rows_at_once)
-        if h.dtype == torch.bfloat16 and h.device.type == "cpu":
-            has_bfloat16_products()  # measured here at the latest, not within a compiled graph
+        if h.device.type == "cpu":
+            fastest()  # measured here at the latest, not within a compiled graph
         if torch.compiler.is_dynamo_compiling():  # not `is_compiling`: true in all threads while one compiles
             return apply_in_turn(self.layers, h, narrow)
         plain = self.fused == "never" or (self.fused == "iteration" and torch.is_grad_enabled())
-        dual = forward_ad._current_level >= 0
-        transformed = dual or torch._C._functorch.peek_interpreter_stack() is not None  # by torch.func
-        run = apply_in_turn if plain or transformed else apply_fused
+        run = apply_in_turn if plain or is_transformed() else apply_fused
         if groups <= 1 or h.device.type != "cpu":
             return run(self.layers, h, narrow)
         return torch.cat([run(self.layers, part, narrow) for part in h.chunk(groups)])

@@ -8,6 +8,7 @@ import time
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from eqrlab.core.models.products import linear
 from eqrlab.core.models.reasoner import Reasoner
 from eqrlab.core.training.objective import DTYPES, TrainConfig, rollout, segment, segment_loss
 
@@ -58,13 +59,14 @@ def matmul_rate(model: Reasoner, config: TrainConfig) -> float:
     rows = config.batch_size * model.config.positions_total
     if model.device.type == "cpu":
         rows = max(1, min(rows, int(_CPU_OPERATIONS // (2 * weight.numel()))))
-    right = torch.randn_like(weight, dtype=DTYPES[config.dtype]).T
+    right = torch.randn_like(weight, dtype=DTYPES[config.dtype])
     left = torch.randn(rows, weight.shape[1], dtype=right.dtype, device=model.device)
     best = float("inf")
     for _ in range(_REPEATS + 1):  # the first is a warm-up, and never the best
         _wait(model.device)
         began = time.perf_counter()
-        left @ right
+        with torch.no_grad():
+            linear(left, right, fast=model.multiplied == "fastest")
         _wait(model.device)
         best = min(best, time.perf_counter() - began)
     return 2 * rows * weight.numel() / best

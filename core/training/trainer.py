@@ -78,6 +78,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = build(family, model_config, task).to(self.device).train()
+        self.model.multiply("fastest")
         self.data = PuzzleStream(inputs, labels, augment, config.seed, self.device)
         self.data.check(self.model.config.seq_len, self.model.config.vocab_size)
         self.outer_steps, self.anchors = rollout(config, self.model.config.halt_max_steps)
@@ -202,6 +203,7 @@ class Trainer:
     def result(self) -> Reasoner:
         """Return the averaged model with its provenance."""
         model = copy.deepcopy(self.ema)
+        model.multiply("official")
         model.provenance = {
             "trained_by": "eqrlab",
             "torch": torch.__version__,

@@ -9,18 +9,21 @@ Both sides run in one process, so that the official one, too, profits from `keep
 import contextlib
 import io
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from eqrlab import attractors as at
 from eqrlab.attractors.statistics.bootstrap import mean_over_puzzles
 from eqrlab.attractors.statistics.intervals import proportion_interval
 from eqrlab.core import EqR, EqRConfig, load
+from eqrlab.core.models.products import linear
 from eqrlab.datasets import bundled
-from tests.benchmarks.bench_speed import Products
+from tests.benchmarks.bench_speed import products_of_a_step
 from tests.benchmarks.ledger import record, spread
 from tests.benchmarks.official_eqr import official_batch, official_code, official_model
 
@@ -84,6 +87,8 @@ def test_ensemble_race(official, case):
     model, fused = make(), make()
     fused.load_state_dict(model.state_dict())
     fused.compile()
+    for each in (model, fused):
+        each.multiply("fastest")  # as the commands do
     puzzles = bundled("sudoku9" if model.config.seq_len == 81 else "sudoku6").take(slice(count))
 
     def ours(**options):
@@ -115,16 +120,19 @@ def test_ensemble_race(official, case):
     ):
         sides[compiled]()  # compiling is not counted: bench_speed.py tells what it costs
     x = model.encode(torch.as_tensor(puzzles.inputs).repeat_interleave(restarts, 0))
-    with torch.no_grad(), Products() as products:
-        model.step(model.initial(x, torch.Generator().manual_seed(0)), x)
-    limit = "torch.mm alone, float32"
-    spent = {name: [] for name in [*sides, limit]}
+    products = products_of_a_step(model, model.initial(x, torch.Generator().manual_seed(0)), x)
+    limits = {
+        "torch.mm alone, float32": F.linear,
+        "the products taken here alone, float32": partial(linear, fast=True),
+    }
+    spent = {name: [] for name in [*sides, *limits]}
     for _ in range(rounds):
         for name, call in sides.items():
             begin = time.process_time()
             call()
             spent[name].append(time.process_time() - begin)
-        spent[limit].append(depth * products.seconds(torch.float32))
+        for name, multiply in limits.items():
+            spent[name].append(depth * products.seconds(torch.float32, multiply))
     work = count * restarts * depth
     for name, times in spent.items():
         columns = {
@@ -132,7 +140,7 @@ def test_ensemble_race(official, case):
                 [a / b for a, b in zip(spent[f"official, {d}"], times, strict=True)]
             )
             for d in dtypes
-            if not name.startswith("official") and (name != limit or d == "float32")
+            if not name.startswith("official") and (name not in limits or d == "float32")
         }
         record(
             "ensembles", f"{case}: {name}", puzzles_x_restarts_x_steps=f"{count} x {restarts} x {depth}",
@@ -168,6 +176,7 @@ def test_retirement_race(official, monkeypatch):
     """Record CPU time to one selected answer a puzzle: 16 restarts to depth 16, or as much of it as policies need."""
     # 10 whole batches of the official evaluator, which fails on a part of one.
     model, puzzles = load("eqr-sudoku6"), bundled("sudoku6").take(slice(480))
+    model.multiply("fastest")
     rounds, chosen = 2, {}
     theirs = evaluator(official, model, puzzles, SAME["restarts"], SAME["depth"], "float32")
     update = official.evaluator._update_conv

@@ -10,10 +10,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -59,18 +61,32 @@ class Products(TorchDispatchMode):
     def flops(self):
         return sum(count * 2 * torch.Size(a).numel() * b[-1] for (a, b), count in self.shapes.items())
 
-    def seconds(self, dtype, least=0.02):
-        """Return the CPU time in s that the products take on random matrices of their shapes."""
+    def seconds(self, dtype, multiply, least=0.02):
+        """Return the CPU time in s that the products take on random matrices of their shapes, by `multiply` or bmm."""
         total = 0.0
         for (a, b), count in self.shapes.items():
-            left, right = torch.randn(a).to(dtype), torch.randn(*b[:-2], b[-1], b[-2]).to(dtype).mT
-            torch.matmul(left, right)
-            calls, begin = 0, time.process_time()
-            while time.process_time() - begin < least or calls < 3:
-                torch.matmul(left, right)
-                calls += 1
+            left, right = torch.randn(a).to(dtype), torch.randn(*b[:-2], b[-1], b[-2]).to(dtype)
+            with torch.no_grad():
+                run = partial(torch.bmm, left, right.mT) if len(b) == 3 else partial(multiply, left, right)
+                run()
+                calls, begin = 0, time.process_time()
+                while time.process_time() - begin < least or calls < 3:
+                    run()
+                    calls += 1
             total += count * (time.process_time() - begin) / calls
         return total
+
+
+def products_of_a_step(model, z, x):
+    """Return the matrix products of an outer step, seen as torch.mm and torch.bmm."""
+    own = multiplying.fastest()
+    multiplying._fastest = own._replace(onednn=False)
+    try:
+        with torch.no_grad(), Products() as products:
+            model.step(z, x)
+    finally:
+        multiplying._fastest = own
+    return products
 
 
 def cpu_seconds(run):
@@ -84,11 +100,11 @@ def test_ensemble_throughput(name):
     """Record restart-steps a CPU second and the share of the matrix rate; nothing is asserted of the times."""
     make, task, count, restarts, depth, rounds = SIZES[name]
     model, puzzles = make(), bundled(task).take(slice(count))
+    model.multiply("fastest")
     rows = count * restarts
     x = model.encode(torch.as_tensor(puzzles.inputs).repeat_interleave(restarts, 0))
     z = model.initial(x, torch.Generator().manual_seed(0))
-    with torch.no_grad(), Products() as products:
-        model.step(z, x)
+    products = products_of_a_step(model, z, x)
 
     def sample(**options):
         return at.sample(
@@ -104,15 +120,20 @@ def test_ensemble_throughput(name):
             {torch.float32: depth, torch.bfloat16: depth},
         ),
     }
-    spent, rate = {case: [] for case in cases}, {torch.float32: [], torch.bfloat16: []}
+    spent = {case: [] for case in cases}
+    ways = {"torch.mm": F.linear, "own": partial(multiplying.linear, fast=True)}
+    rate = {(dtype, way): [] for dtype in (torch.float32, torch.bfloat16) for way in ways}
     sample(noise=0)
     for _ in range(rounds):
-        for dtype in rate:
-            rate[dtype].append(products.seconds(dtype))
+        for dtype, way in rate:
+            rate[dtype, way].append(products.seconds(dtype, ways[way]))
         for case, (options, _) in cases.items():
             spent[case].append(cpu_seconds(lambda options=options: sample(**options)))
     for case, (_, evaluations) in cases.items():
-        needed = [sum(k * rate[dtype][i] for dtype, k in evaluations.items()) for i in range(rounds)]
+        needed = {
+            way: [sum(k * rate[dtype, way][i] for dtype, k in evaluations.items()) for i in range(rounds)]
+            for way in ways
+        }
         work = products.flops * sum(evaluations.values())
         record(
             "throughput", f"{name}: {case}",
@@ -120,8 +141,9 @@ def test_ensemble_throughput(name):
             restart_steps_a_CPU_s=spread([rows * depth / t for t in spent[case]]),
             evaluations=" + ".join(f"{k} {str(d).removeprefix('torch.')}" for d, k in evaluations.items()),
             GFLOP_a_CPU_s=spread([work / t / 1e9 for t in spent[case]]),
-            GFLOP_a_CPU_s_of_torch_mm_alone=spread([work / t / 1e9 for t in needed]),
-            share_of_matrix_rate=spread([a / b for a, b in zip(needed, spent[case], strict=True)]),
+            GFLOP_a_CPU_s_of_torch_mm_alone=spread([work / t / 1e9 for t in needed["torch.mm"]]),
+            share_of_torch_mm=spread([a / b for a, b in zip(needed["torch.mm"], spent[case], strict=True)]),
+            share_of_its_own_products=spread([a / b for a, b in zip(needed["own"], spent[case], strict=True)]),
             rounds=rounds,
         )  # fmt: skip
 
@@ -132,21 +154,51 @@ def test_bfloat16_products_before_and_after():
     x = model.encode(torch.randint(1, 11, (4, 81))).bfloat16()
     z = model.initial(x, torch.Generator().manual_seed(0))
     spent = {False: [], True: []}
-    own = multiplying._native
+    own = multiplying.fastest()
     with torch.no_grad():
         for _ in range(3):
             for native in spent:
-                multiplying._native = native
+                multiplying._fastest = own._replace(bfloat16=native)
                 spent[native].append(cpu_seconds(lambda: model.step(z, x)))
-    multiplying._native = None
-    chosen = multiplying.has_bfloat16_products()
-    multiplying._native = own
+    multiplying._fastest = own
     record(
         "before and after", "the processor's own bfloat16 products, 9x9 at the paper's size, 4 rows",
         before_CPU_s=spread(spent[False]), after_CPU_s=spread(spent[True]),
         ratio=spread([a / b for a, b in zip(spent[False], spent[True], strict=True)]), rounds=3,
-        note="chosen here" if chosen else "not chosen here",
+        note="chosen here" if own.bfloat16 else "not chosen here",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_fastest_products(name):
+    """Record an outer step, and a gradient through one, as the official code multiplies and by the fastest way."""
+    make, task, _, _, _, rounds = SIZES[name]
+    model = make()
+    rows = model.L_level.rows_at_once
+    x = model.encode(torch.as_tensor(bundled(task).inputs[:rows])).detach()
+    z = model.initial(x, torch.Generator().manual_seed(0))
+
+    def step():
+        with torch.no_grad():
+            model.step(z, x)
+
+    def gradient():
+        model.zero_grad(set_to_none=True)
+        model.step(z, x).square().mean().backward()
+
+    for what, run in (("outer step", step), ("gradient through an outer step", gradient)):
+        spent = {"official": [], "fastest": []}
+        for _ in range(3 * rounds + 1):
+            for how in spent:
+                model.multiply(how)
+                spent[how].append(cpu_seconds(run))
+        before, after = (times[1:] for times in spent.values())
+        record(
+            "before and after", f"{what}, the fastest products, {name}, {rows} rows",
+            before_CPU_s=spread(before), after_CPU_s=spread(after),
+            ratio=spread([a / b for a, b in zip(before, after, strict=True)]), rounds=3 * rounds,
+            note="oneDNN, chosen here" if multiplying.fastest().onednn else "the BLAS, chosen here",
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -154,6 +206,8 @@ def test_compiled_blocks(name):
     """Record what torch.compile of the blocks gains on this device, and what it costs."""
     make, _, _, _, _, rounds = SIZES[name]
     eager, compiled = make(), make()
+    for model in (eager, compiled):
+        model.multiply("fastest")
     rows = eager.L_level.rows_at_once
     with torch.no_grad():
         x = eager.encode(torch.ones(rows, eager.config.seq_len, dtype=torch.long))
@@ -212,6 +266,7 @@ def profiled(name, when):
     torch.set_num_threads(1)
     make, task, count, restarts, depth = PROFILED[name]
     model, puzzles = make(), bundled(task).take(slice(count))
+    model.multiply("fastest")
     run = lambda: at.sample(
         model,
         puzzles.inputs,
@@ -248,6 +303,7 @@ def profiled(name, when):
 def test_cost_is_proportional_to_puzzles_restarts_and_depth():
     """Record CPU time against P, B and D, each doubled twice."""
     model, puzzles = load("eqr-sudoku6"), bundled("sudoku6")
+    model.multiply("fastest")
     sizes = [(4, 8, 8), (8, 8, 8), (16, 8, 8), (4, 16, 8), (4, 32, 8), (4, 8, 16), (4, 8, 32)]
     spent = {size: [] for size in sizes}
     for _ in range(3):

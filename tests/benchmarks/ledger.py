@@ -133,9 +133,11 @@ SECTIONS = {
         "are steps of one restart per second of CPU time. The official evaluator iterates with noise and keeps "
         "logits, votes and scores. Ours records noise-free residuals as well, which with noise (or a bfloat16 "
         "state) costs a second evaluation of the map at every step; with sparse residuals at 6 of 8 steps and at "
-        '15 of 40, the depth of a diagnosis. The row "torch.mm alone" is the limit in float32: the matrix products of '
-        "the steps and nothing else. Ratios below 1, where the official code is faster, are bold. `EQR_OFFICIAL` names "
-        "a clone of https://github.com/locuslab/EqR; flash_attn is replaced by torch's attention.",
+        '15 of 40, the depth of a diagnosis. The rows "alone" have the matrix products of the steps in float32 and '
+        "nothing else, by torch.mm, as the official code computes them, and by the library that is fastest on the "
+        "processor, which ours takes (`Reasoner.multiply`). Ratios below 1, where the official code is faster, are "
+        "bold. `EQR_OFFICIAL` names a clone of https://github.com/locuslab/EqR; flash_attn is replaced by torch's "
+        "attention.",
         "bench_ensemble.py",
     ),
     "retirement": (
@@ -158,8 +160,9 @@ SECTIONS = {
         "Speed of ensembles",
         "Speeds are steps of one restart per second of CPU time on one core (threads run batches side by side). "
         "The other columns have the matrix products that the evaluations need, divided by the CPU time of the "
-        "whole of at.sample, beside torch.mm alone at the same shapes and dtype. On a CPU without bfloat16 "
-        "instructions the ratio exceeds 1 in bfloat16, because products are then done in float32.",
+        "whole of at.sample, beside torch.mm alone, and beside the products that are taken, at the same shapes and "
+        "dtype. The share of torch.mm exceeds 1 where oneDNN is taken instead, and in bfloat16 on a CPU without "
+        "bfloat16 instructions, where products are done in float32.",
         "bench_speed.py",
     ),
     "before and after": (

@@ -54,6 +54,8 @@ def load_checkpoint(name: str) -> Reasoner:
     model = load_system(name) if is_own(name) else load(name, **given())
     if isinstance(model, torch.nn.Module):
         model.requires_grad_(False)  # so that derivatives by the state need not load torch's compiler
+    if isinstance(model, Reasoner):
+        model.multiply("fastest")
     return model  # type: ignore[return-value]
 
 

@@ -173,7 +173,9 @@ def measured(
         bar.update(done - bar.n)
 
     with tqdm(desc=folder.name, unit="step", unit_scale=True, **shown(progress)) as bar:
-        groups = measure_run(load(model_path), test, ladder.sampling, device=ladder.device, tick=tick)
+        model = load(model_path)
+        model.multiply("fastest")
+        groups = measure_run(model, test, ladder.sampling, device=ladder.device, tick=tick)
     for group in groups.values():
         group.attrs |= {"ladder_request": asked, "name": folder.name, "rung": rung, "training_seed": seed}
     archive.write(path, groups)

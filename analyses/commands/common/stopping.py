@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from eqrlab.core.interrupts import ASKING
+
+_WAIT = 0.02  # seconds until an import is looked at again
 
 ENDING = tuple(number for number in ASKING if number != signal.SIGINT)
 
@@ -32,16 +36,45 @@ def exit_code(stop: BaseException | None) -> int:
 
 
 def raise_on_signals() -> None:
-    """Make SIGTERM and SIGHUP raise once, like Ctrl-C; signals that are ignored, as under nohup, stay ignored."""
+    """Make SIGTERM and SIGHUP raise once, like Ctrl-C; signals that are ignored, as under nohup, stay ignored.
 
-    def stop(number: int, _: Any) -> None:
+    Notes
+    -----
+    While a module is imported, they wait for its end: an interrupted import leaves half a module, and who asks for its
+    names next, often the importing library itself, fails by another error than the signal's.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if _is_importing(frame):
+            later = threading.Timer(_WAIT, _ask_again, (number,))
+            later.daemon = True
+            later.start()
+            return
         for other in ENDING:  # a terminal that closes sends several: they must not end the tidying up
             signal.signal(other, signal.SIG_IGN)
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)  # a second Ctrl-C stops at once
         raise Stopped(number)
 
-    for number in ENDING:
-        if signal.getsignal(number) is signal.SIG_DFL:
+    for number in ASKING:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, stop)
+
+
+def _ask_again(number: int) -> None:
+    """Send the signal to the main thread, whose waiting it interrupts; only some systems can choose the thread."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident, number)  # type: ignore[arg-type]
+    else:
+        signal.raise_signal(number)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextmanager

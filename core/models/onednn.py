@@ -77,7 +77,7 @@ class _Product(torch.autograd.Function):
         ctx.save_for_forward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         h, weight = ctx.saved_tensors
         of_h, of_weight = ctx.needs_input_grad
         return (
@@ -86,7 +86,7 @@ class _Product(torch.autograd.Function):
         )
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor | None, turn: Tensor | None) -> Tensor | None:  # type: ignore[override]
+    def jvp(ctx: Any, tangent: Tensor | None, turn: Tensor | None) -> Tensor | None:
         h, weight = ctx.saved_tensors
         moved = None if tangent is None else product(tangent, weight)
         if turn is None:
@@ -94,7 +94,7 @@ class _Product(torch.autograd.Function):
         return product(h, turn) if moved is None else moved + product(h, turn)
 
     @staticmethod
-    def vmap(  # type: ignore[override]
+    def vmap(
         info: Any, in_dims: tuple[int | None, int | None], h: Tensor, weight: Tensor
     ) -> tuple[Tensor, int]:
         h_axis, weight_axis = in_dims

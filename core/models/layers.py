@@ -263,6 +263,8 @@ def _compiled() -> Callable[[nn.ModuleList, Tensor, bool], Tensor]:
 
 def apply_fused(layers: nn.ModuleList, h: Tensor, narrow: bool) -> Tensor:
     """Do what `apply_in_turn` does, compiled: a graph for each structure, dtype and shape, with or without gradient."""
+    if h.device.type == "cpu":
+        fastest()  # measured here at the latest, not within a compiled graph
     config = torch._dynamo.config  # of this thread
     if config.recompile_limit < _GRAPHS:
         config.recompile_limit = _GRAPHS
@@ -296,8 +298,6 @@ class Blocks(nn.Module):
 
     def _mapped(self, h: Tensor, narrow: bool) -> Tensor:
         groups = -(-h.shape[0] // self.rows_at_once)
-        if h.device.type == "cpu":
-            fastest()  # measured here at the latest, not within a compiled graph
         if torch.compiler.is_dynamo_compiling():  # not `is_compiling`: true in all threads while one compiles
             return apply_in_turn(self.layers, h, narrow)
         plain = self.fused == "never" or (self.fused == "iteration" and torch.is_grad_enabled())

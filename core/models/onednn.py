@@ -29,6 +29,11 @@ def plain_product(h: Tensor, weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(h, weight, None, "none", [], "")
 
 
+def _columns(rows: Tensor) -> Tensor:
+    """Return rows (..., k), or a single one (k,), as a matrix (k, rows)."""
+    return torch.atleast_2d(rows).flatten(0, -2).T
+
+
 @torch.library.custom_op("eqrlab::product", mutates_args=())
 def _product_in_graph(h: Tensor, weight: Tensor) -> Tensor:
     """Do what `plain_product` does, closed to the compiler, which takes that operator with frozen weights only."""
@@ -42,7 +47,7 @@ def _(h: Tensor, weight: Tensor) -> Tensor:
 
 def _derivatives_in_graph(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
     h, weight = ctx.saved_tensors
-    of_weight = _product_in_graph(gradient.flatten(0, -2).T, h.flatten(0, -2).T)
+    of_weight = _product_in_graph(_columns(gradient), _columns(h))
     return _product_in_graph(gradient, weight.T), of_weight
 
 
@@ -82,7 +87,7 @@ class _Product(torch.autograd.Function):
         of_h, of_weight = ctx.needs_input_grad
         return (
             product(gradient, weight.T) if of_h else None,
-            product(gradient.flatten(0, -2).T, h.flatten(0, -2).T) if of_weight else None,
+            product(_columns(gradient), _columns(h)) if of_weight else None,
         )
 
     @staticmethod

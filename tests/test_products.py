@@ -148,7 +148,9 @@ DERIVATIVES = {
     "jvp of the weight": lambda f, h, w, dh, dw: jvp(lambda b: f(h, b), (w,), (dw,)),
     "vjp": lambda f, h, w, dh, dw: vjp(f, h, w)[1](torch.ones(3, 4, 7)),
     "a single row": lambda f, h, w, dh, dw: vjp(f, h[0, 0], w)[1](torch.ones(7)),
-    "gradients of each row": lambda f, h, w, dh, dw: vmap(grad(lambda b, a: f(a, b).sum()), (None, 0))(w, h[0]),
+    "gradients of each row": lambda f, h, w, dh, dw: vmap(grad(lambda b, a: f(a, b).sum()), (None, 0))(
+        w, h[0]
+    ),
     "several tangents": lambda f, h, w, dh, dw: vmap(lambda v: jvp(lambda a: f(a, w), (h,), (v,))[1])(
         torch.stack((dh, h))
     ),

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
-from scipy import stats
+from scipy.special import stdtrit
 
 from eqrlab.analyses.text.format import percent
 from eqrlab.attractors.statistics.bootstrap import widened
@@ -67,7 +67,7 @@ def late_drop(one: np.ndarray, depths: np.ndarray, confidence: float = 0.95) -> 
         return None
     level = 1 - (1 - confidence) / gain.shape[1]
     mean = gain.mean(0)
-    half = stats.t.ppf((1 + level) / 2, len(gain) - 1) * gain.std(0, ddof=1) / np.sqrt(len(gain))
+    half = stdtrit(len(gain) - 1, (1 + level) / 2) * gain.std(0, ddof=1) / np.sqrt(len(gain))
     low, high = widened(mean, mean - half, mean + half, len(gain), level, least=-1.0)
     sure = np.flatnonzero(low > 0)
     if not len(sure):

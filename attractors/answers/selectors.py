@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 import xarray as xr
-from scipy.special import gammaln
+from scipy.special import binom, gammaln
 
 from eqrlab.attractors.ensemble.arguments import require_known
 from eqrlab.attractors.ensemble.schedule import measured_of
@@ -170,19 +170,24 @@ def least(score: np.ndarray, correct: np.ndarray, breadth: int) -> np.ndarray:
 
 def rank_weights(restarts: int, breadth: int) -> np.ndarray:
     """Return the probabilities (restart,) that the best of a subset has rank 0, 1, ... among all restarts."""
+    return -np.diff(_none_of(restarts, breadth))
+
+
+def _none_of(restarts: int, breadth: int) -> np.ndarray:
+    """Return the chances (restarts + 1,) that a subset has none of 0, 1, ... given restarts."""
     left = restarts - np.arange(restarts + 1)
-    with np.errstate(invalid="ignore"):
-        log = gammaln(left + 1) - gammaln(np.maximum(left - breadth, 0) + 1)
-    survival = np.where(left >= breadth, np.exp(log - log[0]), 0.0)
-    return -np.diff(survival)
+    log = gammaln(left + 1) - gammaln(np.maximum(left - breadth, 0) + 1)
+    return np.where(left >= breadth, np.exp(log - log[0]), 0.0)
+
+
+def _heads(number: np.ndarray, coins: int, p: float) -> np.ndarray:
+    """Return the binomial probabilities of these numbers of heads; faster to load than SciPy's distributions."""
+    return binom(coins, number) * p**number * (1 - p) ** (coins - number)
 
 
 def any_correct(correct: np.ndarray, breadth: int) -> np.ndarray:
     """Return the chance (puzzle,) that a subset contains a right restart."""
-    from scipy.stats import hypergeom  # here: half a second to load
-
-    restarts = correct.shape[1]
-    return 1 - hypergeom.pmf(0, restarts, correct.sum(1), breadth)
+    return 1 - _none_of(correct.shape[1], breadth)[correct.sum(1)]
 
 
 def majority(answer: np.ndarray, correct: np.ndarray, breadth: int) -> np.ndarray:
@@ -224,8 +229,6 @@ def vote_chance(votes: tuple[tuple[int, bool], ...], breadth: int) -> float:
     exactly by Gauss-Legendre nodes.  Answers of a single restart enter together.  Above 64 restarts, where this takes
     seconds, 4,000 subsets are drawn instead, with a fixed seed: the standard error is at most 0.008 a puzzle.
     """
-    from scipy.stats import binom  # here: half a second to load
-
     right = [n for n, good in votes if good]
     total = sum(n for n, _ in votes)
     if not right or len(right) == len(votes):
@@ -246,8 +249,8 @@ def vote_chance(votes: tuple[tuple[int, bool], ...], breadth: int) -> float:
         others.remove(size)
         ways = _others_below(others, breadth, p, nodes)  # (j, node, heads)
         j = np.arange(1, min(size, breadth) + 1)
-        chance += right.count(size) * (binom.pmf(j, size, p) * (ways[j, :, breadth - j] @ weights)).sum()
-    return float(chance / binom.pmf(breadth, total, p))
+        chance += right.count(size) * (_heads(j, size, p) * (ways[j, :, breadth - j] @ weights)).sum()
+    return float(chance / _heads(np.asarray(breadth), total, p))
 
 
 def _drawn_vote_chance(votes: tuple[tuple[int, bool], ...], breadth: int) -> float:
@@ -260,8 +263,6 @@ def _drawn_vote_chance(votes: tuple[tuple[int, bool], ...], breadth: int) -> flo
 
 def _others_below(sizes: list[int], breadth: int, p: float, nodes: np.ndarray) -> np.ndarray:
     """Return the coefficients (j, node, heads) of the product over answers that have at most j heads each."""
-    from scipy.stats import binom  # here: half a second to load
-
     j = np.arange(breadth + 1)
     product = np.zeros((breadth + 1, len(nodes), breadth + 1))
     product[:, :, 0] = 1.0
@@ -269,7 +270,7 @@ def _others_below(sizes: list[int], breadth: int, p: float, nodes: np.ndarray) -
     groups = [(n, False) for n in sizes if n > 1] + ([(singles, True)] if singles else [])
     for n, single in groups:
         following = np.zeros_like(product)
-        for m, mass in enumerate(binom.pmf(np.arange(min(n, breadth) + 1), n, p)):
+        for m, mass in enumerate(_heads(np.arange(min(n, breadth) + 1), n, p)):
             if not single:  # one answer of several restarts
                 factor = mass * (np.less(m, j)[:, None] + np.equal(m, j)[:, None] * nodes)
             else:  # answers of one restart: any number of them; at j = 1 each one with a head shares the win

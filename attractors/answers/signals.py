@@ -166,34 +166,37 @@ def _risk(
 ) -> Interval:
     """Return a statistic of the risk of each signal, from scores (signal, puzzle) and chances (puzzle, signal)."""
     pairs = list(zip(score, 1 - chance.T, strict=True))
-    at = lambda weight: np.array([statistic(s, wrong, weight) for s, wrong in pairs])
-    value = at(np.ones(len(chance)))
-    low, high = cluster_bootstrap(at, len(chance), **draw)
+    each = lambda weight: np.stack([statistic(s, wrong, weight) for s, wrong in pairs], weight.ndim - 1)
+    value = each(np.ones(len(chance)))
+    low, high = cluster_bootstrap(each, len(chance), together=True, **draw)
     return Interval(value, *widened(value, low, high, len(chance), draw["confidence"]))
 
 
 def risk_curve(score: np.ndarray, wrong: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return coverage and wrong answers among those given, (n + 1,) from (0, 0) on, as shares of the total weight.
+    """Return coverage and wrong answers among those given, (..., n + 1) from (0, 0) on, as shares of the total weight.
 
     Parameters
     ----------
     score, wrong, weight
-        (puzzle,): lower scores are answered first, all of equal score at once; chance of being wrong; weight.
+        (puzzle,) and, the weight, (..., puzzle): lower scores are answered first, all of equal score at once; chance of
+        being wrong; weight.
     """
     order = np.argsort(score, kind="stable")
     first = np.flatnonzero(np.r_[True, score[order][1:] != score[order][:-1]])
-    share = np.add.reduceat(weight[order], first) / weight.sum()
-    failed = np.add.reduceat((weight * wrong)[order], first) / weight.sum()
-    return np.r_[0.0, np.cumsum(share)], np.r_[0.0, np.cumsum(failed)]
+    total = weight.sum(-1, keepdims=True)
+    parts = (np.add.reduceat(part[..., order], first, axis=-1) / total for part in (weight, weight * wrong))
+    covered, failed = (np.concatenate((0 * total, part.cumsum(-1)), -1) for part in parts)
+    return covered, failed
 
 
 def risk_at(score: np.ndarray, wrong: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Return the risk at each of `COVERAGE`: expected share of wrong answers among that share of the puzzles."""
-    covered, failed = risk_curve(score, wrong, weight)
-    return np.interp(COVERAGE, covered, failed) / COVERAGE
+    covered, failed = (v.reshape(-1, v.shape[-1]) for v in risk_curve(score, wrong, weight))
+    risk = [np.interp(COVERAGE, *row) / COVERAGE for row in zip(covered, failed, strict=True)]
+    return np.reshape(risk, (*weight.shape[:-1], len(COVERAGE)))
 
 
-def risk_area(score: np.ndarray, wrong: np.ndarray, weight: np.ndarray) -> float:
+def risk_area(score: np.ndarray, wrong: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Return the mean of the risk over all coverages, exactly: it is linear over the coverage between two scores.
 
     Notes
@@ -202,12 +205,11 @@ def risk_area(score: np.ndarray, wrong: np.ndarray, weight: np.ndarray) -> float
     (b - a), whose integral is s (b - a) + (f - s a) ln(b / a).
     """
     covered, failed = risk_curve(score, wrong, weight)
-    a, b, f, g = covered[:-1], covered[1:], failed[:-1], failed[1:]
-    wide = b > a
-    a, b, f, g = a[wide], b[wide], f[wide], g[wide]
-    slope = (g - f) / (b - a)
-    rest = np.where(a > 0, (f - slope * a) * np.log(b / np.where(a > 0, a, b)), 0.0)
-    return float((slope * (b - a) + rest).sum())
+    a, b, f, g = covered[..., :-1], covered[..., 1:], failed[..., :-1], failed[..., 1:]
+    slope = (g - f) / np.where(b > a, b - a, 1.0)
+    inner = (a > 0) & (b > a)
+    rest = np.where(inner, (f - slope * a) * np.log(np.where(inner, b, 1.0) / np.where(inner, a, 1.0)), 0.0)
+    return (slope * (b - a) + rest).sum(-1)
 
 
 def _halves(puzzles: int, seed: int) -> np.ndarray:

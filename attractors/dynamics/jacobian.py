@@ -146,8 +146,12 @@ def linearised(
         return out.detach(), torch.zeros_like
 
     def pullback(u: Tensor) -> Tensor:
+        with torch.enable_grad():
+            total = (
+                out * u
+            ).sum()  # J^T u is its gradient; given to `grad` itself, u makes torch load SymPy (0.5 s)
         grown = torch.autograd.grad(
-            out, leaf, u, retain_graph=True, create_graph=u.requires_grad, materialize_grads=True
+            total, leaf, retain_graph=True, create_graph=u.requires_grad, materialize_grads=True
         )
         return grown[0]
 

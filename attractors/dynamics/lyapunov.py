@@ -8,6 +8,7 @@ from typing import Unpack
 import numpy as np
 import torch
 import xarray as xr
+from scipy.special import stdtrit
 from torch import Tensor
 
 from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, row_bytes, rows_within
@@ -284,8 +285,6 @@ def mean_interval(
     values: np.ndarray, axis: int, confidence: float, least: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return mean, low and high of Student's interval along an axis, NaN left out, to either side `least` or more."""
-    from scipy import stats  # here: half a second to load
-
     finite = np.isfinite(values)
     count = (~np.isnan(values)).sum(axis)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -293,7 +292,7 @@ def mean_interval(
         centered = np.where(finite, values - np.expand_dims(mean, axis), 0.0)
         deviation = np.sqrt((centered**2).sum(axis) / np.maximum(count - 1, 1))
         half = (
-            stats.t.ppf(0.5 + confidence / 2, np.maximum(count - 1, 1))
+            stdtrit(np.maximum(count - 1, 1), 0.5 + confidence / 2)
             * deviation
             / np.sqrt(np.maximum(count, 1))
         )

@@ -140,14 +140,14 @@ def _lean(auc: np.ndarray | None, right: np.ndarray, wrong: np.ndarray, rule: Mo
 
 
 def population(posterior: np.ndarray, prior: np.ndarray, weight: np.ndarray, rounds: int = 60) -> np.ndarray:
-    """Return the shares (4,) of the modes among all puzzles of the kind, by maximum likelihood.
+    """Return the shares (..., 4) of the modes among all puzzles of the kind, by maximum likelihood.
 
     Parameters
     ----------
     posterior
         (puzzle, 4) under a common prior (4,), which is divided out.
     weight
-        (puzzle,) how often each puzzle counts.
+        (..., puzzle) how often each puzzle counts.
 
     Notes
     -----
@@ -157,10 +157,11 @@ def population(posterior: np.ndarray, prior: np.ndarray, weight: np.ndarray, rou
     likelihood = posterior / np.maximum(prior, 1e-300)
     likelihood = likelihood / likelihood.max(1, keepdims=True)
     possible = (likelihood > 0).any(0)
-    share = possible / possible.sum()
+    once = possible / possible.sum()
+    share = np.broadcast_to(once, (*weight.shape[:-1], len(once)))
     for _ in range(rounds):
-        each = likelihood * share
-        each /= each.sum(1, keepdims=True)
-        share = weight @ each + possible / possible.sum()
-        share /= share.sum()
+        each = likelihood * share[..., None, :]
+        each /= each.sum(-1, keepdims=True)
+        share = (weight[..., None, :] @ each)[..., 0, :] + once
+        share = share / share.sum(-1, keepdims=True)
     return share

@@ -342,7 +342,7 @@ def _population(
         return population(probability, prior, weight)
 
     value, puzzles = share(np.ones(len(probability))), len(probability)
-    bounds = cluster_bootstrap(share, puzzles, confidence=confidence, seed=seed)
+    bounds = cluster_bootstrap(share, puzzles, confidence=confidence, seed=seed, together=True)
     return value, *widened(value, *bounds, puzzles, confidence)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap
 
@@ -137,8 +138,6 @@ def uncertainty_exponent(labels: np.ndarray, confidence: float = 0.95, seed: int
 
 def _regression(lags: np.ndarray, share: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
     """Return the slope of log share against log lag and half the width of its t interval."""
-    from scipy import stats  # here: half a second to load
-
     used = share > 0
     n = int(used.sum())
     if n < LEAST_LAGS:
@@ -148,4 +147,4 @@ def _regression(lags: np.ndarray, share: np.ndarray, confidence: float = 0.95) -
     slope = float(x @ y / (x @ x))
     rest = y - y.mean() - slope * x
     error = np.sqrt(rest @ rest / (n - 2) / (x @ x))
-    return slope, float(stats.t.ppf((1 + confidence) / 2, n - 2) * error)
+    return slope, float(stdtrit(n - 2, (1 + confidence) / 2) * error)

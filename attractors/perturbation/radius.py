@@ -8,6 +8,7 @@ from typing import Unpack
 import numpy as np
 import torch
 import xarray as xr
+from scipy.special import bdtr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.options import computing
@@ -209,11 +210,10 @@ def _median(sizes: np.ndarray, confidence: float) -> Interval:
     The bounds are the order statistics r and k + 1 - r with the largest r for which a binomial of k trials at 1/2 is
     below r with a probability of at most half of what may be missed; without such an r they are 0 and infinity.
     """
-    from scipy.stats import binom  # here: half a second to load
-
     count = sizes.shape[1]
     ordered = np.sort(sizes, axis=1)
-    rank = int(binom.ppf((1 - confidence) / 2, count, 0.5))  # P(X < rank) <= alpha / 2
+    below = bdtr(np.arange(count + 1), count, 0.5)
+    rank = int(np.searchsorted(below, (1 - confidence) / 2))  # P(X < rank) <= alpha / 2
     value = ordered[:, (count - 1) // 2]
     if rank < 1:
         known = ~np.isnan(value)

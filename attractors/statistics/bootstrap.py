@@ -10,6 +10,7 @@ from scipy.special import ndtri, stdtrit
 # Of every analysis unless told otherwise: the same puzzles are then drawn, and a mean that two analyses report has the
 # same interval in both.
 RESAMPLES = 1000
+WEIGHTS_AT_ONCE = 1 << 16  # of statistics that take many resamples at once
 
 
 def cluster_bootstrap(
@@ -19,6 +20,7 @@ def cluster_bootstrap(
     confidence: float = 0.95,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    together: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return percentile bounds of a statistic under resampling of whole clusters (puzzles) with replacement.
 
@@ -28,6 +30,8 @@ def cluster_bootstrap(
         Maps cluster weights (clusters,), how often each was drawn, to values of any shape; NaN where undefined.
     clusters
         Number of puzzles.
+    together
+        Whether the statistic maps weights (..., clusters) of many resamples at once, to values (..., any shape).
 
     Returns
     -------
@@ -49,8 +53,12 @@ def cluster_bootstrap(
         shape = np.shape(statistic(np.ones(clusters)))
         return np.full(shape, np.nan), np.full(shape, np.nan)
     rng = np.random.default_rng(seed)
-    draws = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples)
-    values = np.stack([np.asarray(statistic(w.astype(float)), float) for w in draws])
+    draws = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples).astype(float)
+    if together:
+        blocks = np.array_split(draws, -(-draws.size // WEIGHTS_AT_ONCE))
+        values = np.concatenate([statistic(block) for block in blocks])
+    else:
+        values = np.stack([np.asarray(statistic(w), float) for w in draws])
     defined = np.isfinite(values).mean(0) >= 0.5
     alpha = (1 - confidence) / 2
     low, middle, high = _nan_quantile(values, (alpha, 0.5, 1 - alpha))

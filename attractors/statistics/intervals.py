@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.special import betainc, betaln, xlogy
+from scipy.special import betainc, betaincinv, betaln, ndtri, xlogy
 
 INTERVALS = ("mid-p", "wilson", "clopper-pearson", "jeffreys", "simultaneous", "sequence")
 
@@ -71,21 +71,19 @@ def proportion_interval(
 
 def _bounds(k: np.ndarray, n: np.ndarray, alpha: float, method: str) -> tuple[np.ndarray, np.ndarray]:
     """Bounds of a method for counts k of n, both (m,); those at k = 0 and k = n are set by the caller."""
-    from scipy import stats  # here: half a second to load
-
     few, many = np.maximum(k, 1e-300), np.maximum(n - k, 1e-300)
     estimate = k / n
     if method == "wilson":
-        z = stats.norm.ppf(1 - alpha / 2)
+        z = ndtri(1 - alpha / 2)
         spread = z**2 / n
         centre = (estimate + spread / 2) / (1 + spread)
         half = z / (1 + spread) * np.sqrt(estimate * (1 - estimate) / n + spread / (4 * n))
         return centre - half, centre + half
     if method == "clopper-pearson":
-        return stats.beta.ppf(alpha / 2, few, n - k + 1), stats.beta.ppf(1 - alpha / 2, k + 1, many)
+        return betaincinv(few, n - k + 1, alpha / 2), betaincinv(k + 1, many, 1 - alpha / 2)
     if method == "jeffreys":
-        posterior = stats.beta(k + 0.5, n - k + 0.5)
-        return posterior.ppf(alpha / 2), posterior.ppf(1 - alpha / 2)
+        low, high = (betaincinv(k + 0.5, n - k + 0.5, level) for level in (alpha / 2, 1 - alpha / 2))
+        return low, high
 
     def at_least(p: np.ndarray) -> np.ndarray:
         return betainc(few, n - k + 1, p)
@@ -204,10 +202,8 @@ def unseen_mass(
     Good 1953, "The population frequencies of species and the estimation of population parameters"; Esty 1983, "A
     normal limit law for a nonparametric estimator of the coverage of a random sample".
     """
-    from scipy import stats  # here: half a second to load
-
     f1, f2, n = np.broadcast_arrays(*(np.asarray(v, float) for v in (singletons, doubletons, total)))
     trials = np.maximum(n, 1)
-    binomial = stats.beta.ppf(confidence, f1 + 1, np.maximum(n - f1, 1e-300))
-    normal = (f1 + stats.norm.ppf(confidence) * np.sqrt(f1 * (1 - f1 / trials) + 2 * f2)) / trials
+    binomial = betaincinv(f1 + 1, np.maximum(n - f1, 1e-300), confidence)
+    normal = (f1 + ndtri(confidence) * np.sqrt(f1 * (1 - f1 / trials) + 2 * f2)) / trials
     return f1 / trials, np.where(f1 >= n, 1.0, np.clip(np.maximum(binomial, normal), 0, 1))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from eqrlab.attractors.statistics.intervals import check_confidence
 
@@ -85,5 +85,5 @@ def mean_over_seeds(
         low, high = (edge * mean + (1 - edge) * end for end in bounds)
         return Estimate(seeds, mean, low, high)
     freedom = total**2 / (between**2 / (known.sum() - 1) + within**2 / (len(left) - 1))
-    half = stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(total)
+    half = stdtrit(freedom, (1 + confidence) / 2) * np.sqrt(total)
     return Estimate(seeds, mean, max(mean - half, bounds[0]), min(mean + half, bounds[1]))

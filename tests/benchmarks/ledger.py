@@ -80,7 +80,8 @@ SECTIONS = {
     ),
     "full size": (
         "Full size",
-        "Cost of Jacobian products, and leading eigenvalues with their measured residuals ||J v - value v|| / |value|.",
+        "Cost of Jacobian products, and leading eigenvalues with their measured residuals ||J v - value v|| / |value|, "
+        "the bounds of the spectral radius, and how many values are known to the tolerance, condition counted in.",
         "bench_full_size.py",
     ),
     "public files": (

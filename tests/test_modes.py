@@ -230,6 +230,9 @@ def test_the_population_share_is_not_held_back_by_puzzles_with_little_evidence()
     best = exact[likelihood.argmax()]  # .875, while the mean posterior is .74
     np.testing.assert_allclose(share[1], best, atol=0.02)
     np.testing.assert_allclose(share.sum(), 1)
+    weights = np.random.default_rng(0).multinomial(50, np.full(50, 0.02), size=7).astype(float)
+    one_by_one = np.stack([population(posterior, np.full(4, 0.25), weight) for weight in weights])
+    np.testing.assert_allclose(population(posterior, np.full(4, 0.25), weights), one_by_one, rtol=1e-12)
 
 
 def test_shares_of_modes_over_equal_puzzles_are_known_as_far_as_so_few_can_tell():

@@ -81,7 +81,13 @@ def test_help_and_version_load_neither_torch_nor_arrays(asked):
     assert run.stdout.splitlines()[-1] == "[]", run.stderr
 
 
-def test_the_analyses_load_no_distributions_until_they_are_needed():
-    code = "import sys, eqrlab.attractors; print({'scipy.stats', 'matplotlib'} & set(sys.modules))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+def test_a_diagnosis_loads_neither_distributions_nor_the_compiler_of_torch():
+    """Half a second each, in a command that takes a few."""
+    code = (
+        "import sys, torch; from eqrlab.analyses.diagnose import diagnose; from eqrlab.core import load; "
+        "from eqrlab.datasets import bundled; few = bundled('sudoku6').take(slice(2)); "
+        "diagnose(load('eqr-sudoku6').requires_grad_(False), few.inputs, labels=few.labels, restarts=4, depth=8, "
+        "local=True, checks=True); print({'scipy.stats', 'matplotlib', 'sympy', 'torch._dynamo'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert run.stdout.strip() == "set()", run.stderr

@@ -106,6 +106,15 @@ def test_risk_and_its_area_are_exact():
     )
 
 
+def test_risks_of_many_resamples_are_those_of_each():
+    rng = np.random.default_rng(0)
+    score, wrong = rng.integers(0, 4, 9).astype(float), rng.random(9)
+    weights = rng.multinomial(9, np.full(9, 1 / 9), size=20).astype(float)
+    for risk in (risk_at, risk_area):
+        one_by_one = np.stack([risk(score, wrong, weight) for weight in weights])
+        np.testing.assert_allclose(risk(score, wrong, weights), one_by_one, rtol=1e-12)
+
+
 def test_least_risk_area_bounds_every_area_and_intervals_hold_their_estimates():
     found = at.signals(random_ensemble(seed=5))
     assert (found.least_risk_area <= found.risk_area + 1e-12).all()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from eqrlab.attractors.statistics import bootstrap
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles
 from eqrlab.attractors.statistics.intervals import (
     DEFAULT_INTERVAL,
@@ -224,6 +225,14 @@ def test_cluster_bootstrap_covers_the_mean_of_clusters_where_pooling_would_not()
         low, high = cluster_bootstrap(lambda w, r=rate: w @ r / w.sum(), 20, resamples=300, seed=seed)
         hits += low <= 0.4 <= high
     assert hits / 300 >= 0.9
+
+
+def test_resamples_taken_together_give_the_bounds_of_each_alone(monkeypatch):
+    monkeypatch.setattr(bootstrap, "WEIGHTS_AT_ONCE", 1000)
+    values = np.random.default_rng(0).random((12, 3))
+    mean = lambda w: w @ values / w.sum(-1, keepdims=True)
+    together = cluster_bootstrap(mean, 12, together=True)
+    np.testing.assert_allclose(together, cluster_bootstrap(mean, 12), rtol=1e-12)
 
 
 def test_one_cluster_has_no_interval():

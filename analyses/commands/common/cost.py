@@ -18,8 +18,9 @@ from eqrlab.attractors.landscape.waves import FIRST
 
 MEASURED = 1.0  # seconds that the measurement may take, about ...
 MEASURED_RESTARTS = 64  # ... and restarts of a puzzle in it
-LOCAL = 350  # evaluations of a puzzle for local dynamics: pushes, returns, products with the Jacobian
-ORBITS = 35  # of a puzzle whose borders are measured, pushes and duels: of 160 at most, many end early
+LOCAL = 1000  # evaluations of a puzzle for local dynamics: pushes, returns, products with the Jacobian, ...
+MOVING = 0.5  # ... and this share of them for the exponents of states that keep moving
+ORBITS = 60  # of a puzzle whose borders are measured, pushes and duels: of 160 at most, many end early
 VERDICT = 0.05  # seconds a puzzle for attractors, modes and the report, which hardly depend on the model
 AFFORDABLE = 3600.0  # seconds of a diagnosis beyond which a shorter one is named
 FIXED = 2.0  # seconds for the archive and the pictures
@@ -138,8 +139,9 @@ def cost_line(
     """Return the cost of a diagnosis in one line, measured; with waves of restarts what the first takes, and all."""
     counts = evaluations(run, local=local, checks=checks)
     phases = estimate(run, local=local, checks=checks, batch_size=batch_size)
-    first = {"sampling": phases["sampling"] * min(FIRST, run.restarts) / run.restarts} if waves else {}
-    told = _told(phases, sum(counts.values()), at_most=waves, least=first)
+    shares = {"sampling": min(FIRST, run.restarts) / run.restarts, "local dynamics": 1 - MOVING}
+    least = {phase: share * phases[phase] for phase, share in shares.items() if waves and phase in phases}
+    told = _told(phases, sum(counts.values()), at_most=waves, least=least)
     less = ""
     if sum(phases.values()) > AFFORDABLE:
         less = affordable(run, phases["sampling"] / counts["sampling"])

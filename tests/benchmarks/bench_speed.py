@@ -243,6 +243,7 @@ PROFILED = {  # name: (model, puzzles, how many, restarts, depth)
     "9x9 at the paper's size, hidden 512, random weights": (sudoku_size, "sudoku9", 2, 8, 2),
 }
 GROUP_OF = {f"aten::{op}": group for group, ops in GROUPS.items() for op in ops.split()}
+GROUP_OF["mkldnn::_linear_pointwise"] = "matrix products"
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -186,6 +186,14 @@ def test_a_bar_waits_a_second_and_is_taken_away():
     assert shown(False)["disable"] is True and shown(lambda done, every: None)["disable"] is True
 
 
+def test_the_rows_of_the_measurement_grow_with_the_time_that_one_takes(clock):
+    system, asked = counted(seconds=0.05, clock=clock)
+    run = at.Run.of(system, torch.zeros(3, 1, dtype=torch.long), restarts=40, depth=64)
+    asked.clear()
+    assert cost.seconds_an_evaluation(run, None) == pytest.approx(0.05)
+    assert clock.now < 5 * cost.MEASURED, "forty restarts at once would take eighteen seconds"
+
+
 def test_a_slow_map_is_measured_by_one_row_and_a_shorter_diagnosis_is_named(monkeypatch, clock):
     system, asked = counted(seconds=0.02, clock=clock)
     monkeypatch.setattr(cost, "MEASURED", 0.01)

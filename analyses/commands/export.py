@@ -19,7 +19,7 @@ import numpy as np
 from eqrlab import datasets
 from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands.common.checkpoints import as_attribute, load_checkpoint
-from eqrlab.analyses.commands.common.cost import at_a_time, duration, seconds_an_evaluation
+from eqrlab.analyses.commands.common.cost import duration, seconds_an_evaluation
 from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.own_system import is_own
@@ -166,7 +166,7 @@ def _estimate(model: Reasoner, out: Path, job: dict[str, Any]) -> dict[str, Any]
     """Print what the export would write, and how long it would take; return the numbers."""
     size = export_size(model, **job)
     run = Run.of(model, job["inputs"], **{k: v for k, v in job.items() if k not in ("inputs", "batch_size")})
-    seconds = size.evaluations * seconds_an_evaluation(at_a_time(run), job.get("batch_size"))
+    seconds = size.evaluations * seconds_an_evaluation(run, job.get("batch_size"))
     folder = next(p for p in (out.absolute().parent, *out.absolute().parents) if p.exists())
     free = shutil.disk_usage(folder).free
     click.echo(f"archive         at most {_bytes(size.archive)}, before compression ({size.archive} bytes)")

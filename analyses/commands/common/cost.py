@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
-from torch import Tensor
 
 from eqrlab import attractors as at
 from eqrlab.analyses.studies import borders
@@ -17,7 +16,8 @@ from eqrlab.attractors.ensemble.schedule import measured_steps
 from eqrlab.attractors.landscape.waves import FIRST
 
 MEASURED = 1.0  # seconds that the measurement may take, about ...
-MEASURED_RESTARTS = 64  # ... and restarts of a puzzle in it
+MEASURED_RESTARTS = 64  # ... restarts of a puzzle in it, ...
+GROWTH = 16  # ... and how many times the rows of one try may be those of the one before
 LOCAL = 1000  # evaluations of a puzzle for local dynamics: pushes, returns, products with the Jacobian, ...
 MOVING = 0.5  # ... and this share of them for the exponents of states that keep moving
 ORBITS = 60  # of a puzzle whose borders are measured, pushes and duels: of 160 at most, many end early
@@ -29,11 +29,6 @@ FIXED = 2.0  # seconds for the archive and the pictures
 def sampling(run: at.Run) -> int:
     """Return the evaluations of the map that sampling takes; noise asks for a second one a step, for the residual."""
     return round(run.rows * (run.depth * evaluations_a_step(run) + (run.noise == 0)))
-
-
-def at_a_time(run: at.Run) -> at.Run:
-    """Return a run with as many restarts as are computed at once: measuring thousands would take long itself."""
-    return run.with_(restarts=min(run.restarts, MEASURED_RESTARTS))
 
 
 def evaluations(run: at.Run, *, local: bool, checks: bool) -> dict[str, int]:
@@ -59,7 +54,7 @@ def evaluations_a_step(run: at.Run) -> float:
 
 
 def seconds_an_evaluation(run: at.Run, batch_size: int | None) -> float:
-    """Measure one evaluation of the map for one row, with as many rows as a second allows.
+    """Measure one evaluation of the map for one row, with as many rows as the time for it allows.
 
     Notes
     -----
@@ -67,19 +62,20 @@ def seconds_an_evaluation(run: at.Run, batch_size: int | None) -> float:
     of one step takes longer than the measurement may, also the second time, as with the largest models on a
     CPU, that is the measurement.
     """
-    puzzles, per_step = 1, 2 if run.noise > 0 else 1  # so few steps have all their residuals
-    if not isinstance(run.initial, Tensor):
-        one, taken = run.puzzles(slice(1)).with_(restarts=1, depth=1), []
-        for _ in range(2):  # the first has what happens only once in it
-            began = time.perf_counter()
-            one.sample(batch_size=batch_size)
-            taken.append(time.perf_counter() - began)
-            if taken[-1] <= MEASURED:
-                break
-        else:
-            return min(taken) / sampling(one)
+    per_step = 2 if run.noise > 0 else 1  # so few steps have all their residuals
+    most = min(run.restarts, MEASURED_RESTARTS)
+    one, taken = run.puzzles(slice(1)).with_(restarts=1, depth=1), []
+    for _ in range(2):  # the first has what happens only once in it
+        began = time.perf_counter()
+        one.sample(batch_size=batch_size)
+        taken.append(time.perf_counter() - began)
+        if taken[-1] <= MEASURED:
+            break
+    else:
+        return min(taken) / sampling(one)
+    rows = 1
     while True:
-        few = run.puzzles(slice(puzzles))
+        few = run.puzzles(slice(-(-rows // most))).with_(restarts=min(rows, most))
         few.with_(depth=1).sample(batch_size=batch_size)  # what happens only once
         times: dict[int, list[float]] = {1: [], 3: []}
         for depth in (1, 3, 1, 3):
@@ -88,10 +84,12 @@ def seconds_an_evaluation(run: at.Run, batch_size: int | None) -> float:
             times[depth].append(time.perf_counter() - began)
         short, long = (min(found) for found in times.values())  # the others may have been kept waiting
         step = max(long - short, 1e-9) / 2
-        more = int(min(len(run.inputs), 8 * puzzles, puzzles * MEASURED / max(2 * (short + long), 1e-9)))
-        if more <= puzzles:
+        more = int(
+            min(len(run.inputs) * most, GROWTH * rows, rows * MEASURED / max(2 * (short + long), 1e-9))
+        )
+        if more < 2 * few.rows:
             return step / (few.rows * per_step)
-        puzzles = more
+        rows = more
 
 
 def affordable(run: at.Run, each: float) -> str:
@@ -171,7 +169,7 @@ def study_cost_line(run: at.Run, also: Mapping[str, int], *, times: int = 1, at_
         Whether these are the most that can become necessary.
     """
     counts = {"sampling": times * sampling(run), **also}
-    each = seconds_an_evaluation(at_a_time(run), None)
+    each = seconds_an_evaluation(run, None)
     return _told({phase: n * each for phase, n in counts.items()}, sum(counts.values()), at_most)
 
 

@@ -177,9 +177,14 @@ def _told(
     phases: Mapping[str, float], count: int, at_most: bool = False, least: Mapping[str, float] | None = None
 ) -> str:
     """Return what phases cost in a line; those with a least time as a range."""
-    spans = {phase: f"{duration(seconds)} to " for phase, seconds in (least or {}).items()}
     parts = ", ".join(
-        f"{phase} {spans.get(phase, '')}{duration(seconds)}" for phase, seconds in phases.items()
+        f"{phase} {_span((least or {}).get(phase, seconds), seconds)}" for phase, seconds in phases.items()
     )
     total = f"{'up to about' if at_most else 'about'} {duration(sum(phases.values()))}"
     return f"{total} for {count:,} evaluations of the map" + (f": {parts}" if len(phases) > 1 else "")
+
+
+def _span(least: float, most: float) -> str:
+    """Return a range of seconds as text, one time where both ends read alike."""
+    low, high = duration(least), duration(most)
+    return high if low == high else f"{low} to {high}"

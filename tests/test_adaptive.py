@@ -63,6 +63,21 @@ def test_a_contraction_retires_at_its_settling_step():
     assert (late.nfe == 11).all() and "correct" not in late
 
 
+def test_equal_costs_of_few_puzzles_leave_the_mean_uncertain():
+    """Five puzzles at 4 steps: of all puzzles 55 % or more are like them, the others take 1 to 50 steps."""
+    policy = at.Policy(stop="settled", settled_below=1.5, window=3, depth=50)
+    halved = MapSystem(lambda z, x: z / 2, lambda x, g: torch.randn((len(x), 2), generator=g))
+    result = at.adaptive(halved, puzzles(5), policy)
+    share = 0.05 ** (1 / 5)
+    for name in ("nfe", "latency"):
+        low, high = (float(result[f"mean_{name}_{end}"]) for end in ("low", "high"))
+        assert float(result[f"mean_{name}"]) == 4
+        assert (low, high) == pytest.approx((4 * share + 1 * (1 - share), 4 * share + 50 * (1 - share)))
+    fixed = at.adaptive(halved, puzzles(5), at.Policy(stop="never", restarts=2, depth=6))
+    costs = [float(fixed[f"mean_{name}{end}"]) for name in ("nfe", "latency") for end in ("", "_low", "_high")]
+    assert costs == [12, 12, 12, 6, 6, 6], "without stopping the cost is known"
+
+
 def test_a_rotor_never_settles_and_spends_its_depth():
     result = at.adaptive(rotor(1.0), puzzles(4), at.Policy(stop="settled", restarts=3, depth=20))
     assert (result.nfe == 60).all() and (result.reason == REASONS.index("exhausted")).all()

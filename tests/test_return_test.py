@@ -136,3 +136,20 @@ def test_a_map_blind_to_its_input_and_an_answer_that_ignores_the_state_are_named
     fixed = MapSystem(lambda z, x: x + 0.5 * (z - x), normal_start(3), lambda z, x: x.long())
     result = at.noop_test(fixed, puzzles(3), restarts=8, depth=64)
     assert bool(result.answer_fixed.all()) and not bool(result.blind.any())
+
+
+@pytest.mark.parametrize("order", [(3, 3, 5), (3, 5, 3), (5, 3, 3)])
+def test_the_no_op_test_does_not_depend_on_the_order_of_puzzles_nor_on_copies(order):
+    """The start depends on the puzzle, too; another input is one of other tokens."""
+    reads = MapSystem(
+        lambda z, x: 0.5 * z + x[:, :1], lambda x, g: x + torch.randn((len(x), 1), generator=g).double()
+    )
+    inputs = torch.tensor(order)[:, None]
+    result = at.noop_test(reads, inputs)
+    assert not result.blind.any()
+    np.testing.assert_allclose(result.input_effect, [2 / 3 if o == 3 else 2 / 5 for o in order], rtol=1e-6)
+    alone = at.noop_test(reads, torch.tensor([[3], [5]]))
+    moved = {3: alone.moved.values[0], 5: alone.moved.values[1]}
+    np.testing.assert_allclose(result.moved, [moved[o] for o in order])
+    same = at.noop_test(reads, torch.tensor([[3], [3]]))
+    assert np.isnan(same.input_effect).all() and not same.blind.any()

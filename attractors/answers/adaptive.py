@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, Unpack
 
@@ -23,7 +22,7 @@ from eqrlab.attractors.ensemble.recipe import Law, Recipe
 from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.bootstrap import RESAMPLES, cluster_bootstrap, share_over_puzzles
+from eqrlab.attractors.statistics.bootstrap import RESAMPLES, mean_over_puzzles, share_over_puzzles, widened
 from eqrlab.core import KeyedNoise, System
 from eqrlab.core.models.reasoner import take_rows
 from eqrlab.core.progress import shown, tqdm
@@ -147,7 +146,8 @@ def adaptive(
     correct = None
     if recipe.judge.known:
         correct, _ = recipe.judge(recipe.inputs.numpy(), answer)
-    variables |= totals(correct, field("spent"), field("clock"), confidence=confidence, resamples=resamples)
+    draw = {"confidence": confidence, "resamples": resamples}
+    variables |= totals(policy, correct, field("spent"), field("clock"), **draw)
     attributes = {
         **schema.provenance(recipe.system),
         "title": "eqrlab: adaptive inference",
@@ -168,7 +168,7 @@ def described(policy: Policy) -> dict[str, Any]:
 
 
 def totals(
-    correct: np.ndarray | None, nfe: np.ndarray, latency: np.ndarray, **draw: Any
+    policy: Policy, correct: np.ndarray | None, nfe: np.ndarray, latency: np.ndarray, **draw: Any
 ) -> dict[str, schema.Variable]:
     """Return correctness and cost of puzzles, and their means with bounds from resampling puzzles."""
     variables: dict[str, schema.Variable] = {
@@ -180,17 +180,15 @@ def totals(
         variables |= (
             Interval(*bounds).each(np.float64).variables("accuracy", (), "share of puzzles answered right")
         )
-    for name, values in (("nfe", nfe), ("latency", latency)):
-        mean = functools.partial(weighted_mean, values.astype(float))
-        low, high = cluster_bootstrap(mean, len(values), **draw)
-        mean_value = Interval(values.mean(), low, high).each(np.float64)
+    fixed = policy.stop == "never" and not policy.schedule  # the cost is then known, not measured
+    longest = policy.depth * (policy.restarts if policy.schedule else 1)
+    for name, values, most in (("nfe", nfe, policy.restarts * policy.depth), ("latency", latency, longest)):
+        mean, low, high = mean_over_puzzles(values, **draw)
+        least = most if fixed else policy.min_steps
+        bounds = widened(mean, low, high, len(values), draw["confidence"], least, most)
+        mean_value = Interval(mean, *bounds).each(np.float64)
         variables |= mean_value.variables(f"mean_{name}", (), f"mean over puzzles of {name}")
     return variables
-
-
-def weighted_mean(values: np.ndarray, weight: np.ndarray) -> float:
-    """Return the mean of values (puzzle,) under weights."""
-    return float(weight @ values / weight.sum())
 
 
 class _Stream:

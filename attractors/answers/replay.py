@@ -66,7 +66,7 @@ def replay(
     mean = lambda values: values.reshape(orders, puzzles).mean(0)
     draw = {"confidence": confidence, "resamples": resamples}
     latency = mean(race.clock)
-    variables = totals(mean(right), mean(race.spent), latency, **draw)
+    variables = totals(policy, mean(right), mean(race.spent), latency, **draw)
     variables["latency"] = (("puzzle",), latency, "outer steps made one after another")
     codes = {}
     if orders == 1:

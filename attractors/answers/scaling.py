@@ -13,7 +13,7 @@ from eqrlab.attractors.answers.alignment import depth_points
 from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.bootstrap import RESAMPLES, mean_over_puzzles, share_over_puzzles
+from eqrlab.attractors.statistics.bootstrap import RESAMPLES, mean_over_puzzles, share_over_puzzles, widened
 from eqrlab.attractors.statistics.intervals import check_confidence
 
 
@@ -132,7 +132,9 @@ def scaling(
     if "first_to_halt" in names:
         text = "outer steps a puzzle when all its restarts stop with the first that halts"
         spent = steps_to_first_halt(ensemble, depth, breadth)
-        variables |= Interval(*mean_over_puzzles(spent, **draw)).variables("nfe_first_to_halt", point, text)
+        mean, *bounds = mean_over_puzzles(spent, **draw)
+        bounds = widened(mean, *bounds, len(spent), confidence, 1.0, nfe)
+        variables |= Interval(mean, *bounds).variables("nfe_first_to_halt", point, text)
     # Summaries for a reader: the cheapest points, and the depth from which breadth pays.
     front, support = _pareto(chance, nfe, resamples, seed)
     variables["pareto"] = (cell, front, "no point of fewer outer steps is as accurate")

@@ -55,10 +55,10 @@ def noop_test(
     xarray.Dataset
         Over puzzle: `moved` = median relative length of the first step; `memory` = share of the differences
         between starts that reappears, with place and sign, in the end states; `input_effect` = median relative
-        distance of the end states of the same start under the inputs of this puzzle and of the next.
-        Conclusions from them: `acts` (the state moved), `z_survives`, `blind` (the input of the next puzzle
-        gives the same end states; False for a single puzzle), `answer_fixed` (all starts, before any step,
-        decode to the final answer).
+        distance of the end states of the same start under the inputs of this puzzle and of the next, in the order
+        of their tokens, NaN where all puzzles are the same.  Conclusions from them: `acts` (the state moved),
+        `z_survives`, `blind` (the input of the next puzzle gives the same end states; False where all puzzles are
+        the same), `answer_fixed` (all starts, before any step, decode to the final answer).
 
     Raises
     ------
@@ -89,7 +89,8 @@ def noop_test(
     require_integers(2, restarts=restarts)
     known = identifiers_of(options.get("identifiers"), len(tokens))
     place = Place.of(system, options.get("device"), options.get("dtype"))
-    z, x = _starts(system, (tokens, known), restarts, options.get("seed", 0), initial, place)
+    first_puzzle, other = _others(tokens, known)
+    z, x = _starts(system, (tokens, known), first_puzzle, restarts, options.get("seed", 0), initial, place)
     shape = (len(tokens), restarts)
     quiet: dict[str, Any] = {
         **options, "restarts": restarts, "depth": depth, "noise": 0.0, "keep": ("summary", "final_state"),
@@ -99,8 +100,8 @@ def noop_test(
     ensemble = sample(system, tokens, **{**quiet, "identifiers": known})
     begin = z.flatten(1).cpu().double().numpy().reshape(*shape, -1)
     end = ensemble.final_state.values.astype(float).reshape(*shape, -1)
-    # All puzzles have the same starts: a start's end under the next input is the next puzzle's end from that start.
-    swapped = np.roll(end, -1, axis=0)
+    # All puzzles have the same starts: a start's end under another input is that puzzle's end from that start.
+    swapped = end[other]
     with np.errstate(over="ignore", invalid="ignore"):  # ends of runs that diverge
         scale = state_scale(np.linalg.norm(end, axis=2).reshape(-1, 1)).reshape(shape)
         effect = np.median(np.linalg.norm(swapped - end, axis=2) / scale, axis=1)
@@ -112,7 +113,7 @@ def noop_test(
     answer, first = (judge.codes(a).reshape(shape) for a in (last, system.decode(z, x).cpu().numpy()))
     memory = np.array([_memory(*rows) for rows in zip(begin, end, answer, strict=True)])
     fixed = (first == answer).all(1) & (answer == answer[:, :1]).all(1)
-    single = len(tokens) == 1
+    single = bool((other == first_puzzle).all())  # all puzzles are the same
     each = ("puzzle",)
     variables: dict[str, schema.Variable] = {
         "moved": (each, moved, "median relative length of the first step"),
@@ -128,22 +129,32 @@ def noop_test(
     return schema.dataset(variables, {**attributes, "survives": SURVIVES})
 
 
+def _others(tokens: Tensor, known: Tensor | None) -> tuple[int, np.ndarray]:
+    """Return the first puzzle in the order of tokens, and for each puzzle (P,) the next different one in that order."""
+    rows = tokens if known is None else torch.cat([tokens, known[:, None]], dim=1)
+    _, number, place = np.unique(rows.cpu().numpy(), axis=0, return_index=True, return_inverse=True)
+    place = place.reshape(-1)  # NumPy 2.0 gives it as a column
+    return int(number[0]), number[(place + 1) % len(number)]
+
+
 def _starts(
     system: System,
     puzzles: tuple[Tensor, Tensor | None],
+    first: int,
     restarts: int,
     seed: int,
     initial: Law | None,
     place: Place,
 ) -> tuple[Tensor, Any]:
-    """Return starts and contexts of all rows, the same starts for every puzzle."""
+    """Return starts and contexts of all rows, for every puzzle the starts of the first one in the order of tokens."""
     system = place.bring(system)
     tokens, known = puzzles
     x = place.context(system, tokens, known)
     law: Callable[[Any, torch.Generator], Tensor] = initial or system.initial
-    key = puzzle_keys(seed, tokens[:1], None if known is None else known[:1])[0]
-    one = [draw_start(law, take_rows(x, slice(0, 1)), restart_generator(key, r)) for r in range(restarts)]
-    z = torch.cat(one).to(device=place.device, dtype=place.dtype)
+    one = slice(first, first + 1)
+    key = puzzle_keys(seed, tokens[one], None if known is None else known[one])[0]
+    drawn = [draw_start(law, take_rows(x, one), restart_generator(key, r)) for r in range(restarts)]
+    z = torch.cat(drawn).to(device=place.device, dtype=place.dtype)
     every = torch.arange(len(tokens), device=place.device).repeat_interleave(restarts)
     return z.repeat(len(tokens), *[1] * (z.ndim - 1)), take_rows(x, every)
 

@@ -120,7 +120,7 @@ def widened(
     puzzles: np.ndarray | int,
     confidence: float,
     least: float = 0.0,
-    most: float = 1.0,
+    most: np.ndarray | float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return bounds of a mean over puzzles, clipped to its range; zero width is widened by the number of puzzles.
 

@@ -181,6 +181,12 @@ class PuzzleSet(Shown):
         return (self.inputs > (1 if blank is None else blank)).sum(axis=1)
 
     @property
+    def copies(self) -> int:
+        """Number of puzzles that repeat an earlier one, in tokens and identifier: their runs are the same runs."""
+        told = [self.inputs] if self.identifiers is None else [self.inputs, self.identifiers[:, None]]
+        return len(self) - len(np.unique(np.hstack(told), axis=0))
+
+    @property
     def disguises(self) -> tuple[str, ...]:
         """Return the name of each puzzle's identifier, (P,); () where identifiers or their names are not known."""
         if self.identifiers is None or not self.identifier_names:

@@ -74,7 +74,9 @@ def test_equal_costs_of_few_puzzles_leave_the_mean_uncertain():
         assert float(result[f"mean_{name}"]) == 4
         assert (low, high) == pytest.approx((4 * share + 1 * (1 - share), 4 * share + 50 * (1 - share)))
     fixed = at.adaptive(halved, puzzles(5), at.Policy(stop="never", restarts=2, depth=6))
-    costs = [float(fixed[f"mean_{name}{end}"]) for name in ("nfe", "latency") for end in ("", "_low", "_high")]
+    costs = [
+        float(fixed[f"mean_{name}{end}"]) for name in ("nfe", "latency") for end in ("", "_low", "_high")
+    ]
     assert costs == [12, 12, 12, 6, 6, 6], "without stopping the cost is known"
 
 

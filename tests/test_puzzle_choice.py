@@ -1,5 +1,7 @@
 """Which puzzles a command works on: draws from large files, all of them, the first, bundled sets."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -55,6 +57,16 @@ def test_a_limit_takes_the_first_and_all_takes_all(many, model):
         taken = puzzles_for(model, str(many), "test", limit, False)
         np.testing.assert_array_equal(taken.inputs, every.inputs[:expected])
         assert how_chosen(taken) == "" and set(puzzle_attributes(taken)) == {"puzzles"}
+
+
+def test_repeated_puzzles_are_told(tmp_path, model, capsys):
+    path, some = tmp_path / "again.csv", bundled("sudoku6")
+    write_csv(path, some.take([0, 1, 0, 0]))
+    assert puzzles_for(model, str(path), "test", 9, False).copies == 2
+    assert "puzzles that repeat an earlier one: 2 of 4; their runs are the same" in capsys.readouterr().err
+    puzzles_for(model, str(path), "test", 2, False)
+    assert "repeat" not in capsys.readouterr().err
+    assert replace(some.take([0, 0, 0]), identifiers=np.array([1, 2, 1])).copies == 1, "other disguises"
 
 
 def test_a_small_file_and_a_bundled_set_are_not_drawn_from(tmp_path, model):

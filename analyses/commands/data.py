@@ -225,7 +225,6 @@ def _span(values: np.ndarray) -> str:
 def _describe(puzzles: PuzzleSet, measure: int) -> dict[str, str]:
     """Return the rows of the table of `info`."""
     known = task_named(puzzles.task)
-    copies = len(puzzles) - len(np.unique(puzzles.inputs, axis=0))
     classes = len(np.unique(datasets.fingerprint(puzzles.task, puzzles.inputs)))
     table = {
         "source": puzzles.source,
@@ -249,7 +248,7 @@ def _describe(puzzles: PuzzleSet, measure: int) -> dict[str, str]:
             table[name] = ", ".join(f"{word} {tally[word]}" for word in dict.fromkeys(values))
         elif name == "guesses" and all(value.isascii() and value.isdecimal() for value in values):
             table["guess nodes"] = f"{_span(np.array(values, dtype=float))} (column guesses)"
-    table["repeated puzzles"] = str(copies)
+    table["repeated puzzles"] = str(puzzles.copies)
     table["symmetry classes"] = f"{classes} or more"
     table["further columns"] = ", ".join(puzzles.columns) or "none"
     return table

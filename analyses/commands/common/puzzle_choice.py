@@ -74,6 +74,8 @@ def puzzles_for(
     puzzles = as_the_model_has_it(reasoner, puzzles)
     if puzzles.unproved:
         click.echo(f"eqrlab: {not_proved(puzzles)}", err=True)
+    if puzzles.copies:
+        click.echo(f"eqrlab: {repeated(puzzles)}", err=True)
     return puzzles
 
 
@@ -159,6 +161,14 @@ def not_proved(puzzles: PuzzleSet) -> str:
     return (
         f"{puzzles.unproved} of {len(puzzles)} puzzles are not proved to have one solution: the search on boards of "
         f"this size ends after {PROOF_SECONDS:g} s; answers are judged all the same"
+    )
+
+
+def repeated(puzzles: PuzzleSet) -> str:
+    """Return a note on how many puzzles repeat others."""
+    return (
+        f"puzzles that repeat an earlier one: {puzzles.copies} of {len(puzzles)}; their runs are the same, and "
+        "intervals, which take puzzles as independent, come out too narrow"
     )
 
 

@@ -43,6 +43,16 @@ def test_rates_and_spectra_at_attractors_are_exact():
     assert answer.tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("center", [0.0, 1.0])
+def test_a_contraction_to_the_origin_is_stable_like_any_other(center):
+    law = lambda x, g: torch.randn((len(x), 2), generator=g, dtype=torch.float64)
+    system = MapSystem(lambda z, x: center + (z - center) / 2, law, lambda z, x: torch.ones(len(z), 1).long())
+    ensemble = at.sample(system, INPUTS, labels=LABELS, restarts=16, depth=64)
+    found = local_dynamics(at.Run.of(system, INPUTS), ensemble, at.basins(ensemble)).isel(puzzle=0, point=0)
+    assert VERDICTS[int(found.verdict)] == "stable" and RETURNS[int(found.returns)] == "returns"
+    assert np.allclose([found.spectral_radius, found.measured_rate], 0.5, rtol=1e-3)
+
+
 def test_kept_ends_need_not_be_run_again():
     system = selector()
     runs = {"labels": LABELS, "restarts": 12, "depth": 40}

@@ -6,6 +6,7 @@ import torch
 
 from eqrlab import attractors as at
 from eqrlab.attractors.landscape.return_test import RETURNS
+from eqrlab.attractors.results import schema
 from eqrlab.core import MapSystem
 from tests.zoo import (
     contraction,
@@ -57,6 +58,41 @@ def test_the_share_left_is_that_of_a_linear_map():
     result = at.return_test(contraction(0.9), puzzles(), states, depth=20)
     np.testing.assert_allclose(result.left, 0.9**20, rtol=1e-9)
     np.testing.assert_allclose(result.twin_moved, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("slope", [0.5, 0.9])
+@pytest.mark.parametrize("center", [0.0, 1.0])
+def test_an_attractor_at_the_origin_returns_like_any_other(center, slope, dtype):
+    """A global contraction is one broad basin (mode d), wherever its fixed point is."""
+    system = MapSystem(
+        lambda z, x: center + torch.tanh(slope * (z - center)),
+        lambda x, g: torch.randn((len(x), 2), generator=g, dtype=torch.float64).to(dtype),
+        lambda z, x: torch.full((len(z), 1), 2),
+    )
+    labels = torch.full((1, 1), 2)
+    runs = at.sample(
+        system, puzzles(), labels=labels, restarts=16, depth=256, keep=("summary", "final_state")
+    )
+    returns = at.return_test(system, puzzles(), runs)
+    assert (returns.result == RETURNS.index("returns")).all() and (returns.margin == 0.1).all()
+    assert schema.MODES[int(at.modes(runs, returns=returns).mode[0])] == "d"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_origin_itself_is_tested_by_pushes_of_the_size_of_starts(dtype):
+    results = []
+    for step in (lambda z, x: 2 * z, lambda z, x: torch.tanh(2 * z), lambda z, x: z**3, lambda z, x: z / 2):
+        law = lambda x, g: torch.randn((len(x), 1), generator=g, dtype=torch.float64).to(dtype)
+        found = at.return_test(MapSystem(step, law), puzzles(), torch.zeros(1, 1, 1, dtype=dtype))
+        results.append(RETURNS[int(found.result[0, 0])])
+    assert results == ["leaves", "leaves", "returns", "returns"]
+
+
+def test_where_nothing_has_a_size_pushes_are_refused():
+    system = MapSystem(lambda z, x: 2 * z, lambda x, g: torch.zeros(len(x), 1))
+    with pytest.raises(ValueError, match="puzzle 0, point 0 is zero, and so are all starts"):
+        at.return_test(system, puzzles(), torch.zeros(1, 1, 1))
 
 
 def test_a_cycle_takes_a_push_back_in_another_phase():

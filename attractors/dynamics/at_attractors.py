@@ -18,6 +18,8 @@ from eqrlab.attractors.ensemble.contract import require_law
 from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.ensemble.sample import sample
+from eqrlab.attractors.ensemble.states import run_size
+from eqrlab.attractors.fates.fate import LEAST_SCALE
 from eqrlab.attractors.landscape.return_test import RETURNS, return_test
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
@@ -122,7 +124,11 @@ def local_dynamics(
         return tokens[rows], {**work, "identifiers": None if known is None else known[rows]}
 
     few, where = puzzles_of(present)
-    quiet = _quiet(smooth, few, states[torch.as_tensor(present)][:, None], depth, where)
+    z = states[torch.as_tensor(present)]
+    # At the origin the states of further steps vanish: the run that led there has a size.
+    scale = torch.as_tensor(np.take_along_axis(ensemble.scale.values, np.maximum(restart, 0), 1)[present])
+    least = LEAST_SCALE * run_size(scale, z).numpy()
+    quiet = _measured(_quiet(smooth, few, z[:, None], depth, where), least)
     end, residual = torch.as_tensor(quiet.final_state.values), quiet.relative_residual.values[:, 0, -1]
     spectra = spectrum(smooth, few, end, k=min(k, end[0, 0].numel()), tol=tol, max_products=max_products, seed=seed,
                        radius=True, **where)  # fmt: skip
@@ -169,12 +175,14 @@ def _pushed(
     **where: Any,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Push states at rest (n, 1, *state_shape), each with its puzzle; return settling rates and whether they return."""
-    moved = PUSH * z.flatten(2).norm(dim=2).view(*z.shape[:2], *(1,) * (z.ndim - 2))
+    scale = quiet.scale.values[:, 0]
+    size = torch.maximum(z.flatten(2).norm(dim=2), torch.as_tensor(scale).to(z)[:, None])
+    moved = PUSH * size.view(*z.shape[:2], *(1,) * (z.ndim - 2))
     way = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed), dtype=z.dtype)
     unit = way / way.flatten(2).norm(dim=2).view(*moved.shape)
-    run = _quiet(system, tokens, z + moved * unit, depth, where)
-    back = return_test(system, tokens, z, sizes=(PUSH,), directions=DIRECTIONS, depth=depth, seed=seed, labels=labels,
-                       **where)  # fmt: skip
+    run = _measured(_quiet(system, tokens, z + moved * unit, depth, where), scale)
+    back = return_test(system, tokens, quiet, sizes=(PUSH,), directions=DIRECTIONS, depth=depth, seed=seed,
+                       labels=labels, **where)  # fmt: skip
     return {"measured_rate": rates(run, quiet)[:, 0], "returns": back.result.values[:, 0]}
 
 
@@ -314,6 +322,14 @@ def _quiet(
         system, tokens, restarts=states.shape[1], depth=depth, noise=0, initial=states,
         keep=("summary", "final_state"), retire=True, **where,
     )  # fmt: skip
+
+
+def _measured(run: xr.Dataset, least: np.ndarray) -> xr.Dataset:
+    """Return runs (n, 1) whose scale, and unit of relative residuals, is at least this one (n,)."""
+    unit = least[:, None].astype(run.residual.dtype)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.fmin(run.relative_residual, run.residual / unit[..., None])
+    return run.assign(scale=run.scale.copy(data=np.fmax(run.scale, unit)), relative_residual=relative)
 
 
 def _table(

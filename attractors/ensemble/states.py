@@ -14,6 +14,7 @@ from torch import Tensor
 from eqrlab.attractors.ensemble.arguments import identifiers_in, identifiers_of, require_states, tokens_of
 from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.place import Place, dtype_of, without_float64
+from eqrlab.attractors.fates.fate import LEAST, LEAST_SCALE
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 from eqrlab.core.models.contract import check_rows, is_known, require_system
@@ -39,6 +40,8 @@ class Points:
         (puzzles, points a puzzle).
     present
         (n,) bool; a state that is entirely NaN is a gap: it is left out, and its results are NaN.
+    run_size
+        (n,) see `run_size`; 0 where no run is known.
     judge
         Judge of the puzzles: the cells by which answers are compared.
     """
@@ -49,6 +52,7 @@ class Points:
     tokens: Tensor
     shape: tuple[int, int]
     present: Tensor
+    run_size: Tensor
     identifiers: Tensor | None = None
     judge: Judge = field(default_factory=Judge)
 
@@ -184,6 +188,9 @@ def take_points(
         tokens,
         shape,
         ~gap,
+        run_size(torch.as_tensor(states["scale"].values).reshape(-1), flat)
+        if isinstance(states, xr.Dataset) and "scale" in states
+        else torch.zeros(len(z), dtype=torch.float64, device=z.device),
         known,
         _judge_of(labels, states, len(tokens)),
     )
@@ -207,6 +214,16 @@ def _judge_of(labels: Tensor | np.ndarray | None, states: States, puzzles: int) 
         return Judge(known)
     kept = isinstance(states, xr.Dataset) and len(states.puzzle) == puzzles
     return Judge.of_ensemble(states) if kept else Judge()  # type: ignore[arg-type]
+
+
+def run_size(scale: Tensor, z: Tensor) -> Tensor:
+    """Return the largest norm (n,) of runs that ended at states (n, ...), or that of the state if no more is known.
+
+    The scale of a run is its last norm, but at least a thousandth of its largest: where it is above the norm of the
+    state, it tells the largest one.
+    """
+    norm = z.flatten(1).double().norm(dim=1)
+    return torch.where(scale.to(norm) > 1.01 * norm.clamp(min=LEAST), scale.to(norm) / LEAST_SCALE, norm)
 
 
 def few_rows(usable: Tensor, most: int = 3) -> Tensor:

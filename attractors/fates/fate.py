@@ -20,6 +20,7 @@ from eqrlab.attractors.statistics.trends import block_medians, filled, kendall, 
 
 LEAVES, RISEN = 8, 4.0  # steps in which a residual rises by this factor where a run leaves a slow passage
 LEAST_SCALE = 1e-3  # of the largest norm of a run: what its residuals are compared with is never less
+LEAST = 1e-300  # and never less than this, where all states of a run are zero
 CODE = {name: i for i, name in enumerate(FATES)}
 ANSWER = {name: i for i, name in enumerate(ANSWER_FATES)}
 
@@ -248,7 +249,7 @@ def state_scale(size: np.ndarray) -> np.ndarray:
     """
     with np.errstate(invalid="ignore"):
         largest = np.fmax.reduce(size, axis=1)
-        return np.maximum(np.fmax(size[:, -1], LEAST_SCALE * largest), 1e-300)
+        return np.maximum(np.fmax(size[:, -1], LEAST_SCALE * largest), LEAST)
 
 
 def find_answer_fate(code: np.ndarray, window: int, period: np.ndarray | None = None) -> np.ndarray:

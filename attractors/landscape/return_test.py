@@ -16,8 +16,9 @@ from eqrlab.attractors.ensemble.iterate import Sketch
 from eqrlab.attractors.ensemble.options import AnswerOptions, computing
 from eqrlab.attractors.ensemble.place import Place
 from eqrlab.attractors.ensemble.recipe import FEATURES, Recipe
+from eqrlab.attractors.ensemble.sizes import least_lengths, require_lengths
 from eqrlab.attractors.ensemble.states import Points, States
-from eqrlab.attractors.fates.fate import state_scale
+from eqrlab.attractors.fates.fate import LEAST, state_scale
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 from eqrlab.core.random import restart_generator
@@ -49,7 +50,9 @@ def return_test(
     states
         (P, M, *state_shape), or an ensemble from `sample` or `prolong` with `final_state` kept.
     sizes
-        Lengths of the perturbations relative to the norm of the state, increasing.
+        Lengths of the perturbations relative to the scale, increasing: the norm of the state after `depth` more steps,
+        but at least a thousandth of the largest norm of its run, or, of states without an ensemble, of the size of
+        starts of the restart law.
     directions
         Random directions of each size; one more is bred, see Notes.
     depth
@@ -71,7 +74,8 @@ def return_test(
     Raises
     ------
     ValueError
-        For sizes that are not positive and increasing, fewer than one direction or eight steps, or misshapen states.
+        For sizes that are not positive and increasing, fewer than one direction or eight steps, misshapen states, and
+        a state at zero of a system whose starts are zero, too.
 
     Notes
     -----
@@ -177,7 +181,10 @@ class _Twins:
         record = self._run(self.z[:, None])
         self.end = torch.as_tensor(record["states"][:, -1])
         self.ring = record["ring"].astype(float)
-        self.scale = state_scale(record["norm"].astype(float))
+        lengths, own = least_lengths(points), state_scale(record["norm"].astype(float))
+        lengths[rows] = np.fmax(lengths[rows], np.where(own > LEAST, own, 0.0))
+        require_lengths(points, lengths, rows)
+        self.scale = lengths[rows]
         self.answers = record["code"][:, -self.ring.shape[1] :]
         # the twin's recurrence: how near its last state comes to the states before it
         with np.errstate(over="ignore", invalid="ignore"):  # of a twin that diverges

@@ -170,3 +170,64 @@ def test_misuse_of_stability_is_named():
     for options, words in (({"sizes": ()}, "sizes"), ({"sizes": (0.0,)}, "sizes"), ({"trials": 0}, "trials")):
         with pytest.raises(ValueError, match=words):
             at.basin_stability(selector([[0.3, -0.2]]), puzzles(1), STATES[:1], **options)
+
+
+def unit_starts(x, generator):
+    """Restart law of states (n, 1): 1 or -1."""
+    return 2.0 * torch.randint(2, (len(x), 1), generator=generator).double() - 1
+
+
+CUBE = MapSystem(lambda z, x: torch.clamp(z**3, -8, 8), unit_starts, lambda z, x: (z.abs() > 1).long())
+
+
+@pytest.mark.parametrize("state", [0.0, 1e-12, -1e-7])
+def test_a_state_at_the_origin_is_measured_by_the_size_of_starts(state):
+    """z^3: the basin of 0 ends at +-1, which is the size of the starts."""
+    z = torch.full((1, 1, 1), state, dtype=torch.float64)
+    assert at.basin_stability(CUBE, puzzles(), z, sizes=(0.5, 2.0), trials=8).stability.values.tolist() == [
+        [[1, 0]]
+    ]
+    shock = at.critical_shock(CUBE, puzzles(), z, random=2, tol=1e-9)
+    np.testing.assert_allclose(shock.least_shock, 1, rtol=1e-6)
+    np.testing.assert_allclose(shock.least_relative_shock, 1, rtol=1e-6)
+    np.testing.assert_allclose(at.basin_radius(CUBE, puzzles(), z, tol=1e-9).basin_radius, 1, rtol=1e-6)
+
+
+def test_the_run_of_a_state_at_the_origin_gives_its_size():
+    """From +-0.5 runs pass +-0.125 after a step; the basin of 0 reaches eight times as far."""
+    starts = torch.tensor([[[0.5], [-0.5]]], dtype=torch.float64)
+    runs = at.sample(CUBE, puzzles(), restarts=2, depth=16, initial=starts, keep=("summary", "final_state"))
+    assert (runs.final_state == 0).all()
+    shock = at.critical_shock(CUBE, puzzles(), runs, random=2, reach=10.0, tol=1e-9)
+    np.testing.assert_allclose(shock.least_shock, 1, rtol=1e-6)
+    np.testing.assert_allclose(shock.norm, 0.125)
+    np.testing.assert_allclose(shock.least_relative_shock, 8, rtol=1e-6)
+
+
+def test_where_nothing_has_a_size_shocks_are_refused():
+    nowhere = MapSystem(CUBE.step, lambda x, g: torch.zeros(len(x), 1, dtype=torch.float64), CUBE.decode)
+    zero = torch.zeros(1, 1, 1, dtype=torch.float64)
+    for function in (at.critical_shock, at.basin_stability, at.basin_radius):
+        with pytest.raises(ValueError, match="puzzle 0, point 0 is zero, and so are all starts"):
+            function(nowhere, puzzles(), zero)
+
+
+@pytest.mark.parametrize("state", [0.0, 1e-12, 1e-7])
+def test_the_edge_seen_from_the_origin_is_its_saddle(state):
+    """tanh(3 z^3) has a saddle at 0.6253979704 between 0 and 0.9945."""
+    system = MapSystem(lambda z, x: torch.tanh(3 * z**3), unit_starts, lambda z, x: (z.abs() > 0.5).long())
+    states = torch.tensor([[[state], [0.9945492510256935]]], dtype=torch.float64)
+    found = at.critical_shock(system, puzzles(), states, edge=True)
+    np.testing.assert_allclose(found.edge_state, 0.6253979704177671, atol=1e-9)
+    np.testing.assert_allclose(found.least_shock, [[0.62539797, 0.36915128]], rtol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_bracket_is_as_narrow_as_rounding_allows(dtype):
+    system, epsilon = selector([[0.0]]), torch.finfo(dtype).eps
+    state = torch.full((1, 1, 1), M, dtype=dtype)
+    shock = at.critical_shock(system, puzzles(), state, random=2, tol=1e-17).least_shock
+    radius = at.basin_radius(system, puzzles(), state, directions=2, tol=1e-17).basin_radius
+    np.testing.assert_allclose([shock, radius], M, rtol=4 * epsilon)
+    saddle = at.critical_shock(system, puzzles(), torch.zeros(1, 1, 1, dtype=dtype), random=2)
+    assert 0 < float(saddle.least_shock[0, 0]) < 4 * epsilon

@@ -36,14 +36,21 @@ def least_lengths(points: Points) -> np.ndarray:
     return LEAST_SCALE * run_sizes(points)
 
 
-def own_lengths(points: Points) -> np.ndarray:
-    """Return the norms (n,) of states, or the size of their run for those smaller than a thousandth of it.
+def own_lengths(points: Points, required: bool = True) -> np.ndarray:
+    """Return the norms (n,) of states, or the size of their run for those smaller than a thousandth of it; NaN at gaps.
 
-    A state at the origin has no size of its own: its norm is rounding, or what iteration has left to go.  Zero where
-    nothing has a size; NaN at gaps.
+    A state at the origin has no size of its own: its norm is rounding, or what iteration has left to go.
+
+    Raises
+    ------
+    ValueError
+        If a length is required of every state, and one is zero where nothing else has a size.
     """
     norm, size = points.z.flatten(1).double().norm(dim=1).cpu().numpy(), run_sizes(points)
-    return np.where(norm < LEAST_SCALE * size, size, norm)
+    lengths = np.where(norm < LEAST_SCALE * size, size, norm)
+    if required:
+        require_lengths(points, lengths, points.present.cpu().numpy().nonzero()[0])
+    return lengths
 
 
 def require_lengths(points: Points, lengths: np.ndarray, rows: np.ndarray) -> None:

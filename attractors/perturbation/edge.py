@@ -8,6 +8,7 @@ from torch import Tensor
 
 from eqrlab.attractors.dynamics.fixed_points import fixed_points
 from eqrlab.attractors.dynamics.solvers import RESULTS as FIXED
+from eqrlab.attractors.ensemble.sizes import own_lengths
 from eqrlab.attractors.ensemble.states import Points, state_axes
 from eqrlab.attractors.perturbation.returns import LEFT, RETURNED, Homes
 from eqrlab.attractors.results import schema
@@ -25,12 +26,15 @@ class Track:
     def __init__(self, homes: Homes, points: Points, inside: Tensor, outside: Tensor, rows: np.ndarray):
         self.homes, self.points, self.rows = homes, points, rows
         self.inside, self.outside = inside.clone(), outside.clone()
-        self.scale = points.z.flatten(1)[rows].norm(dim=1).clamp(min=1e-300)
+        self.scale = torch.as_tensor(own_lengths(points)[rows]).to(inside)
         self.close = 1e-8 if inside.dtype == torch.float64 else 3e-6  # relative distance of a bisected pair
+        self.finest = (
+            4 * torch.finfo(inside.dtype).eps
+        )  # and that over the norm of the pair, which cannot be halved
         self.lost = np.zeros(len(rows), bool)
 
     def gap(self) -> Tensor:
-        """Return the distance of the two sides over the norm of the state shocked, (n,)."""
+        """Return the distance of the two sides over the length of the state shocked, (n,)."""
         return (self.outside - self.inside).norm(dim=1) / self.scale
 
     def middle(self) -> Tensor:
@@ -42,7 +46,10 @@ class Track:
     def bisect(self) -> None:
         """Halve the pairs until they are close; a pair whose middle is undecided is lost."""
         while True:
-            wide = (self.gap() > self.close).cpu().numpy() & ~self.lost
+            least = (
+                self.finest * torch.maximum(self.inside.norm(dim=1), self.outside.norm(dim=1)) / self.scale
+            )
+            wide = (self.gap() > least.clamp(min=self.close)).cpu().numpy() & ~self.lost
             rows = np.flatnonzero(wide)
             if not len(rows):
                 return
@@ -67,7 +74,7 @@ class Track:
 
     @torch.no_grad()
     def residual(self) -> np.ndarray:
-        """Return ||f(z) - z|| at the middle of the pairs over the norm of the state shocked, (n,)."""
+        """Return ||f(z) - z|| at the middle of the pairs over the length of the state shocked, (n,)."""
         z = self.middle()
         x = self.points.context(torch.as_tensor(self.rows, device=z.device))
         move = (self.points.system.step(self.shaped(z), x).flatten(1) - z).norm(dim=1)
@@ -89,11 +96,10 @@ def edge_states(
     Returns
     -------
     dict
-        Variables over (puzzle, point): `edge_state`, `edge_residual` (over the norm of the state shocked, at the end of
-        tracking),
-        `edge_result` (of Newton's method from there), `edge_distance` (from there to its solution, over the same norm),
-        `edge_eigenvalue` (leading), `edge_spectral_radius`, `edge_unstable` (number of the leading eigenvalues
-        outside the unit circle, -1 unknown).
+        Variables over (puzzle, point): `edge_state`, `edge_residual` (over the length of the state shocked, see
+        `own_lengths`, at the end of tracking), `edge_result` (of Newton's method from there), `edge_distance` (from
+        there to its solution, over the same length), `edge_eigenvalue` (leading), `edge_spectral_radius`,
+        `edge_unstable` (number of the leading eigenvalues outside the unit circle, -1 unknown).
     """
     n = len(points.z)
     track = Track(homes, points, inside, outside, rows)
@@ -127,8 +133,8 @@ def edge_states(
         solved = torch.as_tensor(found.fixed_point.values).view(n, -1).to(state)
         flat = torch.as_tensor(good.ravel(), device=state.device)
         state[flat] = solved[flat]
-        far = (solved - start).norm(dim=1) / points.z.flatten(1).norm(dim=1)
-        distance = np.where(good.ravel(), far.cpu().double().numpy(), np.nan)
+        far = (solved - start).norm(dim=1).cpu().double().numpy() / own_lengths(points)
+        distance = np.where(good.ravel(), far, np.nan)
         leading = found.eigenvalue.values
         value = np.where(good, leading[..., 0], value)
         radius = np.where(good, found.spectral_radius.values, radius)

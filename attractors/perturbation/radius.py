@@ -12,11 +12,12 @@ from scipy.special import bdtr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.options import computing
+from eqrlab.attractors.ensemble.sizes import own_lengths
 from eqrlab.attractors.ensemble.states import Points, States
 from eqrlab.attractors.fates.fate import CODE
 from eqrlab.attractors.fates.history import Arrival
 from eqrlab.attractors.perturbation.follow import Ends, Follower
-from eqrlab.attractors.perturbation.returns import ReturnOptions, follower_of
+from eqrlab.attractors.perturbation.returns import NARROWEST, ReturnOptions, follower_of
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.intervals import check_confidence
@@ -49,9 +50,10 @@ def basin_radius(
         How many directions, isotropic, in pairs of opposites, the same for all states and at all sizes; or these, as
         vectors (k, d), of which only the direction counts.
     reach
-        Longest push, relative to the norm of the state.
+        Longest push, relative to the norm of the state, or to the size of its run for a state next to the origin, see
+        `critical_shock`.
     tol
-        Width of the final bracket of each direction, relative to its upper end.
+        Width of the final bracket of each direction, relative to its upper end, as far as rounding allows.
     confidence
         Of the intervals.
     **options
@@ -68,7 +70,8 @@ def basin_radius(
     Raises
     ------
     ValueError
-        For directions that are none, a reach or tolerance that is not positive, and states that are all NaN.
+        For directions that are none, a reach or tolerance that is not positive, states that are all NaN, and a state at
+        zero where starts are zero, too.
 
     Notes
     -----
@@ -122,9 +125,8 @@ def basin_radius(
             critical[part] = rays.exits(part, reach, tol)
             bar.update(len(part) * len(way))
     relative = _median(critical, confidence)
-    norms = points.z.flatten(1).double().norm(dim=1).cpu().numpy()
     pair = ("puzzle", "point")
-    radius = relative.each(lambda v: points.fold(v * norms))
+    radius = relative.each(lambda v: points.fold(v * rays.length))
     variables: dict[str, schema.Variable] = {
         **radius.variables("basin_radius", pair, "least length at which half of the pushes lose the answer"),
         **relative.each(points.fold).variables("relative_radius", pair, "that length over the norm of the state"),
@@ -171,13 +173,14 @@ class _Rays:
         self.follower, self.points, self.way, self.near = follower, points, way, near
         self.home, self.settled = home, settled
         self.flat = points.z.flatten(1)
-        self.norm = self.flat.norm(dim=1)
+        self.length = own_lengths(points)
+        self.unit = torch.as_tensor(self.length).to(self.flat)
 
     def lost(self, row: np.ndarray, direction: np.ndarray, length: np.ndarray) -> np.ndarray:
         """Return which pushed states (n,) end with another answer than the unpushed state."""
         index = torch.as_tensor(row, device=self.flat.device)
         way = self.way[torch.as_tensor(direction, device=self.way.device)]
-        push = torch.as_tensor(length, device=self.flat.device).to(self.flat) * self.norm[index]
+        push = torch.as_tensor(length, device=self.flat.device).to(self.flat) * self.unit[index]
         z = (self.flat[index] + push[:, None] * way).view(-1, *self.points.z.shape[1:])
         within = np.where(self.settled[row], BACK * push.abs().cpu().double().numpy(), 0.0)
         back = Arrival(self.home.sketch[row], self.home.code[row], within)
@@ -192,9 +195,11 @@ class _Rays:
             if len(open_):
                 gone = self.lost(row[open_], direction[open_], np.full(len(open_), length))
                 high[open_[gone]], low[open_[~gone]] = length, length
+        finest = torch.finfo(self.flat.dtype).eps  # a shorter bracket is rounding of the states
         while True:
             with np.errstate(invalid="ignore"):
-                wide = np.flatnonzero(np.isfinite(high) & (high - low > tol * high))
+                limit = np.maximum(max(tol, NARROWEST) * high, finest)
+                wide = np.flatnonzero(np.isfinite(high) & (high - low > limit))
             if not len(wide):
                 return high.reshape(len(rows), -1)
             middle = (low[wide] + high[wide]) / 2

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.options import AnswerOptions, part_of
+from eqrlab.attractors.ensemble.sizes import own_lengths
 from eqrlab.attractors.ensemble.states import Points
 from eqrlab.attractors.fates.fate import CODE, Tolerances
 from eqrlab.attractors.landscape.identify import identify
 from eqrlab.attractors.perturbation.follow import Ends, Follower, FollowOptions, came_home
 
 RETURNED, LEFT, UNDECIDED = 0, 1, 2
+NARROWEST = 4 * float(np.finfo(float).eps)  # relative width of a bracket of lengths that cannot be halved
 DEEPER = 4  # unfinished states are followed so many times further
 
 
@@ -37,15 +39,15 @@ class ReturnOptions(AnswerOptions, total=False):
 
 
 def follower_of(points: Points, options: ReturnOptions, longest: float) -> Follower:
-    """Return what follows states perturbed by at most this share of their norm."""
+    """Return what follows states perturbed by at most this share of their own length."""
     given: FollowOptions = {
         **part_of(options, FollowOptions), "identifiers": points.identifiers, "dtype": points.z.dtype,
     }  # fmt: skip
     follower = Follower(
         points.system, points.tokens, depth=options.get("depth", 256), judge=points.judge, **given
     )
-    size = float(torch.nan_to_num(points.z.flatten(1).norm(dim=1)).max())
-    follower.bound = options.get("escape", 1e6) * max(size * (1 + longest), 1e-300)
+    size = float(np.nan_to_num(own_lengths(points, required=False)).max())
+    follower.bound = options.get("escape", 1e6) * size * (1 + longest) if size else np.inf
     return follower
 
 

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import require_integers
 from eqrlab.attractors.ensemble.options import computing
+from eqrlab.attractors.ensemble.sizes import own_lengths
 from eqrlab.attractors.ensemble.states import Points, States, take_points
 from eqrlab.attractors.perturbation.directions import KINDS, Directions, shock_directions
 from eqrlab.attractors.perturbation.edge import EDGE_RESULTS, edge_states
 from eqrlab.attractors.perturbation.returns import (
     LEFT,
+    NARROWEST,
     RETURNED,
     UNDECIDED,
     Homes,
@@ -57,7 +59,9 @@ def critical_shock(
     Parameters
     ----------
     system, inputs, states
-        As for `spectrum`; states are settled ones, for example the final states of `sample`.
+        As for `spectrum`; states are settled ones, for example the final states of `sample`.  A state smaller than a
+        thousandth of its run (the largest norm in its ensemble, else the norm of starts) has no norm of its own: that
+        of its run takes its place in all that is relative.
     directions
         Any of "random", "eigen" and "singular" (leading right eigenvectors and singular vectors of df/dz at the state,
         both signs; they need a differentiable step), "between" (towards a state of each other attractor of the
@@ -72,7 +76,7 @@ def critical_shock(
         Lengths tried first, 8 unless given, each half of the next, before bisection: of several exits along a ray the
         first among these is found.
     tol
-        Width of the final bracket, relative to its upper end.
+        Width of the final bracket, relative to its upper end, as far as rounding allows.
     edge
         Also follow the border from each state's least shock to the saddle on it; see Notes.
     **options
@@ -93,7 +97,8 @@ def critical_shock(
     Raises
     ------
     ValueError
-        For directions of another name, lengths and numbers out of range, and states that are all NaN.
+        For directions of another name, lengths and numbers out of range, states that are all NaN, and a state at zero
+        where starts are zero, too.
 
     Notes
     -----
@@ -145,7 +150,7 @@ def critical_shock(
             system, inputs, others, identifiers=points.identifiers, dtype=points.z.dtype, device=own.device
         )
     )
-    follower, size = follower_of(points, options, reach), points.z.flatten(1).norm(dim=1)
+    follower, size = follower_of(points, options, reach), own_lengths(points)
     homes = Homes(follower, points, more)
     chosen = shock_directions(points, homes, kinds, random, leading, own.seed)
     search = _Search(homes, points, chosen, size, reach, scan)
@@ -171,13 +176,15 @@ class _Search:
     """The bracket of every (row, direction): lengths known to return and to leave, and what was found."""
 
     def __init__(
-        self, homes: Homes, points: Points, chosen: Directions, size: Tensor, reach: float, scan: int
+        self, homes: Homes, points: Points, chosen: Directions, size: np.ndarray, reach: float, scan: int
     ):
         self.homes, self.points, self.chosen = homes, points, chosen
         rows, count = chosen.vector.shape[:2]
-        length = (
-            torch.where(chosen.length.isnan(), reach * size[:, None], chosen.length).cpu().double().numpy()
-        )
+        far = chosen.length.cpu().double().numpy()
+        length = np.where(np.isnan(far), reach * size[:, None], far)
+        self.finest = (
+            torch.finfo(points.z.dtype).eps * size[:, None]
+        )  # a shorter bracket is rounding of the states
         self.lengths = length[..., None] * 2.0 ** np.arange(1 - scan, 1)
         self.low = np.zeros((rows, count))
         self.high = np.full((rows, count), np.nan)
@@ -205,7 +212,7 @@ class _Search:
             none = (self.code < 0) & np.isnan(self.high)
             self.code[none] = np.where(unsure[none], CODE["undecided"], CODE["none_within_range"])
             while True:
-                wide = self.high - self.low > tol * self.high
+                wide = self.high - self.low > np.maximum(max(tol, NARROWEST) * self.high, self.finest)
                 self.code[(self.code < 0) & ~wide] = CODE["found"]
                 row, direction = np.nonzero(self.code < 0)
                 if not len(row):
@@ -248,9 +255,8 @@ class _Search:
         low, high = (torch.as_tensor(v[rows, best[rows]]).to(flat)[:, None] for v in (self.low, self.high))
         return flat + low * way, flat + high * way, rows
 
-    def variables(self, points: Points, size: Tensor) -> dict[str, schema.Variable]:
+    def variables(self, points: Points, norms: np.ndarray) -> dict[str, schema.Variable]:
         best = self.least()
-        norms = size.cpu().double().numpy()
         known = np.where(np.isnan(self.high), np.inf, self.high).min(1)
         least = np.where(best >= 0, known, np.nan)
         at, each = ("puzzle", "point"), ("puzzle", "point", "direction")
@@ -276,6 +282,10 @@ class _Search:
             "least_shock": (at, fold(least), "smallest shock found: an upper bound"),
             "least_relative_shock": (at, fold(least_relative), "that over the norm of the state"),
             "least_direction": (at, fold(best.astype(np.int32)), "direction of the smallest shock, -1 none"),
-            "norm": (at, fold(norms), "norm of the state"),
+            "norm": (
+                at,
+                fold(norms),
+                "norm of the state, or the size of its run where it has none of its own",
+            ),
             "attractor_id": (at, fold(self.homes.label.astype(np.int32)), "attractor of the state, -1 none"),
         }

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import Unpack
 
 import numpy as np
+import torch
 import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import require_integers
 from eqrlab.attractors.ensemble.options import computing
+from eqrlab.attractors.ensemble.sizes import own_lengths
 from eqrlab.attractors.ensemble.states import States
 from eqrlab.attractors.perturbation.directions import random_unit_vectors
 from eqrlab.attractors.perturbation.returns import RETURNED, UNDECIDED, Homes, ReturnOptions, follower_of
@@ -41,7 +43,8 @@ def basin_stability(
     system, inputs, states
         As for `critical_shock`.
     sizes
-        Lengths of the perturbations, relative to the norm of the state.
+        Lengths of the perturbations, relative to the norm of the state, or to the size of its run for a state next to
+        the origin, see `critical_shock`.
     trials
         Random directions at every size: fresh ones at each, isotropic, keyed by (seed, input tokens, point).
     confidence
@@ -59,7 +62,8 @@ def basin_stability(
     Raises
     ------
     ValueError
-        For sizes that are not positive, no trials, and states that are all NaN.
+        For sizes that are not positive, no trials, states that are all NaN, and a state at zero where starts are zero,
+        too.
 
     Notes
     -----
@@ -89,7 +93,7 @@ def basin_stability(
     points = own.points(system, inputs, states)
     follower = follower_of(points, options, float(lengths.max()))
     flat = points.z.flatten(1)
-    norms = flat.norm(dim=1)
+    norms = torch.as_tensor(own_lengths(points)).to(flat)
     homes = Homes(follower, points)
     rows = np.flatnonzero(homes.settled)
     back, unsure, same = (np.zeros((len(flat), len(lengths)), np.int32) for _ in range(3))

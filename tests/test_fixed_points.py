@@ -301,3 +301,13 @@ def test_newton_stops_where_there_is_nothing_to_find():
     )
     newton(search)
     assert (search.code == -1).all()
+
+
+@pytest.mark.parametrize("size", [1e-8, 1.0, 1e8])
+def test_deflation_finds_the_other_points_of_a_map_of_any_size(size):
+    m = 0.9575040240772688 * size
+    law = lambda x, g: size * torch.randn((len(x), 1), generator=g, dtype=torch.float64)
+    system = MapSystem(lambda z, x: size * torch.tanh(2 * z / size), law)
+    start = torch.full((1, 1, 1), m, dtype=torch.float64)
+    found = at.fixed_points(system, torch.zeros(1, 1, dtype=torch.long), start, deflate=2).fixed_point.values
+    np.testing.assert_allclose(np.sort(found.ravel()), [-m, 0, m], atol=1e-9 * size)

@@ -267,3 +267,13 @@ def test_a_noisy_step_is_refused():
     noisy = MapSystem(lambda z, x: 0.5 * z + 0.01 * torch.randn_like(z), normal_start(3))
     with pytest.raises(ValueError, match="not deterministic"):
         at.spectrum(noisy, puzzles(), zeros(1, 1, 3), k=1)
+
+
+@pytest.mark.parametrize("size", [1e-8, 1.0, 1e8])
+def test_the_spectrum_at_the_origin_and_the_power_relation_know_no_absolute_size(size):
+    law = lambda x, g: size * torch.randn((len(x), 1), generator=g, dtype=torch.float64)
+    system = MapSystem(lambda z, x: size * torch.tanh(2 * z / size), law)
+    inputs, states = torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1, 1, dtype=torch.float64)
+    np.testing.assert_allclose(at.spectrum(system, inputs, states, k=1, power=3).spectral_radius, 8)
+    with pytest.raises(ValueError, match="power > 1 needs fixed points"):
+        at.spectrum(system, inputs, states + 0.5 * size, k=1, power=3)

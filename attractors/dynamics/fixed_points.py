@@ -37,6 +37,7 @@ from eqrlab.attractors.dynamics.solvers import (
 )
 from eqrlab.attractors.ensemble.arguments import identifier_variable
 from eqrlab.attractors.ensemble.options import AnswerOptions, computing
+from eqrlab.attractors.ensemble.sizes import own_lengths
 from eqrlab.attractors.ensemble.states import Points, States, state_axes
 from eqrlab.attractors.fates.fate import LEAST_SCALE
 from eqrlab.attractors.results import schema
@@ -160,15 +161,9 @@ def fixed_points(
         variables.update(_certified(wide, found, own.seed, size))
     variables["start"] = (("point",), np.tile(np.arange(points.shape[1]), deflate + 1), "number of the start")
     attributes = points.attributes(
-        seed=own.seed,
-        method=method,
-        tolerances={
-            "relative_residual": limit,
-            "max_steps": settling,
-            "cycle_steps": circling,
-            "floor": FLOOR,
-        },
-    )
+        seed=own.seed, method=method,
+        tolerances={"relative_residual": limit, "max_steps": settling, "cycle_steps": circling, "floor": FLOOR},
+    )  # fmt: skip
     codes = {"result": RESULTS, "stage": STAGES, "stability": STABILITY}
     return schema.dataset(variables, attributes, codes=codes)
 
@@ -177,8 +172,13 @@ def _widened(points: Points, states: Tensor) -> Points:
     """Return the points of all rounds, states (rounds, n, d), those of a puzzle side by side."""
     puzzles, per = points.shape
     z = states.view(len(states), puzzles, per, -1).transpose(0, 1).reshape(-1, *points.z.shape[1:])
-    present = torch.ones(len(z), dtype=torch.bool, device=z.device)
-    return dataclasses.replace(points, z=z, shape=(puzzles, per * len(states)), present=present)
+    present, unknown = (
+        torch.ones(len(z), dtype=torch.bool, device=z.device),
+        points.run_size.new_zeros(len(z)),
+    )
+    return dataclasses.replace(
+        points, z=z, shape=(puzzles, per * len(states)), present=present, run_size=unknown
+    )
 
 
 Record = dict[str, Tensor]  # row values of one round of searches, by name
@@ -196,6 +196,10 @@ def _search(
     """Search from every start; return one record for the first round and each deflated one."""
     rounds: list[Record] = []
     known: Tensor | None = None
+    length = torch.as_tensor(own_lengths(points, required=False) if deflate else np.zeros(len(points.z))).to(
+        points.z
+    )
+    length = torch.where(length > 0, length, 1.0)  # where nothing has a size
     bar = tqdm(total=len(points.z) * (deflate + 1), unit="start", desc="searching", **shown(progress))
     with bar:
         for number in range(deflate + 1):
@@ -204,7 +208,10 @@ def _search(
                 z = points.z[rows]
                 apart = None if known is None else known[rows]
                 search = begin(
-                    points.system, points.context(rows), z if apart is None else _nudged(z, apart), tol
+                    points.system,
+                    points.context(rows),
+                    z if apart is None else _nudged(z, apart, length[rows]),
+                    tol,
                 )
                 stage = _stages(search, "newton" if number else method, steps, apart)
                 parts.append((search, stage))
@@ -219,12 +226,11 @@ def _search(
     return rounds
 
 
-def _nudged(z: Tensor, known: Tensor) -> Tensor:
-    """Move starts that lie on a known point (n, q, d), where deflation has no direction, by 3 % of their norm."""
+def _nudged(z: Tensor, known: Tensor, length: Tensor) -> Tensor:
+    """Move starts that lie on a known point (n, q, d), where deflation has no direction, by 3 % of a length (n,)."""
     flat = z.flatten(1)
-    size = flat.norm(dim=1)
-    near = ((flat[:, None] - known).norm(dim=2) <= 1e-6 * size[:, None]).any(1)
-    move = torch.where(near, 0.03 * size.clamp(min=1.0), 0.0)
+    near = ((flat[:, None] - known).norm(dim=2) <= 1e-6 * length[:, None]).any(1)
+    move = torch.where(near, 0.03 * length, 0.0)
     return (flat + move[:, None] * random_directions(len(flat), flat.shape[1], 0, flat)).view_as(z)
 
 
@@ -249,9 +255,8 @@ def _stages(search: Search, method: str, steps: tuple[int, int], known: Tensor |
             stage[before[search.code[before] >= 0]] = number
             if name == "picard":
                 left = search.z.clone(), search.residual.clone()
-            still = (
-                search.open
-            )  # what did not converge leaves no trace: the next search starts where iteration ended
+            # What did not converge leaves no trace: the next search starts where iteration ended.
+            still = search.open
             search.z[still], search.residual[still] = left[0][still], left[1][still]
     still = search.open
     if len(still):
@@ -268,9 +273,8 @@ def _settle_floor(search: Search) -> None:
     rows = search.open
     size = search.z[rows].norm(dim=1)
     limit = FLOOR * torch.finfo(search.z.dtype).eps * size
-    search.code[rows[(search.residual[rows] <= limit) & (size <= RUNAWAY * search.scale[rows])]] = CODE[
-        "at_floor"
-    ]
+    done = rows[(search.residual[rows] <= limit) & (size <= RUNAWAY * search.scale[rows])]
+    search.code[done] = CODE["at_floor"]
 
 
 def _searched(points: Points, gather) -> dict[str, schema.Variable]:

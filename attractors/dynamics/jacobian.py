@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from eqrlab.attractors.ensemble.sizes import run_sizes
 from eqrlab.attractors.ensemble.states import Points, few_rows
 from eqrlab.core import System
 from eqrlab.core.models.reasoner import take_rows
@@ -248,15 +249,15 @@ def check_differentiable(points: Points, seed: int = 0) -> None:
     flat = z.flatten(1)
     v = random_directions(len(rows), points.size, seed + 1, flat)
     u = random_directions(len(rows), points.size, seed + 2, flat)
-    reaches = _reaches_state(points.system, x, z)
-    if not reaches and not _is_constant(jacobian, flat, v, y.flatten(1)):
+    reaches, length = _reaches_state(points.system, x, z), _lengths(points, rows)
+    if not reaches and not _is_constant(jacobian, flat, length * v, y.flatten(1)):
         raise ValueError(
             "step() records no gradient: it calls no_grad, detach or a non-differentiable operation on its state; "
             "remove that, so that reverse-mode derivatives exist"
         )
     forward, pulled = jacobian.push(v), jacobian.pull(u)
     double = z.dtype == torch.float64
-    difference, error = _finite_difference(jacobian, flat, v, forward)
+    difference, error = _finite_difference(jacobian, length, v, forward)
     if (error > (1e-6 if double else 2e-2)).any():
         row = int(rows[int(error.argmax())])
         raise ValueError(
@@ -268,7 +269,7 @@ def check_differentiable(points: Points, seed: int = 0) -> None:
     if (gap > (1e-9 if double else 1e-3) * scale).any():
         raise ValueError("step() has derivatives that are not linear: <u, J v> differs from <J^T u, v>")
     stuck = (forward == 0).all(1) & (difference == 0).all(1)
-    if stuck.any() and _jumps(jacobian, flat, v, y.flatten(1), stuck):
+    if stuck.any() and _jumps(jacobian, flat, length * v, y.flatten(1), stuck):
         raise ValueError("step() is piecewise constant (rounding, argmax, sign): it has no useful derivative")
 
 
@@ -280,25 +281,26 @@ def _reaches_state(system: System, x: Any, z: Tensor) -> bool:
     return y.requires_grad and torch.autograd.grad(y.sum(), leaf, allow_unused=True)[0] is not None
 
 
-def _length(flat: Tensor) -> Tensor:
-    """Return the norms (n, 1) of states, 1 for the origin."""
-    length = flat.norm(dim=1, keepdim=True)
-    return torch.where(length > 0, length, torch.ones_like(length))
+def _lengths(points: Points, rows: Tensor) -> Tensor:
+    """Return the norms (n, 1) of states; at the origin the size of their run, or 1 where nothing has a size."""
+    length = points.z[rows].flatten(1).norm(dim=1)
+    if (length == 0).any():
+        length = torch.where(length > 0, length, torch.as_tensor(run_sizes(points)).to(points.z)[rows])
+    return torch.where(length > 0, length, 1.0)[:, None]
 
 
 @torch.no_grad()
 def _is_constant(jacobian: Jacobian, flat: Tensor, v: Tensor, y: Tensor) -> bool:
-    """Say whether the map keeps its value along v, near and far."""
-    return all(
-        torch.equal(jacobian.map(flat + h * _length(flat) * v), y)
-        for h in (1e-3, 0.1, 3.0, -3.0, 100.0, -100.0)
-    )
+    """Say whether the map keeps its value along v, as long as the state, near and far."""
+    return all(torch.equal(jacobian.map(flat + h * v), y) for h in (1e-3, 0.1, 3.0, -3.0, 100.0, -100.0))
 
 
 @torch.no_grad()
-def _finite_difference(jacobian: Jacobian, flat: Tensor, v: Tensor, forward: Tensor) -> tuple[Tensor, Tensor]:
+def _finite_difference(
+    jacobian: Jacobian, length: Tensor, v: Tensor, forward: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the central difference along v at the shortest length, and the best relative error over all of them."""
-    length = _length(flat)
+    flat = jacobian.z.flatten(1)
     powers = (-2, -3, -4, -5, -6) if flat.dtype == torch.float64 else (-1, -1.5, -2, -2.5, -3)
     best = flat.new_full((len(flat),), np.inf)
     difference = torch.zeros_like(flat)
@@ -312,14 +314,13 @@ def _finite_difference(jacobian: Jacobian, flat: Tensor, v: Tensor, forward: Ten
 
 @torch.no_grad()
 def _jumps(jacobian: Jacobian, flat: Tensor, v: Tensor, y: Tensor, rows: Tensor) -> bool:
-    """Say whether the map, constant nearby, changes further along v by a jump instead of a slope."""
+    """Say whether the map, constant nearby, changes further along v, as long as the state, by a jump, not a slope."""
     row = int(rows.nonzero()[0, 0])
     one = jacobian.select(torch.tensor([row], device=flat.device))
     start, direction, low = flat[row : row + 1], v[row : row + 1], 0.0
-    length = _length(start)
 
     def same(h: float) -> bool:
-        return torch.equal(one.map(start + h * length * direction), y[row : row + 1])
+        return torch.equal(one.map(start + h * direction), y[row : row + 1])
 
     high = next((h for h in (0.03, 0.1, 0.3, 1.0, 3.0) if not same(h)), None)
     if high is None:
@@ -327,5 +328,5 @@ def _jumps(jacobian: Jacobian, flat: Tensor, v: Tensor, y: Tensor, rows: Tensor)
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if same(middle) else (low, middle)
-    there = Jacobian(one.system, one.x, (start + high * length * direction).view(1, *jacobian.z.shape[1:]))
+    there = Jacobian(one.system, one.x, (start + high * direction).view(1, *jacobian.z.shape[1:]))
     return bool((there.push(direction) == 0).all())

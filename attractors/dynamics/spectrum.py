@@ -15,6 +15,7 @@ from eqrlab.attractors.dynamics.jacobian import check_differentiable
 from eqrlab.attractors.dynamics.krylov.krylov_schur import Order
 from eqrlab.attractors.ensemble.options import StateOptions, WorkOptions, computing, part_of
 from eqrlab.attractors.ensemble.states import Points, States
+from eqrlab.attractors.fates.fate import LEAST_SCALE
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 
@@ -208,7 +209,9 @@ def _check_fixed(points: Points) -> None:
     for rows in points.batches(64):
         z = points.z[rows]
         move = (points.system.step(z, points.context(rows)) - z).flatten(1).norm(dim=1)
-        moved = (move > limit * z.flatten(1).norm(dim=1).clamp(min=1.0)).nonzero()[:, 0]
+        # The run that led to a state next to the origin gives it a size; else it has its norm alone.
+        size = torch.maximum(z.flatten(1).norm(dim=1), (LEAST_SCALE * points.run_size[rows]).to(move))
+        moved = (move > limit * size).nonzero()[:, 0]
         if len(moved):
             name = points.name(int(rows[int(moved[0])]))
             raise ValueError(

@@ -6,6 +6,7 @@ import torch
 from scipy import stats
 
 from eqrlab import attractors as at
+from eqrlab.attractors.ensemble.iterate import norms
 from eqrlab.attractors.results.schema import FATES
 from eqrlab.core import EqR, EqRConfig, MapSystem, load
 from eqrlab.datasets import bundled
@@ -237,3 +238,32 @@ def test_every_precision_gives_fates_for_small_and_large_states_of_an_own_map(dt
     ensemble = at.sample(system, puzzles(), restarts=2, depth=64, dtype=dtype, keep=keep)
     assert (ensemble.fate == 0).all() and ensemble.attrs["dtype"] == dtype
     assert np.isfinite(ensemble.sketch_path).all() and at.basins(ensemble).mass.sum() == 1
+
+
+@pytest.mark.parametrize("size", [2.0**-100, 2.0**-74, 2.0**64, 2.0**118])
+def test_norms_in_single_precision_neither_overflow_nor_underflow(size):
+    """A map scaled by a power of two does the same at another scale, though squares of its states are out of range."""
+
+    def runs(s):
+        law = lambda x, g: s * torch.randn((len(x), 2), generator=g)
+        return at.sample(
+            MapSystem(lambda z, x: s * torch.tanh(2 * (z / s)), law), puzzles(), restarts=8, depth=64
+        )
+
+    far, near = runs(size), runs(1.0)
+    for name in ("residual", "update", "scale"):
+        np.testing.assert_allclose(far[name] / size, near[name], rtol=1e-5, err_msg=name)
+    for name in ("fate", "settling_step"):
+        np.testing.assert_array_equal(far[name], near[name], err_msg=name)
+    assert int(at.basins(far).attractors[0]) == int(at.basins(near).attractors[0]) == 4
+
+
+def test_ordinary_norms_are_those_of_torch_to_the_bit_in_any_company():
+    z = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    z[3], z[4] = 1e-30 * z[3], 1e30 * z[4]
+    found, move = norms(z, 1e-9 * z)
+    plain = torch.linalg.vector_norm(z, dim=1)
+    assert torch.equal(found[:3], plain[:3]) and torch.equal(
+        move[:3], torch.linalg.vector_norm(1e-9 * z, dim=1)[:3]
+    )
+    np.testing.assert_allclose(found[3:5], np.linalg.norm(z[3:5].double(), axis=1), rtol=1e-6)

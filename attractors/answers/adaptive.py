@@ -16,7 +16,7 @@ from eqrlab.attractors.answers.commit import Clues, committed_inputs
 from eqrlab.attractors.answers.policy import ENDS, REASONS, Policy, Race
 from eqrlab.attractors.ensemble.arguments import require_integers
 from eqrlab.attractors.ensemble.batches import one_thread_a_batch
-from eqrlab.attractors.ensemble.iterate import norm, starts
+from eqrlab.attractors.ensemble.iterate import norms, starts
 from eqrlab.attractors.ensemble.options import DrawOptions, check_options, part_of
 from eqrlab.attractors.ensemble.recipe import Law, Recipe
 from eqrlab.attractors.ensemble.run import Run
@@ -252,7 +252,8 @@ class _Stream:
         if self.recipe.noise:
             noise = KeyedNoise(keys, torch.as_tensor(self.race.step[place, lane] + 1))
         following = system.step(z, x, noise)
-        relative = norm(following - z) / norm(following)
+        size, move = norms(following, following - z)
+        relative = move / size
         answer = system.decode(following, x).cpu().numpy()
         if every:
             self.state[0] = following

@@ -16,7 +16,7 @@ from eqrlab.attractors.dynamics.lyapunov import first_frame
 from eqrlab.attractors.dynamics.tangent import advance, log_factors, one_step, triangular
 from eqrlab.attractors.ensemble.arguments import identifiers_of, require_integers, tokens_of, with_noise
 from eqrlab.attractors.ensemble.contract import law_name
-from eqrlab.attractors.ensemble.iterate import norm
+from eqrlab.attractors.ensemble.iterate import norms
 from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.options import AnalysisOptions, check_options
 from eqrlab.attractors.ensemble.place import Place
@@ -205,7 +205,8 @@ def _follow(points: Points, rows: Tensor, depth: int, k: int, noisy: bool, seed:
         z, block = advance(one_step(points.system, x, z, keys, t), frame)
         frame, R = triangular(block)
         logs.append(log_factors(R).cpu())
-        drift.append((norm(z - previous) / norm(z).clamp(min=least)).clamp(min=least).log().cpu().double())
+        size, move = norms(z, z - previous)
+        drift.append((move / size.clamp(min=least)).clamp(min=least).log().cpu().double())
         bar.update(len(rows))
     answer = points.system.decode(z, x).cpu().numpy()
     return _Run(torch.stack(logs, 1).numpy(), torch.stack(drift, 1).numpy(), answer)

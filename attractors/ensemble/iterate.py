@@ -36,10 +36,26 @@ class Moment(NamedTuple):
     norm: Tensor
 
 
-def norm(z: Tensor) -> Tensor:
-    """Return the 2-norm (n,) of each row over the whole state, in float32 or better."""
-    flat = z.flatten(1)
-    return torch.linalg.vector_norm(flat if flat.dtype == torch.float64 else flat.float(), dim=1)
+def norms(z: Tensor, *moves: Tensor) -> list[Tensor]:
+    """Return the 2-norms (n,) of the rows of states, and of moves between states, in float32 or better.
+
+    Where squares of the entries of a state, or of a rounding of it, leave the range of the precision, each row is
+    divided by its largest entry first.
+    """
+    flats = [v.flatten(1) if v.dtype == torch.float64 else v.flatten(1).float() for v in (z, *moves)]
+    sizes = [torch.linalg.vector_norm(flat, dim=1) for flat in flats]
+    info = torch.finfo(flats[0].dtype)
+    least = (info.tiny / info.eps) ** 0.5 / info.eps
+    plain = (sizes[0] >= least) & (sum(sizes[1:], sizes[0]) < math.inf)
+    if plain.all():
+        return sizes
+    return [torch.where(plain, size, _scaled_norm(flat)) for size, flat in zip(sizes, flats, strict=True)]
+
+
+def _scaled_norm(flat: Tensor) -> Tensor:
+    largest = flat.abs().amax(1)
+    unit = torch.where(largest.isfinite() & (largest > 0), largest, 1.0)
+    return unit * torch.linalg.vector_norm(flat / unit[:, None], dim=1)
 
 
 class Iteration:
@@ -84,16 +100,17 @@ class Iteration:
         if z is None:
             noise = None if self.keys is None else KeyedNoise(self.keys, self.before + self.taken)
             z = _checked(self.system.step(previous, self.x, noise), previous)
-        self.z, size = z, norm(z)
+        self.z = z
+        update = z.float() - previous.float() if self.half else z - previous
         if self.keys is None and not self.half:
             self._following = self.system.step(z, self.x)
-            residual = norm(self._following - z)
+            size, update, residual = norms(z, update, self._following - z)
         elif self.measured is None or self.measured[self.taken - 1]:
             precise = z.float() if self.half else z
-            residual = norm(self.system.step(precise, self.precise_x) - precise)
+            size, update, residual = norms(z, update, self.system.step(precise, self.precise_x) - precise)
         else:
+            size, update = norms(z, update)
             residual = torch.full_like(size, torch.nan)
-        update = norm(z.float() - previous.float()) if self.half else norm(z - previous)
         return Moment(self.taken, z, residual, update, size)
 
     def keep(self, rows: Tensor) -> None:

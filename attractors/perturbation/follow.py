@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import identifiers_of, require_integers, tokens_of, with_noise
 from eqrlab.attractors.ensemble.batches import one_thread_a_batch
-from eqrlab.attractors.ensemble.iterate import TRACE_SEED, Sketch, norm
+from eqrlab.attractors.ensemble.iterate import TRACE_SEED, Sketch, norms
 from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.options import check_options
 from eqrlab.attractors.ensemble.place import Place
@@ -304,7 +304,8 @@ class Follower:
             noiseless = self.system.step(z, x)
             following = noiseless if keys is None else self._step(z, x, keys, t + 1)
             answer = self.system.decode(z, x).cpu().numpy()
-            lengths = torch.stack((norm(noiseless - z), norm(z - previous), norm(z))).cpu().double().numpy()
+            size, residual, update = norms(z, noiseless - z, z - previous)
+            lengths = torch.stack((residual, update, size)).cpu().double().numpy()
             short = sketch(z)
             shorts = short.cpu().double().numpy(), coarse(short).cpu().numpy()
             done = h.see(

@@ -91,6 +91,28 @@ def test_containers_change_no_state(official, container, tmp_path):
     assert "EqR's trainer" not in loaded.provenance["variant"]
 
 
+NO_WEIGHTS = {
+    "text": "TRM",
+    "nothing": None,
+    "options": {"hidden_size": 64},
+    "options of options": {"ema_decay": {"model": {"beta": 0.9}}},
+}
+
+
+@pytest.mark.parametrize("first", NO_WEIGHTS)
+def test_of_several_containers_the_first_that_holds_tensors_is_read(official, first, tmp_path):
+    content = {"model": NO_WEIGHTS[first], "state_dict": official[0]}
+    assert_same_outputs(official[2], load(resaved(official, tmp_path, content)))
+    with pytest.raises(CheckpointError, match=r"'model' is no dictionary of tensors"):
+        load(resaved(official, tmp_path, {"model": NO_WEIGHTS[first], "net": []}))
+
+
+def test_the_state_of_an_optimiser_is_named_for_what_it_is(official, tmp_path):
+    content = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1.0}]}
+    with pytest.raises(CheckpointError, match=r"it seems to be the state of an optimiser: load the file of"):
+        load(resaved(official, tmp_path, content))
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "model.pth"])
 def test_plain_safetensors_beside_the_configuration_give_the_same_states(official, name, tmp_path):
     shutil.copy(official[1] / "all_config.yaml", tmp_path)
@@ -178,6 +200,34 @@ def test_numbers_named_after_averages_are_none(tmp_path):
     assert load(tmp_path / "x.pt").provenance["weights"] == "raw"
     with pytest.raises(CheckpointError, match="holds no EMA weights"):
         load(tmp_path / "x.pt", weights="ema")
+
+
+METRICS = {
+    "tensors": {"loss": torch.tensor(0.3)},
+    "tensors and numbers": {"loss": torch.tensor(0.3), "acc": 0.5},
+    "numbers": {"loss": 0.3},
+}
+
+
+@pytest.mark.parametrize("kind", METRICS)
+@pytest.mark.parametrize("ema", [True, False])
+def test_averages_of_metrics_are_no_averages_of_weights(ema, kind, tmp_path):
+    raw, average = small_eqr(), small_eqr(seed=5)
+    state = training_state(raw, ema=average)
+    state["config"]["ema"] = ema
+    torch.save({**state, "avg_metrics": METRICS[kind]}, tmp_path / "x.pt")
+    assert_same_outputs(average if ema else raw, load(tmp_path / "x.pt"))
+    del state["ema"]
+    torch.save({**state, "avg_metrics": METRICS[kind]}, tmp_path / "y.pt")
+    assert_same_outputs(raw, load(tmp_path / "y.pt"))
+
+
+def test_averages_of_another_model_are_refused(tmp_path):
+    state = training_state(small_eqr())
+    state["config"]["ema"] = True
+    torch.save({**state, "ema": {"encoder.weight": torch.zeros(3)}}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"'ema' is no dictionary of averaged tensors by name"):
+        load(tmp_path / "x.pt")
 
 
 # Prefix positions -----------------------------------------------------------------------------------------------------
@@ -270,6 +320,64 @@ def test_many_views_of_one_record_cost_no_more_than_the_bytes_of_the_file(offici
     with pytest.raises(CheckpointError, match=r"is not part of this trm model|more than 20000 tensors"):
         load(path)
     assert time.process_time() - began < 4  # copies of the record took minutes
+
+
+def nested_averages(width, depth, inner):
+    """Dictionaries in dictionaries, all shared, under names of averages."""
+    for _ in range(depth):
+        inner = {f"ema_{k}": inner for k in range(width)}
+    return inner
+
+
+LONG = dict.fromkeys((f"{k:0200}" for k in range(1000)), 0)
+SHARED = {
+    "averages in averages": (
+        lambda: nested_averages(100, 3, dict.fromkeys(map(str, range(100)), 0)),
+        "'ema_0' is not a tensor",
+    ),
+    "averages of one tensor": (
+        lambda: {"lm_head.weight": torch.zeros(2), **nested_averages(2000, 1, {"x": torch.zeros(2)})},
+        "'ema_0' is not a tensor",
+    ),
+    "many averages of many tensors": (
+        lambda: nested_averages(2000, 1, dict.fromkeys(map(str, range(2000)), torch.zeros(2))),
+        "no tensor has a name of these families",
+    ),
+    "metrics that end in a list": (
+        lambda: {
+            "model": {"x": torch.zeros(2)},
+            **nested_averages(5000, 1, {**dict.fromkeys(map(str, range(5000)), 0), "x": []}),
+        },
+        "no tensor has a name of these families",
+    ),
+    "dictionaries of other names": (
+        lambda: {
+            "model": {"x": torch.zeros(2)},
+            "x": nested_averages(1, 1, {}),
+            **{str(k): LONG for k in range(20_000)},
+        },
+        "no tensor has a name of these families",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_parts_that_many_keys_share_are_looked_into_once(official, name, tmp_path):
+    make, reason = SHARED[name]
+    path = resaved(official, tmp_path, make())
+    began = time.process_time()
+    with pytest.raises(CheckpointError, match=reason):
+        load(path)
+    assert time.process_time() - began < 3
+
+
+@pytest.mark.parametrize("part", ["rope.", "layers.pre_norm", ".post_norm_1"])
+def test_names_may_be_long_by_their_wrappers_alone(official, part, tmp_path):
+    wrapped = {"module." * 40 + bare(n): t for n, t in official[0].items()}
+    assert_same_outputs(official[2], load(resaved(official, tmp_path, wrapped)))
+    long = (part * 41)[:201]
+    with pytest.raises(CheckpointError, match=r"has a name of 201 characters, at most 200 are read"):
+        load(resaved(official, tmp_path, {**official[0], long: torch.zeros(1)}))
 
 
 @pytest.mark.parametrize("value", [1e300, -1e39, 3.5e38])

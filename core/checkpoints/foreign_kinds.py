@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from eqrlab.core.messages import brief
 
 _MOST = 1 << 17  # bytes of a config.json that is looked into
+_MOST_GROUPS, _MOST_NAMES, _MOST_NAME = (
+    100,
+    1000,
+    500,
+)  # dictionaries, names in each, characters that are looked at
 # Keys that only the files of one kind have, and what is said of them; the first that fits.
 _KEYS = (
     ({"pytorch-lightning_version"}, "a Lightning checkpoint of another model"),
@@ -29,8 +35,15 @@ def seems_to_be(content: dict[Any, Any], path: Path) -> str:
     """Return what a file seems to be, as the end of a message; nothing if it is not recognised."""
     keys = {key for key in content if isinstance(key, str)}
     said = next((text for marks, text in _KEYS if marks <= keys), None)
-    nested = (value for value in content.values() if isinstance(value, dict))
-    names = [name for group in (content, *nested) for name in list(group)[:1000] if isinstance(name, str)]
+    groups = {
+        id(group): group for group in (content, *content.values()) if isinstance(group, dict)
+    }  # shared: once
+    names = [
+        name[:_MOST_NAME]
+        for group in islice(groups.values(), _MOST_GROUPS)
+        for name in islice(group, _MOST_NAMES)
+        if isinstance(name, str)
+    ]
     if said is None and any(mark in name for mark in _ADAPTER for name in names):
         said = "an adapter (LoRA): load the whole model"
     if said is None:

@@ -28,7 +28,7 @@ from eqrlab.core.checkpoints.official_file import OfficialFile, listed
 from eqrlab.core.checkpoints.puzzle_rows import TABLE, table_of
 from eqrlab.core.checkpoints.rotary_tables import require_same_rotary
 from eqrlab.core.checkpoints.torchfile import Opaque, read_torch_file
-from eqrlab.core.checkpoints.weights import CONTAINERS, ROOTS, Weights, find_weights
+from eqrlab.core.checkpoints.weights import CONTAINERS, ROOTS, NoTensorsError, Weights, find_weights
 from eqrlab.core.errors import CheckpointError
 from eqrlab.core.messages import brief, one_line
 from eqrlab.core.models.puzzle_table import BLANK
@@ -128,7 +128,10 @@ def _open(path: Path, content: Any, asked: Asked) -> tuple[OfficialFile, str, di
             "an object of a foreign class" if isinstance(content, Opaque) else f"a {type(content).__name__}"
         )
         raise CheckpointError(f"holds {what}, a dictionary of weights or training state is required")
-    found = find_weights(content)
+    try:
+        found = find_weights(content)
+    except NoTensorsError as error:
+        raise CheckpointError(f"{error}{seems_to_be(content, path)}") from None
     state = content if found.key or not found.raw else {}
     raw, average = spelled(found.raw), spelled(found.average)
     spelling = raw if raw.tensors else average

@@ -25,6 +25,13 @@ ROOTS = frozenset(
 )  # how names of tensors begin in the four families
 
 
+_LONGEST = 200  # characters of a name without its wrappers, and of a key that is looked into
+
+
+class NoTensorsError(CheckpointError):
+    """What should be weights is no dictionary of tensors."""
+
+
 @dataclass
 class Weights:
     """The weights of a file under stripped names, still in the file.
@@ -79,59 +86,99 @@ class Weights:
 def find_weights(content: dict[Any, Any]) -> Weights:
     """Find raw and averaged weights in the content of a file.
 
+    Notes
+    -----
+    Parts of a file may be shared: each is looked into once, however many keys lead to it.
+
     Raises
     ------
+    NoTensorsError
+        If there are no weights.
     CheckpointError
-        If there are no weights, or a tensor occurs twice.
+        If a tensor occurs twice, or has too long a name.
     """
-    found = Weights(next((k for k in CONTAINERS if k in content and not _is_tensor(content[k])), None))
-    named = [k for k in content if isinstance(k, str) and _AVERAGE.search(k.lower())]
-    for key in named:
-        flat = _flat(content[key])
-        if flat is not None:
-            inner = split_names(_checked(flat, brief(key)))
-            found.average_keys.append(key)
-            found.average = inner[1] or inner[0]
-        elif not (content[key] is None or isinstance(content[key], bool | int | float | str)):
-            if not _is_tensor(content[key]):
-                found.unread.append(key)
+    looked: dict[tuple[int, int], dict[Any, Any] | None] = {}
+    holders = [key for key in CONTAINERS if key in content and not _is_tensor(content[key])]
+    found = Weights(next((k for k in holders if _flat(content[k], looked)), next(iter(holders), None)))
+    named = {key: _flat(content[key], looked) for key in content if _names_average(key)}
+    tensors: dict[str, Any] = {}
     if found.key is not None:
         value = content[found.key]
-        tensors = _checked(_flat(value) or value, repr(found.key))
-    elif found.average_keys and not any(map(_is_tensor, content.values())):
-        return found
-    else:
+        tensors = _checked(_flat(value, looked) or value, repr(found.key))
+    elif not any(named.values()) or any(map(_is_tensor, content.values())):
         tensors = _checked(content, "the file")
     found.raw, inside = split_names(tensors)
+    known = set(found.raw) | set(inside)
+    read: dict[int, dict[str, Any] | None] = {}
+    for key in named:
+        part = id(content[key])
+        if part not in read:
+            read[part] = _averages(content[key], named[key], key, known)
+        average = read[part]
+        if average:
+            found.average_keys.append(key)
+            found.average = average
+        elif average is not None:
+            found.unread.append(key)
     if inside:
         found.average_keys.append(found.key or "the names of its tensors")
         found.average = inside
     return found
 
 
+def _averages(value: Any, flat: dict[Any, Any] | None, key: str, known: set[str]) -> dict[str, Any] | None:
+    """Return the averages under a key, none if they are not those of the known tensors, None for mere numbers."""
+    if _is_tensor(value) or _is_number(value):
+        return None
+    inside = value if flat is None else flat
+    if isinstance(inside, dict) and inside and all(map(_is_number, inside.values())):
+        return None  # metrics, for example
+    raw, average = split_names(_checked(flat, brief(key))) if flat else ({}, {})
+    found = average or raw
+    return found if not known or not known.isdisjoint(found) else {}
+
+
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, StoredTensor | Tensor)
 
 
-def _flat(value: Any, depth: int = 2) -> dict[Any, Any] | None:
-    """Return a dictionary of tensors, or the one in a dictionary of a known or averaging name."""
+def _names_average(key: Any) -> bool:
+    return isinstance(key, str) and len(key) <= _LONGEST and _AVERAGE.search(key.lower()) is not None
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a number, a text, or a tensor of at most one value."""
+    if _is_tensor(value):
+        return math.prod(value.shape) <= 1
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _flat(value: Any, looked: dict[tuple[int, int], Any], depth: int = 2) -> dict[Any, Any] | None:
+    """Return a dictionary of tensors, or the one in a dictionary of a known or averaging name.
+
+    `looked` keeps what was found in every part, for parts that occur again.
+    """
     if not isinstance(value, dict):
         return None
-    if any(_is_tensor(v) for k, v in value.items() if k not in _COUNTERS):
-        return value
-    inside = (v for k, v in value.items() if isinstance(k, str) and (k in CONTAINERS or _AVERAGE.search(k)))
-    return next((found for v in inside if depth and (found := _flat(v, depth - 1))), None)
+    place = id(value), depth
+    if place not in looked:
+        if any(_is_tensor(v) for k, v in value.items() if k not in _COUNTERS):
+            looked[place] = value
+        else:
+            inside = (v for k, v in value.items() if depth and (k in CONTAINERS or _names_average(k)))
+            looked[place] = next((flat for v in inside if (flat := _flat(v, looked, depth - 1))), None)
+    return looked[place]
 
 
 def _checked(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not value:
-        raise CheckpointError(f"{what} is no dictionary of tensors")
+        raise NoTensorsError(f"{what} is no dictionary of tensors")
     kept = {}
     for name, tensor in value.items():
         if isinstance(name, str) and name in _COUNTERS and not _is_tensor(tensor):
             continue
         if not _is_tensor(tensor):
-            raise CheckpointError(f"{what} is no dictionary of tensors: {brief(name)} is not a tensor")
+            raise NoTensorsError(f"{what} is no dictionary of tensors: {brief(name)} is not a tensor")
         if not isinstance(name, str) or len(name) > 500:
             raise CheckpointError(
                 f"{what} names a tensor by {brief(name)}, text of 500 characters at most is required"
@@ -163,6 +210,10 @@ def split_names(tensors: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
         while len(parts) > 1 and (parts[0] in _LEADING or _AVERAGE.search(parts[0])):
             averaged |= parts.pop(0) not in _LEADING
         group, short = average if averaged else raw, ".".join(parts)
+        if len(short) > _LONGEST:
+            raise CheckpointError(
+                f"tensor {brief(short)} has a name of {len(short)} characters, at most {_LONGEST} are read"
+            )
         if short in group:
             raise CheckpointError(f"tensor {short} is there twice, with and without the wrappers of its name")
         group[short] = tensor

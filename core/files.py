@@ -38,8 +38,11 @@ def sha256(path: str | Path) -> str:
 
 def what_is_wrong(path: Path) -> str | None:
     """Return why a path cannot be read as a file.  It is not opened, since pipes and devices may have no end."""
-    if path.is_dir():
-        return "is a folder"
-    if path.is_file():
-        return None
-    return "is no regular file" if path.exists() else "no such file"
+    try:
+        if path.is_dir():
+            return "is a folder"
+        if path.is_file():
+            return None
+        return "is no regular file" if path.exists() else "no such file"
+    except (OSError, ValueError) as error:  # a name that is too long, or that no file can have
+        return str(getattr(error, "strerror", error))

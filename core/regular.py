@@ -26,7 +26,7 @@ def require_regular(*paths: Path) -> None:
 
 
 def read_text(path: Path, most: int = MOST) -> str:
-    """Return the text of a file of at most `most` bytes.
+    """Return the text of a file of at most `most` bytes, without a byte order mark.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def read_text(path: Path, most: int = MOST) -> str:
     if len(data) > most:
         raise ValueError(f"{path}: has more than {most:,} bytes")
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is no UTF-8 text ({error.reason} at byte {error.start})") from None
 

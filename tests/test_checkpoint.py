@@ -221,6 +221,14 @@ HEADERS = {
     ),
     "huge model": (lambda h: {**h, "config": {**h["config"], "hidden_size": 1 << 20}}, "larger than the"),
     "huge expansion": (lambda h: {**h, "config": {**h["config"], "expansion": 1e308}}, ""),
+    "number beyond the floats": (
+        lambda h: {**h, "config": {**h["config"], "noise_scale": 10**400}},
+        "noise_scale must be finite, got an integer of more than 64 bits",
+    ),
+    "rotary frequencies beyond the floats": (
+        lambda h: {**h, "config": {**h["config"], "rope_theta": 1e-320}},
+        "rope_theta must be in [1e-06, 1e+12]",
+    ),
     "huge rotary table": (
         lambda h: {
             **h,
@@ -300,6 +308,13 @@ def test_a_damaged_tensor_is_found_by_the_checksum(saved):
 def test_weights_must_be_one_of_three(saved):
     with pytest.raises(ValueError, match="weights must be auto, ema or raw, got 'best'"):
         load(saved, weights="best")
+
+
+@pytest.mark.parametrize("cells", [0, -5, "6", True, 6.0, [6]])
+def test_the_number_of_cells_is_an_integer_of_at_least_one(cells, saved):
+    with pytest.raises(ValueError, match="seq_len must be an integer >= 1, got "):
+        load(saved, seq_len=cells)
+    assert load(saved, seq_len=6).config.seq_len == 6
 
 
 def test_an_unknown_family_cannot_be_built():

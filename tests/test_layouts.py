@@ -516,6 +516,8 @@ def test_safetensors_in_several_files_are_read_by_their_index_or_by_any_of_them(
         ({"weight_map": {"x": 3}}, "has no 'weight_map'"),
         ({"weight_map": {}}, "has no 'weight_map'"),
         ([], "JSON"),
+        ({"weight_map": {"x": "a" * 300 + ".safetensors"}}, f"the file '{'a' * 40}' .*: File name too long"),
+        ({"weight_map": {"x": "a\0.safetensors"}}, "the file .* that it names: "),
     ],
 )
 def test_an_index_that_leads_elsewhere_is_refused(change, reason, tmp_path):
@@ -523,6 +525,15 @@ def test_an_index_that_leads_elsewhere_is_refused(change, reason, tmp_path):
     index.write_text(json.dumps(change))
     with pytest.raises(CheckpointError, match=reason):
         load(index, seq_len=6)
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
+def test_an_index_may_begin_with_a_byte_order_mark(start, tmp_path):
+    model = model_of()
+    index = shards(tmp_path, bare(model))
+    index.write_bytes(start + index.read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps(official_config(model)))
+    assert_same_outputs(model, load(index, seq_len=6))
 
 
 def test_a_tensor_that_is_not_where_the_index_says_is_refused(tmp_path):

@@ -231,6 +231,14 @@ VALID = {"vocab_size": 5, "seq_len": 6}
         ({"seq_len": 10**9}, "must be <= 65536"),
         ({"expansion": 0.0}, "expansion must be > 0"),
         ({"rope_theta": float("nan")}, "rope_theta must be finite"),
+        *(
+            ({name: 10**400}, f"{name} must be finite, got an integer of more than 64 bits")
+            for name in ("expansion", "rope_theta", "norm_eps", "noise_scale", "damping", "H_init_std")
+        ),
+        *(
+            ({"rope_theta": value}, r"rope_theta must be in \[1e-06, 1e\+12\]")
+            for value in (1e-320, 0, 1e300)
+        ),
         ({"noise_scale": -0.1}, "noise_scale must be >= 0"),
         ({"damping": 1.0}, r"damping must be in \[0, 1\), got 1.0"),
         ({"H_init_std": -1.0}, "initial standard deviations must be >= 0"),
@@ -249,6 +257,11 @@ def test_a_configuration_that_no_model_can_have_is_named(changes, message):
     with pytest.raises(ValueError, match=message) as caught:
         EqRConfig.from_dict({**VALID, **changes})
     assert "\n" not in str(caught.value)
+
+
+def test_whole_numbers_of_a_configuration_become_floats_where_floats_are_meant():
+    config = EqRConfig.from_dict({**VALID, "rope_theta": 500, "noise_scale": 0})
+    assert [repr(v) for v in (config.rope_theta, config.noise_scale)] == ["500.0", "0.0"]
 
 
 def test_missing_configuration_values_are_named():

@@ -107,6 +107,8 @@ def load(
 
     if weights not in ("auto", "ema", "raw"):
         raise ValueError(f"weights must be auto, ema or raw, got {weights!r}")
+    if seq_len is not None and (type(seq_len) is not int or seq_len < 1):
+        raise ValueError(f"seq_len must be an integer >= 1, got {brief(seq_len)}")
     names = bundled()
     name = str(source)
     path = hub.fetch(name) if name.startswith(hub.SCHEME) else names.get(name, Path(source))

@@ -6,16 +6,30 @@ import dataclasses
 import math
 from typing import Any, ClassVar
 
+from eqrlab.core.messages import brief
+
 MIXERS = ("mlp", "attention")
 POSITIONS = ("none", "rope", "rope2d", "learned")
 _LATER = {"mlp_width", "mixer_width", "pre_norm", "norm_weights", "final_norm", "norm_eps"}
 MOST_POSITIONS = 1 << 16
 MOST_UPDATES = 1 << 16
+ROPE_THETAS = (1e-6, 1e12)  # beyond, frequencies are infinite or zero in float32
 
 
 def inner_width(size: int, expansion: float) -> int:
     """Return the inner width of a SwiGLU over `size` features: two thirds of the expansion, up to a multiple of 256."""
     return -(-round(expansion * size * 2 / 3) // 256) * 256
+
+
+def _finite(name: str, value: float) -> float:
+    """Return a number, which may be an integer, as a float."""
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {brief(value)}")
+    return number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,8 +106,8 @@ class ReasonerConfig:
             }
             if type(value) not in kinds.get(str(field.type), (type(value),)):
                 raise ValueError(f"{field.name} must be of type {field.type}, got {value!r}")
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{field.name} must be finite, got {value}")
+            if str(field.type) == "float":
+                object.__setattr__(self, field.name, _finite(field.name, value))
         for name in ("board", "box"):
             pair = getattr(self, name)
             whole = isinstance(pair, tuple) and [type(v) for v in pair] == [int, int] and min(pair) >= 1
@@ -120,9 +134,12 @@ class ReasonerConfig:
         }.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
-        for name in ("expansion", "rope_theta", "norm_eps"):
+        for name in ("expansion", "norm_eps"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        lowest, highest = ROPE_THETAS
+        if not lowest <= self.rope_theta <= highest:
+            raise ValueError(f"rope_theta must be in [{lowest:g}, {highest:g}], got {self.rope_theta}")
         for name in ("mlp_width", "mixer_width"):
             width = getattr(self, name)
             if width is not None and width < 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -104,6 +105,21 @@ def test_folders_that_do_not_tell_are_refused_with_what_is_there(tmp_path):
         torch.save(official_tensors(model_of()), tmp_path / name)
     with pytest.raises(CheckpointError, match=r"it cannot be told which of 'a.pt', 'b.pt' is the newest"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("below", [".", "checkpoints"])
+def test_a_step_of_two_files_is_refused_with_both(below, tmp_path):
+    (tmp_path / below).mkdir(exist_ok=True)
+    names = [str(Path(below, f"step_500_run{run}.pth")) for run in "AB"]
+    for name in (*names, "step_20.pth"):
+        torch.save(official_tensors(model_of()), tmp_path / name)
+    (tmp_path / "all_config.yaml").write_text(yaml.safe_dump(official_config(model_of())))
+    both = ", ".join(map(repr, names))
+    with pytest.raises(CheckpointError, match=f"it cannot be told which of {both} is the newest; give one"):
+        load(tmp_path)
+    with pytest.raises(CheckpointError, match=f"it cannot be told which of {both} is that of step 500"):
+        load(tmp_path, step=500)
+    assert load(tmp_path, step=20, seq_len=6).provenance["checkpoint"] == "step_20.pth"
 
 
 # On the command line --------------------------------------------------------------------------------------------------

@@ -100,23 +100,33 @@ def newest(folder: Path, step: int | None = None) -> Path:
     found = checkpoints_in(folder)
     if not found:
         raise CheckpointError(f"{folder}: a folder without a checkpoint (files of torch.save or safetensors)")
-    steps = {step_of(p): p for p in found if step_of(p) is not None}
+    steps: dict[int, list[Path]] = {}
+    for path in found:
+        if (number := step_of(path)) is not None:
+            steps.setdefault(number, []).append(path)
     if step is not None:
         if step not in steps:
             there = ", ".join(map(str, steps)) if steps else "names without steps"
             raise CheckpointError(f"{folder}: no checkpoint of step {step} ({brief_list(there)} there)")
-        return steps[step]
+        return _only(steps[step], f"is that of step {step}", folder)
     own = folder / "model.safetensors"
     if own in found and ((folder / "state.safetensors").is_file() or not steps):
         return own
     if steps:
-        return steps[max(s for s in steps if s is not None)]
+        return _only(steps[max(steps)], "is the newest", folder)
     for stem in _UNNUMBERED if len(found) > 1 else (found[0].stem,):
         known = [p for p in found if p.stem == stem]
         if len(known) == 1:
             return known[0]
-    names = brief_list(", ".join(brief(p.name) for p in found))
-    raise CheckpointError(f"{folder}: it cannot be told which of {names} is the newest; give one of them")
+    return _only(found, "is the newest", folder)
+
+
+def _only(paths: list[Path], what: str, folder: Path) -> Path:
+    """Return the only path, or name all of them."""
+    if len(paths) == 1:
+        return paths[0]
+    names = brief_list(", ".join(brief(str(p.relative_to(folder))) for p in paths))
+    raise CheckpointError(f"{folder}: it cannot be told which of {names} {what}; give one of them")
 
 
 def brief_list(text: str) -> str:

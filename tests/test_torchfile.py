@@ -255,6 +255,59 @@ def test_hostile_pickles_are_refused_quickly_and_cheaply(name, tmp_path):
     assert elapsed < 20 and peak < 200e6
 
 
+def with_attribute(tensor):
+    tensor.origin = "elsewhere"
+    return tensor
+
+
+KINDS = {
+    "buffers": torch.nn.Buffer,
+    "parameters": torch.nn.Parameter,
+    "tensors with attributes": lambda t: with_attribute(t.clone()),
+    "parameters with attributes": lambda t: with_attribute(torch.nn.Parameter(t)),
+    "tensors with an attribute that is a call": lambda t: with_call(t.clone()),
+}
+
+
+def with_call(tensor):
+    tensor.call = Bomb(os.system, ("touch executed",))
+    return tensor
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tensors_are_read_whatever_python_keeps_beside_them(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content = training_state(small_eqr())
+    content["model"] = {name: KINDS[kind](t) for name, t in content["model"].items()}
+    assert_same_outputs(small_eqr(), load(write(tmp_path, content)))
+    assert not (tmp_path / "executed").exists()
+
+
+class Foreign(torch.Tensor):
+    """A tensor whose values may mean something else."""
+
+
+def test_tensors_of_foreign_classes_are_refused(tmp_path):
+    content = training_state(small_eqr())
+    content["model"] = {name: t.as_subclass(Foreign) for name, t in content["model"].items()}
+    refused(write(tmp_path, content), "is not a tensor")
+
+
+def test_small_tensors_whose_values_repeat_are_read_and_large_ones_refused(tmp_path):
+    model = small_eqr()
+    with torch.no_grad():
+        model.q_head.bias.fill_(0.5)
+    content = training_state(model)
+    name = next(n for n in content["model"] if n.endswith("q_head.bias"))
+    content["model"][name] = torch.full((1,), 0.5).expand(2)
+    assert_same_outputs(model, load(write(tmp_path, content)))
+    content["model"][name] = torch.full((1,), 0.5).expand(1 << 17)
+    refused(write(tmp_path, content), "holds 1 values, shape (131072,) asks for more")
+    many = {f"x{k}": torch.full((1,), 0.5).expand(1 << 16) for k in range(20)}
+    path = write(tmp_path, {**content, "model": {**training_state(model)["model"], **many}})
+    refused(path, "the tensors ask for")
+
+
 def test_one_record_read_ten_thousand_times_is_refused(tmp_path):
     entry = b"X\x06\x00\x00\x00%06d" + tensor(count=10**5, shape=number(10**5) + b"\x85")
     data = b"\x80\x02}(" + b"".join(entry.replace(b"%06d", b"%06d" % i) for i in range(10_000)) + b"u."

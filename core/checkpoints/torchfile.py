@@ -36,6 +36,7 @@ _REQUIRED = "a file written by torch.save (1.6 or later) or an eqrlab .safetenso
 _MOST_PICKLE = 1 << 28  # bytes: strings and arrays in it take as much memory again
 _MOST_OPERATIONS = 2_000_000  # a few hundred bytes of memory each; an official file has some ten thousand
 _MOST_TENSORS = 20_000  # an official file has some hundred
+_MOST_EXPANDED = 1 << 16  # values of a tensor that has more than its record, of which some are repeated
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # magic number that torch.save wrote before version 1.6
 
 
@@ -75,7 +76,7 @@ class StoredTensor:
             raise CheckpointError(f"record {record} is read with an impossible shape or stride")
         values = math.prod(shape)
         reach = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True)) + 1 if values else 0
-        if max(reach, values) > count:
+        if reach > count or values > max(count, _MOST_EXPANDED):
             raise CheckpointError(f"record {record} holds {count} values, shape {shape} asks for more")
         self.archive, self.record, self.dtype, self.count = archive, record, dtype, count
         self.offset, self.shape, self.stride = offset, shape, stride
@@ -172,11 +173,17 @@ class _Interpreter:
             self.stack[-1].state = state
 
     def make(self, function: Any, arguments: Any) -> None:
-        known = (function.module, function.name) if isinstance(function, Name) else None
         made: Any = Opaque(function, arguments)
+        known = _full_name(function)
+        if known == ("torch._tensor", "_rebuild_from_type_v2"):
+            function, kind, arguments = arguments[:3]  # attributes of the tensor follow, and are left out
+            known = _full_name(function) if _full_name(kind) in _PLAIN_KINDS else None
         if known == ("collections", "OrderedDict"):
             made = {}  # its items follow
-        elif known == ("torch._utils", "_rebuild_parameter"):
+        elif known in (
+            ("torch._utils", "_rebuild_parameter"),
+            ("torch._utils", "_rebuild_parameter_with_state"),
+        ):
             made = arguments[0]
         elif known == ("torch._utils", "_rebuild_tensor_v2"):
             storage, *view = arguments[:4]
@@ -204,11 +211,16 @@ class _Interpreter:
                 raise CheckpointError("the pickle refers to a kind of record that torch.save does not write")
 
 
+def _full_name(function: Any) -> tuple[str, str] | None:
+    return (function.module, function.name) if isinstance(function, Name) else None
+
+
 def _key(key: Any) -> Any:
     """Return a dictionary key if it is a string or a small integer, else an object that equals no other."""
     return key if isinstance(key, str) or (isinstance(key, int) and abs(key) < 1 << 64) else Opaque(None, key)
 
 
+_PLAIN_KINDS = {("torch", "Tensor"), ("torch.nn.parameter", "Parameter"), ("torch.nn.parameter", "Buffer")}
 _PUSHED = frozenset(
     "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE "
     "SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8".split()

@@ -364,6 +364,11 @@ def test_a_link_to_a_checkpoint_has_the_options_beside_it_or_beside_the_file(tmp
         ),
         ("arch: [1\nema: true\n", "line 2: while parsing a flow sequence, expected ',' or ']'"),
         ("a: 1\n---\nb: 2\n", "line 2: expected a single document in the stream, but found another document"),
+        ("arch:\n  num_heads: 4\n  num_heads: 8\n", "line 3: 'num_heads' is there twice"),
+        ("ema: true\narch: {}\n'ema': false\n", "line 3: 'ema' is there twice"),
+        ("a: !!python/object:x.Y {b: 1, b: 2}\n", "line 1: 'b' is there twice"),
+        ("a: !!map [1, 2]\n", "line 1: expected a mapping node, but found sequence"),
+        ("a: &a {b: 1}\nc:\n  <<: *a\n", "line 3: merge keys (<<) are not read"),
     ],
 )
 def test_a_fault_in_yaml_is_told_with_its_line(text, reason, tmp_path):
@@ -372,6 +377,46 @@ def test_a_fault_in_yaml_is_told_with_its_line(text, reason, tmp_path):
     with pytest.raises(CheckpointError) as caught:
         load(tmp_path / "model", seq_len=6)
     assert f"all_config.yaml beside it is not readable as YAML ({reason}" in str(caught.value)
+
+
+def test_an_option_that_json_has_twice_is_refused(tmp_path):
+    path = write(tmp_path, bare(model_of()), {}, config_name="config.json")
+    (tmp_path / "config.json").write_text('{"arch": {"num_heads": 4, "num_heads": 8}}')
+    with pytest.raises(CheckpointError, match=r"not readable as JSON \('num_heads' is there twice\)"):
+        load(path, seq_len=6)
+
+
+def test_options_that_are_null_are_those_that_are_not_given(tmp_path):
+    model = model_of(prefix_len=16)
+    config = official_config(model, seq_len=6)
+    optional = ("vocab_size", "rms_norm_eps", "halt_max_steps", "halt_exploration_prob", "rope_theta", "expansion",
+                "input_seq_len", "puzzle_emb_len", "puzzle_emb_ndim", "mlp_t", "name", "lambda_")  # fmt: skip
+    loaded = load(write(tmp_path, bare(model), {"arch": {**config["arch"], **dict.fromkeys(optional)}}))
+    assert_same_outputs(model, loaded)
+    assert {"halt_max_steps 16 by default", "puzzle_emb_len 16 by default"} <= set(
+        loaded.provenance["inferred"]
+    )
+    config["arch"] |= {"seq_len": None, "input_seq_len": 6}
+    assert_same_outputs(model, load(write(tmp_path, bare(model), config)))
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        ("num_heads", "the configuration lacks arch.num_heads, which the weights do not tell"),
+        ("pos_encodings", "arch.pos_encodings must be str, got None"),
+    ],
+)
+def test_options_that_must_be_told_may_not_be_null(option, reason, tmp_path):
+    model = model_of()
+    path = write(tmp_path, bare(model), official_config(model, **{option: None}))
+    with pytest.raises(CheckpointError, match=reason):
+        load(path, seq_len=6)
+
+
+def test_a_token_mixer_needs_no_encoding_of_positions(tmp_path):
+    model = model_of("trm mlp")
+    assert_same_outputs(model, load(write(tmp_path, bare(model), official_config(model, pos_encodings=None))))
 
 
 @pytest.mark.parametrize("number", ["1e-4", "1E-4", "1.e-4", "+1.0e-4", "0.0001"])
@@ -579,6 +624,48 @@ def test_a_known_board_is_taken_for_its_vocabulary_and_named_so(vocab, cells, sa
     other = load(path, puzzle_cells=lambda: 25)
     assert other.config.seq_len == 25 and "seq_len from the puzzles" in other.provenance["inferred"]
     assert load(path, seq_len=16, puzzle_cells=lambda: 25).config.seq_len == 16
+
+
+def mixer_over(positions, kind="trm mlp prefix"):
+    """Return tensors and configuration of a token mixer with a prefix of unknown length."""
+    model = model_of(kind, prefix_len=16, prefix_dim=16, seq_len=positions - 16)
+    config = official_config(
+        model, name="m", **({"lambda_": 0.95, "noise_scale": 0.0} if kind == "eqr" else {})
+    )
+    config["arch"].pop("puzzle_emb_len", None)
+    return model, bare(model), config
+
+
+@pytest.mark.parametrize("kind", ["trm mlp prefix", "eqr"])
+@pytest.mark.parametrize("option", ["seq_len", "input_seq_len"])
+def test_the_cells_of_the_configuration_tell_the_prefix_of_a_token_mixer(option, kind, tmp_path):
+    model, tensors, config = mixer_over(52, kind)
+    config["arch"][option] = 36
+    for path in (write(tmp_path, tensors, config), write(tmp_path, {"model": tensors, "config": config}, {})):
+        loaded = load(path)
+        assert (loaded.config.seq_len, loaded.config.prefix_len, loaded.family) == (36, 16, model.family)
+        assert_same_outputs(model, loaded)
+    config["arch"]["puzzle_emb_len"] = 0
+    with pytest.raises(
+        CheckpointError, match=r"the configuration says seq_len 36, the token mixer has 51 grid cells"
+    ):
+        load(write(tmp_path, tensors, config))
+
+
+@pytest.mark.parametrize("kind", ["trm mlp prefix", "trm mlp", "hrm mlp", "eqr"])
+def test_cells_of_the_configuration_that_contradict_the_weights_are_refused(kind, tmp_path):
+    model = model_of(kind)
+    eqr = {"lambda_": 1.0 - model.config.damping, "noise_scale": 0.0} if kind == "eqr" else {}
+    config = official_config(model, **eqr)
+    path = write(tmp_path, bare(model), config)
+    assert load(path, settings={"seq_len": 6}).config.seq_len == 6
+    told = "the configuration says seq_len 81, the token mixer has 6 grid cells"
+    with pytest.raises(CheckpointError, match=told):
+        load(path, settings={"seq_len": 81})
+    config["arch"]["seq_len"] = 81
+    with pytest.raises(CheckpointError, match=told):
+        load(write(tmp_path, bare(model), config))
+    assert_same_outputs(model, load(path, seq_len=6))  # an argument counts before the configuration
 
 
 def test_puzzles_are_not_asked_where_the_weights_tell_the_grid(tmp_path):

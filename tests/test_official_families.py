@@ -443,6 +443,11 @@ REFUSED = {
         tensor("puzzle_emb.weights", lambda t: torch.zeros(9, 16, dtype=torch.int64)),
         "puzzle_emb.weights holds torch.int64, floating values are required",
     ),
+    "trm: an option of eqr": (
+        "trm mlp prefix",
+        arch(lambda_=0.95),
+        "lambda_ is an option of EqR, the configuration is one of TRM ('",
+    ),
     "trm: prefix length": (
         "trm mlp prefix",
         arch(puzzle_emb_len=9),

@@ -167,6 +167,31 @@ def test_averages_under_any_usual_key_are_what_counts(key, tmp_path):
         assert_same_outputs(raw, load(tmp_path / "x.pt", weights="raw"))
 
 
+@pytest.mark.parametrize(
+    ("ema", "wanted"),
+    [(True, "ema"), (False, "raw"), (None, "raw"), (0.999, "ema"), (1, "ema"), (0, "raw"), (0.0, "raw")],
+)
+def test_the_configuration_says_by_yes_no_or_a_rate_whether_averages_count(official, ema, wanted, tmp_path):
+    state = training_state(small_eqr(), ema=small_eqr(5))
+    state["config"]["ema"] = ema
+    torch.save(state, tmp_path / "x.pt")
+    assert_same_outputs(small_eqr(5 if wanted == "ema" else 0), load(tmp_path / "x.pt"))
+    alone = load(resaved(official, tmp_path, official[0]), settings={"ema": ema})
+    assert alone.provenance["weights"] == wanted
+
+
+@pytest.mark.parametrize("ema", ["false", "no", "False", "true", [], {"decay": 0.9}])
+def test_other_words_on_averages_are_refused(ema, tmp_path):
+    state = training_state(small_eqr(), ema=small_eqr(5))
+    state["config"]["ema"] = ema
+    torch.save(state, tmp_path / "x.pt")
+    with pytest.raises(
+        CheckpointError, match=r"ema of the configuration must be true, false, or a rate, got "
+    ):
+        load(tmp_path / "x.pt")
+    assert_same_outputs(small_eqr(5), load(tmp_path / "x.pt", settings={"ema": True}))
+
+
 UNREADABLE = {
     "a list": ({"ema": [torch.zeros(2)]}, "'ema' is no dictionary of averaged tensors"),
     "parameters without names": (
@@ -309,6 +334,34 @@ def test_8_bit_weights_are_refused_for_what_they_are(official, tmp_path):
     content = {n: t.to(torch.float8_e4m3fn) for n, t in official[0].items()}
     with pytest.raises(CheckpointError, match=r"of a kind that is not read .* save the weights as float32"):
         load(resaved(official, tmp_path, content))
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("name", ["lm_head.weight", "q_head.weight", "H_init"])
+def test_8_bit_weights_in_safetensors_are_refused_by_name(official, name, dtype, tmp_path):
+    shutil.copy(official[1] / "all_config.yaml", tmp_path)
+    tensors = {bare(n): t.contiguous() for n, t in official[0].items()}
+    save_file({**tensors, name: tensors[name].to(dtype)}, tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match=rf"tensor {name} holds {dtype}, floating values are required"):
+        load(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (1e300, "values that are infinite in torch.float32"),
+        (-1e39, "values that are infinite in torch.float32"),
+        (float("inf"), "NaN or infinite values"),
+        (float("nan"), "NaN or infinite values"),
+    ],
+)
+def test_wide_weights_of_others_must_be_finite_in_float32(official, value, reason, tmp_path):
+    name = PREFIX + "lm_head.weight"
+    content = {**official[0], name: torch.full_like(official[0][name], value, dtype=torch.float64)}
+    path = resaved(official, tmp_path, content)
+    with pytest.raises(CheckpointError) as caught:
+        load(path)
+    assert str(caught.value) == f"{path}: tensor lm_head.weight has {reason}"
 
 
 @pytest.mark.parametrize("count", [1000, 15_000, 60_000])

@@ -106,7 +106,9 @@ def read_config(path: Path, called: str) -> dict[str, Any]:
             text = file.read(_MOST + 1)
         if len(text) > _MOST:
             raise ValueError(f"more than {_MOST} bytes")
-        config = json.loads(text) if path.suffix == ".json" else yaml.load(text, _Yaml)
+        config = (
+            json.loads(text, object_pairs_hook=_once) if path.suffix == ".json" else yaml.load(text, _Yaml)
+        )
     except _FAULTS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
@@ -120,6 +122,20 @@ def read_config(path: Path, called: str) -> dict[str, Any]:
     return config
 
 
+def _twice(option: str) -> str:
+    return f"{brief(option)} is there twice"
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON whose keys are there once."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(_twice(key))
+        found[key] = value
+    return found
+
+
 class _Yaml(yaml.SafeLoader):
     """YAML of plain values without merge keys, with which a few lines could expand to more than fits into memory."""
 
@@ -128,6 +144,16 @@ class _Yaml(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(
                 None, None, "merge keys (<<) are not read", node.start_mark
             )
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping whose keys are there once."""
+        seen: set[str] = set()
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []  # a tag may say that a list is one
+        for key in (k for k, _ in pairs if isinstance(k, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, _twice(key.value), key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
     def opaque(self, suffix: str, node: yaml.Node) -> Any:
         """Return the parts of a value with a tag, such as a Python object; nothing is looked up or called."""

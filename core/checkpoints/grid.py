@@ -29,26 +29,41 @@ def positions_told(file: OfficialFile, mixing: str | None) -> tuple[int | None, 
     return None, ""
 
 
+def cells_told(file: OfficialFile, seq_len: int | None) -> tuple[int | None, str]:
+    """Return the number of grid cells that the caller or else the configuration tells, and "the configuration"."""
+    file.asked.add("seq_len")
+    if seq_len is not None or "seq_len" not in file.arch:
+        return seq_len, ""
+    return file.value("seq_len", int), "the configuration"
+
+
 def grid_cells(
-    file: OfficialFile, known: tuple[int | None, str], prefix_len: int, vocab: int, seq_len: int | None
+    file: OfficialFile,
+    known: tuple[int | None, str],
+    prefix_len: int,
+    vocab: int,
+    told: tuple[int | None, str],
 ) -> int:
-    """Return the grid cells, from the weights, the training state, the caller or the vocabulary."""
+    """Return the grid cells, from the weights, the training state, what is told, the puzzles or the vocabulary.
+
+    Raises
+    ------
+    CheckpointError
+        When the known positions leave another number of cells than is told, or none.
+    """
     total, source = known
-    if "seq_len" in file.arch:
-        cells = file.value("seq_len", int)
-        if total is None and seq_len is None:
-            total, source = prefix_len + cells, "the configuration"
-    if total is None and seq_len is None:
-        cells, source = _assumed_cells(file, vocab)
-        total = prefix_len + cells
+    cells, by = told
     if total is None:
-        return int(seq_len or 0)
+        if cells is None:
+            cells, by = _assumed_cells(file, vocab)
+        if by:
+            file.inferred.append(f"seq_len from {by}")
+        return cells
     if total <= prefix_len:
         raise CheckpointError(f"{prefix_len} prefix positions leave no grid cell of the {total} of {source}")
-    if seq_len not in (None, total - prefix_len):
-        raise CheckpointError(
-            f"seq_len {seq_len} was asked for, {source} has {total - prefix_len} grid cells"
-        )
+    if cells not in (None, total - prefix_len):
+        said = f"{by} says seq_len {cells}" if by else f"seq_len {cells} was asked for"
+        raise CheckpointError(f"{said}, {source} has {total - prefix_len} grid cells")
     file.inferred.append(f"seq_len from {source}")
     return total - prefix_len
 

@@ -27,6 +27,7 @@ from eqrlab.core.checkpoints.official_configs import (
 from eqrlab.core.checkpoints.official_file import OfficialFile, listed
 from eqrlab.core.checkpoints.puzzle_rows import TABLE, table_of
 from eqrlab.core.checkpoints.rotary_tables import require_same_rotary
+from eqrlab.core.checkpoints.tensors import WEIGHTS
 from eqrlab.core.checkpoints.torchfile import Opaque, read_torch_file
 from eqrlab.core.checkpoints.weights import CONTAINERS, ROOTS, NoTensorsError, Weights, find_weights
 from eqrlab.core.errors import CheckpointError
@@ -114,7 +115,7 @@ def load_official(path: Path, asked: Asked, tensors: dict[str, Tensor] | None = 
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     require_same_rotary(read_named(rotary, path), values, path)
-    named = blank | _renamed(read_named(file.tensors, path))
+    named = blank | _renamed(read_named(file.tensors, path), path)
     task = task_name(values["vocab_size"], values["seq_len"])
     reasoner = assemble(path, family, values, task, provenance, named)
     reasoner.table = table
@@ -145,7 +146,10 @@ def _open(path: Path, content: Any, asked: Asked) -> tuple[OfficialFile, str, di
         )
     inside = foreign_configs.inside(state) if asked.config is None else None
     config = foreign_configs.sectioned(_given(path, asked, inside))
-    arch, renamed = official_names(config["arch"], family)
+    options = {
+        k: v for k, v in config["arch"].items() if v is not None or k == "pos_encodings"
+    }  # null: not given
+    arch, renamed = official_names(options, family)
     settings, _ = official_names(asked.settings, family)
     top = {name: settings.pop(name) for name in ("ema",) if name in settings}
     config = {**config, **top, "arch": {**arch, **settings}}
@@ -180,16 +184,16 @@ def _given(path: Path, asked: Asked, inside: dict[str, Any] | None) -> dict[str,
 
 def _choose_weights(file: OfficialFile, family: str, found: Weights, weights: str) -> None:
     """Choose raw or averaged weights, as requested or as the configuration says."""
-    config = file.config
+    ema = _says_ema(file.config)
     averages_alone = not (found.average_keys or found.unread) and file.origin != "eqr" and family != "eqr"
-    if averages_alone and config.get("ema") is True:  # as the trainers of TRM and URM save them
+    if averages_alone and ema:  # as the trainers of TRM and URM save them
         if weights == "raw":
             raise CheckpointError("holds no raw weights, only their averages")
         if found.key not in (None, "model_state_dict"):
             file.inferred.append("weights are averages by the configuration: the file has no others")
         file.weights = "ema"
         return
-    average = found.chosen(weights, bool(config.get("ema")))
+    average = found.chosen(weights, ema)
     if average is None:
         if found.average_keys:
             file.inferred.append("averages left alone: raw weights were asked for, or ema is not configured")
@@ -205,6 +209,14 @@ def _choose_weights(file: OfficialFile, family: str, found: Weights, weights: st
         file.tensors = {**found.raw, **average}
     if found.average_keys[0] != "ema":
         file.inferred.append(f"averages from {one_line(found.average_keys[0], 80)}")
+
+
+def _says_ema(config: dict[str, Any]) -> bool:
+    """Return whether the averages count by a configuration, which may give their rate instead of yes or no."""
+    ema = config.get("ema")
+    if ema is not None and not isinstance(ema, bool | int | float):
+        raise CheckpointError(f"ema of the configuration must be true, false, or a rate, got {brief(ema)}")
+    return bool(ema)
 
 
 def _origin(state: dict[Any, Any], inside: Any, config: dict[str, Any]) -> str:
@@ -276,7 +288,7 @@ def _in_shape(name: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _renamed(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Give tensors this package's names, and floating ones the float32 in which the official code keeps weights."""
     plain = {}
     for name, tensor in tensors.items():
@@ -285,5 +297,7 @@ def _renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         tensor = _in_shape(name, tensor)
         if name.startswith("layers."):  # URM's only stack stands outside of any level
             name = f"level.{name}"
-        plain[_RENAMED.get(name, name)] = tensor.float() if tensor.is_floating_point() else tensor
+        plain[_RENAMED.get(name, name)] = single = tensor.float() if tensor.dtype in WEIGHTS else tensor
+        if tensor.dtype == torch.float64 and not torch.equal(tensor.isfinite(), single.isfinite()):
+            raise CheckpointError(f"{path}: tensor {name} has values that are infinite in {single.dtype}")
     return plain

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from eqrlab.core.checkpoints.grid import SUDOKU_CELLS, board_of, grid_cells, positions_told
+from eqrlab.core.checkpoints.grid import SUDOKU_CELLS, board_of, cells_told, grid_cells, positions_told
 from eqrlab.core.checkpoints.official_file import OfficialFile
 from eqrlab.core.errors import CheckpointError
 from eqrlab.core.messages import brief
@@ -54,6 +54,10 @@ def check_family(file: OfficialFile, family: str) -> None:
         raise CheckpointError(f"arch.name must be str, got {brief(name)}")
     declared = name[:80]
     said = next((f for part, f in _DECLARED.items() if part in declared.lower()), None)
+    if family == "eqr" and said not in (None, "eqr") and "H_init" in file.tensors:
+        raise CheckpointError(
+            f"lambda_ is an option of EqR, the configuration is one of {NAMES[said]} ({declared!r})"
+        )
     if family == "eqr" and said not in (None, "eqr"):  # nothing tells an EqR but what is not there
         raise CheckpointError(
             f"the configuration is one of {NAMES[said]} ({declared!r}), whose weights have "
@@ -92,13 +96,14 @@ def _shared(
             f"the weights have the {mixer} mixer, the configuration says mlp_t={file.arch['mlp_t']}"
         )
     total = positions_told(file, mixing if mixer == "mlp" else None)
-    cells = SUDOKU_CELLS.get(vocab) if seq_len is None else seq_len
+    told = cells_told(file, seq_len)
+    cells = SUDOKU_CELLS.get(vocab) if told[0] is None else told[0]
     prefix_len, prefix_dim = _prefix(file, hidden, prefix, total[0] - cells if total[0] and cells else None)
-    seq_len = grid_cells(file, total, prefix_len, vocab, seq_len)
+    cells = grid_cells(file, total, prefix_len, vocab, told)
     positions = _positions(file, mixer)
     return {
         "vocab_size": vocab,
-        "seq_len": seq_len,
+        "seq_len": cells,
         "hidden_size": hidden,
         "num_heads": file.value("num_heads", int),
         **_widths(file, hidden, blocks[1], total[0] if mixer == "mlp" else None),
@@ -109,7 +114,7 @@ def _shared(
         "mixer": mixer,
         "positions": positions,
         "rope_theta": file.value("rope_theta", float, 10000.0) if positions.startswith("rope") else 10000.0,
-        "board": board_of(file, seq_len) if positions == "rope2d" else None,
+        "board": board_of(file, cells) if positions == "rope2d" else None,
         "prefix_len": prefix_len,
         "prefix_dim": prefix_dim,
         "halt_max_steps": file.value("loops" if "loops" in file.arch else "halt_max_steps", int, 16),
@@ -167,6 +172,8 @@ def _positions(file: OfficialFile, mixer: str) -> str:
     """Return how positions are encoded; a fixed table among the tensors is read as a learned one."""
     table = {"embed_pos.embedding_weight": "learned", "absolute_pos_embedding": "absolute"}
     stored = next((kind for name, kind in table.items() if name in file.tensors), None)
+    if mixer == "mlp" and not stored and file.arch.get("pos_encodings", "") is None:
+        return "none"
     positions = file.value("pos_encodings", str, "rope")
     known = positions in ("none", "rope", "rope2d")
     if (positions != stored) if stored else not known:

@@ -45,4 +45,4 @@ def what_is_wrong(path: Path) -> str | None:
             return None
         return "is no regular file" if path.exists() else "no such file"
     except (OSError, ValueError) as error:  # a name that is too long, or that no file can have
-        return str(getattr(error, "strerror", error))
+        return str(getattr(error, "strerror", None) or error)

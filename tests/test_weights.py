@@ -198,6 +198,10 @@ UNREADABLE = {
         {"ema_state": {"decay": 0.9, "shadow_params": [torch.zeros(2)]}},
         "'ema_state' is no dictionary of averaged tensors",
     ),
+    "a dictionary of mixed content": (
+        {"avg_stats": {"lm_head.weight": torch.zeros(5, 16), "kind": "mean"}},
+        "'avg_stats' is no dictionary of averaged tensors",
+    ),
     "two places": ("twice", "averages lie under"),
 }
 

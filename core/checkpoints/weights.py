@@ -133,7 +133,14 @@ def _averages(value: Any, flat: dict[Any, Any] | None, key: str, known: set[str]
     inside = value if flat is None else flat
     if isinstance(inside, dict) and inside and all(map(_is_number, inside.values())):
         return None  # metrics, for example
-    raw, average = split_names(_checked(flat, brief(key))) if flat else ({}, {})
+    if flat is None:
+        return {}
+    try:
+        raw, average = split_names(_checked(flat, brief(key)))
+    except NoTensorsError:
+        if known:
+            return {}
+        raise
     found = average or raw
     return found if not known or not known.isdisjoint(found) else {}
 

@@ -668,6 +668,13 @@ def test_cells_of_the_configuration_that_contradict_the_weights_are_refused(kind
     assert_same_outputs(model, load(path, seq_len=6))  # an argument counts before the configuration
 
 
+def test_a_longest_length_need_not_be_that_of_the_weights(tmp_path):
+    model = model_of("trm mlp")
+    config = official_config(model)
+    config["arch"]["max_seq_len"] = 512
+    assert load(write(tmp_path, bare(model), config)).config == model.config
+
+
 def test_puzzles_are_not_asked_where_the_weights_tell_the_grid(tmp_path):
     model = model_of("trm mlp prefix")
 

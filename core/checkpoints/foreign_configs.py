@@ -47,7 +47,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "pos_encodings": ("pos_encoding", "positional_encoding", "position_encoding"),
     "rope_theta": ("rope_base", "rotary_theta"),
     "rms_norm_eps": ("norm_eps", "layer_norm_eps", "rms_eps"),
-    "seq_len": ("input_seq_len", "max_seq_len", "seq_length", "context_length"),
+    "seq_len": ("input_seq_len", "seq_length"),
+    "max_seq_len": ("context_length",),
     "lambda_": ("lambda", "lam"),
     "pre_norm": ("norm_first", "prenorm"),
 }

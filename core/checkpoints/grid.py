@@ -31,7 +31,7 @@ def positions_told(file: OfficialFile, mixing: str | None) -> tuple[int | None, 
 
 def cells_told(file: OfficialFile, seq_len: int | None) -> tuple[int | None, str]:
     """Return the number of grid cells that the caller or else the configuration tells, and "the configuration"."""
-    file.asked.add("seq_len")
+    file.asked |= {"seq_len", "max_seq_len"}
     if seq_len is not None or "seq_len" not in file.arch:
         return seq_len, ""
     return file.value("seq_len", int), "the configuration"
@@ -69,7 +69,11 @@ def grid_cells(
 
 
 def _assumed_cells(file: OfficialFile, vocab: int) -> tuple[int, str]:
-    """Return the grid cells of the given puzzles, or of the boards known for a vocabulary, and the source."""
+    """Return the grid cells of the longest sequence allowed, of the given puzzles, or of the boards of a vocabulary."""
+    if (
+        "max_seq_len" in file.arch
+    ):  # of a model whose weights tell its size it need not be the number of cells
+        return file.value("max_seq_len", int), "the configuration"
     if file.puzzle_cells is not None:
         return file.puzzle_cells(), "the puzzles"
     if vocab in SUDOKU_CELLS:

@@ -1,9 +1,12 @@
 """Tasks of any board and vocabulary: found by name and sizes, read from any file, judged, solved and drawn."""
 
 import gzip
+import io
 import json
 import re
 import time
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,8 @@ from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.core.training.losses import exact, stablemax_cross_entropy
 from eqrlab.datasets import PuzzleSet, batch_solver, read_puzzles, sudoku
 from eqrlab.datasets.checks import faults, uniqueness
+from eqrlab.datasets.faults import PuzzleFileError
+from eqrlab.datasets.formats import tables
 from eqrlab.datasets.sudoku import geometry, legal_clues
 
 # --- names and sizes
@@ -297,6 +302,57 @@ def test_what_is_wrong_with_a_table_is_said_with_its_place(tmp_path, name, conte
     with pytest.raises(ValueError) as error:
         read_puzzles(path)
     assert reason in str(error.value)
+
+
+def packed(array, method=zipfile.ZIP_DEFLATED, names=("inputs",)):
+    """A .npz file with an array under one or more names."""
+    plain, whole = io.BytesIO(), io.BytesIO()
+    np.save(plain, array)
+    with warnings.catch_warnings(), zipfile.ZipFile(whole, "w", method) as archive:
+        warnings.simplefilter("ignore")  # names that stand twice
+        for name in names:
+            archive.writestr(f"{name}.npy", plain.getvalue())
+    return whole.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (packed(np.ones((90_000, 81), np.uint8)), "a.npz: 7[0-9]+ compressed bytes give more than 4[0-9]+ integers"),
+        (packed(np.ones((2, 81), np.uint8), zipfile.ZIP_LZMA), "a.npz: inputs.npy is not compressed as numpy"),
+        (packed(np.ones((2, 81), int), names=("inputs", "inputs")), "a.npz: column 'inputs' stands 2 times"),
+        (packed(np.array([[1, 2], [3, 1 << 40]])), "a.npz:1: token 1099511627776, of which 0 to 16777215 are"),
+        (packed(np.array([[1 << 63]], np.uint64)), "a.npz:0: token 9223372036854775808, of which 0 to 16777215 are"),
+        (packed(np.ones((1, (1 << 20) + 1), int)), "a.npz: puzzles of 1048577 cells, of which 1048576 are allowed"),
+    ],
+    ids=["bomb", "lzma", "twice", "token", "unsigned", "cells"],
+)  # fmt: skip
+def test_an_archive_of_arrays_that_no_puzzles_have_is_refused(tmp_path, content, reason):
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(PuzzleFileError, match=reason):
+        read_puzzles(tmp_path / "a.npz", limit=3)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_damaged_archive_of_arrays_is_refused(tmp_path, compressed):
+    """Any byte of the array may be wrong: the checksum finds what decompression does not."""
+    tokens = np.random.default_rng(0).integers(1, 11, (300, 81))
+    path = tmp_path / "a.npz"
+    (np.savez_compressed if compressed else np.savez)(path, inputs=tokens)
+    sound = path.read_bytes()
+    for place in range(60, len(sound) - 200, 397):
+        path.write_bytes(sound[:place] + bytes([sound[place] ^ 0x5A]) + sound[place + 1 :])
+        with pytest.raises(PuzzleFileError, match=r"a\.npz: "):
+            read_puzzles(path)
+    path.write_bytes(sound)
+    np.testing.assert_array_equal(read_puzzles(path).inputs, tokens)
+
+
+def test_a_table_beyond_the_memory_is_refused(tmp_path, monkeypatch):
+    np.save(tmp_path / "a.npy", np.ones((2, 3), int))
+    monkeypatch.setattr(tables, "read_array", lambda *_: np.empty((1 << 56, 81), np.uint8))
+    with pytest.raises(PuzzleFileError, match=r"a\.npy: the puzzles do not fit into the memory"):
+        read_puzzles(tmp_path / "a.npy")
 
 
 def test_labels_beyond_the_vocabulary_are_named(tmp_path):

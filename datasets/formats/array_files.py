@@ -26,6 +26,8 @@ _BROKEN = (
     ValueError,
     tokenize.TokenError,
 )  # what Python's own parser may say of a header
+_LEAST_TOKENS = 1 << 22  # integers that any compressed array may have,
+_MOST_RATIO = 100  # and more in proportion to its compressed size
 _MOST_ARRAY_HEADER = 1 << 16  # bytes, of which NumPy reads 10,000
 
 
@@ -39,8 +41,12 @@ def load_array(path: Path, ndim: int) -> np.ndarray:
         return read_array(file, os.fstat(file.fileno()).st_size, path, ndim)
 
 
-def read_array(file: IO[bytes], size: int, path: Path, ndim: int | None = None) -> np.ndarray:
+def read_array(
+    file: IO[bytes], size: int, path: Path, ndim: int | None = None, packed: int | None = None
+) -> np.ndarray:
     """Read an integer array of some rank from a stream of so many bytes, which its header must announce.
+
+    One that is decompressed from `packed` bytes may have as many integers as puzzles can have in them.
 
     Raises
     ------
@@ -65,8 +71,17 @@ def read_array(file: IO[bytes], size: int, path: Path, ndim: int | None = None) 
     there = size - start.tell()
     if expected != there:
         raise PuzzleFileError(f"{path}: broken .npy file ({expected} bytes of data announced, {there} there)")
-    file.seek(start.tell())
-    data = file.read(expected)
-    if len(data) != expected:
+    most = math.inf if packed is None else _LEAST_TOKENS + _MOST_RATIO * packed
+    if math.prod(shape) > most:
+        raise PuzzleFileError(
+            f"{path}: {packed} compressed bytes give more than {most} integers, which no puzzles do; "
+            "save the arrays uncompressed if they are sound"
+        )
+    data = bytearray(expected)
+    begun = start.read(expected)
+    data[: len(begun)] = begun
+    with memoryview(data)[len(begun) :] as rest:
+        missing = len(rest) - file.readinto(rest)  # type: ignore[attr-defined]
+    if missing:
         raise PuzzleFileError(f"{path}: broken .npy file (it became shorter while it was read)")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,15 @@ from eqrlab.datasets.faults import Fault, PuzzleFileError
 from eqrlab.datasets.formats.array_files import read_array
 from eqrlab.datasets.formats.columns import Line, find_columns, rows_of_labels
 from eqrlab.datasets.puzzles import Draw, PuzzleSet, rows_drawn
+from eqrlab.datasets.registry.generic import MOST_CELLS, MOST_TOKENS
 from eqrlab.datasets.registry.lookup import task as task_named
 from eqrlab.datasets.text import scan_rows
 
 FRAMES = (".parquet", ".feather", ".arrow")
 ARRAYS = (".npy", ".npz")
 LINES = (".jsonl", ".ndjson")
+_BROKEN_ZIP = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError, zlib.error)
 _MOST_LINE = 1 << 24  # characters of one JSON object
-_MOST_MEMBER = 1 << 31  # bytes of an array within a .npz
 
 
 def is_table(path: Path) -> bool:
@@ -154,7 +155,9 @@ def frame_rows(path: Path) -> tuple[list[str], Iterator[Line | Fault]]:
     return [header[k] for k in extra], rows()
 
 
-def arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None, tuple[int, int] | None]:
+def arrays(
+    path: Path, limit: int | None = None
+) -> tuple[np.ndarray, np.ndarray | None, tuple[int, int] | None]:
     """Read tokens of a .npy or .npz file: puzzles (n, L), their labels, and the board where the arrays have its sides.
 
     Raises
@@ -169,29 +172,10 @@ def arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None, tuple[int, int] |
     """
     if path.suffix.lower() == ".npy":
         with open(path, "rb") as file:
-            return _flat(path, read_array(file, path.stat().st_size, path), None)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            puzzle, solution = find_columns(f"{path}", list(members))
-            names = list(members)
-            chosen = [members[names[k]] for k in (puzzle, solution) if k is not None]
-            found = []
-            for info in chosen:
-                if info.file_size > _MOST_MEMBER:
-                    raise PuzzleFileError(f"{path}: {info.filename} has more than {_MOST_MEMBER} bytes")
-                with archive.open(info) as member:
-                    data = member.read(info.file_size + 1)
-                found.append(read_array(io.BytesIO(data), len(data), path))
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-        raise PuzzleFileError(f"{path}: not a sound .npz file ({str(error)[:200]})") from error
-    return _flat(path, found[0], found[1] if len(found) > 1 else None)
-
-
-def _flat(
-    path: Path, inputs: np.ndarray, labels: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray | None, tuple[int, int] | None]:
-    """Return arrays with one row a puzzle, and the sides of boards."""
+            found = [read_array(file, path.stat().st_size, path)]
+    else:
+        found = _members(path)
+    inputs, labels = found if len(found) > 1 else (found[0], None)
     if inputs.ndim not in (2, 3) or not inputs.size:
         raise PuzzleFileError(
             f"{path}: puzzles (n, cells) or (n, rows, columns) are required, got {inputs.shape}"
@@ -201,15 +185,55 @@ def _flat(
             f"{path}: labels must have the shape {inputs.shape} of the inputs, got {labels.shape}"
         )
     board = (inputs.shape[1], inputs.shape[2]) if inputs.ndim == 3 else None
-    flat = [None if a is None else a.reshape(len(a), -1).astype(np.int64) for a in (inputs, labels)]
-    assert flat[0] is not None
-    return flat[0], flat[1], board
+    first = _tokens(path, inputs[:limit])
+    return first, None if labels is None else _tokens(path, labels[:limit]), board
+
+
+def _members(path: Path) -> list[np.ndarray]:
+    """Read the puzzles of a .npz file, and their labels where it has some."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            columns = find_columns(f"{path}", [info.filename.removesuffix(".npy") for info in members])
+            found = []
+            for info in (members[k] for k in columns if k is not None):
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise PuzzleFileError(
+                        f"{path}: {info.filename} is not compressed as numpy.savez_compressed does"
+                    )
+                with archive.open(info) as member:
+                    found.append(read_array(member, info.file_size, path, packed=info.compress_size))
+    except _BROKEN_ZIP as error:
+        raise PuzzleFileError(f"{path}: not a sound .npz file ({str(error)[:200]})") from error
+    return found
+
+
+def _tokens(path: Path, array: np.ndarray) -> np.ndarray:
+    """Return an array with one row a puzzle, if a task can have so many cells and tokens."""
+    rows = array.reshape(len(array), -1)
+    if rows.shape[1] > MOST_CELLS:
+        raise PuzzleFileError(f"{path}: puzzles of {rows.shape[1]} cells, of which {MOST_CELLS} are allowed")
+    if rows.max() >= MOST_TOKENS:
+        row = int((rows >= MOST_TOKENS).any(axis=1).argmax())
+        raise PuzzleFileError(
+            f"{path}:{row}: token {rows[row].max()}, of which 0 to {MOST_TOKENS - 1} are allowed"
+        )
+    return rows.astype(np.int64)
 
 
 def scan_table(
     path: Path, task: str | None, limit: int | None, draw: Draw | None = None
 ) -> tuple[PuzzleSet | None, list[Fault]]:
     """Read a table as far as it is sound; see `files.scan`."""
+    try:
+        return _scan(path, task, limit, draw)
+    except MemoryError as error:
+        raise PuzzleFileError(f"{path}: the puzzles do not fit into the memory") from error
+
+
+def _scan(
+    path: Path, task: str | None, limit: int | None, draw: Draw | None
+) -> tuple[PuzzleSet | None, list[Fault]]:
     name = path.name.lower().removesuffix(".gz")
     if name != path.name.lower() and not name.endswith(LINES):
         raise PuzzleFileError(
@@ -227,8 +251,7 @@ def _scan_arrays(
     path: Path, task: str | None, limit: int | None, draw: Draw | None
 ) -> tuple[PuzzleSet | None, list[Fault]]:
     """Make puzzles of arrays; labels of -100 do not count."""
-    inputs, labels, board = arrays(path)
-    inputs, labels = inputs[:limit], None if labels is None else labels[:limit]
+    inputs, labels, board = arrays(path, limit)
     if labels is not None:
         labels = rows_of_labels(labels)
     for what, tokens in (("the puzzle", inputs), ("the solution", labels)):

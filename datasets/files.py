@@ -96,7 +96,7 @@ def read_puzzles(
           their names are taken from identifiers.json in one of the two;
         - ARC tasks in JSON: a task file, a folder of them, or tasks by name, solutions in the file beside challenges.
 
-        - JSON lines (.jsonl) and what pandas reads (.parquet, .feather; `eqrlab[tables]`) with columns of the same
+        - JSON lines (.jsonl), parquet and feather (.parquet, .feather; `eqrlab[tables]`) with columns of the same
           names, text or lists of integers; .npy and .npz arrays of tokens, `inputs` and `labels`.
 
         Sudoku of any boxes up to 25x25, beyond 9 with letters (A = 10) or numbers set apart by spaces; mazes over the

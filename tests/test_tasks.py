@@ -19,6 +19,7 @@ from eqrlab.core.training.losses import exact, stablemax_cross_entropy
 from eqrlab.datasets import PuzzleSet, batch_solver, read_puzzles, sudoku
 from eqrlab.datasets.checks import faults, uniqueness
 from eqrlab.datasets.faults import PuzzleFileError
+from eqrlab.datasets.files import scan
 from eqrlab.datasets.formats import tables
 from eqrlab.datasets.sudoku import geometry, legal_clues
 
@@ -246,7 +247,7 @@ def test_every_kind_of_file_gives_the_same_puzzles(tmp_path, kind):
     assert len(read_puzzles(written(tmp_path, kind), "generic-3-v200", limit=3)) == 3
 
 
-def test_a_parquet_file_without_pandas_says_what_to_install(tmp_path, monkeypatch):
+def test_a_parquet_file_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match=r"read through .* pip install 'eqrlab\[tables\]'"):
@@ -258,6 +259,51 @@ def test_a_broken_parquet_file_is_refused(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1" + b"\0" * 90 + b"PAR1")
     with pytest.raises(ValueError, match=r"a.parquet: not a sound .parquet file"):
         read_puzzles(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "feather"])
+def test_few_bytes_of_many_equal_rows_are_read_up_to_the_limit_and_refused_beyond_their_bytes(tmp_path, kind):
+    pyarrow = pytest.importorskip("pyarrow")
+    feather, parquet = pytest.importorskip("pyarrow.feather"), pytest.importorskip("pyarrow.parquet")
+    same = pyarrow.DictionaryArray.from_arrays(pyarrow.array(np.zeros(150_000, np.int32)), ["1 2 3"])
+    path = tmp_path / f"a.{kind}"
+    (parquet.write_table if kind == "parquet" else feather.write_feather)(
+        pyarrow.table({"puzzle": same}), path, compression="zstd"
+    )
+    assert read_puzzles(path, limit=3).inputs.tolist() == [[1, 2, 3]] * 3
+    with pytest.raises(
+        PuzzleFileError, match=rf"a.{kind}: more than [67]\d{{4}} rows in a file of so few bytes"
+    ):
+        read_puzzles(path, draw=datasets.Draw(3, 0))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "feather"])
+def test_a_damaged_table_is_read_or_refused_by_name(tmp_path, kind):
+    pandas, _ = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    puzzles = [".".join("12341") + str(k % 5) + "." * 6 for k in range(60)]
+    path = tmp_path / f"a.{kind}"
+    getattr(pandas.DataFrame({"puzzle": puzzles}), f"to_{kind}")(path)
+    sound, refused = path.read_bytes(), 0
+    for place in range(0, len(sound), max(1, len(sound) // 300)):
+        path.write_bytes(sound[:place] + bytes([sound[place] ^ 0x94]) + sound[place + 1 :])
+        try:
+            scan(path, "sudoku4")
+        except PuzzleFileError as error:
+            assert str(error).startswith(str(path)) and len(str(error)) < 600
+            refused += 1
+    assert refused > 20
+
+
+def test_the_index_of_a_frame_is_no_column_unless_it_has_a_name(tmp_path):
+    pandas, _ = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    frame = pandas.DataFrame({"puzzle": ["1 2", "3 4", "5 6"], "rating": [1, None, 3]}).astype(
+        {"rating": "Int64"}
+    )
+    frame[1:].to_parquet(tmp_path / "a.parquet")
+    found = read_puzzles(tmp_path / "a.parquet")
+    assert found.inputs.tolist() == [[3, 4], [5, 6]] and found.columns == {"rating": ("", "3")}
+    frame.set_index("puzzle").to_parquet(tmp_path / "b.parquet")
+    assert read_puzzles(tmp_path / "b.parquet").inputs.tolist() == [[1, 2], [3, 4], [5, 6]]
 
 
 def test_sudoku_in_json_lines_and_numbers(tmp_path):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from eqrlab.core.labels import ELSEWHERE, labels_of
 from eqrlab.core.messages import brief
-from eqrlab.datasets.faults import PuzzleFileError
+from eqrlab.datasets.faults import Fault, PuzzleFileError
 
 PAIRS = (
     ("puzzle", "solution"),
@@ -69,3 +70,44 @@ def find_columns(place: str, header: Sequence[str]) -> tuple[int, int | None]:
         f"{place}: column {missing!r} is missing; the header must name puzzle,solution or question,answer "
         f"(solutions may be left out), it names {told}"
     )
+
+
+def as_field(value: Any) -> str:
+    """Return a value of a table as a CSV file would hold it: integers of lists, nested or not, set apart by spaces.
+
+    Raises
+    ------
+    ValueError
+        For a value that is neither text nor integers.
+
+    Examples
+    --------
+    >>> as_field([[1, 2], [3, 4]]), as_field("53..7"), as_field(None)
+    ('1 2 3 4', '53..7', '')
+    """
+    if value is None or (isinstance(value, float) and value != value):
+        return ""
+    if isinstance(value, str):
+        return value
+    cells: list[int] = []
+    stack = [value]
+    while stack:
+        one = stack.pop()
+        if isinstance(one, np.ndarray):
+            one = one.tolist()
+        if isinstance(one, list | tuple):
+            stack += reversed(one)
+        elif type(one) is int and abs(one) < 1 << 31:
+            cells.append(one)
+        else:
+            raise ValueError(f"a text or a list of integers is required, got {brief(one)}")
+    return " ".join(map(str, cells))
+
+
+def line_of(path: Path, number: int, puzzle: Any, solution: Any, extra: list[Any]) -> Line | Fault:
+    """Return a row of a table as a line, its values as a CSV file would hold them."""
+    try:
+        fields = as_field(puzzle), as_field(solution)
+    except ValueError as error:
+        return Fault(f"{path}:{number}", str(error))
+    return Line(number, *fields, tuple("" if value is None else str(value) for value in extra))

@@ -1,4 +1,4 @@
-"""Tables of puzzles that are no CSV: JSON lines, what pandas reads (parquet, feather), and NumPy arrays."""
+"""Tables of puzzles that are no CSV: JSON lines, parquet, feather, and NumPy arrays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from eqrlab.datasets import checks
 from eqrlab.datasets.decode import read_text
 from eqrlab.datasets.faults import Fault, PuzzleFileError
 from eqrlab.datasets.formats.array_files import read_array
-from eqrlab.datasets.formats.columns import Line, find_columns, rows_of_labels
+from eqrlab.datasets.formats.columns import Line, find_columns, line_of, rows_of_labels
+from eqrlab.datasets.formats.frames import frame_rows
 from eqrlab.datasets.puzzles import Draw, PuzzleSet, rows_drawn
 from eqrlab.datasets.registry.generic import MOST_CELLS, MOST_TOKENS
 from eqrlab.datasets.registry.lookup import task as task_named
@@ -34,38 +35,6 @@ _MOST_LINE = 1 << 24  # characters of one JSON object
 def is_table(path: Path) -> bool:
     """Say whether a file is one that is read here, by its name."""
     return path.name.lower().removesuffix(".gz").endswith((*FRAMES, *ARRAYS, *LINES))
-
-
-def as_field(value: Any) -> str:
-    """Return a value of a table as a CSV file would hold it: integers of lists, nested or not, set apart by spaces.
-
-    Raises
-    ------
-    ValueError
-        For a value that is neither text nor integers.
-
-    Examples
-    --------
-    >>> as_field([[1, 2], [3, 4]]), as_field("53..7"), as_field(None)
-    ('1 2 3 4', '53..7', '')
-    """
-    if value is None or (isinstance(value, float) and value != value):
-        return ""
-    if isinstance(value, str):
-        return value
-    cells: list[int] = []
-    stack = [value]
-    while stack:
-        one = stack.pop()
-        if isinstance(one, np.ndarray):
-            one = one.tolist()
-        if isinstance(one, list | tuple):
-            stack += reversed(one)
-        elif type(one) is int and abs(one) < 1 << 31:
-            cells.append(one)
-        else:
-            raise ValueError(f"a text or a list of integers is required, got {brief(one)}")
-    return " ".join(map(str, cells))
 
 
 def json_lines(path: Path, text: str) -> tuple[list[str], Iterator[Line | Fault]]:
@@ -95,7 +64,9 @@ def json_lines(path: Path, text: str) -> tuple[list[str], Iterator[Line | Fault]
                 yield Fault(f"{path}:{number}", f"key {header[puzzle]!r} is missing")
             else:
                 known = None if solution is None else values.get(header[solution])
-                yield _line(path, number, values[header[puzzle]], known, [values.get(name) for name in extra])
+                yield line_of(
+                    path, number, values[header[puzzle]], known, [values.get(name) for name in extra]
+                )
 
     return extra, lines()
 
@@ -110,49 +81,6 @@ def _object(path: Path, number: int, line: str) -> dict[str, Any] | Fault:
     if not isinstance(value, dict):
         return Fault(f"{path}:{number}", f"a JSON object is required, got {brief(value)}")
     return value
-
-
-def _line(path: Path, number: int, puzzle: Any, solution: Any, extra: list[Any]) -> Line | Fault:
-    try:
-        fields = as_field(puzzle), as_field(solution)
-    except ValueError as error:
-        return Fault(f"{path}:{number}", str(error))
-    return Line(number, *fields, tuple("" if value is None else str(value) for value in extra))
-
-
-def frame_rows(path: Path) -> tuple[list[str], Iterator[Line | Fault]]:
-    """Split a table that pandas reads, as `json_lines` does; rows count from 1.
-
-    Raises
-    ------
-    ValueError
-        If pandas or pyarrow is not installed, the file is broken, or it names no puzzle.
-    """
-    try:
-        import pandas
-        import pyarrow.feather
-        import pyarrow.parquet
-    except ImportError as error:
-        raise PuzzleFileError(
-            f"{path}: {path.suffix} files are read through pandas and pyarrow; pip install 'eqrlab[tables]' ({error})"
-        ) from None
-    read = pandas.read_parquet if path.suffix.lower() == ".parquet" else pandas.read_feather
-    try:
-        frame = read(path)
-    except (pyarrow.lib.ArrowException, ValueError, OSError, KeyError, MemoryError) as error:
-        raise PuzzleFileError(f"{path}: not a sound {path.suffix} file ({str(error)[:200]})") from error
-    header = [str(name) for name in frame.columns]
-    if not header:
-        raise PuzzleFileError(f"{path}: a table without columns")
-    puzzle, solution = find_columns(f"{path}", header)
-    extra = [k for k in range(len(header)) if k not in (puzzle, solution)]
-
-    def rows() -> Iterator[Line | Fault]:
-        for number, row in enumerate(frame.itertuples(index=False, name=None), start=1):
-            known = None if solution is None else row[solution]
-            yield _line(path, number, row[puzzle], known, [row[k] for k in extra])
-
-    return [header[k] for k in extra], rows()
 
 
 def arrays(

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import itertools
 import math
+import re
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,10 @@ def csv_separator(path: Path, text: str) -> str | None:
     first = next(io.StringIO(text.lstrip(), newline=None), "")
     for separator in _SEPARATORS:
         try:
-            names = {name.strip().lower() for name in next(csv.reader([first], delimiter=separator), [])}
+            fields = next(csv.reader([first], delimiter=separator, skipinitialspace=True), [])
         except csv.Error:
             continue
-        if names & {name for name, _ in PAIRS}:
+        if {name.strip().lower() for name in fields} & {name for name, _ in PAIRS}:
             return separator
     named = path.name.lower().removesuffix(".gz").endswith((".csv", ".tsv"))
     return "," if named or ("," in first and first[0] != "#") else None
@@ -56,7 +57,10 @@ def csv_lines(path: Path, text: str, separator: str) -> tuple[list[str], Iterato
     ValueError
         If a column is missing or named twice, or the quoting is broken (also while lines are taken), with its place.
     """
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
+    # Spaces before quotes belong to no field; where there are none, a maze may begin with spaces.
+    spaced = re.search(rf'{re.escape(separator)} +"[^"\r\n{re.escape(separator)}]', text) is not None
+    source = io.StringIO(text, newline="")
+    reader = csv.reader(source, strict=True, delimiter=separator, skipinitialspace=spaced)
     rows = _csv_rows(path, reader)
     header = [name.strip() for name in next(rows, [])]
     if not header:

@@ -666,6 +666,27 @@ def test_usual_headers_and_separators_are_read(tmp_path, rows, small, separator,
     same(datasets.read_puzzles(write(tmp_path / "alone.csv", alone)), dataclasses.replace(small, labels=None))
 
 
+@pytest.mark.parametrize("separator", [",", ";", "|"])
+@pytest.mark.parametrize("gap", [" ", "  "])
+def test_spaces_before_quotes_belong_to_no_field(tmp_path, rows, small, separator, gap):
+    lines = [(separator + gap).join(f'"{field}"' for field in row.split(",")) for row in rows]
+    same(datasets.read_puzzles(write(tmp_path / "a.csv", lines)), small)
+    plain = [(separator + gap).join(row.split(",")) for row in rows]
+    same(datasets.read_puzzles(write(tmp_path / "b.csv", plain)), small)
+
+
+@pytest.mark.parametrize("note", ["x", 'a, "b" c', "ends, ", 'the, "" empty', "two\n lines"])
+def test_a_maze_that_begins_with_blanks_keeps_them(tmp_path, note):
+    maze = "    #" + " S G " + "#####" + "     " + "#   #"
+    tokens = datasets.task("maze5").encode(maze)[None]
+    files.write_csv(tmp_path / "a.csv", PuzzleSet(tokens, None, "maze5", {"note": (note,)}))
+    found = datasets.read_puzzles(tmp_path / "a.csv")
+    np.testing.assert_array_equal(found.inputs, tokens)
+    assert found.columns["note"] == (note,)
+    with pytest.raises(ValueError, match=r"a\.csv:2: wrong length: the puzzle has 21 characters, maze5 has 25"):
+        datasets.read_puzzles(write(tmp_path / "a.csv", f'puzzle, "note"\n{maze}, "x"\n'), "maze5")
+
+
 def test_further_columns_stay_in_a_file_without_solutions(tmp_path, rows):
     lines = ["source;Question;rating"] + [f"x;{row.split(',')[0]};{k}" for k, row in enumerate(rows[1:])]
     puzzles = datasets.read_puzzles(write(tmp_path / "a.csv", lines))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import collections
 import gzip
 import io
+import json
 import stat
 import zlib
 from pathlib import Path
+from typing import Any
 
 from eqrlab.core.kinds import LOOKED_AT, kind_of
+from eqrlab.core.messages import brief
 from eqrlab.datasets.faults import PuzzleFileError
 
 READ = "a CSV or text file in UTF-8, plain or gzip, or an official folder of .npy files is required"
@@ -16,7 +20,7 @@ _LEAST_TEXT = 1 << 24  # bytes of text that any gzip file may have,
 _MOST_RATIO = 100  # and more in proportion to its size
 
 
-def read_text(path: Path, *, json: bool = False) -> str:
+def read_text(path: Path, *, expect_json: bool = False) -> str:
     """Read a text file, decompressed if necessary; a byte order mark is left out.  JSON must be expected.
 
     Raises
@@ -46,7 +50,7 @@ def read_text(path: Path, *, json: bool = False) -> str:
         raise PuzzleFileError(
             f"{path}:{line}: not a text file (byte {data[error.start]:#04x}); {READ}"
         ) from error
-    if not json and text.lstrip()[:1] in ("{", "["):
+    if not expect_json and text.lstrip()[:1] in ("{", "["):
         raise PuzzleFileError(
             f"{path}:1: this is JSON; {READ}; JSON lines need a name in .jsonl, ARC tasks one in .json"
         )
@@ -70,3 +74,27 @@ def _decompressed(path: Path, data: bytes) -> bytes:
         line = sum(part.count(b"\n") for part in parts) + 1
         raise PuzzleFileError(f"{path}:{line}: broken or truncated gzip file ({error})") from error
     return b"".join(parts)
+
+
+def parsed(text: str | bytes, what: str = "a JSON file") -> Any:
+    """Parse JSON, of which no object may have a key twice: it would mean something else to other readers.
+
+    Raises
+    ------
+    ValueError
+        In a sentence without the place.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except PuzzleFileError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise PuzzleFileError(f"not {what} ({str(error)[:200]})") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        [(twice, count)] = collections.Counter(key for key, _ in pairs).most_common(1)
+        raise PuzzleFileError(f"the key {brief(twice)} stands {count} times in one object")
+    return found

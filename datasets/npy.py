@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ import numpy as np
 from eqrlab.core.labels import ELSEWHERE, IGNORED, ZERO, labels_of, wanted
 from eqrlab.core.messages import brief
 from eqrlab.datasets import checks
+from eqrlab.datasets.decode import parsed
 from eqrlab.datasets.faults import Fault, PuzzleFileError
 from eqrlab.datasets.formats.array_files import load_array
 from eqrlab.datasets.puzzles import Draw, PuzzleSet, rows_drawn
@@ -60,9 +60,9 @@ def read_header(path: Path) -> dict[str, Any]:
     if len(text) > _MOST_JSON:
         raise PuzzleFileError(f"{path}: more than {_MOST_JSON} bytes, which no dataset.json has")
     try:
-        header = json.loads(text)  # bytes: with or without a byte order mark
-    except (ValueError, RecursionError) as error:
-        raise PuzzleFileError(f"{path}:1: not a JSON file ({str(error)[:200]})") from error
+        header = parsed(text)  # bytes: with or without a byte order mark
+    except PuzzleFileError as error:
+        raise PuzzleFileError(f"{path}:1: {error}") from error
     if not isinstance(header, dict):
         raise PuzzleFileError(f"{path}:1: a JSON object is required, got {brief(header)}")
     for key in ("vocab_size", "seq_len", "pad_id"):
@@ -233,9 +233,9 @@ def read_identifiers(path: Path) -> tuple[str, ...]:
     if len(text) > _MOST_NAMES:
         raise PuzzleFileError(f"{path}: more than {_MOST_NAMES} bytes")
     try:
-        names = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise PuzzleFileError(f"{path}:1: not a JSON file ({str(error)[:200]})") from error
+        names = parsed(text)
+    except PuzzleFileError as error:
+        raise PuzzleFileError(f"{path}:1: {error}") from error
     if not isinstance(names, list) or not names or any(type(name) is not str for name in names):
         raise PuzzleFileError(f"{path}:1: a list of names is required, got {brief(names)}")
     return tuple(names)

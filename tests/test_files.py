@@ -646,6 +646,17 @@ def test_dataset_json_may_have_a_byte_order_mark(tmp_path, small, encoding):
     same(datasets.read_puzzles(tmp_path), small)
 
 
+@pytest.mark.parametrize("value", ['"a"', "{}", '[{"vocab_size": 1, "vocab_size": 2}]'])
+def test_a_key_that_stands_twice_in_dataset_json_is_refused(tmp_path, small, value):
+    files.write_npy_folder(tmp_path, small)
+    path = tmp_path / "test/dataset.json"
+    path.write_text(path.read_text().replace("{", f'{{"x": 1, "vocab_size": {value}, ', 1))
+    with pytest.raises(
+        ValueError, match=r"dataset.json:1: the key 'vocab_size' stands 2 times in one object"
+    ):
+        datasets.read_puzzles(tmp_path)
+
+
 HEADERS = [
     "puzzle,solution",
     "Puzzle,Solution",
@@ -683,7 +694,9 @@ def test_a_maze_that_begins_with_blanks_keeps_them(tmp_path, note):
     found = datasets.read_puzzles(tmp_path / "a.csv")
     np.testing.assert_array_equal(found.inputs, tokens)
     assert found.columns["note"] == (note,)
-    with pytest.raises(ValueError, match=r"a\.csv:2: wrong length: the puzzle has 21 characters, maze5 has 25"):
+    with pytest.raises(
+        ValueError, match=r"a\.csv:2: wrong length: the puzzle has 21 characters, maze5 has 25"
+    ):
         datasets.read_puzzles(write(tmp_path / "a.csv", f'puzzle, "note"\n{maze}, "x"\n'), "maze5")
 
 

@@ -319,6 +319,18 @@ def test_sudoku_in_json_lines_and_numbers(tmp_path):
     assert found.columns["note"] == ("0", "1", "2")
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_json_lines_have_the_columns_of_all_objects_and_any_line_end(tmp_path, end):
+    lines = [
+        {"input": "1 2", "output": "2 1"},
+        {"output": "4 3", "rating": 5, "input": "3 4", "by": "\U0001f600"},
+    ]
+    (tmp_path / "a.jsonl").write_bytes(end.join(["", *map(json.dumps, lines)]).encode())
+    found = read_puzzles(tmp_path / "a.jsonl")
+    assert found.labels.tolist() == [[2, 1], [4, 3]] and found.names == ("a.jsonl:2", "a.jsonl:3")
+    assert found.columns == {"rating": ("", "5"), "by": ("", "\U0001f600")}
+
+
 def test_an_array_with_three_axes_is_a_board(tmp_path):
     np.save(tmp_path / "a.npy", np.random.default_rng(0).integers(1, 8, (5, 7, 8)))
     found = read_puzzles(tmp_path / "a.npy")
@@ -337,6 +349,13 @@ def test_an_array_with_three_axes_is_a_board(tmp_path):
         ("a.jsonl", '{"puzzle": [1, 2]}\n{"puzz\n', "a.jsonl:2: not JSON"),
         ("a.jsonl", '{"tokens": [1, 2]}\n', "a.jsonl:1: column 'puzzle' is missing"),
         ("a.jsonl", "[1, 2]\n", "a.jsonl:1: a JSON object is required, got a list"),
+        ("a.jsonl", '{"puzzle": [1, 2]}\r{"puzz\r', "a.jsonl:2: not JSON"),
+        ("a.jsonl", '{"puzzle": [1, 2]}\n{"puzzle": [3], "puzzle": [4]}\n', "a.jsonl:2: the key 'puzzle' stands"),
+        ("a.jsonl", '{"puzzle": [1, 2], "x": "\\ud800"}\n', r"a.jsonl:1: half a character ('\ud800')"),
+        ("a.jsonl", '{"puzzle": [1, 2], "\\uDFFF": 1}\n', r"a.jsonl:1: half a character ('\udfff')"),
+        ("a.jsonl", '{"puzzle": [1, 2]}\n{"puzzle": [1, 2], "solution": [3, 4]}\n', "a.jsonl:1: no solution"),
+        ("a.jsonl", '{"puzzle": [1, 2], "solution": [3, 4]}\n{"puzzle": [1, 2]}\n', "a.jsonl:2: no solution"),
+        ("a.jsonl", "".join(f'{{"puzzle": [1, 2], "{k}": 1}}\n' for k in range(2000)), "a.jsonl:1024: more than 1024 keys"),
         ("a.npy", b"\x93NUMPY", "a.npy: broken .npy file"),
         ("a.npz", b"PK", "a.npz: not a sound .npz file"),
         ("a.npy.gz", b"\x1f\x8b", "a.npy.gz: only text (CSV, lines, JSON lines) is read from gzip; decompress"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from eqrlab.core.messages import brief
 from eqrlab.datasets import checks
 from eqrlab.datasets.arc.grids import board_of
+from eqrlab.datasets.decode import parsed
 from eqrlab.datasets.faults import PuzzleFileError
 from eqrlab.datasets.puzzles import Draw, PuzzleSet, rows_drawn
 
@@ -35,9 +35,9 @@ def _load(path: Path) -> Any:
     if len(text) > _MOST:
         raise PuzzleFileError(f"{path}: more than {_MOST} bytes")
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise PuzzleFileError(f"{path}:1: not a JSON file ({str(error)[:200]})") from error
+        return parsed(text)
+    except PuzzleFileError as error:
+        raise PuzzleFileError(f"{path}:1: {error}") from error
 
 
 def _is_task(value: Any) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import io
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import numpy as np
 from eqrlab.core.labels import ZERO
 from eqrlab.core.messages import brief
 from eqrlab.datasets import checks
-from eqrlab.datasets.decode import read_text
+from eqrlab.datasets.decode import parsed, read_text
 from eqrlab.datasets.faults import Fault, PuzzleFileError
 from eqrlab.datasets.formats.array_files import read_array
 from eqrlab.datasets.formats.columns import Line, find_columns, line_of, rows_of_labels
@@ -29,6 +30,8 @@ FRAMES = (".parquet", ".feather", ".arrow")
 ARRAYS = (".npy", ".npz")
 LINES = (".jsonl", ".ndjson")
 _BROKEN_ZIP = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError, zlib.error)
+_HALF = re.compile("[\ud800-\udfff]")
+_MOST_COLUMNS = 1 << 10  # keys of all JSON objects of a file; one object may have more
 _MOST_LINE = 1 << 24  # characters of one JSON object
 
 
@@ -38,20 +41,27 @@ def is_table(path: Path) -> bool:
 
 
 def json_lines(path: Path, text: str) -> tuple[list[str], Iterator[Line | Fault]]:
-    """Split JSON lines: names of the further columns, then puzzles and lines that hold none.
+    """Split JSON lines: names of the further columns of all objects, then puzzles and lines that hold none.
 
     Raises
     ------
     ValueError
-        If the first object names no puzzle.
+        If no object names a puzzle, or the first line is no object.
     """
-    numbered = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    source = io.StringIO(text, newline=None)  # any kind of line end
+    numbered = [(n, line) for n, line in enumerate(source, start=1) if line.strip()]
     if not numbered:
         raise PuzzleFileError(f"{path}:1: no puzzles in this file")
     first = _object(path, *numbered[0])
     if isinstance(first, Fault):
         raise PuzzleFileError(str(first))
-    header = list(first)
+    columns = dict.fromkeys(first)
+    for number, line in numbered[1:]:
+        more = _object(path, number, line)
+        columns |= {} if isinstance(more, Fault) else dict.fromkeys(more)
+        if len(columns) > max(_MOST_COLUMNS, len(first)):
+            raise PuzzleFileError(f"{path}:{number}: more than {_MOST_COLUMNS} keys in all lines together")
+    header = list(columns)
     puzzle, solution = find_columns(f"{path}:{numbered[0][0]}", header)
     extra = [name for k, name in enumerate(header) if k not in (puzzle, solution)]
 
@@ -75,11 +85,14 @@ def _object(path: Path, number: int, line: str) -> dict[str, Any] | Fault:
     if len(line) > _MOST_LINE:
         return Fault(f"{path}:{number}", f"more than {_MOST_LINE} characters in a line")
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return Fault(f"{path}:{number}", f"not JSON ({str(error)[:100]})")
+        value = parsed(line, "JSON")
+    except PuzzleFileError as error:
+        return Fault(f"{path}:{number}", str(error))
     if not isinstance(value, dict):
         return Fault(f"{path}:{number}", f"a JSON object is required, got {brief(value)}")
+    for text in (*value, *value.values()):
+        if isinstance(text, str) and not text.isascii() and (half := _HALF.search(text)):
+            return Fault(f"{path}:{number}", f"half a character ({half[0]!a}), which no text can hold")
     return value
 
 
@@ -170,7 +183,7 @@ def _scan(
     if name.endswith(ARRAYS):
         return _scan_arrays(path, task, limit, draw)
     columns, rows = (
-        frame_rows(path) if name.endswith(FRAMES) else json_lines(path, read_text(path, json=True))
+        frame_rows(path) if name.endswith(FRAMES) else json_lines(path, read_text(path, expect_json=True))
     )
     return scan_rows(path, task, columns, rows, limit, draw)
 

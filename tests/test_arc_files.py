@@ -57,6 +57,34 @@ def test_solutions_are_taken_from_the_file_beside_challenges(tmp_path):
     assert len(read_puzzles(tmp_path)) == 2  # the folder of both
 
 
+@pytest.mark.parametrize("inline", [None, [[0]], [[5]]])
+def test_an_output_that_the_challenges_have_must_be_that_of_the_solutions(tmp_path, inline):
+    one = {"a": {"train": [], "test": [{"input": [[3]], "output": inline}]}}
+    path = write(tmp_path / "x_challenges.json", one)
+    write(tmp_path / "x_solutions.json", {"a": [[[0]]]})
+    if inline == [[5]]:
+        with pytest.raises(
+            ValueError, match=r"task 'a', test 0: the output is another than in the file of solutions"
+        ):
+            read_puzzles(path)
+    else:
+        found = read_puzzles(path)
+        assert grids(found, found.labels) == [[[0]]]
+
+
+@pytest.mark.parametrize("text", ['{"a": %s, "a": %s}', '{"a": {"test": [], "x": %s, "x": %s}}'])
+def test_a_key_that_stands_twice_is_refused(tmp_path, text):
+    (tmp_path / "x.json").write_text(text % (json.dumps(TASK), json.dumps(TASK)))
+    with pytest.raises(ValueError, match=r"x.json:1: the key '[ax]' stands 2 times in one object"):
+        read_puzzles(tmp_path / "x.json")
+
+
+def test_names_of_files_may_end_in_capitals(tmp_path):
+    write(tmp_path / "b.JSON", TASK)
+    write(tmp_path / "a.json", TASK)
+    assert read_puzzles(tmp_path).columns["task"] == ("a", "a", "b", "b")
+
+
 def test_solutions_of_other_tests_are_refused(tmp_path):
     bare = {name: {"train": [], "test": [{"input": t["input"]} for t in TASK["test"]]} for name in "ab"}
     path = write(tmp_path / "challenges.json", bare)

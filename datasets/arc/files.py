@@ -25,8 +25,13 @@ def is_arc(path: Path) -> bool:
     """Say whether a path is one that `read_arc` reads: a .json file, or a folder of such that is no official one."""
     if path.is_dir():
         official = any(path.glob("dataset.json")) or any(path.glob("*/dataset.json"))
-        return not official and any(path.glob("*.json"))
+        return not official and bool(_files(path))
     return path.suffix.lower() == ".json"
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the .json files of a folder in the order of their names."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".json")
 
 
 def _load(path: Path) -> Any:
@@ -83,8 +88,9 @@ def tasks_of(path: Path) -> Iterator[tuple[str, dict[str, Any], Path]]:
     ValueError
         For a file that holds something else.
     """
-    for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
-        if path.is_dir() and (file.name.endswith("solutions.json") or file.name == "identifiers.json"):
+    for file in _files(path) if path.is_dir() else [path]:
+        name = file.name.lower()
+        if path.is_dir() and (name.endswith("solutions.json") or name == "identifiers.json"):
             continue
         content, solutions = _load(file), _solutions(file)
         tasks = {file.stem: content} if _is_task(content) else content
@@ -100,8 +106,13 @@ def tasks_of(path: Path) -> Iterator[tuple[str, dict[str, Any], Path]]:
                 raise PuzzleFileError(
                     f"{file}: task {name!r} has {len(pairs)} tests, the file of solutions beside it {len(outputs)}"
                 )
-            for pair, output in zip(pairs, outputs, strict=False):
-                pair.setdefault("output", output)
+            for number, (pair, output) in enumerate(zip(pairs, outputs, strict=False)):
+                if None not in (pair.get("output"), output) and pair["output"] != output:
+                    raise PuzzleFileError(
+                        f"{file}: task {name!r}, test {number}: the output is another than in the file of solutions "
+                        "beside it"
+                    )
+                pair["output"] = pair.get("output") if output is None else output
             yield name, {**task, "test": pairs}, file
 
 

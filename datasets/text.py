@@ -20,7 +20,7 @@ from eqrlab.datasets.decode import read_text
 from eqrlab.datasets.faults import Fault, PuzzleFileError
 from eqrlab.datasets.formats.columns import PAIRS, Line, find_columns, rows_of_labels
 from eqrlab.datasets.puzzles import Draw, PuzzleSet, rows_drawn
-from eqrlab.datasets.registry.generic import MOST_TOKENS
+from eqrlab.datasets.registry.generic import MOST_CELLS, MOST_TOKENS
 from eqrlab.datasets.registry.generic import NAME as GENERIC
 from eqrlab.datasets.registry.lookup import task as task_named
 from eqrlab.datasets.registry.lookup import task_of_text
@@ -118,16 +118,34 @@ def _looks_like_maze(line: str) -> bool:
     return line.count("S") == 1 == line.count("G") and "#" in line and set(line) <= set(maze.ALPHABET)
 
 
+def _has_spaces_for_blanks(puzzle: str) -> bool:
+    """Say whether numbers that stand in no columns look like a Sudoku, of which spaces at both ends may be lost."""
+    words = list(re.finditer(r"\S+", puzzle))
+    if "  " not in puzzle or all(len(word[0]) == 1 for word in words):
+        return False
+    for at in (re.Match.start, re.Match.end):
+        if len({at(b) - at(a) for a, b in itertools.pairwise(words)}) == 1:
+            return False
+    side = math.isqrt(len(puzzle) - 1) + 1
+    known = task_of_text(puzzle.ljust(side * side))
+    return known is not None and {" ", *known.alphabet[1:]} >= set(puzzle)
+
+
 def guess_task(puzzles: list[str]) -> str:
     """Return the task of the first puzzle that has the length of one.
 
     Raises
     ------
     ValueError
-        If none has.
+        If none has, or if it is not told which of two it is.
     """
     for puzzle in puzzles:
         if are_numbers(puzzle):
+            if any(map(_has_spaces_for_blanks, puzzles)):
+                raise ValueError(
+                    "this looks like a Sudoku with spaces for its blanks, which are written '.' or '0'; "
+                    f"--task {GENERIC} reads numbers set apart by spaces"
+                )
             return GENERIC
         found = task_of_text(puzzle)
         if found is not None:
@@ -172,14 +190,12 @@ def scan_rows(
         raise PuzzleFileError(f"{path}:1: no puzzles in this file")
     wrong = [row for row in head if isinstance(row, Fault)]
     lines = [row for row in head if isinstance(row, Line)]
-    if task is None:
-        if not lines:
-            return None, wrong
-        try:
-            task = guess_task([line.puzzle for line in lines])
-        except ValueError as error:
-            return None, [*wrong, Fault(f"{path}:{lines[0].number}", str(error))]
-    task = _with_length(task, lines)
+    if task is None and not lines:
+        return None, wrong
+    try:
+        task = _with_length(task or guess_task([line.puzzle for line in lines]), lines)
+    except ValueError as error:
+        return None, [*wrong, Fault(f"{path}:{lines[0].number}", str(error))]
     rows = itertools.chain(head, rows)
     if draw is not None:
         rows = iter(every := list(rows))
@@ -196,9 +212,10 @@ def _with_length(task: str, lines: list[Line]) -> str:
     known = task_named(task)
     if known.sized is None or all(known.board) or not lines:
         return task
-    return f"{known.name.partition('-')[0]}-{max(1, len(lines[0].puzzle.replace(',', ' ').split()))}" + (
-        f"-v{known.vocab_size}" if known.vocab_size else ""
-    )
+    cells = max(1, len(lines[0].puzzle.replace(",", " ").split()))
+    if cells > MOST_CELLS:
+        raise ValueError(f"a puzzle of {cells} cells, of which {MOST_CELLS} are allowed")
+    return f"{known.name.partition('-')[0]}-{cells}" + (f"-v{known.vocab_size}" if known.vocab_size else "")
 
 
 def _read_rows(

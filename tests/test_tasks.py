@@ -348,6 +348,10 @@ def test_an_array_with_three_axes_is_a_board(tmp_path):
         ("a.jsonl", '{"puzzle": [1, 2]}\n{"solution": [1, 2]}\n', "a.jsonl:2: key 'puzzle' is missing"),
         ("a.jsonl", '{"puzzle": [1, 2]}\n{"puzz\n', "a.jsonl:2: not JSON"),
         ("a.jsonl", '{"tokens": [1, 2]}\n', "a.jsonl:1: column 'puzzle' is missing"),
+        ("a.txt", "1 2 -3\n", "a.txt:1: puzzle: token -3 in place 3 is below 0"),
+        ("a.csv", "puzzle\n1 2 3\n-7 2 3\n", "a.csv:3: puzzle: token -7 in place 1 is below 0"),
+        ("a.jsonl", '{"puzzle": [-1, 1]}\n', "a.jsonl:1: puzzle: token -1 in place 1 is below 0"),
+        ("a.txt", "1 " * (1 << 20) + "1\n", "a.txt:1: a puzzle of 1048577 cells, of which 1048576 are allowed"),
         ("a.jsonl", "[1, 2]\n", "a.jsonl:1: a JSON object is required, got a list"),
         ("a.jsonl", '{"puzzle": [1, 2]}\r{"puzz\r', "a.jsonl:2: not JSON"),
         ("a.jsonl", '{"puzzle": [1, 2]}\n{"puzzle": [3], "puzzle": [4]}\n', "a.jsonl:2: the key 'puzzle' stands"),
@@ -418,6 +422,37 @@ def test_a_table_beyond_the_memory_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "read_array", lambda *_: np.empty((1 << 56, 81), np.uint8))
     with pytest.raises(PuzzleFileError, match=r"a\.npy: the puzzles do not fit into the memory"):
         read_puzzles(tmp_path / "a.npy")
+
+
+SPACED = "5   1 2   6  2153 45 1   6 2 1   6  "
+
+
+@pytest.mark.parametrize(
+    "text", [SPACED, f"puzzle\n{SPACED}", f"puzzle,solution\n{SPACED},\n", f"1 2 3\n{SPACED}\n"]
+)
+def test_spaces_for_the_blanks_of_a_sudoku_are_refused(tmp_path, text):
+    path = tmp_path / ("a.csv" if text.startswith("p") else "a.txt")
+    path.write_text(text)
+    with pytest.raises(
+        PuzzleFileError, match="this looks like a Sudoku with spaces for its blanks, which are written"
+    ):
+        read_puzzles(path)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [" 1 12  3  1", "11  1  2 32"],
+        ["1  12 3  1", "11 1  2  32"],
+        ["1 2  3 4  1 2"],
+        ["10  2 30   4", "11 5  6 6"],
+    ],
+)
+def test_numbers_may_be_set_apart_by_several_spaces(tmp_path, rows):
+    (tmp_path / "a.txt").write_text("\n".join(rows))
+    assert read_puzzles(tmp_path / "a.txt").inputs.tolist() == [
+        [int(word) for word in row.split()] for row in rows
+    ]
 
 
 def test_labels_beyond_the_vocabulary_are_named(tmp_path):

@@ -48,15 +48,15 @@ class Made(NamedTuple):
 
 
 def are_numbers(text: str) -> bool:
-    """Say whether a text is two or more numbers set apart by spaces or commas.
+    """Say whether a text is two or more whole numbers set apart by spaces or commas.
 
     Examples
     --------
-    >>> are_numbers("17 0 113"), are_numbers("17"), are_numbers("# S G")
+    >>> are_numbers("17 0 -113"), are_numbers("17"), are_numbers("# S G")
     (True, False, False)
     """
     words = text.replace(",", " ").split()
-    return len(words) > 1 and all(word.isascii() and word.isdecimal() for word in words)
+    return len(words) > 1 and all(word.isascii() and word.removeprefix("-").isdecimal() for word in words)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,7 +44,14 @@ def kind_of(head: bytes) -> str | None:
         return "a web page"
     if known is None and len(head) > 3 and head[0] == 0x80 and head[1] <= 5:
         return "a Python pickle"
+    if known is None and len(head) > 3 and any(_is_ascii(head[k::2], head[1 - k :: 2]) for k in (0, 1)):
+        return "text in UTF-16"
     return known
+
+
+def _is_ascii(letters: bytes, others: bytes) -> bool:
+    """Say whether bytes are ASCII text and those between them nothing, as in UTF-16 without a byte order mark."""
+    return not any(others) and letters.isascii() and 0 not in letters
 
 
 def is_safetensors(head: bytes) -> bool:

@@ -6,6 +6,7 @@ import collections
 import gzip
 import io
 import json
+import re
 import stat
 import zlib
 from pathlib import Path
@@ -16,6 +17,7 @@ from eqrlab.core.messages import brief
 from eqrlab.datasets.faults import PuzzleFileError
 
 READ = "a CSV or text file in UTF-8, plain or gzip, or an official folder of .npy files is required"
+_JSON = re.compile(r"\s*(\{|\[\s*[\[{\"\d-])")  # "[Puzzle]" is none
 _LEAST_TEXT = 1 << 24  # bytes of text that any gzip file may have,
 _MOST_RATIO = 100  # and more in proportion to its size
 
@@ -50,7 +52,7 @@ def read_text(path: Path, *, expect_json: bool = False) -> str:
         raise PuzzleFileError(
             f"{path}:{line}: not a text file (byte {data[error.start]:#04x}); {READ}"
         ) from error
-    if not expect_json and text.lstrip()[:1] in ("{", "["):
+    if not expect_json and _JSON.match(text):
         raise PuzzleFileError(
             f"{path}:1: this is JSON; {READ}; JSON lines need a name in .jsonl, ARC tasks one in .json"
         )

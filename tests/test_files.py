@@ -724,6 +724,8 @@ def test_the_missing_column_is_the_one_of_the_pair_that_is_begun(tmp_path, heade
     ("data", "kind"),
     [
         ("puzzle\n1".encode("utf-16"), "text in UTF-16"),
+        ("puzzle\n1".encode("utf-16-le"), "text in UTF-16"),
+        ("puzzle\n1".encode("utf-16-be"), "text in UTF-16"),
         (b"\xfd7zXZ\x00\x00", "an xz file"),
         (b"PK\x03\x04\x14", "a zip archive"),
         (b"PAR1\x96\x97", "a parquet file"),
@@ -731,6 +733,7 @@ def test_the_missing_column_is_the_one_of_the_pair_that_is_begun(tmp_path, heade
         (b"BZh91AY", "a bzip2 file"),
         (b'{"question": "1.."}\n{"question": "2.."}\n', "JSON"),
         (b'[{"question": "1.."}]', "JSON"),
+        (b"[\n [1, 2]]", "JSON"),
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])
@@ -739,6 +742,14 @@ def test_a_file_of_another_kind_is_named_with_the_kinds_that_are_read(tmp_path, 
     path.write_bytes(gzip.compress(data) if packed else data)
     with pytest.raises(ValueError, match=f"a.csv:1: this is {kind}; a CSV or text file in UTF-8"):
         datasets.read_puzzles(path)
+
+
+def test_a_line_in_brackets_is_no_json(tmp_path, rows):
+    lines = ["[Puzzle]", *(row.split(",")[0] for row in rows[1:])]
+    with pytest.raises(
+        ValueError, match=r"a.sdk:1: wrong length: the puzzle has 8 characters, sudoku4 has 16"
+    ):
+        datasets.read_puzzles(write(tmp_path / "a.sdk", lines))
 
 
 @pytest.mark.parametrize("side", [5, 7, 13, 26])

@@ -85,6 +85,53 @@ def test_growth_may_peak_later(size):
     assert result.transient_step.item() == np.argmax(exact) + 1 > 5
 
 
+@pytest.mark.parametrize("size", [2, 100])
+def test_growth_beyond_the_range_of_single_steps(size):
+    def growth(scale, dtype, horizon):
+        system = MapSystem(lambda z, x: scale * z, normal_start(size))
+        return at.singular_values(system, puzzles(), zeros(1, 1, size).to(dtype), k=1, horizon=horizon)
+
+    single = growth(20.0, torch.float32, 16)
+    np.testing.assert_allclose(single.transient_growth, 20.0**16, rtol=1e-5)
+    assert single.transient_step.item() == 16
+    np.testing.assert_allclose(growth(3.0, torch.float64, 600).transient_growth, 3.0**600, rtol=1e-10)
+    assert growth(20.0, torch.float32, 40).transient_growth.item() == np.inf
+    assert growth(3.2, torch.float64, 1000).transient_growth.item() == np.inf
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [20, 80])
+@pytest.mark.parametrize("scale", [1e-20, 1e20])
+def test_very_large_and_very_small_jacobians(size, dtype, scale):
+    A = torch.randn(size, size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+    def multiply(matrix):
+        return MapSystem(lambda z, x: z @ matrix.T.to(z.dtype), normal_start(size))
+
+    plain, scaled = (
+        at.singular_values(multiply(s * A), puzzles(), zeros(1, 1, size).to(dtype), k=2) for s in (1, scale)
+    )
+    np.testing.assert_allclose(
+        scaled.singular_value, scale * torch.linalg.svdvals(A)[None, None, :2], rtol=1e-5
+    )
+    np.testing.assert_allclose(scaled.departure, plain.departure, rtol=1e-5)
+    assert scaled.transient_growth.item() == (np.inf if scale > 1 else scaled.singular_value[0, 0, 0].item())
+
+
+@pytest.mark.parametrize("size", [30, 100])
+def test_growth_that_the_leading_singular_vectors_do_not_show(size):
+    A = zeros(size, size)
+    for i in range(4):
+        A[4 + i, i] = 2.0
+    for i in range(10, 19):
+        A[i + 1, i] = 1.9
+    result = at.singular_values(linear(A), puzzles(), zeros(1, 1, size))
+    np.testing.assert_allclose(result.singular_value, 2.0, rtol=1e-12)
+    np.testing.assert_allclose(result.transient_growth, 1.9**9, rtol=1e-6)
+    assert result.transient_step.item() == 9
+    assert ("lower bound" in result.transient_growth.long_name) == (size > 64)
+
+
 def test_departure_from_normality():
     rotation = inside(rotation_blocks([0.5 + 0.5j, 0.3]), 80)
     assert at.singular_values(linear(rotation), puzzles(), zeros(1, 1, 80)).departure.item() < 1e-12

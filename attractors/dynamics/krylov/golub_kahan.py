@@ -23,6 +23,22 @@ class TwoSided(Protocol):
         ...
 
 
+class _Scaled:
+    """The operators times a factor (n, 1) each."""
+
+    def __init__(self, operator: TwoSided, factor: Tensor):
+        self.operator, self.factor = operator, factor
+
+    def forward(self, v: Tensor) -> Tensor:
+        return self.operator.forward(v) * self.factor
+
+    def adjoint(self, u: Tensor) -> Tensor:
+        return self.operator.adjoint(u) * self.factor
+
+    def select(self, rows: Tensor) -> _Scaled:
+        return _Scaled(self.operator.select(rows), self.factor[rows])
+
+
 class Triples(NamedTuple):
     """Leading singular triples A v = value u of n operators.
 
@@ -69,7 +85,8 @@ def leading_triples(
     Notes
     -----
     Each restart keeps the leading half of the singular triples and the next Krylov vector (augmented restart), with
-    full reorthogonalisation on both sides in two passes.  Memory: 2 m + 1 vectors a row.  A value that occurs several
+    full reorthogonalisation on both sides in two passes.  The operators are scaled by powers of two, so that squares of
+    lengths stay within the range of the dtype.  Memory: 2 m + 1 vectors a row.  A value that occurs several
     times may be found once.
 
     References
@@ -83,11 +100,13 @@ def leading_triples(
     value, residual = np.zeros((n, k)), np.zeros((n, k))
     left, right = start.new_zeros(n, k, d), start.new_zeros(n, k, d)
     products = np.zeros(n, int)
-    rows, working = torch.arange(n, device=start.device), operator
+    rows, unit = torch.arange(n, device=start.device), start / start.norm(dim=1, keepdim=True)
+    over = power_of_two(operator.forward(unit))
+    working: TwoSided = _Scaled(operator, column(1 / over, start))
     P, Q = start.new_zeros(n, m + 1, d), start.new_zeros(n, m, d)
-    P[:, 0] = start / start.norm(dim=1, keepdim=True)
+    P[:, 0] = unit
     B = torch.zeros(n, m, m, dtype=torch.float64)
-    kept, keep, spent = 0, k + (m - k) // 2, 0
+    kept, keep, spent = 0, k + (m - k) // 2, 1
     alive = np.ones(n, bool)
     while True:
         beta = _expand(working, P, Q, B, kept)
@@ -105,7 +124,7 @@ def leading_triples(
             products[into.cpu()] = spent
             alive[new] = False
         if not alive.any():
-            return Triples(value, left, right, residual, products)
+            return Triples(value * over[:, None], left, right, residual, products)
         if alive.sum() <= 0.75 * len(alive):
             stay = torch.as_tensor(np.flatnonzero(alive))
             here = stay.to(P.device)
@@ -120,6 +139,18 @@ def leading_triples(
         B.zero_()
         B[:, range(keep), range(keep)] = S[:, :keep]
         kept = keep
+
+
+def power_of_two(block: Tensor) -> np.ndarray:
+    """Return powers of two (rows,) near the largest entries of blocks (rows, ...), 1 where they vanish."""
+    largest = block.flatten(1).abs().amax(1).cpu().double().numpy()
+    limit = int(np.log2(torch.finfo(block.dtype).max)) - 3
+    return np.ldexp(1.0, np.clip(np.frexp(largest)[1], -limit, limit))
+
+
+def column(values: np.ndarray, like: Tensor) -> Tensor:
+    """Return factors (rows,) in the shape that multiplies blocks (rows, ...)."""
+    return torch.as_tensor(values).to(like).view(-1, *(1,) * (like.dim() - 1))
 
 
 def _combine(coefficients: Tensor, V: Tensor) -> Tensor:

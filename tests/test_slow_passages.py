@@ -181,3 +181,26 @@ def test_a_sum_without_end_is_told_from_one_that_ends():
     t = np.arange(1.0, 401)
     series = np.stack([1 / t, t**-0.5, t**-2.0, 0.99**t, 0.9999**t, np.ones(400)])
     assert slows_for_ever(series).tolist() == [True, True, False, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("r", "depth", "period"),
+    [
+        (3.44, 64, 2),
+        (3.44, 256, 2),
+        (3.445, 128, 2),
+        (3.449, 128, 2),
+        (3.449, 256, 2),
+        (3.449, 1024, 2),
+        (3.5435, 128, 4),
+    ],
+)
+def test_slow_attraction_by_a_cycle_is_no_recurrence(r, depth, period):
+    """The multiplier of the 2-cycle is 4 + 2 r - r^2: -0.954 for r = 3.44 and -0.998 for r = 3.449."""
+    ensemble = at.sample(logistic(r), puzzles(), depth=depth)
+    assert set(names(ensemble)) <= {"periodic", "unfinished"}
+    assert set(ensemble.period.values.ravel()) <= {0, period}
+    basins = at.basins(ensemble)
+    assert basins.attractors.item() <= 1
+    if (depth >= 256 and r == 3.44) or depth == 1024:
+        assert set(names(ensemble)) == {"periodic"} and basins.mass.values.ravel().tolist() == [1.0]

@@ -9,6 +9,11 @@ from eqrlab.attractors.statistics.trends import way_left
 SEEN = 3  # a period is looked for where the run shows it this many times
 CLOSING = 10.0  # times this far away a return may be that closes in geometrically
 QUICK = 0.3  # returns that close in by this factor a turn are no slow passage
+FALLS, FALLEN = (
+    8,
+    0.9,
+)  # turns in which returns fall one after the other, and to which share, on the way to a cycle
+HALFWAY = 0.5  # and at most this far from returning, relative to the nearest other state in between
 TURNS = 16  # most turns over which returns are followed to see whether they add up
 NUMBERS = 2**22  # of a trace that are looked at together
 
@@ -38,14 +43,16 @@ def find_period(
     Returns
     -------
     tuple
-        period (n,), 0 where there is none; passing (n,) bool: states nearly return, but each time a little further on.
+        period (n,), 0 where there is none; passing (n,) bool: states nearly return, but each time a little further on,
+        or come nearer at every turn and are still far from returning.
 
     Notes
     -----
     A period must be seen three times, 3 p <= D, and the distances of the returns must be at the floor, shrink
     geometrically, or hover without a trend.  A run in the bottleneck of a cycle that is about to be born returns as
-    closely, but its displacements add up.  Cost: the distances of the last state from the D / 3 states before it, and
-    more only if one of them is near.
+    closely, but its displacements add up.  A run that a cycle slowly attracts shows returns that fall at every turn,
+    over the last half of the turns and at least 8 of them.  Cost: the distances of the last state from the D / 3
+    states before it, and more only if one of them is near.
     """
     n, depth, features = trace.shape
     period, passing = np.zeros(n, np.int32), np.zeros(n, bool)
@@ -66,7 +73,7 @@ def _find(trace: np.ndarray, recurrence: float, floor: float, drift: float) -> t
     rounding = floor * np.sqrt((recent**2).sum(2).mean(1))
     back = np.linalg.norm(recent[:, -2::-1] - recent[:, -1:], axis=2)  # (n, longest), by lag from 1
     nearest = np.minimum.accumulate(back, axis=1)[:, :-1]  # of the states in between
-    candidate = (back[:, 1:] <= CLOSING * recurrence * nearest) & (nearest > rounding[:, None])
+    candidate = (back[:, 1:] <= max(CLOSING * recurrence, HALFWAY) * nearest) & (nearest > rounding[:, None])
     for p in np.flatnonzero(candidate.any(0)) + 2:
         rows = np.flatnonzero(candidate[:, p - 2] & (period == 0))
         if len(rows):
@@ -82,7 +89,7 @@ def _find(trace: np.ndarray, recurrence: float, floor: float, drift: float) -> t
 def _returns(
     trace: np.ndarray, p: int, near: np.ndarray, rounding: np.ndarray, drift: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Classify rows whose last state is near the state p steps before: on a cycle, hovering about it, or passing it.
+    """Classify rows by their returns after p steps: on a cycle, hovering about it, or passing it or on the way to it.
 
     Parameters
     ----------
@@ -108,4 +115,6 @@ def _returns(
     path = np.where(turn < followed[:, None], steps, 0.0).sum(1)
     net = np.linalg.norm(trace[:, -1] - trace[row, depth - 1 - followed * p], axis=1)
     hovers = returns & ~closed & (followed >= SEEN) & (net < drift * path)
-    return closed, hovers, returns & ~closed & ~hovers
+    late = largest[:, -max(turns - turns // 2, FALLS) :]
+    falls = (late[:, 1:] < late[:, :-1]).all(1) & (late[:, -1] <= FALLEN * late[:, 0]) & (turns >= FALLS)
+    return closed, hovers, ~closed & ~hovers & (returns | falls)

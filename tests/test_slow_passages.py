@@ -6,7 +6,7 @@ import torch
 
 from eqrlab import attractors as at
 from eqrlab.attractors.results.schema import FATES
-from eqrlab.attractors.statistics.trends import slows_for_ever, way_left
+from eqrlab.attractors.statistics.trends import falls_to_zero, slows_for_ever, way_left
 from eqrlab.core import MapSystem
 from tests.zoo import contraction, logistic, normal_start, puzzles, selector
 
@@ -204,3 +204,19 @@ def test_slow_attraction_by_a_cycle_is_no_recurrence(r, depth, period):
     assert basins.attractors.item() <= 1
     if (depth >= 256 and r == 3.44) or depth == 1024:
         assert set(names(ensemble)) == {"periodic"} and basins.mass.values.ravel().tolist() == [1.0]
+
+
+def test_slow_attraction_by_a_torus_is_no_way_to_a_cycle():
+    turn = torch.tensor([[np.cos(2.0), -np.sin(2.0)], [np.sin(2.0), np.cos(2.0)]])
+    grow = lambda z: z * (1 + 0.01 * (1 - z.square().sum(1, keepdim=True)))
+    system = MapSystem(lambda z, x: grow(z) @ turn.T, lambda x, g: 0.5 * normal_start(2)(x, g))
+    found = names(at.sample(system, puzzles(), depth=256))
+    assert found.count("wandering") == 36  # the others nearly return, each time further on
+
+
+def test_averages_that_fall_to_zero_are_told_from_others():
+    t = np.arange(20.0)
+    series = np.stack([1 / (t + 1), -1 / (t + 50), 0.01 + 0.5**t, 0.1 + 1 / (t + 1), np.ones(20), -t])
+    assert falls_to_zero(series).tolist() == [True, True, False, False, False, False]
+    noise = np.random.default_rng(0).normal(1, 0.2, (20_000, 20))
+    assert falls_to_zero(noise).mean() < 1e-3

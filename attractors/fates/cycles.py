@@ -51,8 +51,8 @@ def find_period(
     A period must be seen three times, 3 p <= D, and the distances of the returns must be at the floor, shrink
     geometrically, or hover without a trend.  A run in the bottleneck of a cycle that is about to be born returns as
     closely, but its displacements add up.  A run that a cycle slowly attracts shows returns that fall at every turn,
-    over the last half of the turns and at least 8 of them.  Cost: the distances of the last state from the D / 3
-    states before it, and more only if one of them is near.
+    over the last half of the turns and at least 8 of them, either geometrically or to alternating sides.  Cost: the
+    distances of the last state from the D / 3 states before it, and more only if one of them is near.
     """
     n, depth, features = trace.shape
     period, passing = np.zeros(n, np.int32), np.zeros(n, bool)
@@ -115,6 +115,10 @@ def _returns(
     path = np.where(turn < followed[:, None], steps, 0.0).sum(1)
     net = np.linalg.norm(trace[:, -1] - trace[row, depth - 1 - followed * p], axis=1)
     hovers = returns & ~closed & (followed >= SEEN) & (net < drift * path)
-    late = largest[:, -max(turns - turns // 2, FALLS) :]
-    falls = (late[:, 1:] < late[:, :-1]).all(1) & (late[:, -1] <= FALLEN * late[:, 0]) & (turns >= FALLS)
-    return closed, hovers, ~closed & ~hovers & (returns | falls)
+    # On a torus returns may fall, too, while the run approaches it: but not to zero, and they all point one way.
+    late = max(turns - turns // 2, FALLS)
+    moves = np.diff(trace[:, ::-1][:, : late * p + 1 : p], axis=1)
+    to_zero = ((moves[:, 1:] * moves[:, :-1]).sum(2) < 0).all(1) | np.isfinite(left)
+    fallen = largest[:, -late:]
+    falls = to_zero & (fallen[:, 1:] < fallen[:, :-1]).all(1) & (fallen[:, -1] <= FALLEN * fallen[:, 0])
+    return closed, hovers, ~closed & ~hovers & (returns | (falls & (turns >= FALLS)))

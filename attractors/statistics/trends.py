@@ -7,6 +7,10 @@ import itertools
 import numpy as np
 
 BLOCKS = 32  # medians by which a long stretch of residuals is judged
+INVERSE, LESS = (
+    -0.6,
+    0.95,
+)  # Kendall's tau of averages that fall like 1 / time, and their last half over the first
 FALL, GEOMETRIC = 3.0, 1.75  # a residual has fallen by this factor twice, the second time about as fast
 
 
@@ -107,3 +111,25 @@ def slows_for_ever(residual: np.ndarray) -> np.ndarray:
         level = np.log([np.median(residual[:, m - max(1, m // 8) : m], axis=1) for m in marks])
         first, last = -np.diff(level, axis=0) / np.log(2)
         return (first > 0.1) & (last > 0.1) & (last <= 1.1) & (last <= 1.25 * first)
+
+
+def falls_to_zero(means: np.ndarray) -> np.ndarray:
+    """Say which series (n, W) of averages over successive stretches fall in size like 1 / time, so to a limit of 0.
+
+    Notes
+    -----
+    They have one sign, fall in nearly every pair, and their inverses rise at least half as fast over the second half
+    as over the first: at the same speed for c / (t + t0), while those of a series with another limit come to a halt.
+    Fewer than one in ten thousand does so of series of 20 independent averages of one law.  Fewer than 8 averages do
+    not tell.
+    """
+    n, count = means.shape
+    if count < 8:
+        return np.zeros(n, bool)
+    size = np.abs(means)
+    one_sign = (np.abs(np.sign(means).sum(1)) == count) & np.isfinite(size).all(1)
+    inverse = 1 / np.where(one_sign[:, None], size, 1.0)
+    quarters = [inverse[:, i * count // 4 : (i + 1) * count // 4].mean(1) for i in range(4)]
+    steady = quarters[3] - quarters[2] >= (quarters[1] - quarters[0]) / 2
+    less = size[:, count // 2 :].mean(1) <= LESS * size[:, : count // 2].mean(1)
+    return one_sign & steady & less & (kendall(size) <= INVERSE)

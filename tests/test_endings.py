@@ -9,7 +9,7 @@ import torch
 from eqrlab import attractors as at
 from eqrlab.attractors.dynamics.endings import KINDS, same_points
 from eqrlab.core import MapSystem
-from tests.zoo import linear, logistic, narrow_in_sea, puzzles, rotor, selector, selector_level
+from tests.zoo import linear, logistic, narrow_in_sea, normal_start, puzzles, rotor, selector, selector_level
 
 KEEP = ("summary", "final_state")
 
@@ -36,6 +36,23 @@ def test_logistic_windows(r, kind, period):
         assert np.isnan(found.exponent).all()
     else:
         assert (found.exponent_low > 0).all() and (np.abs(found.exponent - np.log(2)) < 0.1).all()
+
+
+def test_exponents_that_fall_like_one_over_time_are_marginal():
+    def shear(z, x):
+        c, s = torch.cos(z[:, 2]), torch.sin(z[:, 2])
+        return torch.stack([z[:, 0] * c - z[:, 1] * s, z[:, 0] * s + z[:, 1] * c, z[:, 2]], 1)
+
+    line = lambda x, g: torch.rand((len(x), 1), generator=g, dtype=torch.float64)
+    answer = lambda z, x: torch.ones(len(z), 1, dtype=torch.long)
+    for system in (
+        MapSystem(shear, normal_start(3), answer),
+        MapSystem(lambda z, x: z / (1 + z), line, answer),
+    ):
+        ensemble = runs(system, puzzles(), torch.ones(1, 1, dtype=torch.long), depth=64)
+        found = at.endings(system, puzzles(), ensemble)
+        assert (names(found) == "marginal").all()
+        assert ((found.exponent_low <= 0) & (found.exponent_high >= 0)).all()
 
 
 def test_right_and_wrong_attractors_are_counted_apart_and_merged():

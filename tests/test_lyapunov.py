@@ -181,6 +181,15 @@ def test_neutral_directions_count_in_the_dimension_although_they_are_zero_only_w
     assert (found.kaplan_yorke_low <= 2).all() and (found.kaplan_yorke_high >= 2).all()
 
 
+@pytest.mark.parametrize("steps", [200, 1000])
+def test_growth_like_time_has_exponents_of_zero_within_their_intervals(steps):
+    jordan = linear(torch.tensor([[1.0, 1.0], [0.0, 1.0]], dtype=torch.float64))
+    found = at.lyapunov(jordan, puzzles(), torch.zeros(1, 3, 2, dtype=torch.float64), k=2, steps=steps)
+    for name in ("lyapunov_exponent", "puzzle_exponent", "exponent_sum"):
+        assert (found[f"{name}_low"] <= 0).all() and (found[f"{name}_high"] >= 0).all()
+    assert (found.lyapunov_exponent[..., 0] > 0).all() and (found.kaplan_yorke == 2).all()
+
+
 def test_small_parts():
     assert kaplan_yorke(np.array([-0.1, -1.0])) == 0
     assert np.isnan(kaplan_yorke(np.array([0.5, 0.1])))

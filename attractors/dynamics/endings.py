@@ -90,7 +90,7 @@ def endings(
     stable, saddle: the run comes to rest, at a point whose spectral radius is below, above 1 by its bounds; a
     saddle is also a run that is slow (relative residual up to 1e-2) within 5 % of an unstable fixed point.
     cycle: the state returns after at most max_steps / 3 steps.  chaotic: the interval of the leading exponent
-    lies above 0; unfinished: below 0, the run still contracts; marginal: the interval contains 0 (slow decay, a
+    lies above 0; unfinished: below 0, the run still contracts; marginal: the interval contains 0 (slow decay, shear, a
     torus, or too few steps; one such run in forty is called chaotic by chance).  undecided: at rest, with
     bounds of the radius on both sides of 1.
 

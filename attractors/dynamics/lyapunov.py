@@ -25,6 +25,7 @@ from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.states import Points, States, spread, state_axes
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
+from eqrlab.attractors.statistics.trends import falls_to_zero
 from eqrlab.core import System
 from eqrlab.core.progress import shown, tqdm
 
@@ -111,9 +112,11 @@ def lyapunov(
     saved activations of one step.  Small systems without noise go up to 8 steps between two orthonormalisations, as
     long as the factors of such a stretch differ by less than 3/8 of the digits; the exponents are the same to rounding.
     The interval over time is Student's from 20 batch means: valid once a window is much longer than the correlation
-    time, and never narrower than the rounding of a step, 8 epsilon to either side.  A sum of exponents whose interval
-    holds 0 counts as 0 in the Kaplan-Yorke dimension, whose bounds have all exponents at their bounds.  A factor
-    below 8 epsilon of the largest in its step cannot be told from zero and makes its exponent -inf.
+    time, and never narrower than the rounding of a step, 8 epsilon to either side.  Where the windows fall like
+    1 / time, as at a marginal point or where shear lets perturbations grow like time, the interval also holds 0.  A sum
+    of exponents whose interval holds 0 counts as 0 in the Kaplan-Yorke dimension, whose bounds have all exponents at
+    their bounds.  A factor below 8 epsilon of the largest in its step cannot be told from zero and makes its exponent
+    -inf.
     Trajectories that diverge give NaN.
 
     References
@@ -251,9 +254,10 @@ def _summaries(points: Points, windows: np.ndarray, confidence: float) -> dict[s
         np.isnan(windows).any((1, 2), keepdims=True), np.nan, windows
     )  # a diverged run has no exponents
     rounding = RESOLVED * torch.finfo(points.z.dtype).eps
-    center, low, high = mean_interval(windows, 1, confidence, rounding)
+    center, low, high = _over_time(windows, confidence, rounding)
     each, puzzle = ("puzzle", "point", "eig"), ("puzzle", "eig")
     over = mean_interval(points.fold(center), 1, confidence, rounding)
+    over = _with_limit(mean_interval(points.fold(windows), 1, confidence)[0], *over)
     text = "Lyapunov exponent per outer step, natural logarithm"
     variables: dict[str, schema.Variable] = {
         **Interval(center, low, high).each(points.fold).variables("lyapunov_exponent", each, text),
@@ -264,7 +268,7 @@ def _summaries(points: Points, windows: np.ndarray, confidence: float) -> dict[s
     order = np.argsort(-center, axis=1)
     with np.errstate(invalid="ignore"):
         sums = np.take_along_axis(windows, order[:, None], 2).cumsum(2)
-        total, least, most = mean_interval(sums, 1, confidence, rounding)
+        total, least, most = _over_time(sums, confidence, rounding)
     variables |= (
         Interval(total[:, -1], least[:, -1], most[:, -1])
         .each(points.fold)
@@ -279,6 +283,22 @@ def _summaries(points: Points, windows: np.ndarray, confidence: float) -> dict[s
         .variables("kaplan_yorke", each[:2], text)
     )
     return variables
+
+
+def _over_time(
+    windows: np.ndarray, confidence: float, least: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return mean, low and high (n, k) over windows (n, windows, k)."""
+    return _with_limit(windows, *mean_interval(windows, 1, confidence, least))
+
+
+def _with_limit(
+    windows: np.ndarray, mean: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return an interval that holds 0, too, where windows (n, windows, k) fall to it like 1 / time."""
+    n, count, k = windows.shape
+    marginal = falls_to_zero(windows.transpose(0, 2, 1).reshape(n * k, count)).reshape(n, k)
+    return mean, np.where(marginal, np.minimum(low, 0), low), np.where(marginal, np.maximum(high, 0), high)
 
 
 def mean_interval(

@@ -45,6 +45,19 @@ def test_random_matrices_agree_with_the_dense_solution():
     assert triples.residual.max() < 1e-8 and triples.products[0] < triples.products[1]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("turned", [False, True])
+def test_values_that_occur_several_times_are_found_as_often(turned, dtype):
+    exact = torch.cat((torch.full((5,), 0.9), torch.linspace(0.5, 0.1, 75))).double()
+    Q = torch.linalg.qr(torch.randn(80, 80, generator=torch.Generator().manual_seed(0)).double())[0]
+    A = (Q * exact @ Q.T if turned else torch.diag(exact)).to(dtype)
+    system = MapSystem(lambda z, x: z @ A.T, normal_start(80))
+    for k in (1, 4, 6):
+        found = at.singular_values(system, puzzles(), zeros(1, 2, 80).to(dtype), k=k, horizon=0)
+        np.testing.assert_allclose(found.singular_value, np.tile(exact[:k], (1, 2, 1)), rtol=1e-5)
+        assert found.converged.all()
+
+
 def test_a_budget_leaves_values_unconverged():
     A = torch.randn(1, 300, 300, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     triples = leading_triples(

@@ -17,6 +17,7 @@ from eqrlab.attractors.dynamics.jacobian import (
     rows_within,
     with_derivatives,
 )
+from eqrlab.attractors.dynamics.krylov.copies import with_copies
 from eqrlab.attractors.dynamics.krylov.golub_kahan import leading_triples
 from eqrlab.attractors.dynamics.transient import exact_growth, transient_growth
 from eqrlab.attractors.ensemble.options import StateOptions, computing
@@ -94,11 +95,13 @@ def singular_values(
 
     Notes
     -----
-    States of up to 64 numbers: dense and exact.  Larger ones: Golub-Kahan with thick restarts for the values;
-    a lower bound of ||J^n|| as the largest stretch of the space of the k leading right singular vectors, or of a random
-    vector after two power iterations with the sum of (J^n)^T J^n over n, refined at its peak by power iterations with
-    J^n; the departure from four random vectors (relative standard error about 1/3).  Growth costs horizon (k + 5)
-    products and up to 9 horizon more.  At an expanding state (spectral radius above 1) it ends with the horizon.
+    States of up to 64 numbers: dense and exact.  Larger ones: Golub-Kahan with thick restarts for the values, then ten
+    products from another start vector that look for larger ones left out, such as one that occurs several times, and
+    more where there are (one hardly larger than the least may stay unseen); a lower bound of ||J^n|| as the largest
+    stretch of the space of the k leading right singular vectors, or of a random vector after two power iterations with
+    the sum of (J^n)^T J^n over n, refined at its peak by power iterations with J^n; the departure from four random
+    vectors (relative standard error about 1/3).  Growth costs horizon (k + 5) products and up to 9 horizon more.  At an
+    expanding state (spectral radius above 1) it ends with the horizon.
     Memory for a state: 2 m + k vectors, m = max(20, 2 k + 10), and twice the saved activations of a step.
 
     References
@@ -196,6 +199,8 @@ def _krylov(
 ) -> Growth:
     few = 2 * k + 6 if tol >= LOOSE else None
     triples = leading_triples(Stretch(jacobian), start, k, tol=tol, subspace=few, max_products=max_products)
+    beside = random_directions(jacobian.rows, jacobian.size, seed + 300, jacobian.z)
+    triples = with_copies(Stretch(jacobian), triples, beside, tol, few, max_products)
     if not horizon:
         return _without_growth(triples.value, triples.residual)
     growth, when = transient_growth(jacobian, triples.right, triples.value[:, 0], horizon, seed)

@@ -82,7 +82,8 @@ def right_vectors(
     start
         (n, d): the Krylov space of m vectors begins here; the sum of the left vectors is near where J is nearly normal.
     poor
-        Says which rows (n,) are not known well enough: the spaces stay smaller once there are none.
+        Says which rows (n,) are not known well enough: the spaces of all stay smaller once there are none, so that
+        condition numbers depend on the company of a row within what is asked for.
     """
     w = complex_vectors(left)
     space, spent = KrylovSpace(start, m), 0

@@ -53,6 +53,33 @@ def test_random_matrices_agree_with_the_dense_solution(order):
     assert np.nanmax(pairs.residual) < 1e-9
 
 
+@pytest.mark.parametrize("which", ["modulus", "real"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("turned", [False, True])
+def test_values_that_occur_several_times_are_found_as_often(turned, dtype, which):
+    exact = torch.cat((torch.full((5,), 0.9), torch.linspace(0.5, 0.1, 75))).double()
+    Q = torch.linalg.qr(torch.randn(80, 80, generator=torch.Generator().manual_seed(0)).double())[0]
+    A = (Q * exact @ Q.T if turned else torch.diag(exact)).to(dtype)
+    system = MapSystem(lambda z, x: z @ A.T, normal_start(80))
+    for k in (1, 4, 6):
+        found = at.spectrum(system, puzzles(), zeros(1, 2, 80).to(dtype), k=k, which=which)
+        np.testing.assert_allclose(
+            found.eigenvalue[..., :k].real,
+            np.tile(exact[:k], (1, 2, 1)),
+            rtol=1e-8 if dtype == torch.float64 else 1e-5,
+        )
+        assert found.complete.all() and (found.products < 250).all()
+
+
+def test_pairs_that_occur_several_times_are_found_as_often():
+    A = torch.diag(torch.linspace(0.5, 0.1, 80)).double()
+    A[:6, :6] = torch.block_diag(*[torch.tensor([[0.6, -0.5], [0.5, 0.6]], dtype=torch.float64)] * 3)
+    found = at.spectrum(linear(A), puzzles(), zeros(1, 1, 80), k=8)
+    exact = [0.6 + 0.5j, 0.6 - 0.5j] * 3
+    np.testing.assert_allclose(found.eigenvalue[0, 0, :6], exact, rtol=1e-8)
+    assert found.complete.all()
+
+
 def test_a_row_does_not_depend_on_its_company():
     A = torch.randn(6, 100, 100, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 10
     A[:3] *= torch.linspace(1, 0, 100, dtype=torch.float64) ** 2  # these rows are done much earlier

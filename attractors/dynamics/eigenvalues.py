@@ -24,6 +24,7 @@ from eqrlab.attractors.dynamics.jacobian import (
     rows_within,
     with_derivatives,
 )
+from eqrlab.attractors.dynamics.krylov.copied_pairs import with_copies
 from eqrlab.attractors.dynamics.krylov.krylov_schur import (
     MODULUS,
     Order,
@@ -127,6 +128,17 @@ class Wanted:
         """Return the leading eigenpairs that these products give, to the tolerance and number of products given."""
         return leading_pairs(products, start, self.k, order=self.order, subspace=self.vectors, **limits)
 
+    def left_pairs(self, jacobian: Jacobian, start: Tensor, tol: np.ndarray, most: int | np.ndarray) -> Pairs:
+        """Return the same with left eigenvectors, and with the copies of values that occur several times."""
+        products = Products(jacobian, "left")
+        pairs = self.pairs(products, start, tol=tol, max_products=most)
+        if self.radius or self.order.kind == "near":
+            return pairs
+        other = random_directions(len(start), start.shape[1], self.seed + 400, start)
+        return with_copies(
+            products, pairs, other, self.order, tol, np.broadcast_to(most, len(tol)), self.pairs
+        )
+
 
 def eigenvalues(
     points: Points,
@@ -178,7 +190,7 @@ def _krylov(jacobian: Jacobian, start: Tensor, wanted: Wanted, slack: np.ndarray
     n, epsilon = len(start), float(torch.finfo(start.dtype).eps)
     tol, most = wanted.tol, wanted.max_products
     limit = np.full(n, min(tol, CLOSE / 2))
-    left = wanted.pairs(Products(jacobian, "left"), start, tol=limit, max_products=most)
+    left = wanted.left_pairs(jacobian, start, limit, most)
     known = _right(jacobian, left, start, wanted)
     scale, size = left.scale[:, None], np.abs(left.value)
     with np.errstate(
@@ -197,8 +209,7 @@ def _krylov(jacobian: Jacobian, start: Tensor, wanted: Wanted, slack: np.ndarray
     if again.any():
         rows = torch.as_tensor(np.flatnonzero(again), device=start.device)
         part = jacobian.select(rows)
-        better = wanted.pairs(Products(part, "left"), start[rows], tol=asked[again],
-                              max_products=most - left.products[again])  # fmt: skip
+        better = wanted.left_pairs(part, start[rows], asked[again], most - left.products[again])
         sharper = _right(part, better, start[rows], wanted)
         products[again] += better.products + sharper.products
         left, known = _replaced(left, better, again), _replaced(known, sharper, again)

@@ -88,7 +88,7 @@ def spectrum(
         Over (puzzle, point, eig): `eigenvalue` complex, `eigen_residual`, `eigen_condition`, `eigen_error` (bound on
         the distance to the exact eigenvalue; infinite: not known), `converged` (residual and error are within the
         tolerance).  Over (puzzle, point): `spectral_radius` (largest modulus found) with `_low` and `_high`, `complete`
-        (all wanted ones converged), `products`.  A conjugate pair is never cut: where the k-th value is the first of a
+        (all values found converged), `products`.  A conjugate pair is never cut: where the k-th value is the first of a
         pair, its partner follows as the (k + 1)-th, and `eig` is one longer; other states have NaN there.
 
     Raises
@@ -99,8 +99,11 @@ def spectrum(
     Notes
     -----
     States of up to 64 numbers: dense.  Larger ones: Krylov-Schur for all states of a batch at once, on J^T (its
-    eigenvalues are those of J and its products the cheapest), then k products that measure the residuals, then a
-    Krylov space of J for the right eigenvectors.  A product costs about two steps.  Memory for a state: 1.5 times
+    eigenvalues are those of J and its products the cheapest), then k products that measure the residuals, then 8 from
+    another start vector that look for values left out, such as one that occurs several times, and more where there are
+    (one that hardly comes before the last may stay unseen; none is looked for with `radius` or near a number), then a
+    Krylov space of J for the right eigenvectors.  The states of a batch share the sizes of these spaces: another batch
+    size changes results within the errors given.  A product costs about two steps.  Memory for a state: 1.5 times
     `subspace` vectors and twice the saved activations of p steps.  Eigenvalues deep inside the spectrum ("nearest to" a
     number there) converge slowly or not at all, and are then not flagged as converged.
 

@@ -87,7 +87,8 @@ def leading_pairs(
     Parameters
     ----------
     start
-        (n, d) start vectors; a row's result depends on its own only.
+        (n, d) start vectors.  Rows share the sizes of their spaces, so that the company of a row changes its result,
+        but only within the residuals asked for.
     subspace
         Size m of a Krylov space, k + 3 <= m <= d; None is `default_subspace`.
     tol
@@ -101,7 +102,8 @@ def leading_pairs(
     A restart keeps the half of the Krylov-Schur space nearest to what is wanted, cut between pairs, by reordering the
     real Schur form (LAPACK dtrsen): orthonormal transformations only.  "near" selects by harmonic Ritz values, whose
     residual vector becomes the next basis vector, and reports Rayleigh quotients.  Every new vector meets the basis
-    twice (classical Gram-Schmidt, two passes).  An exhausted space continues with a random vector.  Converged pairs
+    twice (classical Gram-Schmidt, two passes).  An exhausted space continues with a random vector;
+    a value that occurs several times may be found fewer times, see `copied_pairs`.  Converged pairs
     stay in the kept half until their row is done; done rows leave the batch once a quarter of it is done.
     Memory: m + 1 vectors a row, and as many as are kept during a restart.
 
@@ -126,7 +128,7 @@ def leading_pairs(
     while True:
         spent += space.expand(working)
         for i in map(int, np.flatnonzero(alive)):
-            ritz = _Ritz(*space.projected(i), order)
+            ritz = Ritz(*space.projected(i), order)
             count, row = ritz.whole(k), int(rows[i])
             scale[row] = max(scale[row], ritz.scale)
             if ritz.done(count, tol[row], space.epsilon) or spent + m > most[row]:
@@ -189,7 +191,7 @@ def relative(absolute: np.ndarray, value: np.ndarray, scale: np.ndarray, epsilon
     return np.where(absolute == 0, 0.0, absolute / np.where(over > 0, over, 1.0))
 
 
-class _Ritz:
+class Ritz:
     """Ritz values and vectors of A V = V S + u b^T, in the order wanted."""
 
     def __init__(self, S: np.ndarray, b: np.ndarray, order: Order):

@@ -199,8 +199,9 @@ def _krylov(
 ) -> Growth:
     few = 2 * k + 6 if tol >= LOOSE else None
     triples = leading_triples(Stretch(jacobian), start, k, tol=tol, subspace=few, max_products=max_products)
-    beside = random_directions(jacobian.rows, jacobian.size, seed + 300, jacobian.z)
-    triples = with_copies(Stretch(jacobian), triples, beside, tol, few, max_products)
+    if k > 1:  # of the largest alone, a copy tells nothing
+        beside = random_directions(jacobian.rows, jacobian.size, seed + 300, jacobian.z)
+        triples = with_copies(Stretch(jacobian), triples, beside, tol, few, max_products)
     if not horizon:
         return _without_growth(triples.value, triples.residual)
     growth, when = transient_growth(jacobian, triples.right, triples.value[:, 0], horizon, seed)

@@ -144,7 +144,7 @@ def trial(
                 played[n].values for n in ("correct", "nfe", "latency")
             )
             chosen[family].append(policy)
-        rows.append(judged(base, correct, nfe, latency))
+        rows.append(judged(base, chosen[family], correct, nfe, latency))
     return gathered(list(chosen), rows, {
         **schema.carried(ensemble), "policies": {f: [at_text(p) for p in ps] for f, ps in chosen.items()},
         "baseline": str(base.attrs.get("name", base.attrs.get("family", "unknown"))),
@@ -153,9 +153,11 @@ def trial(
     })  # fmt: skip
 
 
-def judged(base: xr.Dataset, correct: np.ndarray, nfe: np.ndarray, latency: np.ndarray) -> dict[str, float]:
+def judged(
+    base: xr.Dataset, policies: list[at.Policy], correct: np.ndarray, nfe: np.ndarray, latency: np.ndarray
+) -> dict[str, float]:
     """Return accuracy, cost and cost at matched accuracy of answers to the baseline's puzzles."""
-    result = schema.dataset(totals(correct, nfe, latency), {})
+    result = schema.dataset(totals(policies, correct, nfe, latency), {})
     found = at.matched_cost(base, result)
     values = {str(n): float(v) for n, v in result.data_vars.items() if not v.ndim}
     return values | {str(n): float(v) for n, v in found.data_vars.items() if not v.ndim}

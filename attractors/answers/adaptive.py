@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Unpack
 
 import numpy as np
@@ -146,8 +146,9 @@ def adaptive(
     correct = None
     if recipe.judge.known:
         correct, _ = recipe.judge(recipe.inputs.numpy(), answer)
-    draw = {"confidence": confidence, "resamples": resamples}
-    variables |= totals(policy, correct, field("spent"), field("clock"), **draw)
+    variables |= totals(
+        [policy], correct, field("spent"), field("clock"), confidence=confidence, resamples=resamples
+    )
     attributes = {
         **schema.provenance(recipe.system),
         "title": "eqrlab: adaptive inference",
@@ -168,9 +169,19 @@ def described(policy: Policy) -> dict[str, Any]:
 
 
 def totals(
-    policy: Policy, correct: np.ndarray | None, nfe: np.ndarray, latency: np.ndarray, **draw: Any
+    policies: Sequence[Policy],
+    correct: np.ndarray | None,
+    nfe: np.ndarray,
+    latency: np.ndarray,
+    *,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
 ) -> dict[str, schema.Variable]:
-    """Return correctness and cost of puzzles, and their means with bounds from resampling puzzles."""
+    """Return correctness and cost of puzzles, and their means with bounds from resampling puzzles.
+
+    The costs are those of the policies, of which each answered some of the puzzles: they bound what others may cost.
+    """
+    draw: dict[str, Any] = {"confidence": confidence, "resamples": resamples}
     variables: dict[str, schema.Variable] = {
         "nfe": (("puzzle",), nfe, "outer steps of all runs of the puzzle")
     }
@@ -180,13 +191,11 @@ def totals(
         variables |= (
             Interval(*bounds).each(np.float64).variables("accuracy", (), "share of puzzles answered right")
         )
-    fixed = policy.stop == "never" and not policy.schedule  # the cost is then known, not measured
-    longest = policy.depth * (policy.restarts if policy.schedule else 1)
-    for name, values, most in (("nfe", nfe, policy.restarts * policy.depth), ("latency", latency, longest)):
+    for name, values in (("nfe", nfe), ("latency", latency)):
+        least, most = (pick(p.cost(name)[i] for p in policies) for i, pick in enumerate((min, max)))
         mean, low, high = mean_over_puzzles(values, **draw)
-        least = most if fixed else policy.min_steps
-        bounds = widened(mean, low, high, len(values), draw["confidence"], least, most)
-        mean_value = Interval(mean, *bounds).each(np.float64)
+        ends = widened(mean, low, high, len(values), confidence, least, most)
+        mean_value = Interval(mean, *ends).each(np.float64)
         variables |= mean_value.variables(f"mean_{name}", (), f"mean over puzzles of {name}")
     return variables
 

@@ -104,6 +104,11 @@ class Policy:
         """Whether a halting logit is looked at."""
         return self.stop in ("halt", "both", "either") or "halting" in (self.select, self.keep_by)
 
+    def cost(self, name: str) -> tuple[int, int]:
+        """Return least and most outer steps that a puzzle can take: "nfe" of all its runs, "latency" in sequence."""
+        most = self.depth * (self.restarts if self.schedule or name == "nfe" else 1)
+        return most if self.stop == "never" and not self.schedule else self.min_steps, most
+
     @property
     def lanes(self) -> int:
         """Most restarts that ever run side by side."""

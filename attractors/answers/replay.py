@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -64,9 +64,9 @@ def replay(
     race, right = _play(observed(ensemble), policy, orders)
     puzzles = ensemble.sizes["puzzle"]
     mean = lambda values: values.reshape(orders, puzzles).mean(0)
-    draw = {"confidence": confidence, "resamples": resamples}
+    draw: dict[str, Any] = {"confidence": confidence, "resamples": resamples}
     latency = mean(race.clock)
-    variables = totals(policy, mean(right), mean(race.spent), latency, **draw)
+    variables = totals([policy], mean(right), mean(race.spent), latency, **draw)
     variables["latency"] = (("puzzle",), latency, "outer steps made one after another")
     codes = {}
     if orders == 1:

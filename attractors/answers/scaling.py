@@ -132,9 +132,9 @@ def scaling(
     if "first_to_halt" in names:
         text = "outer steps a puzzle when all its restarts stop with the first that halts"
         spent = steps_to_first_halt(ensemble, depth, breadth)
-        mean, *bounds = mean_over_puzzles(spent, **draw)
-        bounds = widened(mean, *bounds, len(spent), confidence, 1.0, nfe)
-        variables |= Interval(mean, *bounds).variables("nfe_first_to_halt", point, text)
+        mean, low, high = mean_over_puzzles(spent, **draw)
+        ends = widened(mean, low, high, len(spent), confidence, 1.0, nfe)
+        variables |= Interval(mean, *ends).variables("nfe_first_to_halt", point, text)
     # Summaries for a reader: the cheapest points, and the depth from which breadth pays.
     front, support = _pareto(chance, nfe, resamples, seed)
     variables["pareto"] = (cell, front, "no point of fewer outer steps is as accurate")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -64,7 +65,7 @@ def with_copies(
     by more than its residual in the small space: one that hardly does may stay unseen.  The pairs are those of the
     operator on the sum of the invariant spaces.
     """
-    pairs = Pairs(*(v.clone() if isinstance(v, Tensor) else v.copy() for v in pairs))
+    pairs = copy.deepcopy(pairs)
     found = ~np.isnan(pairs.value)
     rows = np.flatnonzero((np.where(found, pairs.residual, 0) <= tol[:, None]).all(1) & found.any(1))
     for _ in range(pairs.value.shape[1] - 1):
@@ -76,7 +77,9 @@ def with_copies(
         beside = _Beside(operator.select(at), known)
         space = KrylovSpace(first, LOOK)
         pairs.products[rows] += space.expand(beside)
-        missing = np.array([_before(space, i, pairs, row, order, tol[row]) for i, row in enumerate(rows)])
+        missing = np.array(
+            [_before(space, i, pairs, int(row), order, tol[row]) for i, row in enumerate(rows)]
+        )
         missing &= pairs.products[rows] < most[rows]
         if not missing.any():
             break

@@ -9,9 +9,10 @@ from eqrlab import attractors as at
 from eqrlab.analyses.cli import cli
 from eqrlab.analyses.commands.continuation import event_lines, value_rows
 from eqrlab.analyses.figures.continuation import continuation_picture
+from eqrlab.analyses.figures.style import COLOURS
 from eqrlab.attractors.results import archive
-from eqrlab.core import EqR, EqRConfig, build, save
-from tests.zoo import puzzles, selector
+from eqrlab.core import EqR, EqRConfig, MapSystem, build, save
+from tests.zoo import normal_start, puzzles, selector
 
 SMALL = {"vocab_size": 6, "seq_len": 16, "hidden_size": 8, "num_heads": 2, "H_cycles": 1, "L_cycles": 1}
 
@@ -141,3 +142,16 @@ def test_a_landscape_of_unknown_correctness_is_drawn_too():
     assert "mode" not in found and "right runs" not in value_rows(found)[0]
     assert len(continuation_picture(found).axes) == 2
     assert np.isfinite(found.mass.values[0]).all()
+
+
+def test_a_branch_whose_answer_becomes_right_changes_its_colour():
+    """One fixed point moves through zero, where the sign that is its answer turns to the right one."""
+    systems = {
+        c: MapSystem(lambda z, x, c=c: c + (z - c) / 2, normal_start(2), lambda z, x: (z[:, :1] > 0).long())
+        for c in (-0.2, -0.1, 0.1, 0.2)
+    }
+    found = at.continuation(systems, puzzles(), labels=torch.ones(1, 1).long(), restarts=8, depth=40)
+    assert found.correct.values[:, 0, 0].tolist() == [False, False, True, True]
+    lines = [line for line in continuation_picture(found).axes[1].lines if line.get_marker() == "None"]
+    drawn = {tuple(line.get_xdata()): line.get_color() for line in lines}
+    assert drawn == {(0, 1): COLOURS["wrong"], (1, 2): COLOURS["right"], (2, 3): COLOURS["right"]}

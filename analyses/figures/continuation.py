@@ -94,13 +94,20 @@ def _branches(ax: Axes, found: xr.Dataset, place: np.ndarray, puzzle: int, judge
         if not alive[:, b].any():
             continue
         mass = np.where(alive[:, b], one["mass"].values[:, b], np.nan)
-        right = bool(one["correct"].values[alive[:, b], b].mean() >= 0.5)
-        colour = COLOURS["none" if not judged else "right" if right else "wrong"]
         low, high = (np.where(alive[:, b], one[f"mass_{e}"].values[:, b], np.nan) for e in ("low", "high"))
-        ax.fill_between(place, low, high, color=colour, alpha=0.12, linewidth=0)
-        ax.plot(place, mass, color=colour, linewidth=1.4, marker=".", markersize=4)
         born = event[:, b] == EVENTS.index("born")
         last = np.append(alive[:-1, b] & ~alive[1:, b], False)
-        ax.plot(place[born], mass[born], "^", color=colour, markersize=7, markeredgecolor="white")
-        ax.plot(place[last], mass[last], "x", color=colour, markersize=7, markeredgewidth=1.8)
+        right = one["correct"].values[:, b]
+        for kind, its in (("right", right), ("wrong", ~right)) if judged else (("none", right | True),):
+            colour, mine = COLOURS[kind], alive[:, b] & its
+            # A branch whose answer becomes another has the colour of the answer that a stretch leads to.
+            for i in np.flatnonzero(mine[1:]) + 1:
+                here = slice(i - 1, i + 1)
+                ax.fill_between(place[here], low[here], high[here], color=colour, alpha=0.12, linewidth=0)
+                ax.plot(place[here], mass[here], color=colour, linewidth=1.4)
+            ax.plot(place[mine], mass[mine], ".", color=colour, markersize=4)
+            ax.plot(
+                place[born & its], mass[born & its], "^", color=colour, markersize=7, markeredgecolor="white"
+            )
+            ax.plot(place[last & its], mass[last & its], "x", color=colour, markersize=7, markeredgewidth=1.8)
     ax.set_title(f"puzzle {found['puzzle'].values[puzzle]}: masses of its attractors")

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from eqrlab.analyses.diagnose import diagnose
-from eqrlab.attractors.answers.adaptive import weighted_mean
-from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, widened
+from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
 from eqrlab.core import load
 from eqrlab.core.models.reasoner import restart_law
 from eqrlab.datasets import bundled
@@ -38,9 +37,7 @@ def test_the_verdict_in_bfloat16(name):
         modes, theirs = (g["modes"] for g in (wanted, other))
         right = [g["ensemble"].correct.values[:, :, -1].mean(1) for g in (wanted, other)]
         difference = right[1] - right[0]
-        mean = functools.partial(weighted_mean, difference)
-        drawn = cluster_bootstrap(mean, len(difference))
-        low, high = widened(difference.mean(), *drawn, len(difference), 0.95, least=-1.0)
+        _, low, high = share_over_puzzles(difference, least=-1.0)
         same = (wanted["ensemble"].answer.values == other["ensemble"].answer.values).all(2).mean()
         names = [m.mode_name.values[m.mode.values] for m in (modes, theirs)]
         decided = [n != "undecided" for n in names]

@@ -33,6 +33,10 @@ class Given(TypedDict, total=False):
     dtype: str | None
 
 
+MOST = 2**31 - 1  # of counts, and of seeds: what files and libraries that get them can hold
+MOST_SEED = 2**63 - 1
+
+
 class Numbers(click.ParamType):
     """Integers of at least 1, separated by commas; returned sorted and without repetitions."""
 
@@ -47,6 +51,32 @@ class Numbers(click.ParamType):
             self.fail(f"{value!r} is not a list of integers such as 1,2,4", param, ctx)
         if found[0] < 1:
             self.fail(f"{found[0]} is less than 1", param, ctx)
+        if found[-1] > MOST:
+            self.fail(f"{found[-1]} is more than {MOST}", param, ctx)
+        return found
+
+
+class Whole(click.IntRange):
+    """A whole number from `least` to `most`, which help does not show."""
+
+    def __init__(self, least: int, most: int):
+        super().__init__(least)
+        self.most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = super().convert(value, param, ctx)
+        if found > self.most:
+            self.fail(f"{found} is more than {self.most}", param, ctx)
+        return found
+
+
+class Seed(click.types.IntParamType):
+    """A whole number of 64 bits."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = super().convert(value, param, ctx)
+        if abs(found) > MOST_SEED:
+            self.fail(f"{found} has more than 64 bits", param, ctx)
         return found
 
 
@@ -196,9 +226,9 @@ def limit(default: int | None = None, *, bundled: int | None = None) -> Callable
     )
 
 
-def number(flag: str, default: int | None, text: str, least: int = 1) -> Callable:
-    """Return an option for a whole number >= `least`."""
-    return click.option(flag, type=click.IntRange(least), default=default, show_default=True, help=text)
+def number(flag: str, default: int | None, text: str, least: int = 1, most: int = MOST) -> Callable:
+    """Return an option for a whole number from `least` to `most`."""
+    return click.option(flag, type=Whole(least, most), default=default, show_default=True, help=text)
 
 
 def share(
@@ -221,7 +251,7 @@ def depth(default: int | None = 64, text: str = "Outer steps D of every run.") -
 
 def seed(default: int | None = 0, text: str = "Seed of all random numbers.") -> Callable:
     """Return --seed."""
-    return click.option("--seed", type=int, default=default, show_default=True, help=text)
+    return click.option("--seed", type=Seed(), default=default, show_default=True, help=text)
 
 
 def noise(

@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from eqrlab.analyses.commands import diagnose as diagnose_commands
-from eqrlab.attractors.results import archive
+from eqrlab.attractors.results import archive, schema
 from eqrlab.core import build, save
 from tests.command_line import inside, refused
 from tests.core_models import tiny_file
@@ -75,7 +75,7 @@ def test_a_family_with_one_stored_start_says_how_it_was_started(puzzles, tmp_pat
     common = ("diagnose", path, "--puzzles", puzzles, "--restarts", 5, "--depth", 3, "--quiet")
     free, own = (inside(*common, "--out", tmp_path / s, "--starts", s) for s in ("random", "own"))
     assert "5 restarts, depth 3, from random states outside its training law" in free.output
-    assert "1 restarts, depth 3\n" in own.output
+    assert "1 restart, depth 3: it starts at one stored state" in own.output
     ensemble = archive.read(tmp_path / "random" / "diagnosis.nc")["ensemble"]
     assert ensemble.attrs["initial_law"] == "random_initial"
 
@@ -116,7 +116,17 @@ def test_bad_checkpoints_end_in_one_line(checkpoint, puzzles, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "option", [("--depth", 0), ("--restarts", 0), ("--noise", -1), ("--dtype", "float8"), ("--nonsense",)]
+    "option",
+    [
+        ("--depth", 0),
+        ("--restarts", 0),
+        ("--noise", -1),
+        ("--dtype", "float8"),
+        ("--nonsense",),
+        ("--seed", 2**63),
+        ("--restarts", 10**20),
+        ("--depth", 10**20),
+    ],
 )
 def test_wrong_usage_exits_with_2(option, checkpoint, tmp_path):
     run = inside("diagnose", checkpoint, *option, "--out", tmp_path / "out")
@@ -129,6 +139,34 @@ def test_an_unwritable_output_is_found_before_the_run(checkpoint, puzzles, tmp_p
     assert run.returncode == 1 and len(run.stderr.strip().splitlines()) == 1
     assert f"{tmp_path / 'file'}: cannot write there" in run.stderr
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_name_that_is_no_text_is_refused_before_the_run(checkpoint, puzzles, tmp_path):
+    out = tmp_path / "bad\udcff"
+    refused(inside("diagnose", checkpoint, "--puzzles", puzzles, "--out", out, "--quiet"), "not UTF-8")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_that_leave_the_finite_numbers_do_not_end_a_diagnosis(puzzles, tmp_path, monkeypatch):
+    """From half of the starts z -> z / 2 + z^3 leads to infinity, from the others to 0, a wrong answer."""
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom eqrlab.core import MapSystem\n"
+        "law = lambda x, g: torch.where(torch.rand((len(x), 1), generator=g) < 0.5, 2.0, 0.2)\n"
+        "half = MapSystem(lambda z, x: z / 2 + z**3, law, lambda z, x: x.long())\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    run = inside(
+        "diagnose", "mine.py:half", "--puzzles", puzzles, "--depth", 32, "--out", tmp_path / "out", "--quiet"
+    )
+    assert run.exit_code == 0, run.output
+    tree = archive.read(tmp_path / "out" / "diagnosis.nc")
+    lost = int((tree["ensemble"].fate == schema.FATES.index("nonfinite")).sum())
+    told = " ".join(run.output.split())
+    assert (
+        0 < lost
+        and f"{lost} runs of " in told
+        and f"ended at no state: {lost} with NaN or infinite values" in told
+    )
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ def test_a_run_stops_at_the_first_step_that_asks_and_at_the_last_where_none_does
     assert found["steps"]["value"] == (2 + 3 + 1 + 3) / 4
     assert found["exact"]["value"] == 0.5 and found["halted"]["value"] == 0.75
     assert found["steps"]["low"] < found["steps"]["value"] < found["steps"]["high"]
+    assert found["steps"]["low"] >= 1, "every run makes its first step"
     alone = halting(correct[:1], logit[:1])["steps"]
     assert alone == {"value": 2.5, "low": None, "high": None}
 

@@ -121,7 +121,7 @@ def continuation_command(
     starts = "" if first.random_starts else ", from random states outside the training law"
     click.echo(
         f"{len(systems)} values of the {name}, {plural(len(chosen), 'puzzle')} of {short_source(chosen)}, "
-        f"{given['restarts']} restarts, depth {given['depth']}{starts}\n"
+        f"{plural(given['restarts'], 'restart')}, depth {given['depth']}{starts}\n"
     )
     for lines in (table(value_rows(found)), event_lines(found)):
         click.echo("\n".join(lines) + "\n")

@@ -17,6 +17,7 @@ from eqrlab import datasets
 from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
+from eqrlab.analyses.text.format import plural
 from eqrlab.core.messages import one_line
 from eqrlab.core.progress import shown, tqdm
 from eqrlab.datasets import files
@@ -94,7 +95,7 @@ def _write(out: Path, form: str | None, split: str, puzzles: PuzzleSet) -> None:
     else:
         files.write_npy_folder(out, puzzles, split)
         out = out / split
-    click.echo(f"{len(puzzles)} {puzzles.task} puzzles in {one_line(str(out))}")
+    click.echo(f"{plural(len(puzzles), f'{puzzles.task} puzzle')} in {one_line(str(out))}")
 
 
 @data.command(
@@ -110,7 +111,7 @@ def _write(out: Path, form: str | None, split: str, puzzles: PuzzleSet) -> None:
     "9x9 also hardest (about a second each). "
     "Mazes: unique or several (shortest paths) [unique].",
 )
-@opt.number("--seed", 0, "Seed of all random choices.", least=0)
+@opt.number("--seed", 0, "Seed of all random choices.", least=0, most=opt.MOST_SEED)
 @click.option("--steps", nargs=2, type=int, help="Mazes: fewest and most steps from S to G.")
 @click.option(
     "--first",

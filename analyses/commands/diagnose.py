@@ -35,7 +35,7 @@ from eqrlab.analyses.studies.checks import check_sentences
 from eqrlab.analyses.text.format import plural
 from eqrlab.analyses.text.names import shown_name, typed
 from eqrlab.analyses.text.signals import trust_sentence
-from eqrlab.analyses.text.verdicts import drift_sentence, landscape_sentence, verdict_rows
+from eqrlab.analyses.text.verdicts import drift_sentence, landscape_sentence, lost_sentence, verdict_rows
 from eqrlab.attractors.landscape.waves import FIRST
 from eqrlab.attractors.results import archive
 from eqrlab.core import Reasoner
@@ -71,6 +71,8 @@ def verdict_lines(groups: dict[str, xr.Dataset]) -> list[str]:
     """Return the printed lines of a diagnosis: the verdict in a sentence, then a table of puzzles."""
     rows = verdict_rows(groups)
     sentences = landscape_sentence(groups["modes"], groups["alignment"])
+    if lost := lost_sentence(groups["ensemble"]):
+        sentences = f"{lost} {sentences}"
     if "signals" in groups:
         sentences += " " + trust_sentence(groups["signals"])
     if drifting := drift_sentence(groups["ensemble"]):
@@ -143,12 +145,18 @@ def run_one(
     random = starts == "random" or (starts is None and not model.random_starts)
     beta = model.noise_scale if noise is None else noise
     if not (random or model.random_starts or beta):
-        restarts = 1  # one stored start and no noise: every restart would be the same run
-    outside = ", from random states outside its training law" if random and not model.random_starts else ""
+        restarts, outside = (
+            1,
+            ": it starts at one stored state, noise is off, so that every restart would be the same",
+        )
+    else:
+        outside = (
+            ", from random states outside its training law" if random and not model.random_starts else ""
+        )
     source = short_source(chosen) + how_chosen(chosen)
     plenty = "" if options["fixed"] or restarts <= FIRST else "up to "
     click.echo(
-        f"{name}: {plural(len(chosen), 'puzzle')} of {source}, {plenty}{restarts} restarts, "
+        f"{name}: {plural(len(chosen), 'puzzle')} of {source}, {plenty}{plural(restarts, 'restart')}, "
         f"depth {options['depth']}{outside}"
     )
     groups = kept.found(name)

@@ -64,8 +64,8 @@ def dynamics_command(
         )
         archive.write(out / "dynamics.nc", archive_groups(results))  # so far
         click.echo(
-            f"{name}: {plural(len(chosen), 'puzzle')} of {short_source(chosen)}, {given['restarts']} restarts, "
-            f"depth {given['depth']}"
+            f"{name}: {plural(len(chosen), 'puzzle')} of {short_source(chosen)}, "
+            f"{plural(given['restarts'], 'restart')}, depth {given['depth']}"
         )
     write_figure(endings.endings_figure(results), out / "dynamics.svg")
     evidence = endings.evidence_rows(results)

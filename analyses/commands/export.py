@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import sys
 import time
@@ -247,7 +248,7 @@ def export_command(
     except KeyboardInterrupt as stop:
         kept = " ".join(getattr(stop, "__notes__", ())[:1]) or f"{out}: stopped before the first batch"
         again = f"{checkpoint} " if checkpoint and is_own(checkpoint) else ""  # else the parts name the model
-        again += f"--out {out} --resume{' --compile' if compiled else ''}"
+        again += f"--out {shlex.quote(str(out))} --resume{' --compile' if compiled else ''}"
         click.echo(f"eqrlab: stopped. {kept.removesuffix('; resume to go on')}; go on with "
                    f"eqrlab export {again}", err=True)  # fmt: skip
         sys.exit(exit_code(stop))
@@ -257,7 +258,7 @@ def export_command(
 def _say(done: Progress, out: Path, job: dict[str, Any], seconds: float) -> dict[str, Any]:
     """Print the outcome of the export, and return it."""
     if done.complete:
-        size = f"{plural(len(job['inputs']), 'puzzle')}, {job['restarts']} restarts, depth {job['depth']}"
+        size = f"{plural(len(job['inputs']), 'puzzle')}, {plural(job['restarts'], 'restart')}, depth {job['depth']}"
         click.echo(f"archive {out}: {size}, {_bytes(out.stat().st_size)}, {seconds:.0f} s")
     else:
         click.echo(f"{out}: {done.done} of {done.total} batches are done; other processes compute the rest")

@@ -61,8 +61,8 @@ def fates_command(
     archive.write(out / "fates.nc", groups)
     found = groups["outcomes"]
     click.echo(
-        f"{checkpoint}: {plural(len(chosen), 'puzzle')} of {short_source(chosen)}, {given['restarts']} restarts, "
-        f"noise {given['noise']:g}\n"
+        f"{checkpoint}: {plural(len(chosen), 'puzzle')} of {short_source(chosen)}, "
+        f"{plural(given['restarts'], 'restart')}, noise {given['noise']:g}\n"
     )
     for title, rows in (
         ("share of runs, with intervals over puzzles", fates.outcome_rows(found)),

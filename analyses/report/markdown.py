@@ -45,6 +45,7 @@ def sentences(groups: Groups) -> list[tuple[str, str]]:
     if modes is None or alignment is None:
         return [("Landscape", UNJUDGED)]
     told = [
+        ("Lost runs", wording.lost_sentence(groups["ensemble"])),
         ("Landscape", wording.mode_sentence(modes)),
         ("Residual", wording.residual_sentence(alignment)),
         ("What to trust", trust_sentence(groups["signals"]) if "signals" in groups else ""),

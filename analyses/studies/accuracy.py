@@ -146,9 +146,10 @@ def halting(correct: np.ndarray, logit: np.ndarray) -> dict[str, Any]:
     some, depth = asks.any(axis=2), asks.shape[2]
     step = np.where(some, asks.argmax(axis=2), depth - 1)
     right = np.take_along_axis(correct, step[:, :, None], axis=2)[:, :, 0]
-    share = Interval(*share_over_puzzles((step + 1.0).mean(axis=1) / depth))  # one puzzle has no bounds
+    # Of the steps beyond the first, which every run makes; one puzzle has no bounds.
+    share = Interval(*share_over_puzzles(step.mean(axis=1) / max(depth - 1, 1)))
     return {
         "exact": clustered(right.astype(float), 1),
-        "steps": share.each(lambda part: depth * part).plain(),
+        "steps": share.each(lambda part: 1 + (depth - 1) * part).plain(),
         "halted": clustered(some.astype(float), 1),
     }

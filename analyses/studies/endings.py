@@ -190,5 +190,5 @@ def _by_depth(axes: Axes, exponents: xr.Dataset, name: str, first: bool, left: b
             axes.plot(window, mean, color=COLOURS[outcome], linewidth=2, label=outcome)
     axes.set(xlabel="outer step", title=name)
     axes.set_ylabel("mean exponent" if left else None)
-    if first:
+    if first and axes.get_legend_handles_labels()[0]:
         axes.legend(loc="best")

@@ -22,7 +22,7 @@ from eqrlab.analyses.text.vocabulary import (
 from eqrlab.attractors.ensemble.drawn import drawn_of
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.named import ADVICE_WORDS
-from eqrlab.attractors.results.schema import ADVICE, MODES, STATUS
+from eqrlab.attractors.results.schema import ADVICE, FATES, MODES, STATUS
 
 __all__ = [
     "accuracy_text",
@@ -38,6 +38,7 @@ __all__ = [
     "landscape_advice",
     "landscape_mode",
     "landscape_sentence",
+    "lost_sentence",
     "mass_text",
     "mode_meaning",
     "mode_sentence",
@@ -84,6 +85,19 @@ def drift_sentence(ensemble: xr.Dataset) -> str:
     return (
         f"Answer settled, state drifting: {plural(len(drifting), 'run')} of {int(drawn_of(ensemble).sum()):,}, by "
         f"{np.median(drifting):.2g} of the norm per step; their answer has settled, so they count as recurrent."
+    )
+
+
+def lost_sentence(ensemble: xr.Dataset) -> str:
+    """Return how many runs left the finite numbers, or grew without bound; "" if none did."""
+    names = [list(FATES).index(name) for name in ("diverged", "nonfinite")]
+    grown, broken = ((ensemble["fate"].values == number).sum() for number in names)
+    if not grown + broken:
+        return ""
+    return (
+        f"{plural(int(grown + broken), 'run')} of {int(drawn_of(ensemble).sum()):,} ended at no state: {broken:,} with "
+        f"NaN or infinite values, {grown:,} growing without bound. Look for the cause (weights, noise, dtype) before "
+        "what is below."
     )
 
 

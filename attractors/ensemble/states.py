@@ -180,6 +180,8 @@ def take_points(
     system, shape = place.bring(system), (z.shape[0], z.shape[1])
     z = z.reshape(-1, *z.shape[2:]).to(device=place.device, dtype=precision)
     flat = z.flatten(1)
+    if isinstance(states, xr.Dataset):  # a run that left the finite numbers ended at no state
+        z[~flat.isfinite().all(1)] = torch.nan
     gap = flat.isnan().all(1)
     points = Points(
         system,

@@ -31,6 +31,10 @@ def with_identifiers(reasoner: Reasoner, puzzles: PuzzleSet) -> PuzzleSet:
     context = click.get_current_context(silent=True)
     options = {} if context is None else context.meta
     if reasoner.identifiers < 2:
+        if options.get(FILE_OPTION) is not None or options.get(BLANK_FLAG):
+            click.echo(
+                "eqrlab: a model without puzzle embeddings runs without the identifiers asked for", err=True
+            )
         return dataclasses.replace(_named(puzzles), identifiers=None, identifier_names=())
     file, source = options.get(FILE_OPTION), puzzles.source
     if file is not None:

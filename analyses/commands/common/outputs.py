@@ -23,11 +23,17 @@ def require_writable(folder: Path, *names: str) -> None:
     Raises
     ------
     ValueError
-        For a file that is an input, or something that is no file: a folder, a pipe, a device.
+        For a file that is an input, or something that is no file: a folder, a pipe, a device; for a name that is not
+        UTF-8.
     OSError
         When one cannot be written.
     """
     targets = [folder / name for name in names]
+    for target in (folder, *targets):
+        if any("\ud800" <= letter <= "\udfff" for letter in str(target)):
+            raise ValueError(
+                f"{str(target)!a}: a name that is not UTF-8 cannot be given to NetCDF; choose another --out"
+            )
     require_regular(*targets)
     _require_others(targets)
     try:

@@ -165,7 +165,7 @@ def test_runs_that_leave_the_finite_numbers_do_not_end_a_diagnosis(puzzles, tmp_
     assert (
         0 < lost
         and f"{lost} runs of " in told
-        and f"ended at no state: {lost} with NaN or infinite values" in told
+        and f"ended at no state: {lost} with values that are not finite" in told
     )
 
 

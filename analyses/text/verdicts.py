@@ -96,8 +96,8 @@ def lost_sentence(ensemble: xr.Dataset) -> str:
         return ""
     return (
         f"{plural(int(grown + broken), 'run')} of {int(drawn_of(ensemble).sum()):,} ended at no state: {broken:,} with "
-        f"values that are not finite, {grown:,} growing without bound. Look for the cause (weights, noise, dtype) before "
-        "what is below."
+        f"values that are not finite, {grown:,} growing without bound. Look for the cause (weights, noise, dtype) "
+        "before what is below."
     )
 
 

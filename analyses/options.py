@@ -33,8 +33,8 @@ class Given(TypedDict, total=False):
     dtype: str | None
 
 
-MOST = 2**31 - 1  # of counts, and of seeds: what files and libraries that get them can hold
-MOST_SEED = 2**63 - 1
+MOST = 2**31 - 1  # of counts, ...
+MOST_SEED = 2**63 - 1  # ... and of seeds: what the files and libraries that get them can hold
 
 
 class Numbers(click.ParamType):

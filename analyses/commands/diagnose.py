@@ -144,15 +144,10 @@ def run_one(
     unasked = local is None and len(chosen) > LOCAL
     random = starts == "random" or (starts is None and not model.random_starts)
     beta = model.noise_scale if noise is None else noise
+    outside = ", from random states outside its training law" if random and not model.random_starts else ""
     if not (random or model.random_starts or beta):
-        restarts, outside = (
-            1,
-            ": it starts at one stored state, noise is off, so that every restart would be the same",
-        )
-    else:
-        outside = (
-            ", from random states outside its training law" if random and not model.random_starts else ""
-        )
+        restarts = 1
+        outside = ": it starts at one stored state, noise is off, so that every restart would be the same"
     source = short_source(chosen) + how_chosen(chosen)
     plenty = "" if options["fixed"] or restarts <= FIRST else "up to "
     click.echo(

@@ -90,8 +90,9 @@ def drift_sentence(ensemble: xr.Dataset) -> str:
 
 def lost_sentence(ensemble: xr.Dataset) -> str:
     """Return how many runs left the finite numbers, or grew without bound; "" if none did."""
-    names = [list(FATES).index(name) for name in ("diverged", "nonfinite")]
-    grown, broken = ((ensemble["fate"].values == number).sum() for number in names)
+    grown, broken = (
+        (ensemble["fate"].values == FATES.index(name)).sum() for name in ("diverged", "nonfinite")
+    )
     if not grown + broken:
         return ""
     return (

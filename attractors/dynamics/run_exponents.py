@@ -28,10 +28,9 @@ from eqrlab.attractors.statistics.bootstrap import RESAMPLES, cluster_bootstrap,
 from eqrlab.attractors.statistics.intervals import check_confidence
 from eqrlab.attractors.statistics.ranks import PooledAuc
 from eqrlab.core import System
-from eqrlab.core.models.contract import draw_start
-from eqrlab.core.models.reasoner import take_rows
+from eqrlab.core.models.contract import draw_starts
 from eqrlab.core.progress import shown, tqdm
-from eqrlab.core.random import puzzle_keys, restart_generator
+from eqrlab.core.random import puzzle_keys
 
 OUTCOMES = ("right", "wrong")
 SCORES = ("exponent", "drift")
@@ -179,15 +178,8 @@ def _starts(
     place = Place.of(system, device)
     system = place.bring(system)
     x = place.context(system, tokens, known)
-    drawn = [
-        torch.cat(
-            [
-                draw_start(law, take_rows(x, slice(p, p + 1)), restart_generator(key, r))
-                for r in range(restarts)
-            ]
-        )
-        for p, key in enumerate(puzzle_keys(seed, tokens, known))
-    ]
+    keys = puzzle_keys(seed, tokens, known)
+    drawn = [draw_starts(law, x, p, key, restarts) for p, key in enumerate(keys)]
     return take_points(system, tokens, torch.stack(drawn), identifiers=known, dtype=dtype, device=device)
 
 

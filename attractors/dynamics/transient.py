@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ def transient_growth(
         v = random_directions(jacobian.rows, jacobian.size, seed + 200, jacobian.z).contiguous()
         for _ in range(SEARCHES):
             v = _amplified(jacobian, v, horizon)
-        found = np.stack([size for _, size in _images(jacobian.push, v, horizon)], 1)
+        found = np.stack([size for _, size in _images(jacobian, v, horizon)], 1)
         hidden = found[:, 1:].max(1) > best + CLEARLY
         best = np.where(hidden, found[:, 1:].max(1), best)
         when = np.where(hidden, found[:, 1:].argmax(1) + 2, when)
@@ -82,7 +82,7 @@ def _amplified(jacobian: Jacobian, v: Tensor, horizon: int) -> Tensor:
     """
     kept = set(np.geomspace(1, horizon, KEPT).round().astype(int).tolist())
     images = {
-        n: image for n, image in enumerate(_images(jacobian.push, v, horizon), 1) if n in kept or n == horizon
+        n: image for n, image in enumerate(_images(jacobian, v, horizon), 1) if n in kept or n == horizon
     }
     w, size = torch.zeros_like(v), np.full(len(v), -np.inf)
     for n in range(horizon, 0, -1):
@@ -96,13 +96,11 @@ def _amplified(jacobian: Jacobian, v: Tensor, horizon: int) -> Tensor:
     return normalize(w)
 
 
-def _images(
-    apply: Callable[[Tensor], Tensor], v: Tensor, horizon: int
-) -> Iterator[tuple[Tensor, np.ndarray]]:
+def _images(jacobian: Jacobian, v: Tensor, horizon: int) -> Iterator[tuple[Tensor, np.ndarray]]:
     """Yield J^n v for n = 1, ..., horizon as unit vectors (zero where it vanishes) with logarithms of lengths."""
     logs = np.zeros(len(v))
     for _ in range(horizon):
-        v, more = _scaled(apply(v))
+        v, more = _scaled(jacobian.push(v))
         logs = logs + more
         yield normalize(v), logs + _log(v.double().norm(dim=1).cpu().numpy())
 
@@ -114,11 +112,8 @@ def _refined(jacobian: Jacobian, v: Tensor, n: int) -> float:
             for _ in range(n):
                 v, _ = _scaled(apply(v))
         v = normalize(v)
-    logs = np.zeros(1)
-    for _ in range(n):
-        v, more = _scaled(jacobian.push(v))
-        logs = logs + more
-    return float((logs + _log(v.double().norm(dim=1).cpu().numpy())).item())
+    *_, (_, size) = _images(jacobian, v, n)
+    return float(size.item())
 
 
 def _scaled(block: Tensor) -> tuple[Tensor, np.ndarray]:

@@ -7,9 +7,7 @@ import torch
 
 from eqrlab.attractors.ensemble.states import Points
 from eqrlab.attractors.fates.fate import LEAST_SCALE
-from eqrlab.core.models.contract import draw_start
-from eqrlab.core.models.reasoner import take_rows
-from eqrlab.core.random import restart_generator
+from eqrlab.core.models.contract import draw_starts
 
 DRAWS = 8  # starts of a puzzle of which the restart law's size is the root mean square
 
@@ -25,9 +23,8 @@ def run_sizes(points: Points) -> np.ndarray:
         return known
     law = np.zeros(points.shape[0])
     for p, key in enumerate(points.keys(0)):
-        x = take_rows(points.x, slice(p, p + 1))
-        starts = [draw_start(points.system.initial, x, restart_generator(key, r)) for r in range(DRAWS)]
-        law[p] = torch.cat(starts).flatten(1).double().norm(dim=1).square().mean().sqrt()
+        starts = draw_starts(points.system.initial, points.x, p, key, DRAWS)
+        law[p] = starts.flatten(1).double().norm(dim=1).square().mean().sqrt()
     return np.where(known > 0, known, np.repeat(law, points.shape[1]))
 
 

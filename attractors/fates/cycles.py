@@ -9,10 +9,8 @@ from eqrlab.attractors.statistics.trends import way_left
 SEEN = 3  # a period is looked for where the run shows it this many times
 CLOSING = 10.0  # times this far away a return may be that closes in geometrically
 QUICK = 0.3  # returns that close in by this factor a turn are no slow passage
-FALLS, FALLEN = (
-    8,
-    0.9,
-)  # turns in which returns fall one after the other, and to which share, on the way to a cycle
+FALLS = 8  # turns in which returns fall one after the other on the way to a cycle, ...
+FALLEN = 0.9  # ... and the share to which they fall meanwhile
 HALFWAY = 0.5  # and at most this far from returning, relative to the nearest other state in between
 TURNS = 16  # most turns over which returns are followed to see whether they add up
 NUMBERS = 2**22  # of a trace that are looked at together

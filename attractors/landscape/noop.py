@@ -19,9 +19,9 @@ from eqrlab.attractors.ensemble.sample import sample
 from eqrlab.attractors.fates.fate import state_scale
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
-from eqrlab.core.models.contract import draw_start, require_system
+from eqrlab.core.models.contract import draw_starts, require_system
 from eqrlab.core.models.reasoner import take_rows
-from eqrlab.core.random import puzzle_keys, restart_generator
+from eqrlab.core.random import puzzle_keys
 
 STILL = 1e-6  # a first step shorter than this, relative to the state, is none
 SURVIVES = 0.1  # the start survives when the end remembers it by this share, or more
@@ -153,8 +153,7 @@ def _starts(
     law: Callable[[Any, torch.Generator], Tensor] = initial or system.initial
     one = slice(first, first + 1)
     key = puzzle_keys(seed, tokens[one], None if known is None else known[one])[0]
-    drawn = [draw_start(law, take_rows(x, one), restart_generator(key, r)) for r in range(restarts)]
-    z = torch.cat(drawn).to(device=place.device, dtype=place.dtype)
+    z = draw_starts(law, x, first, key, restarts).to(device=place.device, dtype=place.dtype)
     every = torch.arange(len(tokens), device=place.device).repeat_interleave(restarts)
     return z.repeat(len(tokens), *[1] * (z.ndim - 1)), take_rows(x, every)
 

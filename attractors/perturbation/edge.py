@@ -28,9 +28,8 @@ class Track:
         self.inside, self.outside = inside.clone(), outside.clone()
         self.scale = torch.as_tensor(own_lengths(points)[rows]).to(inside)
         self.close = 1e-8 if inside.dtype == torch.float64 else 3e-6  # relative distance of a bisected pair
-        self.finest = (
-            4 * torch.finfo(inside.dtype).eps
-        )  # and that over the norm of the pair, which cannot be halved
+        # A gap of so much of the norm of the pair cannot be halved.
+        self.finest = 4 * torch.finfo(inside.dtype).eps
         self.lost = np.zeros(len(rows), bool)
 
     def gap(self) -> Tensor:

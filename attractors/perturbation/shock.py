@@ -182,9 +182,8 @@ class _Search:
         rows, count = chosen.vector.shape[:2]
         far = chosen.length.cpu().double().numpy()
         length = np.where(np.isnan(far), reach * size[:, None], far)
-        self.finest = (
-            torch.finfo(points.z.dtype).eps * size[:, None]
-        )  # a shorter bracket is rounding of the states
+        # A shorter bracket is rounding of the states.
+        self.finest = torch.finfo(points.z.dtype).eps * size[:, None]
         self.lengths = length[..., None] * 2.0 ** np.arange(1 - scan, 1)
         self.low = np.zeros((rows, count))
         self.high = np.full((rows, count), np.nan)

@@ -7,10 +7,8 @@ import itertools
 import numpy as np
 
 BLOCKS = 32  # medians by which a long stretch of residuals is judged
-INVERSE, LESS = (
-    -0.6,
-    0.95,
-)  # Kendall's tau of averages that fall like 1 / time, and their last half over the first
+INVERSE = -0.6  # Kendall's tau of averages that fall like 1 / time is at most this, ...
+LESS = 0.95  # ... and so is their last half over the first
 FALL, GEOMETRIC = 3.0, 1.75  # a residual has fallen by this factor twice, the second time about as fast
 
 

@@ -10,11 +10,7 @@ from typing import Any
 from eqrlab.core.messages import brief
 
 _MOST = 1 << 17  # bytes of a config.json that is looked into
-_MOST_GROUPS, _MOST_NAMES, _MOST_NAME = (
-    100,
-    1000,
-    500,
-)  # dictionaries, names in each, characters that are looked at
+_MOST_GROUPS, _MOST_NAMES, _MOST_NAME = 100, 1000, 500  # dictionaries, names in each, characters looked at
 # Keys that only the files of one kind have, and what is said of them; the first that fits.
 _KEYS = (
     ({"pytorch-lightning_version"}, "a Lightning checkpoint of another model"),
@@ -35,9 +31,8 @@ def seems_to_be(content: dict[Any, Any], path: Path) -> str:
     """Return what a file seems to be, as the end of a message; nothing if it is not recognised."""
     keys = {key for key in content if isinstance(key, str)}
     said = next((text for marks, text in _KEYS if marks <= keys), None)
-    groups = {
-        id(group): group for group in (content, *content.values()) if isinstance(group, dict)
-    }  # shared: once
+    # A dictionary that is there under several keys counts once.
+    groups = {id(group): group for group in (content, *content.values()) if isinstance(group, dict)}
     names = [
         name[:_MOST_NAME]
         for group in islice(groups.values(), _MOST_GROUPS)

@@ -70,9 +70,8 @@ def grid_cells(
 
 def _assumed_cells(file: OfficialFile, vocab: int) -> tuple[int, str]:
     """Return the grid cells of the longest sequence allowed, of the given puzzles, or of the boards of a vocabulary."""
-    if (
-        "max_seq_len" in file.arch
-    ):  # of a model whose weights tell its size it need not be the number of cells
+    # Where the weights tell the size, the longest length need not be the number of cells, and is not asked.
+    if "max_seq_len" in file.arch:
         return file.value("max_seq_len", int), "the configuration"
     if file.puzzle_cells is not None:
         return file.puzzle_cells(), "the puzzles"

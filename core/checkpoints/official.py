@@ -146,9 +146,8 @@ def _open(path: Path, content: Any, asked: Asked) -> tuple[OfficialFile, str, di
         )
     inside = foreign_configs.inside(state) if asked.config is None else None
     config = foreign_configs.sectioned(_given(path, asked, inside))
-    options = {
-        k: v for k, v in config["arch"].items() if v is not None or k == "pos_encodings"
-    }  # null: not given
+    # null: not given
+    options = {k: v for k, v in config["arch"].items() if v is not None or k == "pos_encodings"}
     arch, renamed = official_names(options, family)
     settings, _ = official_names(asked.settings, family)
     top = {name: settings.pop(name) for name in ("ema",) if name in settings}

@@ -54,11 +54,11 @@ def check_family(file: OfficialFile, family: str) -> None:
         raise CheckpointError(f"arch.name must be str, got {brief(name)}")
     declared = name[:80]
     said = next((f for part, f in _DECLARED.items() if part in declared.lower()), None)
-    if family == "eqr" and said not in (None, "eqr") and "H_init" in file.tensors:
-        raise CheckpointError(
-            f"lambda_ is an option of EqR, the configuration is one of {NAMES[said]} ({declared!r})"
-        )
     if family == "eqr" and said not in (None, "eqr"):  # nothing tells an EqR but what is not there
+        if "H_init" in file.tensors:
+            raise CheckpointError(
+                f"lambda_ is an option of EqR, the configuration is one of {NAMES[said]} ({declared!r})"
+            )
         raise CheckpointError(
             f"the configuration is one of {NAMES[said]} ({declared!r}), whose weights have "
             f"{_MARKS[said].split()[0]}, and there is no such tensor"

@@ -86,6 +86,12 @@ def draw_start(law: Law, x: Any, generator: torch.Generator) -> Tensor:
     return z
 
 
+def draw_starts(law: Law, x: Any, puzzle: int, key: int, restarts: int) -> Tensor:
+    """Draw the first starts (restarts, *state_shape) of one puzzle of a context, each from its own generator."""
+    one = take_rows(x, slice(puzzle, puzzle + 1))
+    return torch.cat([draw_start(law, one, restart_generator(key, r)) for r in range(restarts)])
+
+
 def is_known(system: System) -> bool:
     """Return whether a system belongs to a family of this package, which the test suite checks."""
     return type(system) in built_in().values()

@@ -74,8 +74,8 @@ def puzzles_for(
     puzzles = as_the_model_has_it(reasoner, puzzles)
     if puzzles.unproved:
         click.echo(f"eqrlab: {not_proved(puzzles)}", err=True)
-    if puzzles.copies:
-        click.echo(f"eqrlab: {repeated(puzzles)}", err=True)
+    if copies := puzzles.copies:
+        click.echo(f"eqrlab: {repeated(copies, len(puzzles))}", err=True)
     return puzzles
 
 
@@ -164,10 +164,10 @@ def not_proved(puzzles: PuzzleSet) -> str:
     )
 
 
-def repeated(puzzles: PuzzleSet) -> str:
+def repeated(copies: int, puzzles: int) -> str:
     """Return a note on how many puzzles repeat others."""
     return (
-        f"puzzles that repeat an earlier one: {puzzles.copies} of {len(puzzles)}; their runs are the same, and "
+        f"puzzles that repeat an earlier one: {copies} of {puzzles}; their runs are the same, and "
         "intervals, which take puzzles as independent, come out too narrow"
     )
 

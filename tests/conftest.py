@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is imported; commands that tests start inherit them.
@@ -14,12 +15,14 @@ import pytest
 import torch
 from hypothesis import settings
 
+from eqrlab.core.interrupts import ASKING
+
 torch.set_num_threads(1)
 # A shell that starts the suite in the background lets it, and every process it starts, ignore these signals: the tests
 # that send them would wait for ever.
-for _name in ("SIGINT", "SIGTERM", "SIGHUP"):
-    if (_number := getattr(signal, _name, None)) and signal.getsignal(_number) is signal.SIG_IGN:
-        signal.signal(_number, signal.default_int_handler if _name == "SIGINT" else signal.SIG_DFL)
+for _number in ASKING:
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 settings.register_profile("eqrlab", deadline=None, derandomize=True, database=None)
 settings.load_profile("eqrlab")
@@ -36,6 +39,15 @@ def _seeds() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """Every test starts with the handlers of signals that the suite began with: the command line sets its own."""
+    before = {number: signal.getsignal(number) for number in ASKING}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,22 @@ def test_runs_out_of_phase_share_a_cycle():
     assert set(found.period.values[found["count"].values > 0]) == {5}
 
 
+@pytest.mark.parametrize(
+    ("border", "depth", "mass"),
+    [(0.6, 299, "changing"), (0.6, 300, "changing"), (0.4, 300, "correct"), (0.9, 300, "spurious")],
+)
+def test_a_cycle_is_right_or_wrong_only_throughout_its_period(border, depth, mass):
+    """The logistic map at 3.2 goes between .513 and .799; answers above the border are right."""
+    base = logistic(3.2)
+    system = MapSystem(base.step, base.initial, lambda z, x: (z > border).long() + 1)
+    runs = at.sample(system, puzzles(), labels=torch.tensor([[2]]), restarts=20, depth=depth)
+    found, verdict = at.basins(runs), at.modes(runs)
+    masses = {name: float(found[f"{name}_mass"][0]) for name in ("correct", "spurious", "changing")}
+    assert masses == {name: float(name == mass) for name in masses}
+    counts = [int(verdict[f"count_{name}"][0]) for name in ("correct", "spurious", "unsettled")]
+    assert counts == [20 * (mass == name) for name in ("correct", "spurious", "changing")]
+
+
 def test_high_dimension_does_not_split_an_attractor():
     """G3 on two units, rotated into 20,000 dimensions by a Householder reflection (G4)."""
     size = 20_000

@@ -45,8 +45,9 @@ class Runs:
         Sketch (n, F) of the long-run state.
     answer, code
         (n, L), and a number (n,) that is equal if answers mean the same, see `Judge.codes`.
-    correct
-        Whether the answer is right at the last step, for a periodic run throughout its last period.
+    correct, partly
+        Whether the answer is right at the last step, for a periodic run throughout its last period; and whether it is
+        right in a part of that period only.
     state
         Final state (n, d) where kept, else (n, 0).
     exact
@@ -82,12 +83,13 @@ class Runs:
     steady: np.ndarray = None  # type: ignore[assignment]
     before: np.ndarray = None  # type: ignore[assignment]
     late: np.ndarray = None  # type: ignore[assignment]
+    partly: np.ndarray = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         n = len(self.restart)
         unknown = {
             "orbit": np.full((n, 0, 1), np.nan), "recurs": np.zeros(n, bool), "steady": np.ones(n, bool),
-            "before": np.zeros(n), "late": np.zeros(n, bool),
+            "before": np.zeros(n), "late": np.zeros(n, bool), "partly": np.zeros(n, bool),
         }  # fmt: skip
         for name, values in unknown.items():
             if getattr(self, name) is None:
@@ -165,6 +167,7 @@ def is_noisy(ensemble: xr.Dataset) -> bool:
 
 def runs_of(ensemble: xr.Dataset) -> list[Runs]:
     """Return the runs of each puzzle of an ensemble."""
+    correct, partly = _right_at_the_end(ensemble)
     values = {
         "fate": ensemble.fate.values,
         "period": ensemble.period.values,
@@ -175,7 +178,8 @@ def runs_of(ensemble: xr.Dataset) -> list[Runs]:
         "place": ensemble.sketch.values.astype(float),
         "answer": ensemble.answer.values,
         "code": _codes(ensemble),
-        "correct": _right_at_the_end(ensemble),
+        "correct": correct,
+        "partly": partly,
         "exact": (ensemble.fate.values == CODE["settled"]) & (not is_noisy(ensemble)),
     }
     shape = ensemble.fate.shape
@@ -208,15 +212,19 @@ def settled_band(ensemble: xr.Dataset) -> float:
     return float(json.loads(ensemble.attrs["tolerances"])["settled_below"])
 
 
-def _right_at_the_end(ensemble: xr.Dataset) -> np.ndarray:
-    """Return which runs are right at the last step, periodic ones over their last period, (puzzle, restart)."""
+def _right_at_the_end(ensemble: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Return which runs, (puzzle, restart), are right: at the last step, periodic ones over their last period.
+
+    The second array: periodic runs that are right in a part of that period only.
+    """
     if "correct" not in ensemble:
-        return np.zeros(ensemble.fate.shape, bool)
+        return np.zeros(ensemble.fate.shape, bool), np.zeros(ensemble.fate.shape, bool)
     correct = ensemble.correct.values
-    right = correct[:, :, -1].copy()
+    always, ever = correct[:, :, -1].copy(), correct[:, :, -1].copy()
     for p, r in zip(*np.nonzero(ensemble.fate.values == CODE["periodic"]), strict=True):
-        right[p, r] = correct[p, r, -int(ensemble.period.values[p, r]) :].all()
-    return right
+        turn = correct[p, r, -int(ensemble.period.values[p, r]) :]
+        always[p, r], ever[p, r] = turn.all(), turn.any()
+    return always, ever & ~always
 
 
 def _recurs(values: dict[str, np.ndarray]) -> np.ndarray:

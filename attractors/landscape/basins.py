@@ -37,9 +37,10 @@ def basins(ensemble: xr.Dataset, *, confidence: float = 0.95, method: str | None
         `count`, `count_low`, `count_high`, `correct`, `fate`, `period`, `residual` (median, relative),
         `settling_step` (median), `answer` (token), and two labels: `dynamical` (equal where states agree within their
         errors, whatever the answers) and `semantic` (equal where answers agree), and `changing` (the answer does not
-        stay the same on a recurrent set).  Over puzzle: `attractors` (how many), `mass_none` with bounds (runs that
-        reached none; all masses sum to 1), `correct_mass`, `spurious_mass`, `changing_mass` (at recurrent sets whose
-        answer changes: neither) with bounds, `unseen_mass`, `unseen_mass_high`, `ambiguous`, `restarts_used`.
+        stay the same on a recurrent set, or is right in a part of a cycle only).  Over puzzle: `attractors` (how many),
+        `mass_none` with bounds (runs that reached none; all masses sum to 1), `correct_mass`, `spurious_mass`,
+        `changing_mass` (at attractors whose answer changes so: neither) with bounds, `unseen_mass`, `unseen_mass_high`,
+        `ambiguous`, `restarts_used`.
         `attractor_id(puzzle, restart)`, -1: none, -2: not drawn.
 
     Raises
@@ -154,7 +155,10 @@ def sums(columns: Mapping[str, np.ndarray], total: np.ndarray) -> dict[str, tupl
             numbers - right - changing,
             "share of restarts at attractors that decode to a wrong answer",
         ),
-        "changing_mass": (changing, "share of restarts at recurrent sets whose answer changes"),
+        "changing_mass": (
+            changing,
+            "share of restarts at attractors whose answer changes: neither correct nor spurious",
+        ),
     }
 
 
@@ -164,7 +168,7 @@ def _texts(confidence: float) -> dict[str, str]:
         "count_low": "restarts that surely reach the attractor, if doubtful merges are undone",
         "count_high": "restarts that may reach the attractor, if doubtful merges are made",
         "correct": "the attractor decodes to a right answer",
-        "changing": "the answer does not stay the same on this recurrent set: neither correct nor spurious",
+        "changing": "the answer changes on this set, or is right in a part of this cycle only: neither right nor wrong",
         "fate": "kind of attractor, -1 where there is none",
         "period": "period in outer steps, 1 for fixed points",
         "residual": "median final relative residual",

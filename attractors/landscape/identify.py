@@ -37,7 +37,8 @@ class Clusters(NamedTuple):
     recurrent
         Attractors (A,) that are chaotic or quasi-periodic sets, recognised from sampled states of runs on them.
     changing
-        Those of them (A,) on which the answer does not stay the same.
+        Attractors (A,) that are neither right nor wrong: such sets on which the answer does not stay the same, and
+        cycles with right answers in a part of their period only.
     transient
         Runs (n,) on a recurrent set that other runs were seen to leave: they count as being at no attractor.
     """
@@ -107,7 +108,7 @@ def identify(runs: Runs) -> Clusters:
     recurrent = group[leader] == SET
     return Clusters(
         label, found.fewest[order], found.most[order], doubtful, alone, in_order(groups), recurrent,
-        recurrent & ~_one_answer(runs, label, len(leader)), transient,
+        np.where(recurrent, ~_one_answer(runs, label, len(leader)), one.partly[leader]), transient,
     )  # fmt: skip
 
 

@@ -4,7 +4,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 
 from eqrlab.analyses.cli import cli
@@ -98,7 +97,6 @@ def test_the_command_prints_tables_and_writes_the_archive(tmp_path):
         "1",
         "--quiet",
     ]
-    torch.set_num_threads(1)
     done = CliRunner().invoke(cli, [*arguments, "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert "settled, right" in done.output and "No-op test" in done.output

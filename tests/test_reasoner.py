@@ -9,7 +9,7 @@ import torch
 from torch.func import jacrev, jvp, vjp
 
 from eqrlab.core import EqRConfig, KeyedNoise, MapSystem
-from eqrlab.core.models.reasoner import cast_floating, take_rows
+from eqrlab.core.models.system import cast_floating, take_rows
 from tests.core_models import small_eqr, tokens
 from tests.family_models import ROUGH, SMOOTH, small_model
 

@@ -24,7 +24,7 @@ from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import RESAMPLES, mean_over_puzzles, share_over_puzzles, widened
 from eqrlab.core import KeyedNoise, System
-from eqrlab.core.models.reasoner import take_rows
+from eqrlab.core.models.system import dtype_name, take_rows
 from eqrlab.core.progress import shown, tqdm
 from eqrlab.core.random import restart_keys
 
@@ -154,7 +154,7 @@ def adaptive(
         "title": "eqrlab: adaptive inference",
         "seed": recipe.seed,
         "noise": recipe.noise,
-        "dtype": str(recipe.place.dtype or "own").removeprefix("torch."),
+        "dtype": dtype_name(recipe.place.dtype or "own"),
         "device": str(recipe.place.device),
         "oracle": recipe.judge.name,
         **described(policy),

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from eqrlab.attractors.ensemble.sizes import run_sizes
 from eqrlab.attractors.ensemble.states import Points, few_rows
 from eqrlab.core import System
-from eqrlab.core.models.reasoner import take_rows
+from eqrlab.core.models.system import take_rows
 
 DENSE_LIMIT = 4096  # the largest state whose Jacobian is formed in full
 _LEAST = 1e-3  # products of unit vectors are compared to this size at least: far smaller ones may be rounding alone

@@ -10,7 +10,7 @@ from eqrlab.attractors.dynamics.certificate import LEAST_RESIDUAL, WIDEST, Merge
 from eqrlab.attractors.dynamics.eigenvalues import SMALL
 from eqrlab.attractors.dynamics.jacobian import Jacobian, random_directions
 from eqrlab.attractors.ensemble.states import Points
-from eqrlab.core.models.reasoner import take_rows
+from eqrlab.core.models.system import take_rows
 
 STABILITY = ("stable", "unstable", "undecided")
 VAGUE = 1e-7  # an error bound over the size of a state that asks for a closer look

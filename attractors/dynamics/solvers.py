@@ -19,7 +19,7 @@ from eqrlab.attractors.dynamics.krylov.gmres import dense_solve, gmres
 from eqrlab.attractors.dynamics.krylov.krylov_schur import leading_pairs
 from eqrlab.attractors.fates.cycles import SEEN, longest_period
 from eqrlab.core import System
-from eqrlab.core.models.reasoner import take_rows
+from eqrlab.core.models.system import take_rows
 
 RESULTS = ("converged", "at_floor", "periodic", "wandering", "diverged", "nonfinite", "budget")
 CODE = {name: i for i, name in enumerate(RESULTS)}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eqrlab.attractors.dynamics.jacobian import Jacobian
 from eqrlab.core import KeyedNoise, System
-from eqrlab.core.models.reasoner import take_rows
+from eqrlab.core.models.system import take_rows
 
 RESOLVED = 8.0  # a factor below this many epsilons of the largest in its step cannot be told from zero
 SMALL_BLOCK = 1 << 15  # numbers in a block that is carried in one pass

@@ -13,7 +13,7 @@ from torch import Tensor
 from eqrlab.attractors.ensemble.place import Place
 from eqrlab.core import System
 from eqrlab.core.models.contract import Law, check_rows, check_step, encoded, is_known, require_state, started
-from eqrlab.core.models.reasoner import cast_floating, take_rows
+from eqrlab.core.models.system import cast_floating, take_rows
 from eqrlab.core.random import puzzle_keys, restart_keys
 
 OWN, GIVEN = "restart law of the system", "given starts"

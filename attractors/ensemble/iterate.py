@@ -20,7 +20,7 @@ from eqrlab.core import KeyedNoise, System
 from eqrlab.core.labels import counts
 from eqrlab.core.models.contract import draw_start, require_state
 from eqrlab.core.models.products import weights_held
-from eqrlab.core.models.reasoner import cast_floating, take_rows
+from eqrlab.core.models.system import cast_floating, take_rows
 from eqrlab.core.random import restart_generator, restart_keys
 
 TRACE_SEED = 0x7ACE  # of the projection of sketches to the few numbers that are kept of every step

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from eqrlab.core import Reasoner, System
-from eqrlab.core.models.reasoner import cast_floating
-from eqrlab.core.models.system import context_of
+from eqrlab.core.models.system import cast_floating, context_of
 
 
 @dataclass(frozen=True)

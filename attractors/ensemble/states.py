@@ -18,7 +18,7 @@ from eqrlab.attractors.fates.fate import LEAST, LEAST_SCALE
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 from eqrlab.core.models.contract import check_rows, is_known, require_system
-from eqrlab.core.models.reasoner import take_rows
+from eqrlab.core.models.system import dtype_name, take_rows
 from eqrlab.core.random import puzzle_keys, restart_keys
 
 States = Tensor | np.ndarray | xr.Dataset | xr.DataArray
@@ -115,7 +115,7 @@ class Points:
         """Return the attributes of a result: provenance, dtype, device and the method's parameters."""
         return {
             **schema.provenance(self.system),
-            "dtype": str(self.z.dtype).removeprefix("torch."),
+            "dtype": dtype_name(self.z.dtype),
             "device": str(self.z.device),
             **parameters,
         }

@@ -25,6 +25,7 @@ from eqrlab.attractors.fates.records import answer_ids, digested, noise_size
 from eqrlab.attractors.results import schema
 from eqrlab.core import Reasoner
 from eqrlab.core.models.products import how_multiplied
+from eqrlab.core.models.system import dtype_name
 
 JUDGED_AT_ONCE = 4096  # rows: judging needs many times the memory of their records
 
@@ -161,7 +162,7 @@ def assemble(
         "noise": recipe.noise,
         "initial_law": recipe.law,
         "init_std": stds if recipe.initial is None and stds else "none",
-        "dtype": str(state_dtype).removeprefix("torch."),
+        "dtype": dtype_name(state_dtype),
         "device": str(recipe.place.device),
         "tolerances": {
             **dataclasses.asdict(limits),

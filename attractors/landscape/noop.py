@@ -20,7 +20,7 @@ from eqrlab.attractors.fates.fate import state_scale
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 from eqrlab.core.models.contract import draw_starts, require_system
-from eqrlab.core.models.reasoner import take_rows
+from eqrlab.core.models.system import take_rows
 from eqrlab.core.random import puzzle_keys
 
 STILL = 1e-6  # a first step shorter than this, relative to the state, is none

@@ -28,7 +28,7 @@ from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.intervals import DEFAULT_INTERVAL, proportion_interval
 from eqrlab.core import System
-from eqrlab.core.models.reasoner import take_rows
+from eqrlab.core.models.system import take_rows
 
 TYPICAL = 64  # starts whose median norm is the unit of radii
 SHUFFLES = 999

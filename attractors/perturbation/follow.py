@@ -27,7 +27,7 @@ from eqrlab.attractors.landscape.identify import identify
 from eqrlab.attractors.results import schema
 from eqrlab.core import KeyedNoise, System
 from eqrlab.core.models.contract import check_rows, is_known
-from eqrlab.core.models.reasoner import take_rows
+from eqrlab.core.models.system import dtype_name, take_rows
 from eqrlab.core.random import puzzle_keys, restart_keys
 
 
@@ -325,7 +325,7 @@ class Follower:
                     break
                 z, following, x = z[stay], following[stay], take_rows(x, stay)
                 keys = None if keys is None else keys[stay]
-        return {**h.records(), "dtype": np.array(str(z.dtype).removeprefix("torch."))}
+        return {**h.records(), "dtype": np.array(dtype_name(z.dtype))}
 
     def _step(self, z: Tensor, x: Any, keys: Tensor | None, t: int) -> Tensor:
         following = self.system.step(z, x, None if keys is None else KeyedNoise(keys, t))

@@ -20,6 +20,7 @@ from eqrlab.attractors.perturbation.follow import Follower, FollowOptions
 from eqrlab.attractors.perturbation.plane_geometry import Frame, SliceOptions, make_frames, make_sides
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
+from eqrlab.core.models.system import dtype_name
 from eqrlab.core.progress import shown, tqdm
 
 ALONG = ("plane", "all")
@@ -138,7 +139,7 @@ def ftle_field(
     attributes = {
         **schema.provenance(follower.system), "seed": own.seed, "steps": steps, "along": along, "noise": 0.0,
         "resolution": resolution, "extent": list(sides), "tolerances": {"singular_residual": tol},
-        "dtype": str(frames[0].centre.dtype).removeprefix("torch."), "device": str(follower.device),
+        "dtype": dtype_name(frames[0].centre.dtype), "device": str(follower.device),
     }  # fmt: skip
     result = schema.dataset(variables, attributes, {"u": u, "v": v})
     for axis, name in (("u", "first"), ("v", "second")):

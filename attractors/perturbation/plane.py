@@ -30,6 +30,7 @@ from eqrlab.attractors.perturbation.plane_maps import LABELS, borders, field_of,
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.statistics.intervals import check_confidence
 from eqrlab.core import System
+from eqrlab.core.models.system import dtype_name
 from eqrlab.core.progress import shown, tqdm
 
 PILOT = 1024  # cells that set the thresholds of a puzzle where no ensemble gives them
@@ -173,7 +174,7 @@ def plane(
         limits := json.loads(ensemble.attrs.get("tolerances", "{}"))
     ):
         follower.hold(float(limits["settled_below"]))
-    given, dtype = follower.tolerances, str(frames[0].centre.dtype).removeprefix("torch.")
+    given, dtype = follower.tolerances, dtype_name(frames[0].centre.dtype)
     with tqdm(total=len(tokens) * resolution**2, unit="cell", **shown(options.get("progress", False))) as bar:
         for p, frame in enumerate(frames):
             at, order = _cells(resolution, sides, jitter, follower.keys[p])

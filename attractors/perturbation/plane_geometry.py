@@ -13,7 +13,7 @@ from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.states import States, take_points
 from eqrlab.attractors.perturbation.follow import Follower
 from eqrlab.core.models.contract import draw_start
-from eqrlab.core.models.reasoner import take_rows
+from eqrlab.core.models.system import take_rows
 from eqrlab.core.random import restart_generator
 
 MARGIN = 1.5  # half width of an automatic extent over the farthest given state

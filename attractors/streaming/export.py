@@ -25,6 +25,7 @@ from eqrlab.attractors.streaming import batch_store as parts
 from eqrlab.attractors.streaming.batch_store import Parts, Shard, folder_of
 from eqrlab.attractors.streaming.write_archive import Job, merge
 from eqrlab.core import System
+from eqrlab.core.models.system import dtype_name
 from eqrlab.core.regular import parse_json
 
 FLUSH_BYTES = 2**25  # records in memory before they are written ...
@@ -208,7 +209,7 @@ def plan_of(recipe: Recipe, batch_size: int | None) -> dict[str, Any]:
         "starts": law if given is None else _sha256(given.cpu().float().numpy()),
         "keep": keep,
         "oracle": "none" if judge.oracle is None else judge.name,
-        "dtype": str(recipe.place.dtype or "own").removeprefix("torch."),
+        "dtype": dtype_name(recipe.place.dtype or "own"),
         "device": str(recipe.place.device),
         "tolerances": dataclasses.asdict(recipe.tolerances),
         "batch_size": batch_of(recipe, recipe.rows, batch_size),

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from eqrlab.core.models.families import built_in
-from eqrlab.core.models.reasoner import cast_floating, take_rows
-from eqrlab.core.models.system import System, context_of
+from eqrlab.core.models.system import System, cast_floating, context_of, dtype_name, take_rows
 from eqrlab.core.random import KeyedNoise, restart_generator
 
 Law = Callable[[Any, torch.Generator], Tensor]
@@ -60,12 +59,12 @@ def require_state(z: Any, source: str) -> Tensor:
         )
     if z.is_complex():
         raise ValueError(
-            f"{source} must give real states, got {_dtype(z)}: keep real and imaginary part as a last axis of 2 "
-            "(torch.view_as_real), and join them within step"
+            f"{source} must give real states, got {dtype_name(z.dtype)}: keep real and imaginary part as a last axis "
+            "of 2 (torch.view_as_real), and join them within step"
         )
     if not z.is_floating_point():
         raise ValueError(
-            f"{source} must give floating states, got {_dtype(z)}: convert them with .double() or .float()"
+            f"{source} must give floating states, got {dtype_name(z.dtype)}: convert them with .double() or .float()"
         )
     if z.ndim < 2:
         raise ValueError(
@@ -210,10 +209,8 @@ def _in_precision(system: System, z: Tensor, x: Any, noise: Any) -> Any:
         except (RuntimeError, TypeError):
             _require_shape(system, z, x)
             raise error from None
-        mine, change = (
-            _dtype(z),
-            {torch.float32: "float", torch.float64: "double"}.get(z.dtype, str(z.dtype)[6:]),
-        )
+        mine = dtype_name(z.dtype)
+        change = {"float32": "float", "float64": "double"}.get(mine, mine)
         leave = (
             "give float64 states, or dtype='float64'"
             if other == torch.float64
@@ -302,7 +299,3 @@ def _is_real(answer: Tensor) -> bool:
 
 def _kind(value: Any) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
-
-
-def _dtype(z: Tensor) -> str:
-    return str(z.dtype).removeprefix("torch.")

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from eqrlab.core.models.contract import check_rows, encoded, started
-from eqrlab.core.models.reasoner import cast_floating
-from eqrlab.core.models.system import function_name
+from eqrlab.core.models.system import cast_floating, function_name
 from eqrlab.core.random import Noise, puzzle_keys
 from eqrlab.core.shown import Facts, Shown
 

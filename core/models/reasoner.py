@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from eqrlab.core.models.config import ReasonerConfig
 from eqrlab.core.models.layers import Block, Blocks, Linear, Norm, Rotary, TokenEmbedding, truncated_normal
 from eqrlab.core.models.puzzle_table import PuzzleTable, require_identifiers
+from eqrlab.core.models.system import dtype_name
 from eqrlab.core.random import Noise
 from eqrlab.core.shown import Facts, Shown
 
@@ -80,7 +80,7 @@ class Reasoner(Shown, nn.Module):
 
     def _facts(self) -> Facts:
         lines = {
-            "parameters": f"{sum(p.numel() for p in self.parameters()):,}, {_word(self.dtype)} on {self.device}",
+            "parameters": f"{sum(p.numel() for p in self.parameters()):,}, {dtype_name(self.dtype)} on {self.device}",
             "state": f"{' x '.join(map(str, self.state_shape))} (streams, positions, channels), "
             f"{math.prod(self.state_shape):,} numbers",
             "outer step": f"{len(self.schedule)} level calls, noise {self.noise_scale:g}",
@@ -361,28 +361,6 @@ def _origin(provenance: dict[str, Any]) -> str:
     """Return the origin of the weights: the file and the start of its hash, as far as they are known."""
     name, digest = provenance.get("checkpoint"), provenance.get("checkpoint_sha256")
     return f"{name or 'made here, not from a file'}{f', sha256 {str(digest)[:12]}' if digest else ''}"
-
-
-def _word(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def cast_floating(x: Any, dtype: torch.dtype | None, device: torch.device | str | None) -> Any:
-    """Move every tensor of a context to a device, and its floating tensors to a dtype (None: leave as it is)."""
-
-    def cast(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        return leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else None)
-
-    return pytree.tree_map(cast, x)
-
-
-def take_rows(x: Any, index: Tensor | slice) -> Any:
-    """Take rows of the leading axis of every tensor of a context."""
-    if isinstance(x, Tensor):  # called once a row: walking the tree takes longer than the slice
-        return x[index]
-    return pytree.tree_map(lambda leaf: leaf[index] if isinstance(leaf, Tensor) else leaf, x)
 
 
 def restart_law(model: Reasoner) -> Callable[[Tensor, torch.Generator | None], Tensor] | None:

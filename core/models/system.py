@@ -1,4 +1,4 @@
-"""The System protocol, plain maps as systems, and contexts of puzzles with and without identifiers."""
+"""The System protocol, plain maps as systems, and contexts: made of puzzles, moved, and taken row by row."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from eqrlab.core.random import Noise
 from eqrlab.core.shown import Facts, Shown
@@ -134,3 +135,26 @@ def context_of(system: System, inputs: Tensor, identifiers: Tensor | None = None
     if identifiers is None or not takes_identifiers(system.encode):
         return system.encode(inputs)
     return system.encode(inputs, identifiers)  # type: ignore[call-arg]
+
+
+def cast_floating(x: Any, dtype: torch.dtype | None, device: torch.device | str | None) -> Any:
+    """Move every tensor of a context to a device, and its floating tensors to a dtype (None: leave as it is)."""
+
+    def cast(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else None)
+
+    return pytree.tree_map(cast, x)
+
+
+def take_rows(x: Any, index: Tensor | slice) -> Any:
+    """Take rows of the leading axis of every tensor of a context."""
+    if isinstance(x, Tensor):  # called once a row: walking the tree takes longer than the slice
+        return x[index]
+    return pytree.tree_map(lambda leaf: leaf[index] if isinstance(leaf, Tensor) else leaf, x)
+
+
+def dtype_name(dtype: torch.dtype | str) -> str:
+    """Return the name of a dtype as results store it: "float32"."""
+    return str(dtype).removeprefix("torch.")

@@ -89,6 +89,6 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def read_json(path: Path, most: int = MOST) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file, see `read_text` and `parse_json`."""
-    return parse_json(read_text(path, most), str(path))
+    return parse_json(read_text(path), str(path))

@@ -80,7 +80,7 @@ def clues_to_commit(run: at.Run) -> Clues | None:
 
 
 def commit_where_none_is_right(
-    run: at.Run, modes: xr.Dataset, share: float = 0.2, batch_size: int | None = None
+    run: at.Run, modes: xr.Dataset, batch_size: int | None = None
 ) -> dict[str, xr.Dataset]:
     """Commit and restart on the puzzles in mode (a); without any, or where their task takes no clues, nothing.
 
@@ -92,7 +92,7 @@ def commit_where_none_is_right(
     chosen, clues = np.flatnonzero(modes["mode"].values == MODES.index("a")), clues_to_commit(run)
     if not len(chosen) or clues is None:
         return {}
-    found = commit_run(run.puzzles(chosen).with_(restarts=STAGE), clues, share=share, batch_size=batch_size)
+    found = commit_run(run.puzzles(chosen).with_(restarts=STAGE), clues, batch_size=batch_size)
     return {
         "commit": schema.relabelled(found, puzzle=modes["puzzle"].values[chosen]).assign_attrs(of="mode (a)")
     }

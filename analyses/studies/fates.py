@@ -176,7 +176,7 @@ def late_sentence(outcomes: xr.Dataset, none: str = "No run") -> str:
     return f"Of {plural(failures, 'run')} wrong at step {depths[0]}, {share} are right at step {depths[-1]}."
 
 
-def return_sentence(result: xr.Dataset, confidence: float = 0.95) -> str:
+def return_sentence(result: xr.Dataset) -> str:
     """Return how many settled wrong and right runs came back from small pushes, and from which sizes."""
     parts = []
     for side, right in (("wrong", False), ("right", True)):
@@ -188,7 +188,7 @@ def return_sentence(result: xr.Dataset, confidence: float = 0.95) -> str:
             continue
         back = tested & (result["result"].values == RETURNS.index("returns"))
         gone = tested & (result["result"].values == RETURNS.index("leaves"))
-        shares = share_of_runs(back.sum(1), tested.sum(1), confidence=confidence)
+        shares = share_of_runs(back.sum(1), tested.sum(1))
         text = percent_interval(*(float(v) for v in shares))
         median = float(np.nanmedian(result["margin"].values[tested]))
         parts.append(

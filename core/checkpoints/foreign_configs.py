@@ -158,7 +158,7 @@ class _Yaml(yaml.SafeLoader):
 
     def opaque(self, suffix: str, node: yaml.Node) -> Any:
         """Return the parts of a value with a tag, such as a Python object; nothing is looked up or called."""
-        made = Opaque(suffix, None)
+        made = Opaque(None)
         yield made  # first, so that parts may refer to the whole
         if suffix.startswith("name:"):  # of a function or a dtype
             made.state = suffix.rpartition(".")[2]

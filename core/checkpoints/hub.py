@@ -42,9 +42,7 @@ def fetch(address: str) -> Path:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.utils import EntryNotFoundError
     except ImportError:
-        raise CheckpointError(
-            f"{address}: needs the package huggingface_hub; run: pip install 'eqrlab[hub]'"
-        ) from None
+        raise _lacks_package(address) from None
     folder = f"{owner}/{repository}"
     get = lambda file: hf_hub_download(repo_id=folder, filename=file, revision=revision or None)
     beside = posixpath.dirname(name)
@@ -92,9 +90,7 @@ def push(folder: Path, address: str, files: Sequence[str], *, private: bool = Fa
     try:
         from huggingface_hub import HfApi
     except ImportError:
-        raise CheckpointError(
-            f"{address}: needs the package huggingface_hub; run: pip install 'eqrlab[hub]'"
-        ) from None
+        raise _lacks_package(address) from None
     try:
         api = HfApi()
         api.create_repo(where, repo_type="model", private=private, exist_ok=True)
@@ -105,3 +101,7 @@ def push(folder: Path, address: str, files: Sequence[str], *, private: bool = Fa
         reason = str(error).strip() or type(error).__name__
         raise CheckpointError(f"{address}: the hub does not take it ({reason[:300]})") from None
     return address
+
+
+def _lacks_package(address: str) -> CheckpointError:
+    return CheckpointError(f"{address}: needs the package huggingface_hub; run: pip install 'eqrlab[hub]'")

@@ -97,6 +97,8 @@ def load(
     CheckpointError
         If the file is missing, unreadable, truncated, of another kind, or matches only in part; nothing in a file is
         executed, and nothing is loaded in part.
+    ValueError
+        For `weights` or `seq_len` of another kind.
 
     Examples
     --------
@@ -104,7 +106,6 @@ def load(
     >>> load("eqr-sudoku6").family
     'eqr'
     """
-
     if weights not in ("auto", "ema", "raw"):
         raise ValueError(f"weights must be auto, ema or raw, got {weights!r}")
     if seq_len is not None and (type(seq_len) is not int or seq_len < 1):
@@ -139,7 +140,6 @@ def load(
 
 def _read(path: Path, asked: Asked) -> Reasoner:
     """Read a file according to its content, whatever its name: eqrlab's own, plain safetensors, or torch.save."""
-
     try:
         with open(path, "rb") as file:
             head = file.read(LOOKED_AT)
@@ -169,10 +169,6 @@ def _load_own(path: Path, tensors: dict[str, Tensor], header: dict[str, Any], as
     for key, kind in {"format": int, "family": str, "task": str, "config": dict, "provenance": dict}.items():
         if not isinstance(header.get(key), kind):
             raise CheckpointError(f"{path}: the eqrlab header has no valid {key!r}; is this a saved model?")
-    try:
-        provenance = plain_values(header["provenance"], "the provenance in the header")
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
     if isinstance(header["format"], bool) or header["format"] < 1:
         raise CheckpointError(f"{path}: format {brief(header['format'])} is not one that eqrlab writes")
     if header["format"] > FORMAT:
@@ -180,14 +176,14 @@ def _load_own(path: Path, tensors: dict[str, Tensor], header: dict[str, Any], as
             f"{path}: format {brief(header['format'])} is newer than this eqrlab, which reads up to {FORMAT}"
         )
     task = one_line(header["task"], 40)
-    config = header["config"]
-    if asked.settings:
-        provenance["set"] = asked.settings
-        config = {**config, **asked.settings}
+    config = {**header["config"], **asked.settings}
     try:
-        table = kept_table(tensors, header.get("puzzle_identifiers"), config.get("prefix_dim"))
+        provenance = plain_values(header["provenance"], "the provenance in the header")
+        table = kept_table(tensors, header.get("puzzle_identifiers"), config.get("prefix_dim", 0))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
+    if asked.settings:
+        provenance["set"] = asked.settings
     reasoner = assemble(path, header["family"], config, task, provenance, tensors)
     reasoner.table = table
     if asked.seq_len not in (None, reasoner.config.seq_len):

@@ -76,7 +76,7 @@ class Asked:
 
 
 def load_official(path: Path, asked: Asked, tensors: dict[str, Tensor] | None = None) -> Reasoner:
-    """Load an official checkpoint (FORMATS, sections 1 to 3 and 7), or one in a layout that is known.
+    """Load an official checkpoint of EqR, TRM, HRM or URM, or one in a layout that is known.
 
     Parameters
     ----------

@@ -17,14 +17,8 @@ from eqrlab.core.errors import DAMAGE, CheckpointError
 from eqrlab.core.files import replaced_whole, what_is_wrong
 
 FORMAT = 1
-
-
 _MOST_HEADER = 1 << 22  # bytes of a safetensors header: some 50,000 tensors
-
-
 WEIGHTS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-
-
 _UNREADABLE = (SafetensorError, *DAMAGE)
 
 

@@ -54,10 +54,10 @@ class Name:
 class Opaque:
     """Stand-in for an object of a foreign class, with its arguments, state and items; it does nothing."""
 
-    __slots__ = ("arguments", "items", "made_by", "state")
+    __slots__ = ("arguments", "items", "state")
 
-    def __init__(self, made_by: Any, arguments: Any):
-        self.made_by, self.arguments = made_by, arguments
+    def __init__(self, arguments: Any):
+        self.arguments = arguments
         self.state: Any = None
         self.items: dict[Any, Any] | None = None  # of a subclass of dict
 
@@ -173,7 +173,7 @@ class _Interpreter:
             self.stack[-1].state = state
 
     def make(self, function: Any, arguments: Any) -> None:
-        made: Any = Opaque(function, arguments)
+        made: Any = Opaque(arguments)
         known = _full_name(function)
         if known == ("torch._tensor", "_rebuild_from_type_v2"):
             function, kind, arguments = arguments[:3]  # attributes of the tensor follow, and are left out
@@ -217,7 +217,7 @@ def _full_name(function: Any) -> tuple[str, str] | None:
 
 def _key(key: Any) -> Any:
     """Return a dictionary key if it is a string or a small integer, else an object that equals no other."""
-    return key if isinstance(key, str) or (isinstance(key, int) and abs(key) < 1 << 64) else Opaque(None, key)
+    return key if isinstance(key, str) or (isinstance(key, int) and abs(key) < 1 << 64) else Opaque(key)
 
 
 _PLAIN_KINDS = {("torch", "Tensor"), ("torch.nn.parameter", "Parameter"), ("torch.nn.parameter", "Buffer")}

@@ -13,6 +13,13 @@ POSITIONS = ("none", "rope", "rope2d", "learned")
 _LATER = {"mlp_width", "mixer_width", "pre_norm", "norm_weights", "final_norm", "norm_eps"}
 MOST_POSITIONS = 1 << 16
 MOST_UPDATES = 1 << 16
+_KINDS: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "bool": (bool,),
+    "int | None": (int, type(None)),
+}  # what a field with this annotation may hold
 ROPE_THETAS = (1e-6, 1e12)  # beyond, frequencies are infinite or zero in float32
 
 
@@ -97,14 +104,7 @@ class ReasonerConfig:
         # Types first: a file may hold anything, and the comparisons below would raise their own errors, or none.
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            kinds: dict[str, tuple[type, ...]] = {
-                "int": (int,),
-                "float": (int, float),
-                "str": (str,),
-                "bool": (bool,),
-                "int | None": (int, type(None)),
-            }
-            if type(value) not in kinds.get(str(field.type), (type(value),)):
+            if type(value) not in _KINDS.get(str(field.type), (type(value),)):
                 raise ValueError(f"{field.name} must be of type {field.type}, got {value!r}")
             if str(field.type) == "float":
                 object.__setattr__(self, field.name, _finite(field.name, value))

@@ -147,9 +147,9 @@ class ModuleSystem(Shown):
 
     def decode(self, z: Tensor, x: Any) -> Tensor:
         """Return answer tokens (n, L)."""
-        read = self._read(z, x)
-        if read is None:
+        if self._readout is None:
             return torch.zeros(len(z), 1, dtype=torch.long, device=z.device)
+        read = self._readout(self._at(z.dtype, z.device), self.unpack(z, x), x)
         return read.argmax(-1) if read.is_floating_point() else read
 
     def unpack(self, z: Tensor, x: Any = None) -> Any:
@@ -219,11 +219,6 @@ class ModuleSystem(Shown):
                 f"value is rounded (by reverse mode {found:.4g}, by finite differences {expected:.4g}); call the inner "
                 "function without detach"
             )
-
-    def _read(self, z: Tensor, x: Any) -> Tensor | None:
-        if self._readout is None:
-            return None
-        return self._readout(self._at(z.dtype, z.device), self.unpack(z, x), x)
 
     def _at(self, dtype: torch.dtype | None, device: torch.device) -> nn.Module:
         """Return the module in a precision and on a device, its own precision for None."""

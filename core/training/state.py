@@ -12,7 +12,11 @@ from torch import Tensor
 
 from eqrlab.core.checkpoints.build import fill
 from eqrlab.core.errors import CheckpointError
+from eqrlab.core.models.reasoner import Reasoner
+from eqrlab.core.shown import flat
 from eqrlab.core.training.objective import TrainConfig
+from eqrlab.core.training.optim import AdamATan2
+from eqrlab.core.training.stream import PuzzleStream
 
 _VERSION = 2  # 1 drew its training rows on the host
 _ROWS = ("z", "inputs", "labels", "taken", "halted")
@@ -27,14 +31,14 @@ class TrainingRun(Protocol):
 
     config: TrainConfig
     device: torch.device
-    model: Any
-    ema: Any
-    optimizer: Any
-    data: Any
+    model: Reasoner
+    ema: Reasoner
+    optimizer: AdamATan2
+    data: PuzzleStream
     generator: torch.Generator
     step_count: int
     window: Tensor
-    extended: Any
+    extended: list[dict[str, int]]
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -91,8 +95,8 @@ def unpack(
             f"{path}: holds a training state of version {version}, and version {_VERSION} is required: start anew"
         )
     # Settings and data must agree before a tensor is looked at: another run would train on, silently wrong.
-    then = {**_leaves({"train": plain(TrainConfig())}), **_leaves(header)}  # older states lack newer options
-    now = {k: v for k, v in _leaves(_settings(trainer)).items() if k not in _FREE}
+    then = {**flat({"train": plain(TrainConfig())}), **flat(header)}  # older states lack newer options
+    now = {k: v for k, v in flat(_settings(trainer)).items() if k not in _FREE}
     planned = then.get(_STEPS, -1)
     if extend:
         del now[_STEPS]
@@ -156,11 +160,3 @@ def _settings(trainer: TrainingRun) -> dict[str, Any]:
         "train": plain(trainer.config),
         "data_sha256": trainer.data.sha256,
     }
-
-
-def _leaves(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested settings to dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

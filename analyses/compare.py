@@ -72,6 +72,14 @@ def _signal_aucs(groups: Groups) -> dict[str, np.ndarray]:
     return {f"{n} AUC within puzzle": values[:, i] for i, n in enumerate(names) if n in shown}
 
 
+def require_same_puzzles(inputs: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError unless all checkpoints, name to puzzles (puzzle, token), have the same puzzles in one order."""
+    names = list(inputs)
+    for name in names[1:]:
+        if not np.array_equal(inputs[names[0]], inputs[name]):
+            raise ValueError(f"{name} has other puzzles than {names[0]}: a comparison needs the same ones")
+
+
 def compare(results: Mapping[str, Groups], *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """Compare checkpoints with the first one, paired by puzzle.
 
@@ -99,9 +107,7 @@ def compare(results: Mapping[str, Groups], *, confidence: float = 0.95, seed: in
     if len(names) < 2:
         raise ValueError(f"a comparison needs at least two checkpoints, got {len(names)}")
     first = results[names[0]]["ensemble"]
-    for name in names[1:]:
-        if not np.array_equal(first.inputs.values, results[name]["ensemble"].inputs.values):
-            raise ValueError(f"{name} was not run on the same puzzles as {names[0]}")
+    require_same_puzzles({name: groups["ensemble"].inputs.values for name, groups in results.items()})
     tables = [puzzle_quantities(results[name]) for name in names]
     quantities = [q for q in tables[0] if all(q in t for t in tables)]
     values = np.stack([[t[q] for q in quantities] for t in tables])  # (checkpoint, quantity, puzzle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,18 @@ class Whole(click.IntRange):
         found = super().convert(value, param, ctx)
         if found > self.most:
             self.fail(f"{found} is more than {self.most}", param, ctx)
+        return found
+
+
+class Real(click.FloatRange):
+    """A finite number: `click.FloatRange` takes nan and inf."""
+
+    name = "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{found} is not a finite number", param, ctx)
         return found
 
 
@@ -209,7 +222,7 @@ compiled = click.option(
 )  # fmt: skip
 commit = click.option(
     "--commit",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Real(0, 1, min_open=True),
     metavar="SHARE",
     help="If no restart halts, write this share of each one's surest cells into the puzzle and restart; usual: 0.2.",
 )
@@ -235,7 +248,7 @@ def share(
     flag: str, default: float | None, text: str, most: float = 1, metavar: str | None = None
 ) -> Callable:
     """Return an option for a number between 0 and `most`, both excluded."""
-    kind = click.FloatRange(0, most, min_open=True, max_open=True)
+    kind = Real(0, most, min_open=True, max_open=True)
     return click.option(flag, type=kind, default=default, show_default=True, metavar=metavar, help=text)
 
 
@@ -259,7 +272,7 @@ def noise(
     text: str = "Noise amplitude in every level call (default: the model's own).",
 ) -> Callable:
     """Return --noise."""
-    return click.option("--noise", type=click.FloatRange(0), default=default, show_default=True, help=text)
+    return click.option("--noise", type=Real(0), default=default, show_default=True, help=text)
 
 
 def device(

@@ -13,6 +13,7 @@ from eqrlab.analyses.text.comparison import (
     paired_means,
     table_rows,
 )
+from tests.command_line import inside, refused
 from tests.zoo import puzzles, selector, up_mass
 
 
@@ -105,5 +106,13 @@ def test_misuse_is_named():
         compare({"one": planted([0.0])})
     other = planted([0.0])
     other["ensemble"] = other["ensemble"].assign(inputs=other["ensemble"].inputs + 1)
-    with pytest.raises(ValueError, match="not run on the same puzzles"):
+    with pytest.raises(ValueError, match="two has other puzzles than one"):
         compare({"one": planted([0.0]), "two": other})
+
+
+def test_other_puzzles_are_refused_before_anything_is_run(tmp_path):
+    """The bundled models of two tasks have puzzles of their own."""
+    small = ["--limit", "2", "--restarts", "2", "--depth", "4", "--no-local"]
+    done = inside("compare", "eqr-sudoku6", "eqr-sudoku9", *small, "--out", tmp_path)
+    refused(done, "eqr-sudoku9 has other puzzles than eqr-sudoku6")
+    assert done.output == "" and not list(tmp_path.iterdir())

@@ -103,6 +103,15 @@ def test_the_command_prints_tables_and_writes_the_archive(tmp_path):
     tree = archive.read(tmp_path / "fates.nc")
     assert {"ensemble", "prolonged", "outcomes", "noop"} <= set(tree.children)
     assert tree["outcomes"]["count"].values.sum() == 2 * 4
+    for kind in ("html", "md"):
+        again = CliRunner().invoke(cli, ["report", str(tmp_path / "fates.nc"), "--format", kind])
+        assert again.exit_code == 0, again.output
+
+
+@pytest.mark.parametrize("depths", ["16", "16,40"])
+def test_depths_that_are_no_doublings_are_refused_before_the_model_is_loaded(depths, tmp_path):
+    run = CliRunner().invoke(cli, ["fates", "no-such-model", "--depths", depths, "--out", str(tmp_path)])
+    assert "at least two, increasing, each the first times a power of 2" in str(run.exception)
 
 
 def test_wrong_usage_ends_with_code_2():

@@ -45,6 +45,7 @@ from eqrlab.analyses.studies.ladder.summary import (
 from eqrlab.analyses.studies.training_recipes import configurations
 from eqrlab.analyses.text.describe import blocks_per_step
 from eqrlab.attractors.results import archive
+from eqrlab.attractors.results.validate import validate
 from eqrlab.core.checkpoints.build import build
 from eqrlab.datasets import build as build_puzzles
 from eqrlab.datasets import fingerprint, write_csv
@@ -372,6 +373,7 @@ def test_the_command_writes_archive_page_and_figure(files, whole, tmp_path):
     done = CliRunner().invoke(ladder_command, [str(a) for a in line], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert done.output.count("found and found sampled") == 4 and "rest on 2 seeds" in done.output
+    assert validate(tmp_path / "out" / "ladder.nc").groups == 1
     summary = archive.read(tmp_path / "out" / "ladder.nc")["ladder"].to_dataset()
     assert summary.rung.values.tolist() == ["tied", "ri"] and summary.equivalent_layers.values.tolist() == [
         6,

@@ -58,6 +58,29 @@ def test_every_verb_chooses_its_device_alike(verb):
     assert [p.default for p in command.params if p.name == "device"] in ([], ["auto"])
 
 
+def test_no_option_takes_a_number_that_is_not_finite():
+    """Of verbs in groups too; `nan` compares with nothing, so that a range alone lets it pass."""
+    reals = 0
+    for context in commands_of(cli):
+        for option in context.command.params:
+            if isinstance(option.type, click.types.FloatParamType):
+                reals += 1
+                for text in ("nan", "inf"):
+                    with pytest.raises(click.BadParameter, match=r"not a finite number|is not in the range"):
+                        option.type.convert(text, option, context)
+    assert reals > 10
+
+
+def commands_of(command):
+    """Yield a context of every command in a group."""
+    context = click.Context(command)
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            yield from commands_of(command.get_command(context, name))
+    else:
+        yield context
+
+
 def test_numbers_come_sorted_and_once():
     assert opt.Numbers().convert("16,4,16", None, None) == [4, 16]
 

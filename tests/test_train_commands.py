@@ -78,8 +78,8 @@ def test_training_writes_a_model_a_log_and_the_final_accuracy(data, tmp_path):
     assert model.provenance["steps"] == 12
     accuracy = json.loads((out / "log.jsonl").read_text().splitlines()[-1])["test_exact"]
     interval = binomtest(round(accuracy * 6), 6).proportion_ci(method="wilson")
-    interval = f"(95 % interval {interval.low:.1%} to {interval.high:.1%})"
-    assert f"exact accuracy at depth 2: {accuracy:.1%} {interval} of 6" in printed
+    interval = f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+    assert f"exact accuracy at depth 2: {100 * accuracy:.1f} % {interval} of 6" in printed
 
 
 def test_the_default_folder_data_and_recipe_are_those_of_the_task(tmp_path, monkeypatch):
@@ -275,10 +275,10 @@ def test_continuing_with_other_options_names_them(data, tmp_path):
         (["--family", "gpt"], "Invalid value for '--family'"),
         (["--steps", "0"], "steps and batch_size must be >= 1"),
         (["--steps", "many"], "not a valid integer"),
-        (["--lr", "-1"], "lr must be >= 0 and finite"),
+        (["--lr", "-1"], "Invalid value for '--lr'"),
         (["--heads", "3", "--mixer", "attention"], "hidden_size 16 must be a multiple of num_heads 3"),
         (["--mixer", "conv"], "Invalid value for '--mixer'"),
-        (["--damping", "2"], "damping must be in [0, 1)"),
+        (["--damping", "1"], "Invalid value for '--damping'"),
         (["--box-gap"], "--box-gap needs --positions rope2d"),
         (["--regulariser-weight", "1"], "--regulariser-weight needs --regulariser"),
         (["--depth", "0"], "Invalid value for '--depth'"),
@@ -380,7 +380,8 @@ def test_evaluation_is_the_same_as_text_and_json(trained, data):
     text = run(evaluate, options)
     for key in ("exact", "cells"):
         share = result[key]
-        assert f"{share['value']:.1%} (95 % interval {share['low']:.1%} to {share['high']:.1%})" in text
+        value, low, high = (100 * share[name] for name in ("value", "low", "high"))
+        assert f"{value:.1f} % [{low:.1f}, {high:.1f}]" in text
     assert run(evaluate, [*options, "--json"]) == run(evaluate, [*options, "--json"])
 
 

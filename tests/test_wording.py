@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 
+from eqrlab import attractors as at
 from eqrlab.analyses.text import verdicts as wording
 from eqrlab.analyses.text.format import number, number_interval, percent, percent_interval, plural
+from eqrlab.analyses.text.signals import trust_sentence
 from eqrlab.analyses.text.vocabulary import FATE_MEANINGS, MODE_NAMES, SELECTOR_NAMES
 from eqrlab.attractors.results.named import ADVICE_WORDS
 from eqrlab.attractors.results.schema import ADVICE, FATES, MODES
@@ -121,6 +124,20 @@ def test_bounds_of_an_auc_are_shown_within_0_and_1():
 def test_best_selector_never_is_the_ceiling_and_the_cheapest_of_equals():
     assert wording.best_selector(plan.mode_c()["alignment"]) == "top1_converged"
     assert wording.best_selector(plan.mode_d()["alignment"]) == "mean"
+
+
+def test_advice_names_the_selector_that_was_tried_on_other_puzzles():
+    groups = plan.mode_b()
+    best = wording.best_selector(groups["alignment"])
+    signals = xr.Dataset(attrs={"trusted": "settle_time"})
+    for given, name in ((signals, "settle_time"), (signals.assign_attrs(trusted="none"), best), (None, best)):
+        text = wording.advice_sentence(groups["modes"], groups["alignment"], given)
+        assert f"; choose by {SELECTOR_NAMES[name]}." in text
+
+
+def test_one_restart_leaves_no_signal_to_trust():
+    signals = at.signals(plan.DEGENERATE["one restart"]()["ensemble"])
+    assert "with one restart of each puzzle there is nothing to choose between" in trust_sentence(signals)
 
 
 def test_warning_where_the_least_residual_does_worse_than_the_majority():

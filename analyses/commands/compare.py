@@ -109,7 +109,7 @@ def compare_command(
     else:
         if seeds:
             require_recipes(len(checkpoints), seeds)
-        results, kept = run_all(checkpoints, target=target, fixed=True, **options)
+        results, kept = run_all(checkpoints, target=target, fixed=True, compared=True, **options)
     comparison = compare(results)
     groups = {**archive_groups(results), "compare": comparison}
     if seeds:

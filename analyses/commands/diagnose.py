@@ -26,6 +26,7 @@ from eqrlab.analyses.commands.common.puzzle_choice import (
     short_source,
 )
 from eqrlab.analyses.commands.common.unfinished import CONTINUE, Kept, request
+from eqrlab.analyses.compare import require_same_puzzles
 from eqrlab.analyses.diagnose import archive_groups, diagnose_run
 from eqrlab.analyses.report.disguises import disguise_sentence
 from eqrlab.analyses.report.local import NOTHING, local_sentence
@@ -70,7 +71,7 @@ def table(rows: list[dict[str, str]]) -> list[str]:
 def verdict_lines(groups: dict[str, xr.Dataset]) -> list[str]:
     """Return the printed lines of a diagnosis: the verdict in a sentence, then a table of puzzles."""
     rows = verdict_rows(groups)
-    sentences = landscape_sentence(groups["modes"], groups["alignment"])
+    sentences = landscape_sentence(groups["modes"], groups["alignment"], groups.get("signals"))
     if lost := lost_sentence(groups["ensemble"]):
         sentences = f"{lost} {sentences}"
     if "signals" in groups:
@@ -192,11 +193,13 @@ def run_all(
     compiled: bool,
     target: Path,
     resume: bool,
+    compared: bool = False,
     **options: Any,
 ) -> tuple[dict[str, dict[str, xr.Dataset]], Kept]:
     """Diagnose checkpoints one after another, after all of them are loaded and all puzzles are read.
 
-    The results of each checkpoint are stored beside `target` as soon as they are there, until `target` is written.
+    Those to be `compared` need the same puzzles. The results of each checkpoint are stored beside `target` as soon as
+    they are there, until `target` is written.
     """
     models = named(checkpoints, compiled)
     choice = {"seed": options["seed"], "quiet": options["quiet"]}
@@ -206,6 +209,8 @@ def run_all(
     }
     for chosen in sets.values():
         require_solutions(chosen)
+    if compared:
+        require_same_puzzles({name: chosen.inputs for name, chosen in sets.items()})
     require_writable(target.parent, target.name, REPORT)
     wanted = {name: request(model, sets[name], options, compiled) for name, model in models.items()}
     kept = Kept(target, wanted, resume)

@@ -77,7 +77,13 @@ def _finish(out: Path, name: str, groups: dict[str, xr.Dataset], rows: list[dict
 @click.command("spectrum", epilog="Example:  eqrlab spectrum eqr-sudoku6 --limit 1 --restarts 1 -k 2")
 @common
 @opt.number("-k", 6, "How many leading eigenvalues, at most as many as a state has numbers.")
-@click.option("--tol", type=float, default=1e-4, show_default=True, help="Relative residual asked for.")
+@click.option(
+    "--tol",
+    type=opt.Real(0, min_open=True),
+    default=1e-4,
+    show_default=True,
+    help="Relative residual asked for.",
+)
 @click.option("--which", default="modulus", show_default=True, metavar="modulus|real|NUMBER",
               help="The largest modulus, the largest real part, or nearest to a number.")  # fmt: skip
 def spectrum_command(k: int, tol: float, which: str, out: Path, **options: Any) -> Path:

@@ -46,6 +46,7 @@ def fates_command(
     anything at all.  Families with one stored start are started from random states, outside their training law.
     Writes OUT/fates.nc.
     """
+    fates.require_doublings(depths)
     model = load_checkpoint(checkpoint)
     chosen = puzzles_for(model, given["puzzles"], given["split"], given["limit"], several=True)
     require_solutions(chosen)

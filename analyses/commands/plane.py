@@ -46,7 +46,11 @@ class PlaneGiven(opt.Given, total=False):
 @click.option("--through", type=click.Choice(["attractors", "random"]), default="attractors", show_default=True,
               help="The plane through up to three attractors, the largest first, or through two restarts.")  # fmt: skip
 @opt.number("--resolution", 61, "Cells along a side.", least=8)
-@click.option("--extent", type=float, help="Half the side of the plane in state norms (default: automatic).")
+@click.option(
+    "--extent",
+    type=opt.Real(0, min_open=True),
+    help="Half the side of the plane in state norms (default: automatic).",
+)
 @opt.depth(text="Most outer steps of a cell.")
 @click.option("--field", type=click.Choice(["ftle"]),
               help="Also draw the finite-time exponents: how fast perturbations grow from every cell.")  # fmt: skip

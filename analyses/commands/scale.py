@@ -77,7 +77,7 @@ class ScaleGiven(opt.Given, total=False):
 )
 @click.option(
     "--accuracy",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=opt.Real(0, 1, min_open=True),
     help="With --adaptive: accuracy that the policies have to reach (default: the best of the baseline).",
 )
 @click.option(

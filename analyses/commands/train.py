@@ -62,7 +62,7 @@ from eqrlab.datasets.registry.lookup import device_augmentation
 )
 @click.option(
     "--minutes",
-    type=click.FloatRange(0),
+    type=opt.Real(0),
     help="Save and end after this many minutes; continue with --resume.",
 )
 @train_options.device

@@ -49,7 +49,7 @@ def sentences(groups: Groups) -> list[tuple[str, str]]:
         ("Landscape", wording.mode_sentence(modes)),
         ("Residual", wording.residual_sentence(alignment)),
         ("What to trust", trust_sentence(groups["signals"]) if "signals" in groups else ""),
-        ("What to do next", wording.advice_sentence(modes, alignment)),
+        ("What to do next", wording.advice_sentence(modes, alignment, groups.get("signals"))),
         ("State and answer", wording.drift_sentence(groups["ensemble"])),
     ]
     return [(title, text) for title, text in told if text] + check_sentences(groups)

@@ -104,7 +104,9 @@ def states_fit(system: System, runs: int) -> bool:
 def check_sentences(groups: Mapping[str, xr.Dataset]) -> list[tuple[str, str]]:
     """Return the results of the checks of a diagnosis, one heading and sentence for each check that was made."""
     told = []
-    if "outcomes" in groups:
+    if (
+        "outcomes" in groups and "followed" in groups["outcomes"].attrs
+    ):  # those of a study of fates are no check
         told.append(("Twice the depth", deeper_sentence(groups["outcomes"])))
     if "sensitivity" in groups:
         told.append(("Thresholds", sensitivity_sentence(groups["sensitivity"])))

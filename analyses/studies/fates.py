@@ -60,12 +60,8 @@ def fates_study(
         When the depths are not increasing doublings of the first, or there are neither labels nor an oracle.
     """
     check_options(options, FatesOptions, fates_study)
+    require_doublings(depths)
     first, last = depths[0], depths[-1]
-    doublings = [first * 2**i for i in range(64) if first * 2**i <= last]
-    if len(depths) < 2 or list(depths) != sorted(set(depths)) or not set(depths) <= set(doublings):
-        raise ValueError(
-            f"depths must be increasing, each the first times a power of 2, got {', '.join(map(str, depths))}"
-        )
     require_judged("a study of fates", options.get("labels"), options.get("oracle"))
     tokens = torch.as_tensor(inputs)
     options.setdefault("noise", 0.0)
@@ -108,6 +104,17 @@ def fates_study(
         }
         groups["return_test"] = result.assign(variables)
     return groups
+
+
+def require_doublings(depths: Sequence[int]) -> None:
+    """Raise ValueError unless there are two depths or more, increasing, each the first times a power of 2."""
+    first, last = depths[0], depths[-1]
+    doublings = [first * 2**i for i in range(64) if first * 2**i <= last]
+    if len(depths) < 2 or list(depths) != sorted(set(depths)) or not set(depths) <= set(doublings):
+        raise ValueError(
+            "depths must be at least two, increasing, each the first times a power of 2, got "
+            f"{', '.join(map(str, depths))}"
+        )
 
 
 def spread_over_puzzles(mask: np.ndarray, most: int) -> np.ndarray:

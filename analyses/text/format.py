@@ -26,8 +26,9 @@ def percent_interval(share: float, low: float, high: float) -> str:
 
 
 def stated_share(found: Mapping[str, float]) -> str:
-    """Return a share {"value", "low", "high"} with its interval in words, to a tenth of a percent."""
-    return f"{found['value']:.1%} (95 % interval {found['low']:.1%} to {found['high']:.1%})"
+    """Return a share {"value", "low", "high"} with its interval, to a tenth of a percent: "61.7 % [55.6, 67.5]"."""
+    value, low, high = (100 * found[name] for name in ("value", "low", "high"))
+    return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
 
 
 def _percent(share: float) -> str:

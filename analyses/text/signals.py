@@ -46,6 +46,8 @@ def signal_name(name: str) -> str:
 def trust_sentence(signals: xr.Dataset) -> str:
     """Return a sentence that says which signal to trust for this checkpoint, and on what evidence."""
     name = str(signals.attrs["trusted"])
+    if int(signals.attrs["restarts"]) < 2:
+        return "No signal is recommended: with one restart of each puzzle there is nothing to choose between."
     if name == "none":
         return (
             f"No signal is recommended: {plural(signals.sizes['puzzle'], 'puzzle')} cannot be split into one half to "

@@ -62,15 +62,17 @@ def landscape_mode(modes: xr.Dataset) -> str:
     return name_of(MODES, int(modes["landscape_mode"]), "mode")
 
 
-def landscape_sentence(modes: xr.Dataset, alignment: xr.Dataset | None = None) -> str:
+def landscape_sentence(
+    modes: xr.Dataset, alignment: xr.Dataset | None = None, signals: xr.Dataset | None = None
+) -> str:
     """Return the verdict on a checkpoint: its mode and meaning, whether the residual helps, and what to run next.
 
     Parameters
     ----------
-    modes, alignment
-        From `attractors.modes` and `attractors.alignment`, of the same ensemble.
+    modes, alignment, signals
+        From the functions of `attractors` of these names, of the same ensemble.
     """
-    parts = [mode_sentence(modes), advice_sentence(modes, alignment)]
+    parts = [mode_sentence(modes), advice_sentence(modes, alignment, signals)]
     if alignment is not None:
         parts.insert(1, residual_sentence(alignment))
     return " ".join(parts)
@@ -199,13 +201,22 @@ def _auc_clause(alignment: xr.Dataset, index: int) -> str:
     return f"{auc_meaning(value, low, high)}, AUC {number_interval(value, low, high)}"
 
 
-def advice_sentence(modes: xr.Dataset, alignment: xr.Dataset | None = None) -> str:
+def advice_sentence(
+    modes: xr.Dataset, alignment: xr.Dataset | None = None, signals: xr.Dataset | None = None
+) -> str:
     """Return what to run next, or what would decide, and where depth does harm, as sentences."""
     drop = None if alignment is None else drop_in_alignment(alignment)
-    return _advice(modes, alignment) + (f" {drop.text}" if drop else "")
+    best = None if alignment is None else advised_selector(alignment, signals)
+    return _advice(modes, alignment, best) + (f" {drop.text}" if drop else "")
 
 
-def _advice(modes: xr.Dataset, alignment: xr.Dataset | None) -> str:
+def advised_selector(alignment: xr.Dataset, signals: xr.Dataset | None) -> str:
+    """Return the selector to choose by: the one that was tried on other puzzles, else the best on these."""
+    best, trusted = best_selector(alignment), "none" if signals is None else str(signals.attrs["trusted"])
+    return best if best == "mean" or trusted == "none" else trusted
+
+
+def _advice(modes: xr.Dataset, alignment: xr.Dataset | None, best: str | None) -> str:
     letter = landscape_mode(modes)
     if letter == "undecided":
         advice = modes["advice"].values
@@ -237,7 +248,6 @@ def _advice(modes: xr.Dataset, alignment: xr.Dataset | None) -> str:
     }[letter]
     if 2 * puzzle_modes(modes).count(letter) < modes.sizes["puzzle"]:
         text += "; more restarts would make the verdicts on single puzzles sure"
-    best = best_selector(alignment) if alignment is not None else None
     if letter == "d" and alignment is not None and best not in (None, "mean"):
         one, chosen = (percent(_at_last(alignment, n)) for n in ("mean", str(best)))
         how = SELECTOR_NAMES[str(best)]

@@ -111,7 +111,8 @@ class Jacobian:
         """
         if self.size > DENSE_LIMIT:
             raise ValueError(
-                f"a dense Jacobian needs a state of at most {DENSE_LIMIT} numbers, got {self.size}"
+                f"a dense Jacobian needs a state of at most {DENSE_LIMIT} numbers, got {self.size}; with a smaller k "
+                "none is needed"
             )
         full = self.z.new_empty(self.rows, self.size, self.size)
         unit = self.z.new_zeros(self.rows, self.size)

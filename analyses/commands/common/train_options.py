@@ -17,9 +17,11 @@ test_puzzles = click.option(
 optimiser = opt.together(
     click.option("--steps", type=int, help="Optimiser steps of the run, one per segment of the whole batch."),
     click.option("--batch-size", type=int, help="Rows trained at a time."),
-    click.option("--lr", type=float, help="Peak learning rate."),
-    click.option("--weight-decay", type=float, help="Weight decay of the optimiser."),
-    click.option("--ema", type=float, help="Decay of the averaged weights; the averages are what is saved."),
+    click.option("--lr", type=opt.Real(0), help="Peak learning rate."),
+    click.option("--weight-decay", type=opt.Real(0), help="Weight decay of the optimiser."),
+    click.option(
+        "--ema", type=opt.Real(0, 1), help="Decay of the averaged weights; the averages are what is saved."
+    ),
 )
 blocks = opt.together(
     click.option("--hidden", type=int, help="Channels per position."),
@@ -37,10 +39,11 @@ training = opt.together(
     click.option("--h-cycles", type=int, help="Inner cycles of the high level in an outer step."),
     click.option("--l-cycles", type=int, help="Inner cycles of the low level in each cycle of the high level."),
     click.option("--halt-max-steps", type=int, help="Most outer steps for which a puzzle is trained at a time."),
-    click.option("--damping", type=float, help="Share of the old state that a level call keeps (EqR)."),
-    click.option("--noise", type=float,
+    click.option("--damping", type=opt.Real(0, 1, max_open=True),
+                 help="Share of the old state that a level call keeps (EqR)."),
+    click.option("--noise", type=opt.Real(0),
                  help=f"Noise amplitude beta of a level call [default: {MODEL_NOISE} for eqr, else 0]."),
-    click.option("--init-std", type=click.FloatRange(0),
+    click.option("--init-std", type=opt.Real(0),
                  help="Standard deviation sigma_0 of random starts (EqR); 0: every run starts at 0 [default: 1]."),
     click.option("--prefix", type=int, help="Prefix positions before the grid, which have a vector of their own."),
     click.option("--supervision", type=click.Choice(SUPERVISIONS),
@@ -51,6 +54,6 @@ training = opt.together(
     click.option("--regulariser", type=click.Choice(REGULARISERS),
                  help="A term for late segments beside the objective: entropy of the answer, its change under a push "
                  "of the state, or the squared leading gain of an outer step."),
-    click.option("--regulariser-weight", type=click.FloatRange(0), help="Weight of that term [default: 0.1]."),
+    click.option("--regulariser-weight", type=opt.Real(0), help="Weight of that term [default: 0.1]."),
     click.option("--dtype", type=click.Choice(list(DTYPES)), help="Precision of the state in training."),
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 import numpy as np
@@ -200,9 +201,11 @@ def summarise(
             f"that effect, {confidence:.0%}",
         )
     one = schema.carried(first[rungs[0]]["ensemble"])
-    taken = ("Conventions", "source", "task", "seed", "restarts", "depth", "dtype", "oracle", "created")
+    taken = ("Conventions", "schema_version", "source", "created", "family", "task", "seed", "restarts", "depth",
+             "dtype", "oracle")  # fmt: skip
     attributes = {
         **{k: one[k] for k in taken},
+        "config": {rung: json.loads(first[rung]["ensemble"].attrs["config"]) for rung in rungs},
         "title": "eqrlab: the construction path",
         "confidence": confidence,
         "intervals": "Student's t, variance over seeds plus jackknife variance over puzzles",

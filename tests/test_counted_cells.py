@@ -115,7 +115,7 @@ FOLLOWED = {  # analyses of states that compare answers, and what must hold wher
     ),
     "return_test": lambda *a, **o: at.return_test(*a, sizes=(1e-3,), directions=4, **SHORT, **o).answer_back,
     "certificate": lambda system, inputs, states, **o: forward_and_return(
-        take_points(system, inputs, states, **o), torch.arange(2), 0
+        take_points(system, inputs, states, **o), torch.arange(2), np.ones(2), 0
     )[2],
 }
 

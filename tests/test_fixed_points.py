@@ -39,7 +39,7 @@ def names(result):
 
 
 def started(system, z, tol=1e-12):
-    return begin(system, torch.zeros(len(z), 1, dtype=torch.float64), z, tol)
+    return begin(system, torch.zeros(len(z), 1, dtype=torch.float64), z, tol, z.flatten(1).norm(dim=1))
 
 
 def randoms(*shape, seed=0):
@@ -311,3 +311,37 @@ def test_deflation_finds_the_other_points_of_a_map_of_any_size(size):
     start = torch.full((1, 1, 1), m, dtype=torch.float64)
     found = at.fixed_points(system, torch.zeros(1, 1, dtype=torch.long), start, deflate=2).fixed_point.values
     np.testing.assert_allclose(np.sort(found.ravel()), [-m, 0, m], atol=1e-9 * size)
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e-6, 1.0, 1e6, 1e12])
+def test_searches_and_certificates_do_not_depend_on_the_size_of_states(size):
+    """A cubic whose stable point is the origin, with borders at half the size; starts at zero, inside and outside."""
+    system = MapSystem(
+        lambda z, x: size * (0.5 * (z / size) + 2 * (z / size) ** 3),
+        lambda x, g: 0.3 * size * torch.ones(len(x), 1, dtype=torch.float64),
+    )
+    found = at.fixed_points(system, puzzles(), points((0.3 * size,), (0.0,), (0.65 * size,)))
+    assert names(found) == ["converged", "converged", "diverged"]
+    assert found.evaluations.values.tolist() == [[44, 1, 5]]
+    assert (found.return_ratio.values[0, :2] < 1e-15).all() and found.stable.values.tolist() == [[1, 1, 0]]
+    away = MapSystem(lambda z, x: size * (1 + 0.5 * torch.tanh(z / size)), system.initial)
+    assert names(at.fixed_points(away, puzzles(), points((0.0,)))) == ["converged"]
+
+
+@pytest.mark.parametrize("start", [1e-7, 1e-9])
+def test_a_start_next_to_a_saddle_at_the_origin_reaches_the_attractor(start):
+    """The attractor of tanh(2 z) is 10^7 times as large as the start, but not as the starts of the restart law."""
+    system = MapSystem(lambda z, x: torch.tanh(2 * z), normal_start(1))
+    found = at.fixed_points(system, puzzles(), points((start,)))
+    assert names(found) == ["converged"] and found.fixed_point.item() == pytest.approx(M)
+    assert np.isfinite(found.return_ratio).all()
+
+
+@pytest.mark.parametrize("size", [2.0**66, 2.0**-66])
+def test_states_whose_squares_leave_single_precision_are_refused(size):
+    start = lambda x, g: torch.full((len(x), 1), size)
+    system, starts = MapSystem(lambda z, x: size * torch.cos(z / size), start), torch.full((1, 1, 1), size)
+    with pytest.raises(ValueError, match=r"puzzle 0, point 0 .* float32 .* dtype='float64'"):
+        at.fixed_points(system, puzzles(), starts)
+    found = at.fixed_points(system, puzzles(), starts, dtype="float64")
+    assert found.fixed_point.item() / size == pytest.approx(0.7390851332)

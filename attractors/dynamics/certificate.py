@@ -158,31 +158,39 @@ def _by_frequency(label: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def forward_and_return(points: Points, rows: Tensor, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def forward_and_return(
+    points: Points, rows: Tensor, size: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Iterate fixed points, unperturbed and perturbed, and measure whether they come back.
+
+    Parameters
+    ----------
+    size
+        (m,) sizes of these points, by which lengths are measured.
 
     Returns
     -------
-    Over the rows: the largest distance from the fixed point within 64 steps, relative to its norm; the largest of
+    Over the rows: the largest distance from the fixed point within 64 steps, relative to its size; the largest of
     three ratios of the distance between perturbed and unperturbed twin at the end to that at the start; and whether
     the answers of all perturbed twins are those of the unperturbed one.
     """
     x, z = points.context(rows), points.z[rows]
     view = (-1, *(1,) * (z.ndim - 1))
-    size = z.flatten(1).norm(dim=1)
-    size = torch.where(size > 0, size, torch.ones_like(size))
+    unit = torch.as_tensor(size).to(z)
     directions = [
         random_directions(len(rows), points.size, seed + i, z).view_as(z) for i in range(DIRECTIONS)
     ]
-    shocked = [z + SHOCK * size.view(view) * v for v in directions]
-    alone, drift = z, torch.zeros_like(size)
+    shocked = [z + SHOCK * unit.view(view) * v for v in directions]
+    alone, drift = z, torch.zeros_like(unit)
     for _ in range(HORIZON):
         alone = points.system.step(alone, x)
         shocked = [points.system.step(s, x) for s in shocked]
-        drift = torch.maximum(drift, (alone - z).flatten(1).norm(dim=1) / size)
-    apart = torch.stack([(s - alone).flatten(1).norm(dim=1) for s in shocked]).amax(0) / (SHOCK * size)
+        drift = torch.maximum(drift, (alone - z).flatten(1).norm(dim=1) / unit)
+    apart = torch.stack([(s - alone).flatten(1).norm(dim=1) for s in shocked]).amax(0) / (SHOCK * unit)
     judge = points.judge.of(rows.cpu().numpy() // points.shape[1])
     own, *others = (judge.codes(points.system.decode(s, x).cpu().numpy()) for s in (alone, *shocked))
     same = np.stack([code == own for code in others]).all(0)
-    values = (torch.nan_to_num(v, nan=torch.inf).cpu().double().numpy() for v in (drift, apart))
+    values = (
+        torch.nan_to_num(v, nan=torch.inf, posinf=torch.inf).cpu().double().numpy() for v in (drift, apart)
+    )
     return (*values, same)  # type: ignore[return-value]

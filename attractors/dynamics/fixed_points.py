@@ -142,13 +142,15 @@ def fixed_points(
             f"tol must be > 0, max_steps >= 1 and deflate >= 0, got {tol}, {max_steps} and {deflate}"
         )
     finite = points.z.flatten(1).isfinite().all(1)
+    length = own_lengths(points, required=False)
+    limit = DEFAULT_TOL[points.z.dtype] if tol is None else float(tol)
+    _require_range(points, length, limit)
     usable = dataclasses.replace(points, present=finite)
     derivatives = certify or deflate or method not in ("picard", "anderson")
     if derivatives and finite.any():
         check_differentiable(usable, own.seed)
-    limit = DEFAULT_TOL[points.z.dtype] if tol is None else float(tol)
     size = own.batch_size or rows_within(usable, KRYLOV + 20, graphs=2 if derivatives else 1)
-    records = _search(usable, method, limit, (settling, circling), deflate, size, own.progress)
+    records = _search(usable, length, method, limit, (settling, circling), deflate, size, own.progress)
     wide = _widened(points, torch.stack([r["z"] for r in records]))
 
     def gather(name: str) -> np.ndarray:
@@ -184,8 +186,22 @@ def _widened(points: Points, states: Tensor) -> Points:
 Record = dict[str, Tensor]  # row values of one round of searches, by name
 
 
+def _require_range(points: Points, length: np.ndarray, tol: float) -> None:
+    """Refuse starts of lengths (n,) if the squares of a residual that solves, or of a state, may leave the dtype."""
+    info = torch.finfo(points.z.dtype)
+    remedy = "scale the map" if info.dtype == "float64" else "give dtype='float64'"
+    least, most = info.tiny**0.5 / min(tol, 1.0), info.max**0.5 / 1e3
+    outside = ((length > most) | (length < least)) & (length > 0) & (length < np.inf)
+    for row in np.flatnonzero(outside)[:1]:
+        raise ValueError(
+            f"the norm of the state of {points.name(int(row))} is {length[row]:.1e}; norms in {info.dtype} must be "
+            f"between {least:.0e} and {most:.0e}: {remedy}"
+        )
+
+
 def _search(
     points: Points,
+    length: np.ndarray,
     method: str,
     tol: float,
     steps: tuple[int, int],
@@ -196,10 +212,7 @@ def _search(
     """Search from every start; return one record for the first round and each deflated one."""
     rounds: list[Record] = []
     known: Tensor | None = None
-    length = torch.as_tensor(own_lengths(points, required=False) if deflate else np.zeros(len(points.z))).to(
-        points.z
-    )
-    length = torch.where(length > 0, length, 1.0)  # where nothing has a size
+    lengths = torch.as_tensor(length).to(points.z)
     bar = tqdm(total=len(points.z) * (deflate + 1), unit="start", desc="searching", **shown(progress))
     with bar:
         for number in range(deflate + 1):
@@ -210,8 +223,9 @@ def _search(
                 search = begin(
                     points.system,
                     points.context(rows),
-                    z if apart is None else _nudged(z, apart, length[rows]),
+                    z if apart is None else _nudged(z, apart, lengths[rows]),
                     tol,
+                    lengths[rows],
                 )
                 stage = _stages(search, "newton" if number else method, steps, apart)
                 parts.append((search, stage))
@@ -230,7 +244,7 @@ def _nudged(z: Tensor, known: Tensor, length: Tensor) -> Tensor:
     """Move starts that lie on a known point (n, q, d), where deflation has no direction, by 3 % of a length (n,)."""
     flat = z.flatten(1)
     near = ((flat[:, None] - known).norm(dim=2) <= 1e-6 * length[:, None]).any(1)
-    move = torch.where(near, 0.03 * length, 0.0)
+    move = torch.where(near, 0.03 * torch.where(length > 0, length, 1.0), 0.0)  # 1 where nothing has a size
     return (flat + move[:, None] * random_directions(len(flat), flat.shape[1], 0, flat)).view_as(z)
 
 
@@ -310,7 +324,7 @@ def _certified(
     norm = points.z.flatten(1).norm(dim=1).cpu().double().numpy()
     merged = merge(points, residual, np.fmax(norm, LEAST_SCALE * given["scale"]), found, seed, batch)
     # A fixed point at zero has no size of its own: the states on the way to it give one, and 1 stands in for none.
-    size = np.fmax(norm, given["scale"])
+    size = np.where(norm < LEAST_SCALE * given["scale"], given["scale"], norm)
     size = np.where(size > 0, size, 1.0)
     radius, value = np.full((3, n), np.nan), np.full((n, k + 1), np.nan + 0j)
     stability, checks = np.full(n, -1, np.int8), np.full((n, 3), np.nan)
@@ -341,7 +355,9 @@ def _certified(
     for rows in torch.split(torch.as_tensor(np.flatnonzero(leading), device=points.z.device), batch):
         if not len(rows):
             continue
-        checks[rows.cpu().numpy()] = np.stack(forward_and_return(points, rows, seed), 1)
+        checks[rows.cpu().numpy()] = np.stack(
+            forward_and_return(points, rows, size[rows.cpu().numpy()], seed), 1
+        )
     # Members of a solution get what was computed for its representative.
     member = merged.leader >= 0
     for values in (*radius, value, stability, checks):

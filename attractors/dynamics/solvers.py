@@ -41,8 +41,8 @@ class Search:
     z
         Flat states (n, d).
     scale
-        Norm of the start or of its first update, the larger: residuals count against the norm of the state, but at
-        least 1/1000 of this; a state 10^6 times larger has run away and solves nothing.
+        Length of the start (`own_lengths`) or of its first update, the larger: residuals count against the norm of the
+        state, but at least 1/1000 of this; a state 10^6 times larger has run away and solves nothing.
     code
         Index into `RESULTS`, `OPEN` while undecided.
     hint
@@ -86,14 +86,14 @@ class Search:
 
         `size` is the norm of the states where it is known.
         """
+        scale = self.scale.index_select(0, rows)
+        first = self.residual.index_select(0, rows) == torch.inf
+        if first.any():
+            scale = torch.where(first, torch.maximum(scale, residual), scale)
+            self.scale.index_copy_(0, rows, scale)
         self.z.index_copy_(0, rows, z)
         self.residual.index_copy_(0, rows, residual)
         size = z.norm(dim=1) if size is None else size
-        scale = self.scale.index_select(0, rows)
-        first = scale == 0
-        if first.any():
-            scale = torch.where(first, torch.maximum(size, residual), scale)
-            self.scale.index_copy_(0, rows, scale)
         limit = torch.maximum(size, 1e-3 * scale)
         bad = ~(residual + size).isfinite()
         good = (residual <= self.tol * limit) & (size <= RUNAWAY * scale) & ~bad
@@ -113,12 +113,12 @@ class Search:
         return exact
 
 
-def begin(system: System, x: Any, z: Tensor, tol: float) -> Search:
-    """Return the search of a batch of starts (n, *state_shape); rows that are not finite are closed at once."""
+def begin(system: System, x: Any, z: Tensor, tol: float, length: Tensor) -> Search:
+    """Return the search of a batch of starts (n, *state_shape) of lengths (n,); rows that are not finite are closed."""
     n, flat = len(z), z.flatten(1).clone()
     whole = lambda value: torch.full((n,), value, dtype=torch.long, device=z.device)
     search = Search(
-        system, x, tuple(z.shape[1:]), flat, tol, flat.new_full((n,), torch.inf), flat.new_zeros(n), whole(OPEN),
+        system, x, tuple(z.shape[1:]), flat, tol, flat.new_full((n,), torch.inf), length.clone(), whole(OPEN),
         whole(CODE["budget"]), whole(0), whole(0), whole(0),
     )  # fmt: skip
     search.code[~flat.isfinite().all(1)] = CODE["nonfinite"]
@@ -140,7 +140,6 @@ def picard(search: Search, steps: int) -> None:
     rows = search.open
     z, x = search.z[rows], take_rows(search.x, rows)
     ref, size = z.clone(), z.norm(dim=1)
-    start = size.clamp(min=1.0)
     lowest = z.new_full((len(rows),), torch.inf)
     before, previous, since = lowest.clone(), lowest.clone(), 0
     falls, strikes = torch.zeros_like(lowest), torch.zeros_like(lowest)
@@ -153,7 +152,7 @@ def picard(search: Search, steps: int) -> None:
         falls += residual < previous
         lowest, previous = torch.minimum(lowest, residual), residual
         size = y.norm(dim=1)
-        far = (size > 1e6 * start) & stay
+        far = (size > RUNAWAY * search.scale.index_select(0, rows)) & stay
         if far.any():
             search.code[rows[far]] = CODE["diverged"]
             stay &= ~far
@@ -180,8 +179,8 @@ def picard(search: Search, steps: int) -> None:
             search.period[rows[stay]] = 0
         if not stay.all():
             kept = stay.nonzero()[:, 0]
-            values = (rows, z, ref, size, start, lowest, before, previous, falls, strikes)
-            rows, z, ref, size, start, lowest, before, previous, falls, strikes = (
+            values = (rows, z, ref, size, lowest, before, previous, falls, strikes)
+            rows, z, ref, size, lowest, before, previous, falls, strikes = (
                 v.index_select(0, kept) for v in values
             )
             x = take_rows(x, kept)

@@ -203,26 +203,22 @@ def totals(
 class _Stream:
     """A queue of puzzles over a fixed number of slots; rows are runs (puzzle, lane) with state, context and key."""
 
-    def __init__(
-        self, recipe: Recipe, policy: Policy, puzzles: np.ndarray, slots: int, clues: Clues | None = None
-    ):
+    def __init__(self, recipe: Recipe, policy: Policy, puzzles: np.ndarray, slots: int, clues: Clues | None):
         self.recipe, self.slots, self.puzzles, self.clues = recipe, slots, puzzles, clues
         self.filled: dict[tuple[int, int], np.ndarray] = {}  # (place, lane): its puzzle with clues
         self.race = Race(policy, len(puzzles))
         self.keys = recipe.keys(puzzles)
         self.admitted = 0
-        self.row = np.empty(
-            (0, 2), int
-        )  # (place of the puzzle in this queue, lane), in the order of admission
+        # (place of the puzzle in this queue, lane), in the order of admission
+        self.row = np.empty((0, 2), int)
         self.stepped = np.empty(0, bool)  # whether the row has made the present step of its puzzle
         self.state: list[Any] = []  # [z, x, keys], rows aligned
         lanes = self.race.restart.shape
         self.update, self.halt = np.full(lanes, np.nan), np.full(lanes, np.nan)
         self.code = np.zeros(lanes, np.uint64)
         self.tokens: list[np.ndarray] = [np.empty(0)] * len(puzzles)  # of present runs (lane, token)
-        self.found: list[dict[int, np.ndarray]] = [
-            {} for _ in puzzles
-        ]  # answers that may be chosen, by restart
+        # answers that may be chosen, by restart
+        self.found: list[dict[int, np.ndarray]] = [{} for _ in puzzles]
         self.answer = np.empty((0, 0))
 
     @torch.no_grad()
@@ -301,7 +297,8 @@ class _Stream:
         fresh = (self.race.restart[ids] >= 0) & (self.race.step[ids] == 0)
         keep = ~advanced | (self.race.restart[*self.row.T] >= 0)
         keep &= ~advanced | (self.race.step[*self.row.T] > 0)
-        new = [np.stack([ids[i], lane], 1) for i, lane in [np.nonzero(fresh)]]
+        i, lane = np.nonzero(fresh)
+        new = [np.stack([ids[i], lane], 1)]
         count = int(keep.sum()) + len(new[0])
         while self.admitted < len(self.puzzles) and count < self.slots:
             lanes = np.flatnonzero(self.race.restart[self.admitted] >= 0)
@@ -315,9 +312,8 @@ class _Stream:
         kept = torch.as_tensor(np.flatnonzero(keep), device=self.recipe.place.device)
         old = [take_rows(part, kept) for part in self.state] if len(kept) else None
         self.state = _joined(old, parts)
-        order = np.concatenate([self.row[keep], added])
         self.stepped = np.concatenate([self.stepped[keep], np.zeros(len(added), bool)])
-        self.row = order
+        self.row = np.concatenate([self.row[keep], added])
 
     def _rows(self, added: np.ndarray) -> list[Any]:
         """Return starts, contexts and keys of new runs (place, lane)."""
@@ -327,11 +323,8 @@ class _Stream:
         if any(tuple(row) in self.filled for row in added.tolist()):
             given = zip(puzzles, added.tolist(), strict=True)
             tokens = [self.filled.get(tuple(row), recipe.inputs[p].numpy()) for p, row in given]
-            x = (
-                recipe.puzzles(puzzles)
-                .with_(inputs=torch.as_tensor(np.stack(tokens)))
-                .context(np.arange(len(puzzles)))
-            )
+            with_clues = recipe.puzzles(puzzles).with_(inputs=torch.as_tensor(np.stack(tokens)))
+            x = with_clues.context(np.arange(len(puzzles)))
         mine = {int(p): self.keys[i] for p, i in zip(puzzles, place, strict=True)}
         z = starts(recipe, x, puzzles, restarts, mine)
         keys = torch.tensor([self.keys[i] for i in place], dtype=torch.int64)

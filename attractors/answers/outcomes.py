@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -77,7 +77,7 @@ def outcomes(
     check_confidence(confidence)
     runs = common_restarts(runs)
     fate, correct, relative, depths = _by_depth(runs)
-    bounds = functools.partial(_ratio, confidence=confidence, resamples=resamples, seed=seed)
+    draw: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
     every = np.ones(fate.shape, bool)
     settled = fate == CODE["settled"]
     sides = (correct, ~correct)
@@ -108,12 +108,13 @@ def outcomes(
     variables: dict[str, schema.Variable] = {}
     for name, (part, whole, axes, text) in shares.items():
         dims = ("depth", *axes)
-        values = [bounds(part, np.broadcast_to(whole, part.shape), at=i) for i in range(len(depths))]
+        counts = (np.moveaxis(np.broadcast_to(event, part.shape).sum(-2), -1, 0) for event in (part, whole))
+        values = [share_of_runs(some, of, **draw) for some, of in zip(*counts, strict=True)]
         variables |= Interval(*map(np.stack, zip(*values, strict=True))).variables(name, dims, text)
     for name, part in (("count", cells), ("fate_count", kinds)):
         dims = variables["share" if name == "count" else "fate_share"][0]
         variables[name] = (dims, np.moveaxis(part.sum((2, 3)), -1, 0).astype(np.int32), "runs")
-    variables |= _without_threshold(relative, correct, bounds)
+    variables |= _without_threshold(relative, correct, draw)
     attributes = {**schema.carried(runs), "confidence": confidence}
     attributes["bootstrap"] = f"{resamples} resamples of puzzles, seed {seed}"
     coordinates = {
@@ -137,13 +138,6 @@ def _earlier(event: np.ndarray) -> np.ndarray:
     """Return whether an event (puzzle, restart, depth) happened at some smaller depth."""
     seen = np.logical_or.accumulate(event, axis=-1)
     return np.concatenate([np.zeros_like(seen[..., :1]), seen[..., :-1]], axis=-1)
-
-
-def _ratio(
-    part: np.ndarray, whole: np.ndarray, *, at: int, **options: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the share of `whole` runs in `part`, both (..., puzzle, restart, depth), at one depth, and bounds."""
-    return share_of_runs(part[..., at].sum(-1), whole[..., at].sum(-1), **options)  # type: ignore[arg-type]
 
 
 def share_of_runs(
@@ -179,7 +173,7 @@ def _widened(
 
 
 def _without_threshold(
-    relative: np.ndarray, correct: np.ndarray, bounds: functools.partial
+    relative: np.ndarray, correct: np.ndarray, draw: dict[str, Any]
 ) -> dict[str, schema.Variable]:
     """Return statements about right and wrong from the residuals alone, without calling any run settled."""
     depths = relative.shape[-1]
@@ -188,22 +182,21 @@ def _without_threshold(
     below = np.full((3, depths), np.nan)
     least = np.full(depths, np.nan)
     quantile = np.full((depths, 2, len(QUANTILES)), np.nan)
-    options = {k: bounds.keywords[k] for k in ("confidence", "resamples", "seed")}
     for i in range(depths):
         right, wrong = correct[..., i], ~correct[..., i]
         pooled = PooledAuc(score[..., i], wrong)
         auc[0, i] = pooled(np.ones(len(right)))
         having = np.minimum(right.any(1).sum(), wrong.any(1).sum())
         if np.isfinite(auc[0, i]):
-            ends = cluster_bootstrap(pooled, len(right), **options)
-            auc[1:, i] = _widened(auc[0, i], *ends, having, options["confidence"])
+            ends = cluster_bootstrap(pooled, len(right), **draw)
+            auc[1:, i] = _widened(auc[0, i], *ends, having, draw["confidence"])
         for j, side in enumerate((right, wrong)):
             if side.any():
                 quantile[i, j] = np.quantile(score[..., i][side], QUANTILES, method="inverted_cdf")
         if wrong.any():
             least[i] = score[..., i][wrong].min()
-            below[0, i], low, high = _below_least(score[..., i], right, wrong, **options)
-            below[1:, i] = _widened(below[0, i], low, high, having, options["confidence"])
+            below[0, i], low, high = _below_least(score[..., i], right, wrong, draw)
+            below[1:, i] = _widened(below[0, i], low, high, having, draw["confidence"])
     texts = {
         "auc": "probability that the wrong one of a right and a wrong run has the higher relative residual",
         "right_below": "share of the right runs whose residual is below that of every wrong run",
@@ -218,7 +211,7 @@ def _without_threshold(
 
 
 def _below_least(
-    score: np.ndarray, right: np.ndarray, wrong: np.ndarray, **options: float | int
+    score: np.ndarray, right: np.ndarray, wrong: np.ndarray, draw: dict[str, Any]
 ) -> tuple[float, float, float]:
     """Return the share of right runs below the least score of a wrong run, and bounds from resampling puzzles."""
     least = np.where(wrong, score, np.inf).min(1)
@@ -232,5 +225,5 @@ def _below_least(
             return float("nan")
         return float(((order < limit).sum(1) * weight).sum() / count)
 
-    low, high = cluster_bootstrap(share, len(score), **options)  # type: ignore[arg-type]
+    low, high = cluster_bootstrap(share, len(score), **draw)
     return share(np.ones(len(score))), float(low), float(high)

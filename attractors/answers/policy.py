@@ -229,11 +229,8 @@ class Race:
         rule = {"halt": halts, "settled": settled, "both": halts & settled, "either": halts | settled}
         stops = rule.get(p.stop, np.zeros_like(running)) & (step >= p.min_steps)
         accepted, full = running & stops, running & ~stops & (step >= p.depth)
-        moved, sure = (
-            np.nan_to_num(np.nanmean(np.where(running[..., None], recent, 0.0), 2), nan=np.inf),
-            -halt,
-        )
-        sure = np.where(np.isnan(sure), np.inf, sure)
+        moved = np.nan_to_num(np.nanmean(np.where(running[..., None], recent, 0.0), 2), nan=np.inf)
+        sure = np.where(np.isnan(halt), np.inf, -halt)
         code_full = _ACCEPTED if p.stop == "never" else _EXHAUSTED
         score = sure if p.select == "halting" else moved
         for mask, how in ((accepted, _ACCEPTED), (full, code_full)):

@@ -48,7 +48,6 @@ class RunOptions(DrawOptions, total=False):
 class WorkOptions(TypedDict, total=False):
     """Options of functions that may take long.
 
-
     batch_size
         Rows computed at once; None chooses from the size of a state.  Results depend on it only by rounding.
     progress

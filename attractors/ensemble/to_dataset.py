@@ -28,6 +28,37 @@ from eqrlab.core.models.products import how_multiplied
 from eqrlab.core.models.system import dtype_name
 
 JUDGED_AT_ONCE = 4096  # rows: judging needs many times the memory of their records
+_RUN, _EACH = ("puzzle", "restart"), ("puzzle", "restart", "step")
+# Name of a variable over runs to the field of the verdict that it is, and what it says.
+_DECIDED = {
+    "fate": ("fate", "what became of the trajectory: state and answer together"),
+    "state_fate": ("state_fate", "what became of the state, whatever the answer"),
+    "answer_fate": ("answer_fate", "what became of the answer, whatever the state"),
+    "period": ("period", "period in outer steps: 1 settled, 0 none"),
+    "answer_settled": ("answer_settled", "first step since which the answer is unchanged"),
+    "settling_step": ("settling_step", "step since which the state counts as settled, -1 never"),
+    "spread": ("spread", "root mean square radius of the last states over the norm"),
+    "drift_rate": (
+        "drift", "share of its norm that a drifting state of settled answer moves in a step, NaN: no drift",
+    ),
+    "scale": ("scale", "norm of the last state, at least 1/1000 of the largest: the unit of distances"),
+}  # fmt: skip
+# Name of a variable to the record that it is where there is one, its dims, and what it says.
+_RECORDED: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "halt_logit": ("halt", _EACH, "logit of the halting head"),
+    "answer_entropy": (
+        "entropy", _EACH, "mean over the cells that count of the entropy of the answer's distribution, in nats",
+    ),
+    "answer_margin": (
+        "margin", _EACH, "least over the cells that count of the largest logit minus the second largest",
+    ),
+    "retired_step": (
+        "retired", _RUN,
+        "step after which the run was at rest and its last values are repeated, -1: followed to the end",
+    ),
+    "logit_delta": ("logit_delta", _EACH, "2-norm of the change of the logits in the last step, mean over cells"),
+    "sketch_path": ("path", (*_EACH, "projection"), "random projection of the state after each step"),
+}  # fmt: skip
 
 
 def state_precision(recipe: Recipe, residual: np.dtype) -> torch.dtype:
@@ -69,7 +100,7 @@ def assemble(
     def fold(values: np.ndarray) -> np.ndarray:
         return values.reshape(puzzles, restarts, *values.shape[1:])
 
-    run, each = ("puzzle", "restart"), ("puzzle", "restart", "step")
+    run, each = _RUN, _EACH
     same_length = records["answer"].shape[1] == recipe.inputs.shape[1]
     variables: dict[str, schema.Variable] = {
         "residual": (each, fold(residual), "noise-free residual ||f(z; x) - z|| over the whole state"),
@@ -85,31 +116,7 @@ def assemble(
             fold(records["answer_id"]) if "answer_id" in records else answer_ids(fold(records["code"])),
             "number of the answer among those its puzzle has seen",
         ),
-        "fate": (run, fold(verdict.fate), "what became of the trajectory: state and answer together"),
-        "state_fate": (run, fold(verdict.state_fate), "what became of the state, whatever the answer"),
-        "answer_fate": (run, fold(verdict.answer_fate), "what became of the answer, whatever the state"),
-        "period": (run, fold(verdict.period), "period in outer steps: 1 settled, 0 none"),
-        "answer_settled": (
-            run,
-            fold(verdict.answer_settled),
-            "first step since which the answer is unchanged",
-        ),
-        "settling_step": (
-            run,
-            fold(verdict.settling_step),
-            "step since which the state counts as settled, -1 never",
-        ),
-        "spread": (run, fold(verdict.spread), "root mean square radius of the last states over the norm"),
-        "drift_rate": (
-            run,
-            fold(verdict.drift),
-            "share of its norm that a drifting state of settled answer moves in a step, NaN: no drift",
-        ),
-        "scale": (
-            run,
-            fold(verdict.scale),
-            "norm of the last state, at least 1/1000 of the largest: the unit of distances",
-        ),
+        **{name: (run, fold(getattr(verdict, field)), text) for name, (field, text) in _DECIDED.items()},
         "sketch": ((*run, "feature"), fold(verdict.sketch), "random projection of the long-run state"),
         **_orbits(records, verdict, fold),
         "inputs": (
@@ -126,24 +133,9 @@ def assemble(
         accuracy = fold(records["token_accuracy"])
         variables["token_accuracy"] = (each, accuracy, "share of counted cells that agree with the label")
         variables["labels"] = (("puzzle", "token"), labels.astype(np.int32), "solution")
-    if "halt" in records:
-        variables["halt_logit"] = (each, fold(records["halt"]), "logit of the halting head")
-    if "entropy" in records:
-        text = "mean over the cells that count of the entropy of the answer's distribution, in nats"
-        variables["answer_entropy"] = (each, fold(records["entropy"]), text)
-        text = "least over the cells that count of the largest logit minus the second largest"
-        variables["answer_margin"] = (each, fold(records["margin"]), text)
-    if "retired" in records:
-        text = (
-            "step after which the run was at rest and its last values are repeated, -1: followed to the end"
-        )
-        variables["retired_step"] = (run, fold(records["retired"]), text)
-    if "logit_delta" in records:
-        text = "2-norm of the change of the logits in the last step, mean over cells"
-        variables["logit_delta"] = (each, fold(records["logit_delta"]), text)
-    if "path" in records:
-        text = "random projection of the state after each step"
-        variables["sketch_path"] = ((*each, "projection"), fold(records["path"]), text)
+    for name, (record, dims, text) in _RECORDED.items():
+        if record in records:
+            variables[name] = (dims, fold(records[record]), text)
     if "states" in records:
         states = fold(records["states"])
         axes = tuple(f"state_{i}" for i in range(states.ndim - 3))

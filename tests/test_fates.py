@@ -66,7 +66,7 @@ def test_an_idle_map_fails_the_no_op_test_in_words():
 
 def test_depths_that_are_no_doublings_are_refused():
     for depths in ((16, 48), (16,), (32, 16)):
-        with pytest.raises(ValueError, match="depths must be increasing"):
+        with pytest.raises(ValueError, match="depths must be at least two, increasing"):
             fates.fates_study(contraction(0.5), puzzles(4).numpy(), labels=UP, depths=depths)
 
 

@@ -304,3 +304,21 @@ def test_the_spectrum_at_the_origin_and_the_power_relation_know_no_absolute_size
     np.testing.assert_allclose(at.spectrum(system, inputs, states, k=1, power=3).spectral_radius, 8)
     with pytest.raises(ValueError, match="power > 1 needs fixed points"):
         at.spectrum(system, inputs, states + 0.5 * size, k=1, power=3)
+
+
+@pytest.mark.parametrize("size", [8, 80])
+@pytest.mark.parametrize(
+    ("dtype", "power"), [(torch.float32, 66), (torch.float32, -100), (torch.float64, -600)]
+)
+def test_very_large_and_very_small_jacobians(size, dtype, power):
+    """A power of two as a factor changes nothing but the values, although squares leave the range of the dtype."""
+    A = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).to(dtype) / size**0.5
+    none = torch.zeros(size, dtype=dtype)
+    ordinary, scaled = (
+        at.spectrum(linear(A * factor, none), puzzles(), zeros(1, 1, size).to(dtype), k=3)
+        for factor in (1.0, 2.0**power)
+    )
+    for name, close in (("eigenvalue", 1e-6), ("spectral_radius_high", 1e-6), ("eigen_error", 0.1)):
+        values = scaled[name].values.astype(complex) / 2.0**power
+        np.testing.assert_allclose(values, ordinary[name].values, rtol=close)
+    assert scaled.complete.all() and ordinary.complete.all()

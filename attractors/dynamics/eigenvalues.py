@@ -31,6 +31,7 @@ from eqrlab.attractors.dynamics.krylov.krylov_schur import (
     Pairs,
     default_subspace,
     leading_pairs,
+    power_of_two,
     relative,
 )
 from eqrlab.attractors.ensemble.options import WorkOptions
@@ -306,13 +307,17 @@ def dense_eigenvalues(
     shape = (n, k + 1)
     value, absolute = np.full(shape, np.nan + 0j), np.full(shape, np.nan)
     condition = np.full(shape, np.nan)
+    over = power_of_two(
+        torch.as_tensor(matrices)
+    )  # LAPACK's eigenvalues of far larger or smaller ones are wrong
+    matrices = matrices / over[:, None, None]
     scale = np.linalg.norm(matrices, 2, axis=(1, 2))
-    off = np.zeros(n) if slack is None else slack
+    off = np.zeros(n) if slack is None else slack / over
     exact = np.zeros(n, bool)
     for row, matrix in enumerate(matrices):
         values, left, right = scipy.linalg.eig(matrix, left=True)
         exact[row] = is_triangular(matrix)  # then LAPACK's balancing finds the diagonal itself
-        first = order(values)
+        first = order(values * over[row])
         count = min(k, d)
         if values[first[count - 1]].imag > 0:
             count += 1
@@ -332,5 +337,6 @@ def dense_eigenvalues(
         np.fmin(np.fmax(low, least), radius),
         np.fmax(_largest(order, np.fmin(high, most), most), radius),
     )
-    return Eigen(value, relative(absolute, value, scale, epsilon), condition, error, radius, low, high, scale,
-                 np.full(n, d))  # fmt: skip
+    residual, products, wide = relative(absolute, value, scale, epsilon), np.full(n, d), over[:, None]
+    return Eigen(value * wide, residual, condition, error * wide, radius * over, low * over, high * over,
+                 scale * over, products)  # fmt: skip

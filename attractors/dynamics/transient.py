@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from eqrlab.attractors.dynamics.jacobian import Jacobian, random_directions
-from eqrlab.attractors.dynamics.krylov.golub_kahan import column, power_of_two
+from eqrlab.attractors.dynamics.krylov.krylov_schur import column, power_of_two
 
 SWEEPS = 4  # refinements of the transient growth at its peak
 SEARCHES = 2  # sweeps over all powers that look for growth outside the leading singular vectors

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eqrlab.attractors.dynamics.krylov.krylov_schur import orthogonalise
+from eqrlab.attractors.dynamics.krylov.krylov_schur import column, orthogonalise, power_of_two
 
 
 class TwoSided(Protocol):
@@ -101,15 +101,17 @@ def leading_triples(
     left, right = start.new_zeros(n, k, d), start.new_zeros(n, k, d)
     products = np.zeros(n, int)
     rows, unit = torch.arange(n, device=start.device), start / start.norm(dim=1, keepdim=True)
-    over = power_of_two(operator.forward(unit))
+    image = operator.forward(unit)
+    over = power_of_two(image)
     working: TwoSided = _Scaled(operator, column(1 / over, start))
     P, Q = start.new_zeros(n, m + 1, d), start.new_zeros(n, m, d)
     P[:, 0] = unit
     B = torch.zeros(n, m, m, dtype=torch.float64)
-    kept, keep, spent = 0, k + (m - k) // 2, 1
+    image = image * column(1 / over, image)
+    kept, keep, spent = 0, k + (m - k) // 2, 0
     alive = np.ones(n, bool)
     while True:
-        beta = _expand(working, P, Q, B, kept)
+        beta = _expand(working, P, Q, B, kept, image)
         spent += 2 * (m - kept)
         U, S, Vt = torch.linalg.svd(B)
         loose = beta[:, None] * U[:, m - 1].abs()
@@ -141,30 +143,21 @@ def leading_triples(
         kept = keep
 
 
-def power_of_two(block: Tensor) -> np.ndarray:
-    """Return powers of two (rows,) near the largest entries of blocks (rows, ...), 1 where they vanish."""
-    largest = block.flatten(1).abs().amax(1).cpu().double().numpy()
-    limit = int(np.log2(torch.finfo(block.dtype).max)) - 3
-    return np.ldexp(1.0, np.clip(np.frexp(largest)[1], -limit, limit))
-
-
-def column(values: np.ndarray, like: Tensor) -> Tensor:
-    """Return factors (rows,) in the shape that multiplies blocks (rows, ...)."""
-    return torch.as_tensor(values).to(like).view(-1, *(1,) * (like.dim() - 1))
-
-
 def _combine(coefficients: Tensor, V: Tensor) -> Tensor:
     """Return the vectors (n, c, d) with coefficients (n, m, c) in the rows of V (n, m, d)."""
     return coefficients.transpose(1, 2).to(V) @ V
 
 
-def _expand(operator: TwoSided, P: Tensor, Q: Tensor, B: Tensor, kept: int) -> Tensor:
-    """Fill P, Q and the triangular B, A P[:m] = Q B, from column `kept` on; return the last length beta (n,)."""
+def _expand(operator: TwoSided, P: Tensor, Q: Tensor, B: Tensor, kept: int, image: Tensor) -> Tensor:
+    """Fill P, Q and the triangular B, A P[:m] = Q B, from column `kept` on; return the last length beta (n,).
+
+    `image` is that of the first vector, A P[0].
+    """
     m = Q.shape[1]
     epsilon = torch.finfo(P.dtype).eps
     beta = torch.zeros(len(P), dtype=torch.float64)
     for j in range(kept, m):
-        q = operator.forward(P[:, j].contiguous())
+        q = operator.forward(P[:, j].contiguous()) if j else image
         q, c, alpha = _unit(q, Q[:, : max(j, 1)], epsilon, seed=2 * j)
         if j:
             B[:, :j, j] = c[:, :j].cpu().double()

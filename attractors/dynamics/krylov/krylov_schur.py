@@ -159,8 +159,9 @@ def certify(operator: Operator, value: np.ndarray, vector: Tensor) -> tuple[np.n
     n, k, _ = vector.shape
     used = int((~np.isnan(value)).any(0).sum())
     image = torch.stack([operator(vector[:, j].contiguous()) for j in range(used)], dim=1)
-    v, w = vector[:, :used].double(), image.double()
-    lam = torch.as_tensor(np.nan_to_num(value[:, :used]), device=vector.device)
+    over = power_of_two(image)[:, None]
+    v, w = vector[:, :used].double(), image.double() / torch.as_tensor(over, device=image.device)[..., None]
+    lam = torch.as_tensor(np.nan_to_num(value[:, :used] / over), device=vector.device)
     pair = lam.imag > 0
     after = torch.zeros_like(pair)
     after[:, 1:] = pair[:, :-1]  # the second member holds the imaginary part
@@ -172,7 +173,7 @@ def certify(operator: Operator, value: np.ndarray, vector: Tensor) -> tuple[np.n
     length = v.square().sum(2) + torch.where(pair, other_v.square().sum(2), 0.0)
     left = (square / length.clamp(min=1e-300)).sqrt()
     out = np.full((n, k), np.nan)
-    out[:, :used] = torch.where(after, torch.roll(left, 1, 1), left).cpu().numpy()
+    out[:, :used] = torch.where(after, torch.roll(left, 1, 1), left).cpu().numpy() * over
     out[np.isnan(value)] = np.nan
     return out, used
 
@@ -265,7 +266,10 @@ def _schur_values(T: np.ndarray) -> np.ndarray:
 
 
 class KrylovSpace:
-    """Orthonormal bases of n Krylov spaces of up to m vectors, with the projected operators."""
+    """Orthonormal bases of n Krylov spaces of up to m vectors, with the projected operators.
+
+    Products are divided by powers of two, so that squares of their lengths stay within the range of the dtype.
+    """
 
     def __init__(self, start: Tensor, m: int):
         n, d = start.shape
@@ -275,13 +279,16 @@ class KrylovSpace:
         self.V[:, 0] = start / start.norm(dim=1, keepdim=True)
         self.H = np.zeros((n, m + 1, m))
         self.size = np.zeros(n, int)
-        self.largest = start.new_zeros(n)  # image of a unit vector
+        self.largest = start.new_zeros(n)  # image of a unit vector, over that power of two
+        self.over: np.ndarray | None = None  # (n,), from the first product on
 
     def select(self, rows: Tensor) -> KrylovSpace:
         other = object.__new__(KrylovSpace)
         other.m, other.epsilon = self.m, self.epsilon
         other.V, other.largest = self.V[rows], self.largest[rows]
-        other.H, other.size = self.H[rows.cpu().numpy()], self.size[rows.cpu().numpy()]
+        here = rows.cpu().numpy()
+        other.H, other.size = self.H[here], self.size[here]
+        other.over = None if self.over is None else self.over[here]
         return other
 
     def expand(self, operator: Operator, most: int | None = None) -> int:
@@ -291,6 +298,9 @@ class KrylovSpace:
         for _ in range(count):
             j = torch.as_tensor(self.size, device=self.V.device)
             w = operator(self.V[each, j].contiguous())
+            if self.over is None:
+                self.over = power_of_two(w)
+            w = w * column(1 / self.over, w)
             self.largest = torch.maximum(self.largest, w.norm(dim=1))
             w, h, length = orthogonalise(self.V[:, : int(self.size.max()) + 1], w)
             broken = length <= 10 * self.epsilon * self.largest
@@ -300,8 +310,8 @@ class KrylovSpace:
             length = torch.where(broken, 0.0, length)
             self.V[each, j + 1] = w
             rows, last = np.arange(len(self.H)), self.size
-            self.H[rows, : h.shape[1], last] = h.cpu().double().numpy()
-            self.H[rows, last + 1, last] = length.cpu().double().numpy()
+            self.H[rows, : h.shape[1], last] = h.cpu().double().numpy() * self.over[:, None]
+            self.H[rows, last + 1, last] = length.cpu().double().numpy() * self.over
             self.size = self.size + 1
         return count
 
@@ -350,3 +360,15 @@ def orthogonalise(V: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         w = torch.baddbmm(w.unsqueeze(1), c.transpose(1, 2), V, alpha=-1).squeeze(1)
         h = h + c.squeeze(2)
     return w, h, w.norm(dim=1)
+
+
+def power_of_two(block: Tensor) -> np.ndarray:
+    """Return powers of two (rows,) near the largest entries of blocks (rows, ...), 1 where they vanish."""
+    largest = block.flatten(1).abs().amax(1).cpu().double().numpy()
+    limit = int(np.log2(torch.finfo(block.dtype).max)) - 3
+    return np.ldexp(1.0, np.clip(np.frexp(largest)[1], -limit, limit))
+
+
+def column(values: np.ndarray, like: Tensor) -> Tensor:
+    """Return factors (rows,) in the shape that multiplies blocks (rows, ...)."""
+    return torch.as_tensor(values).to(like).view(-1, *(1,) * (like.dim() - 1))

@@ -198,7 +198,7 @@ def test_small_parts():
         and kaplan_yorke(np.array([-1e-9, -1.0]), np.array([True, False])) == 1
     )
     assert kaplan_yorke(np.array([0.5, 0.0, -1.0])) == 2.5
-    mean, low, high = mean_interval(np.array([[-np.inf, -np.inf], [1.0, 3.0], [np.nan, np.nan]]), 1, 0.95)
+    mean, low, high = mean_interval(np.array([[-np.inf, -np.inf], [1.0, 3.0], [np.nan, np.nan]]), 0.95)
     assert (
         mean[0] == low[0] == high[0] == -np.inf
         and mean[1] == 2

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from eqrlab import attractors as at
+from eqrlab.attractors.dynamics.eigenvalues import SMALL
 from eqrlab.attractors.dynamics.jacobian import Jacobian
 from eqrlab.attractors.dynamics.krylov.krylov_schur import Order, leading_pairs
-from eqrlab.attractors.dynamics.spectrum import SMALL
 from eqrlab.attractors.ensemble.states import take_points
 from eqrlab.core import EqR, EqRConfig, MapSystem
 from tests.zoo import (

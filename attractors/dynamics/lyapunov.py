@@ -256,8 +256,8 @@ def _summaries(points: Points, windows: np.ndarray, confidence: float) -> dict[s
     rounding = RESOLVED * torch.finfo(points.z.dtype).eps
     center, low, high = _over_time(windows, confidence, rounding)
     each, puzzle = ("puzzle", "point", "eig"), ("puzzle", "eig")
-    over = mean_interval(points.fold(center), 1, confidence, rounding)
-    over = _with_limit(mean_interval(points.fold(windows), 1, confidence)[0], *over)
+    over = mean_interval(points.fold(center), confidence, rounding)
+    over = _with_limit(mean_interval(points.fold(windows), confidence)[0], *over)
     text = "Lyapunov exponent per outer step, natural logarithm"
     variables: dict[str, schema.Variable] = {
         **Interval(center, low, high).each(points.fold).variables("lyapunov_exponent", each, text),
@@ -289,7 +289,7 @@ def _over_time(
     windows: np.ndarray, confidence: float, least: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return mean, low and high (n, k) over windows (n, windows, k)."""
-    return _with_limit(windows, *mean_interval(windows, 1, confidence, least))
+    return _with_limit(windows, *mean_interval(windows, confidence, least))
 
 
 def _with_limit(
@@ -302,15 +302,18 @@ def _with_limit(
 
 
 def mean_interval(
-    values: np.ndarray, axis: int, confidence: float, least: float = 0.0
+    values: np.ndarray, confidence: float, least: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return mean, low and high of Student's interval along an axis, NaN left out, to either side `least` or more."""
+    """Return mean, low and high (n, ...) of Student's interval over values (n, m, ...), NaN left out.
+
+    It reaches at least `least` to either side.
+    """
     finite = np.isfinite(values)
-    count = (~np.isnan(values)).sum(axis)
+    count = (~np.isnan(values)).sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(count > 0, np.nansum(values, axis) / count, np.nan)
-        centered = np.where(finite, values - np.expand_dims(mean, axis), 0.0)
-        deviation = np.sqrt((centered**2).sum(axis) / np.maximum(count - 1, 1))
+        mean = np.where(count > 0, np.nansum(values, 1) / count, np.nan)
+        centered = np.where(finite, values - mean[:, None], 0.0)
+        deviation = np.sqrt((centered**2).sum(1) / np.maximum(count - 1, 1))
         half = (
             stdtrit(np.maximum(count - 1, 1), 0.5 + confidence / 2)
             * deviation

@@ -24,7 +24,7 @@ from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.states import Points, take_points
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.bootstrap import RESAMPLES, cluster_bootstrap, widened
+from eqrlab.attractors.statistics.bootstrap import RESAMPLES, cluster_bootstrap, mean_where_defined, widened
 from eqrlab.attractors.statistics.intervals import check_confidence
 from eqrlab.attractors.statistics.ranks import PooledAuc
 from eqrlab.core import System
@@ -227,23 +227,20 @@ def _conditioned(
     """Return AUCs and means over windows; exponent and drift are (P, B, windows), `right` (P, B)."""
     puzzles, windows = len(right), exponent.shape[2]
     columns: dict[str, list[tuple[float, float, float]]] = {}
+    having = {name: int(side.any(1).sum()) for name, side in (("right", right), ("wrong", ~right))}
+    both, rare = int((right.any(1) & ~right.all(1)).sum()), min(having.values())
     for w in range(windows):
         statistics = _statistics(exponent[:, :, w], drift[:, :, w], right)
         joint = functools.partial(_all, list(statistics.values()))
         center = joint(np.ones(puzzles))
         low, high = cluster_bootstrap(joint, puzzles, confidence=confidence, resamples=resamples, seed=seed)
-        having = {name: int(side.any(1).sum()) for name, side in (("right", right), ("wrong", ~right))}
-        both, rare = int((right.any(1) & ~right.all(1)).sum()), min(having.values())
         for i, name in enumerate(statistics):
             bounds = (low[i], high[i])
             if having.get(name, 2) < 2:
                 bounds = (np.nan, np.nan)  # a single puzzle, drawn again and again
             elif name not in having and np.isfinite(center[i]):  # an AUC, or the difference of two
-                puzzles_having, least = (
-                    both if name.startswith("within") else rare,
-                    -1.0 if name == "gain" else 0.0,
-                )
-                bounds = widened(center[i], *bounds, puzzles_having, confidence, least=least)
+                count, least = both if name.startswith("within") else rare, -1.0 if name == "gain" else 0.0
+                bounds = widened(center[i], *bounds, count, confidence, least=least)
             columns.setdefault(name, []).append((center[i], float(bounds[0]), float(bounds[1])))
     table = {name: np.array(column).T for name, column in columns.items()}  # (3, windows)
     chance = "chance that of a wrong and a right run the wrong one scores higher"
@@ -257,7 +254,6 @@ def _conditioned(
         variables |= Interval(*np.stack([table[part] for part in parts], 1)).variables(name, dims, text)
     gain = "AUC of the exponent minus that of the drift"
     variables |= Interval(*table["gain"]).variables("auc_gain", ("window",), gain)
-    both = int((right.any(1) & ~right.all(1)).sum())
     variables["puzzles_with_both"] = ((), np.int64(both), "puzzles with right and wrong runs")
     return variables
 
@@ -268,8 +264,8 @@ def _statistics(exponent: np.ndarray, drift: np.ndarray, right: np.ndarray) -> d
     return {
         "exponent": first,
         "drift": second,
-        "within exponent": functools.partial(_weighted, first.within()),
-        "within drift": functools.partial(_weighted, second.within()),
+        "within exponent": mean_where_defined(first.within()),
+        "within drift": mean_where_defined(second.within()),
         "gain": lambda weight: first(weight) - second(weight),
         "right": functools.partial(_mean, exponent, right),
         "wrong": functools.partial(_mean, exponent, ~right),
@@ -278,12 +274,6 @@ def _statistics(exponent: np.ndarray, drift: np.ndarray, right: np.ndarray) -> d
 
 def _all(statistics: list[Callable], weight: np.ndarray) -> np.ndarray:
     return np.array([statistic(weight) for statistic in statistics])
-
-
-def _weighted(values: np.ndarray, weight: np.ndarray) -> float:
-    """Return the weighted mean of the values that are not NaN, NaN if there are none."""
-    known = weight * np.isfinite(values)
-    return float(known @ np.nan_to_num(values) / known.sum()) if known.sum() > 0 else float("nan")
 
 
 def _mean(values: np.ndarray, chosen: np.ndarray, weight: np.ndarray) -> float:

@@ -17,7 +17,7 @@ from eqrlab.attractors.dynamics.jacobian import (
     rows_within,
     with_derivatives,
 )
-from eqrlab.attractors.dynamics.krylov.copies import with_copies
+from eqrlab.attractors.dynamics.krylov.copied_triples import with_copies
 from eqrlab.attractors.dynamics.krylov.golub_kahan import leading_triples
 from eqrlab.attractors.dynamics.transient import exact_growth, transient_growth
 from eqrlab.attractors.ensemble.options import StateOptions, computing
@@ -148,33 +148,17 @@ def singular_values(
     real = np.float64 if points.z.dtype == torch.float64 else np.float32
     with np.errstate(over="ignore"):  # growth beyond the range of the states' numbers is infinite
         growth = growth.astype(real)
+    bound = "" if small else "lower bound of the "
+    fold = lambda values: points.fold(values.astype(real))
     at, each = ("puzzle", "point"), ("puzzle", "point", "eig")
     variables: dict[str, schema.Variable] = {
-        "singular_value": (each, points.fold(value.astype(real)), "singular value of the Jacobian"),
-        "singular_residual": (
-            each,
-            points.fold(residual.astype(real)),
-            "||J^T u - value v|| / largest value",
-        ),
+        "singular_value": (each, fold(value), "singular value of the Jacobian"),
+        "singular_residual": (each, fold(residual), "||J^T u - value v|| / largest value"),
         "converged": (each, points.fold(residual <= tol), "the residual is within the tolerance"),
-        "reactivity": (
-            at,
-            points.fold((value[:, 0] - 1).astype(real)),
-            "largest growth of a perturbation in one step",
-        ),
-        "transient_growth": (
-            at,
-            points.fold(growth),
-            "largest ||J^n|| within the horizon"
-            if small
-            else "lower bound of the largest ||J^n|| within the horizon",
-        ),
+        "reactivity": (at, fold(value[:, 0] - 1), "largest growth of a perturbation in one step"),
+        "transient_growth": (at, points.fold(growth), f"{bound}largest ||J^n|| within the horizon"),
         "transient_step": (at, points.fold(when), "n at which ||J^n|| is largest, -1: not followed"),
-        "departure": (
-            at,
-            points.fold(departure.astype(real)),
-            "||J J^T - J^T J|| / ||J||^2 in Frobenius norms",
-        ),
+        "departure": (at, fold(departure), "||J J^T - J^T J|| / ||J||^2 in Frobenius norms"),
     }
     tolerances = {"singular_residual": tol, "max_products": max_products}
     return schema.dataset(variables, points.attributes(seed=own.seed, horizon=horizon, tolerances=tolerances))

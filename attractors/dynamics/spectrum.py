@@ -9,7 +9,6 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.dynamics.eigenvalues import SMALL as SMALL
 from eqrlab.attractors.dynamics.eigenvalues import Wanted, eigenvalues
 from eqrlab.attractors.dynamics.jacobian import check_differentiable
 from eqrlab.attractors.dynamics.krylov.krylov_schur import Order
@@ -151,51 +150,29 @@ def spectrum(
     real = np.float64 if points.z.dtype == torch.float64 else np.float32
     converged = eigen.converged(tol, torch.finfo(points.z.dtype).eps)[:, :wide]
     found = ~np.isnan(value)
+    fold = lambda values: points.fold(values.astype(real))
     at, each = ("puzzle", "point"), ("puzzle", "point", "eig")
     variables: dict[str, schema.Variable] = {
         "eigenvalue": (
-            each,
-            points.fold(value.astype(np.result_type(real, np.complex64))),
-            "eigenvalue of the Jacobian",
+            each, points.fold(value.astype(np.result_type(real, np.complex64))), "eigenvalue of the Jacobian"
         ),
-        "eigen_residual": (
-            each,
-            points.fold(eigen.residual[:, :wide].astype(real)),
-            "||J v - value v|| / |value|, measured",
-        ),
+        "eigen_residual": (each, fold(eigen.residual[:, :wide]), "||J v - value v|| / |value|, measured"),
         "eigen_error": (
-            each,
-            points.fold(eigen.error[:, :wide].astype(real)),
+            each, fold(eigen.error[:, :wide]),
             "bound on the distance to the exact eigenvalue, infinite where it is not known",
         ),
         "converged": (each, points.fold(converged), "residual and error are within the tolerance"),
-        "eigen_condition": (
-            each,
-            points.fold(eigen.condition[:, :wide].astype(real)),
-            "condition number 1 / |w* v|",
-        ),
-        "spectral_radius": (
-            at,
-            points.fold(eigen.radius.astype(real)),
-            "largest modulus among the eigenvalues found",
-        ),
-        "spectral_radius_low": (
-            at,
-            points.fold(eigen.low.astype(real)),
-            "lower bound of the spectral radius",
-        ),
+        "eigen_condition": (each, fold(eigen.condition[:, :wide]), "condition number 1 / |w* v|"),
+        "spectral_radius": (at, fold(eigen.radius), "largest modulus among the eigenvalues found"),
+        "spectral_radius_low": (at, fold(eigen.low), "lower bound of the spectral radius"),
         "spectral_radius_high": (
-            at,
-            points.fold(eigen.high.astype(real)),
-            "upper bound of the spectral radius, infinite where it is not known",
+            at, fold(eigen.high), "upper bound of the spectral radius, infinite where it is not known"
         ),
         "complete": (
-            at,
-            points.fold((converged | ~found).all(1) & found.any(1)),
-            "all eigenvalues found converged",
+            at, points.fold((converged | ~found).all(1) & found.any(1)), "all eigenvalues found converged"
         ),
         "products": (at, points.fold(eigen.products), "Jacobian products spent"),
-    }
+    }  # fmt: skip
     attributes = points.attributes(
         seed=own.seed,
         which=str(which),

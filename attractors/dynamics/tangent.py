@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,10 @@ from eqrlab.core import KeyedNoise, System
 from eqrlab.core.models.system import take_rows
 
 RESOLVED = 8.0  # a factor below this many epsilons of the largest in its step cannot be told from zero
+CLOSE, MOST_SWEEPS = (
+    1e-11,
+    200,
+)  # change of a logarithm per factor that ends the sweeps over a product, and their limit
 SMALL_BLOCK = 1 << 15  # numbers in a block that is carried in one pass
 
 
@@ -160,7 +163,7 @@ class Orbit:
         return block, factors
 
 
-def product_log_singular_values(factors: list[Tensor], tol: float = 1e-11, most_sweeps: int = 200) -> Tensor:
+def product_log_singular_values(factors: list[Tensor]) -> Tensor:
     """Return log singular values (n, k), descending, of products F_m ... F_1 of small matrices, each (n, k, k).
 
     Notes
@@ -170,22 +173,20 @@ def product_log_singular_values(factors: list[Tensor], tol: float = 1e-11, most_
 
     References
     ----------
-    L. Dieci and C. Elia, Math.
-    Comput. Simul. 79 (2008) 1235.
+    L. Dieci and C. Elia, Math. Comput. Simul. 79 (2008) 1235.
     """
     n, k = factors[0].shape[0], factors[0].shape[-1]
     block = torch.eye(k, dtype=torch.float64).expand(n, k, k)
     previous = torch.full((n, k), torch.nan, dtype=torch.float64)
-    apply: Callable[[Tensor, Tensor], Tensor] = lambda F, rows: rows @ F.transpose(1, 2)
-    for _ in range(most_sweeps):
+    for _ in range(MOST_SWEEPS):
         logs = torch.zeros(n, k, dtype=torch.float64)
         for F in factors:
-            block, R = triangular(apply(F, block))
+            block, R = triangular(block @ F.transpose(1, 2))
             logs += log_factors(R)
         for F in reversed(factors):
-            block, _ = triangular(apply(F.transpose(1, 2), block))
+            block, _ = triangular(block @ F)
         change = torch.where(logs == previous, 0.0, (logs - previous).abs())
-        if (change <= tol * len(factors)).all():
+        if (change <= CLOSE * len(factors)).all():
             break
         previous = logs
     return logs.sort(dim=1, descending=True).values

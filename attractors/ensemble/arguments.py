@@ -86,9 +86,7 @@ def identifiers_in(ensemble: xr.Dataset) -> Tensor | None:
     return torch.as_tensor(ensemble.identifier.values).long() if "identifier" in ensemble else None
 
 
-def require_same_puzzles(
-    ensemble: xr.Dataset, tokens: Tensor, identifiers: Tensor | None, what: str = "the ensemble"
-) -> Tensor | None:
+def require_same_puzzles(ensemble: xr.Dataset, tokens: Tensor, identifiers: Tensor | None) -> Tensor | None:
     """Return the identifiers of an ensemble, whose puzzles must be these (P, L), in the same order.
 
     Raises
@@ -98,10 +96,10 @@ def require_same_puzzles(
     """
     stored = identifiers_in(ensemble)
     if not np.array_equal(ensemble.inputs.values, tokens.numpy()):
-        raise ValueError(f"inputs must be the puzzles of {what}, in the same order")
+        raise ValueError("inputs must be the puzzles of the ensemble, in the same order")
     if identifiers is not None and (stored is None or not torch.equal(stored, identifiers)):
         raise ValueError(
-            f"identifiers must be those of {what}" + (", which has none" if stored is None else "")
+            "identifiers must be those of the ensemble" + (", which has none" if stored is None else "")
         )
     return stored
 

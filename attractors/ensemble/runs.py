@@ -134,7 +134,7 @@ def state_error(ensemble: xr.Dataset) -> np.ndarray:
     with np.errstate(invalid="ignore"):  # a nonfinite run has an infinite scale
         relative = ensemble.residual.values.astype(float) / ensemble.scale.values[:, :, None]
     puzzles, restarts, _ = relative.shape
-    k = tail(measured_of(ensemble), 16)
+    k = tail(measured_of(ensemble))
     # The decay of a run that was retired shows in the steps it made, not in the last value repeated.
     made = steps_made(ensemble)[:, :, None]
     index = np.broadcast_to(np.clip(made - k + np.arange(k), 0, None), (puzzles, restarts, k))

@@ -8,10 +8,9 @@ import numpy as np
 
 from eqrlab.attractors.fates.fate import LEAST_SCALE, Tolerances, answer_window
 from eqrlab.attractors.fates.orbits import RATE_CAP
-from eqrlab.attractors.statistics.trends import decay_rate
+from eqrlab.attractors.statistics.trends import TAIL, decay_rate
 
 LOOKS = 4  # steps between two looks for a return
-TAIL = 16  # last residuals from which the decay of an orbit is estimated
 
 
 class Arrival(NamedTuple):

@@ -103,14 +103,13 @@ def tabulate(
     def masked(values: np.ndarray) -> np.ndarray:
         return np.where(present, values, np.nan)
 
-    texts = _texts(confidence)
     variables: dict[str, schema.Variable] = {
         **Interval(count / total[:, None], low, high)
         .each(masked)
         .variables(
             "mass", pair, "share of restarts that reach the attractor", f"the mass, {confidence:.0%} interval"
         ),
-        **{name: (pair, columns[name], text) for name, text in texts.items()},
+        **{name: (pair, columns[name], text) for name, text in _TEXTS.items()},
         "answer": (
             (*pair, "token"),
             columns["answer"],
@@ -162,20 +161,19 @@ def sums(columns: Mapping[str, np.ndarray], total: np.ndarray) -> dict[str, tupl
     }
 
 
-def _texts(confidence: float) -> dict[str, str]:
-    return {
-        "count": "restarts that reach the attractor",
-        "count_low": "restarts that surely reach the attractor, if doubtful merges are undone",
-        "count_high": "restarts that may reach the attractor, if doubtful merges are made",
-        "correct": "the attractor decodes to a right answer",
-        "changing": "the answer changes on this set, or is right in a part of this cycle only: neither right nor wrong",
-        "fate": "kind of attractor, -1 where there is none",
-        "period": "period in outer steps, 1 for fixed points",
-        "residual": "median final relative residual",
-        "settling_step": "median step since which runs count as settled",
-        "dynamical": "attractors with equal numbers agree in state within errors, -1 where there is none",
-        "semantic": "attractors with equal numbers agree in answer, -1 where there is none",
-    }
+_TEXTS = {
+    "count": "restarts that reach the attractor",
+    "count_low": "restarts that surely reach the attractor, if doubtful merges are undone",
+    "count_high": "restarts that may reach the attractor, if doubtful merges are made",
+    "correct": "the attractor decodes to a right answer",
+    "changing": "the answer changes on this set, or is right in a part of this cycle only: neither right nor wrong",
+    "fate": "kind of attractor, -1 where there is none",
+    "period": "period in outer steps, 1 for fixed points",
+    "residual": "median final relative residual",
+    "settling_step": "median step since which runs count as settled",
+    "dynamical": "attractors with equal numbers agree in state within errors, -1 where there is none",
+    "semantic": "attractors with equal numbers agree in answer, -1 where there is none",
+}
 
 
 def _columns(shape: tuple[int, int], tokens: int) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import betainc, betaln, logsumexp, roots_legendre
 
 NODES, WEIGHTS = roots_legendre(256)
+ROUNDS = 60  # of expectation maximisation
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def _lean(auc: np.ndarray | None, right: np.ndarray, wrong: np.ndarray, rule: Mo
     return np.log(rule.alignment) / 2 * (2 * separated - 1) * fewer / (fewer + 4)
 
 
-def population(posterior: np.ndarray, prior: np.ndarray, weight: np.ndarray, rounds: int = 60) -> np.ndarray:
+def population(posterior: np.ndarray, prior: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Return the shares (..., 4) of the modes among all puzzles of the kind, by maximum likelihood.
 
     Parameters
@@ -159,7 +160,7 @@ def population(posterior: np.ndarray, prior: np.ndarray, weight: np.ndarray, rou
     possible = (likelihood > 0).any(0)
     once = possible / possible.sum()
     share = np.broadcast_to(once, (*weight.shape[:-1], len(once)))
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         each = likelihood * share[..., None, :]
         each /= each.sum(-1, keepdims=True)
         share = (weight[..., None, :] @ each)[..., 0, :] + once

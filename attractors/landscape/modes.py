@@ -161,7 +161,7 @@ def depth_needed(ensemble: xr.Dataset) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         relative = ensemble.residual.values.astype(float) / ensemble.scale.values[:, :, None]
     relative = np.nan_to_num(relative, nan=1.0, posinf=1.0)
-    recent = relative[:, :, -max(2, tail(measured_of(ensemble), 16)) :]
+    recent = relative[:, :, -max(2, tail(measured_of(ensemble))) :]
     rate = decay_rate(recent.reshape(-1, recent.shape[2])).reshape(unfinished.shape)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         left = np.maximum(recent[:, :, -1] / np.maximum(1 - rate, 1e-300), 1e-300)

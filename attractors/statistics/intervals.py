@@ -8,9 +8,8 @@ import numpy as np
 from scipy.special import betainc, betaincinv, betaln, ndtri, xlogy
 
 INTERVALS = ("mid-p", "wilson", "clopper-pearson", "jeffreys", "simultaneous", "sequence")
-
-
 DEFAULT_INTERVAL = "mid-p"
+ROUNDS = 60  # halvings of the interval in which a bound is found
 
 
 def proportion_interval(
@@ -109,11 +108,9 @@ def _bounds(k: np.ndarray, n: np.ndarray, alpha: float, method: str) -> tuple[np
     )
 
 
-def _root(
-    excess: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray, rounds: int = 60
-) -> np.ndarray:
+def _root(excess: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Return where functions that go from negative to positive between low and high, all (m,), change sign."""
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         middle = (low + high) / 2
         above = excess(middle) > 0
         low, high = np.where(above, low, middle), np.where(above, middle, high)

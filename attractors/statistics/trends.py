@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 
+TAIL = 16  # last residuals from which a decay is estimated
 BLOCKS = 32  # medians by which a long stretch of residuals is judged
 INVERSE = -0.6  # Kendall's tau of averages that fall like 1 / time is at most this, ...
 LESS = 0.95  # ... and so is their last half over the first
@@ -58,10 +59,10 @@ def filled(series: np.ndarray, measured: np.ndarray) -> np.ndarray:
     return values
 
 
-def tail(measured: np.ndarray, most: int) -> int:
-    """Return how many last steps, up to `most`, were measured (D,) without a gap."""
+def tail(measured: np.ndarray) -> int:
+    """Return how many last steps, up to 16, were measured (D,) without a gap."""
     gaps = np.flatnonzero(~measured)
-    return min(most, len(measured) - (int(gaps[-1]) + 1 if len(gaps) else 0))
+    return min(TAIL, len(measured) - (int(gaps[-1]) + 1 if len(gaps) else 0))
 
 
 def way_left(residual: np.ndarray, step: np.ndarray | None = None) -> np.ndarray:

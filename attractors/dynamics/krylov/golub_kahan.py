@@ -87,7 +87,7 @@ def leading_triples(
     Each restart keeps the leading half of the singular triples and the next Krylov vector (augmented restart), with
     full reorthogonalisation on both sides in two passes.  The operators are scaled by powers of two, so that squares of
     lengths stay within the range of the dtype.  Memory: 2 m + 1 vectors a row.  A value that occurs several
-    times may be found once; see `copies`.
+    times may be found once; see `copied_triples`.
 
     References
     ----------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from eqrlab.analyses.text.comparison import (
     seeds_sentence,
     table_rows,
 )
+from eqrlab.analyses.text.format import wrapped
 from eqrlab.analyses.text.names import distinct
 from eqrlab.attractors.ensemble.drawn import require_equal
 from eqrlab.attractors.results import archive
@@ -127,7 +127,7 @@ def comparison_lines(comparison: xr.Dataset, recipes: xr.Dataset | None) -> list
     )
     for other in range(1, shown["difference"].shape[0]):
         lines += [*table(table_rows(tabled(shown, other))), ""]
-        lines += [*textwrap.wrap(clear_differences(shown, other), 110), ""]
+        lines += [*wrapped(clear_differences(shown, other)), ""]
     if recipes is not None:
-        lines += [*textwrap.wrap(seeds_sentence(recipes), 110), ""]
-    return [*lines, *textwrap.wrap(about, 110)]
+        lines += [*wrapped(seeds_sentence(recipes)), ""]
+    return [*lines, *wrapped(about)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +32,7 @@ from eqrlab.analyses.report.local import NOTHING, local_sentence
 from eqrlab.analyses.report.page import write_report
 from eqrlab.analyses.studies import arc
 from eqrlab.analyses.studies.checks import check_sentences
-from eqrlab.analyses.text.format import plural
+from eqrlab.analyses.text.format import plural, wrapped
 from eqrlab.analyses.text.names import shown_name, typed
 from eqrlab.analyses.text.signals import trust_sentence
 from eqrlab.analyses.text.verdicts import drift_sentence, landscape_sentence, lost_sentence, verdict_rows
@@ -84,9 +83,9 @@ def verdict_lines(groups: dict[str, xr.Dataset]) -> list[str]:
         told = local_sentence(groups["spectrum"])
         sentences += f" {told}" if told == NOTHING else f" At the attractors: {told}"
     more = [f"... and {len(rows) - ROWS} more puzzles in the archive"] if len(rows) > ROWS else []
-    checked = [line for _, text in check_sentences(groups) for line in textwrap.wrap(text, 110)]
+    checked = [line for _, text in check_sentences(groups) for line in wrapped(text)]
     return [
-        *textwrap.wrap(sentences, 110),
+        *wrapped(sentences),
         "",
         *table(rows[:ROWS]),
         *more,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import sys
-import textwrap
 import time
 from typing import Any
 
@@ -21,7 +20,7 @@ from eqrlab.analyses.commands.common.stopping import Stopped, exit_code, stop_si
 from eqrlab.analyses.studies.ladder.climb import Interrupted, climb, deepest
 from eqrlab.analyses.studies.ladder.rungs import PATH, Ladder, Sampling
 from eqrlab.analyses.studies.training_recipes import OPTIONS
-from eqrlab.analyses.text.format import plural
+from eqrlab.analyses.text.format import plural, wrapped
 from eqrlab.attractors.results import archive
 from eqrlab.core import Reasoner
 from eqrlab.core.files import replaced_whole
@@ -117,7 +116,7 @@ def ladder_command(task: str, **options: Any) -> dict[str, Any]:
         click.echo("\n".join(["", title, *table(rows)]))
     click.echo()
     for text in (*ladder_text.sentences(summary), *ladder_text.notes(summary)):
-        click.echo("\n".join(textwrap.wrap(text, 110)))
+        click.echo("\n".join(wrapped(text)))
     click.echo(f"\nwrote {out / 'ladder.nc'}, {out / 'ladder.md'} and {out / 'ladder.svg'}")
     table_of_values = summary[["mean", "low", "high"]].to_dataframe().reset_index()
     return {"archive": str(out / "ladder.nc"), "rungs": records(table_of_values)}

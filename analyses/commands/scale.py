@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 import time
 from pathlib import Path
 from typing import Any, Unpack
@@ -30,7 +29,7 @@ from eqrlab.analyses.figures.style import write_figure
 from eqrlab.analyses.studies.adaptive import trial, trial_lines
 from eqrlab.analyses.studies.commit import clues_of, commit_lines, commit_trial
 from eqrlab.analyses.text.describe import blocks_per_step
-from eqrlab.analyses.text.format import percent, plural
+from eqrlab.analyses.text.format import percent, plural, wrapped
 from eqrlab.analyses.text.harmful_depth import late_drop
 from eqrlab.analyses.text.signals import signal_rows, signal_warning, trust_sentence
 from eqrlab.analyses.text.vocabulary import SELECTOR_NAMES
@@ -284,11 +283,11 @@ def scaling_lines(groups: dict[str, xr.Dataset]) -> list[str]:
     text += f", {plural(int(scaling.attrs['layers']), 'equivalent layer')} each." if "nle" in scaling else "."
     if own is not None:
         text += " The own start is a single run; all others start at random, outside the training law."
-    lines += textwrap.wrap(text, 110)
+    lines += wrapped(text)
     lines += ["", *onset_lines(scaling), *corner_lines(scaling), ""]
     lines += ["cheapest points, over all usable selectors:", "", *table(front_rows(scaling))]
     if scaling.attrs["warning"] != "none":
-        lines += ["", *textwrap.wrap(f"Warning: {scaling.attrs['warning']}", 110)]
+        lines += ["", *wrapped(f"Warning: {scaling.attrs['warning']}")]
     if "signals" in groups:
         lines += ["", *signal_lines(groups["signals"], groups["ensemble"])]
     return lines + late_lines(groups)
@@ -299,7 +298,7 @@ def signal_lines(signals: xr.Dataset, ensemble: xr.Dataset) -> list[str]:
     warning = signal_warning(signals)
     text = trust_sentence(signals) + (f" Warning: {warning}" if warning else "")
     title = f"signals of a right answer, choosing 1 of {ensemble.sizes['restart']} at depth {ensemble.sizes['step']}:"
-    return [title, "", *table(signal_rows(signals)), "", *textwrap.wrap(text, 110)]
+    return [title, "", *table(signal_rows(signals)), "", *wrapped(text)]
 
 
 def late_lines(groups: dict[str, xr.Dataset]) -> list[str]:
@@ -308,7 +307,7 @@ def late_lines(groups: dict[str, xr.Dataset]) -> list[str]:
     for group, where in (("ensemble", ""), ("own_start", ", from the own start")):
         if group in groups:
             drop = late_drop(groups[group]["correct"].values.mean(1)[:, depths - 1], depths)
-            lines += ["", *textwrap.wrap(f"Warning{where}: {drop.text}", 110)] if drop else []
+            lines += ["", *wrapped(f"Warning{where}: {drop.text}")] if drop else []
     return lines
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from itertools import product
 from typing import Any
 
@@ -12,6 +11,7 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses.commands.diagnose import table
+from eqrlab.analyses.text.format import wrapped
 from eqrlab.attractors.answers.adaptive import totals
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
@@ -199,7 +199,7 @@ def trial_lines(found: xr.Dataset) -> list[str]:
         f"it stays behind. Times fewer: outer steps of the baseline over those of the family. Intervals resample "
         f"puzzles."
     )
-    lines = ["adaptive inference:", "", *table(trial_rows(found)), "", *textwrap.wrap(text, 110), ""]
+    lines = ["adaptive inference:", "", *table(trial_rows(found)), "", *wrapped(text), ""]
     for family, policies in json.loads(found.attrs["policies"]).items():
         lines += [f"{family}: {'; '.join(dict.fromkeys(policies))}"]
     return lines

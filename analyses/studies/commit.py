@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 import xarray as xr
 
 from eqrlab import attractors as at
-from eqrlab.analyses.text.format import percent_interval, plural
+from eqrlab.analyses.text.format import percent_interval, plural, wrapped
 from eqrlab.analyses.text.signals import points
 from eqrlab.attractors.answers.commit import Clues, commit_run
 from eqrlab.attractors.results import schema
@@ -133,7 +132,7 @@ def commit_lines(found: xr.Dataset) -> list[str]:
             f" Of the {plural(lost, 'puzzle')} that all {2 * stage} plain restarts get wrong it answers "
             f"{percent_interval(*Interval.of(found, 'rescued'))} right."
         )
-    return textwrap.wrap(text, 110)
+    return wrapped(text)
 
 
 def commit_figures(found: xr.Dataset) -> dict[str, Any]:

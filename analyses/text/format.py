@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Mapping
 
 import numpy as np
+
+WIDTH = 110  # of printed sentences, in characters
+_FIXED = "\N{NO-BREAK SPACE}"
+_NUMBER = re.compile(r"\d %| \[[^][]*\d\]")  # a number and its unit, or its interval
+
+
+def wrapped(text: str) -> list[str]:
+    """Return sentences as lines that never part a number from its unit or its interval.
+
+    Examples
+    --------
+    >>> wrapped("x" * 100 + " 58 % [31, 84] of the runs")[1]
+    '58 % [31, 84] of the runs'
+    """
+    text = _NUMBER.sub(lambda found: found[0].replace(" ", _FIXED), text)
+    return [line.replace(_FIXED, " ") for line in textwrap.wrap(text, WIDTH)]
 
 
 def percent(share: float) -> str:

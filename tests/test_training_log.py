@@ -27,10 +27,10 @@ def rows(path):
 
 
 def test_the_table_is_the_log_also_after_a_run_is_extended(tmp_path):
-    train(tmp_path, "--steps", 20, "--log", "csv", "--evaluate-every", 1000)
+    train(tmp_path, "--steps", 20, "--log", "csv", "--evaluate-every", 1000, "--regulariser", "entropy")
     train(tmp_path, "--steps", 30, "--resume", "--log", "csv")
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert rows(tmp_path / "log.csv") == lines and lines[-1]["step"] == 30
+    assert rows(tmp_path / "log.csv") == lines and lines[-1]["step"] == 30 and "regulariser" in lines[0]
 
 
 @pytest.fixture

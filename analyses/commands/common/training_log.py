@@ -15,6 +15,7 @@ Sink = Callable[[dict[str, Any]], object]
 COLUMNS = (
     "step",
     "loss",
+    "regulariser",
     "train_exact",
     "test_exact",
     "steps_per_second",

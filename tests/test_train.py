@@ -204,6 +204,29 @@ def test_exact_accuracy_counts_solved_puzzles():
     )
 
 
+def test_a_judge_decides_what_is_right_where_there_is_one():
+    model, (inputs, labels) = small_eqr(**MODEL), puzzles(20)
+
+    def first_is_odd(given, answers):
+        return given[:, 0] % 2 == 1
+
+    odd = (inputs[:, 0] % 2).mean()
+    assert exact_accuracy(model, inputs, labels, 2, batch_size=6) != odd
+    assert exact_accuracy(model, inputs, labels, 2, batch_size=6, judge=first_is_odd) == odd
+
+
+def test_a_run_that_diverges_ends_with_a_reason_and_leaves_the_last_sound_files(tmp_path):
+    t = trainer(lr=200.0, weight_decay=50.0, warmup=0, steps=400)
+    with pytest.raises(ValueError, match=r"training diverged: .* smaller lr than 200"):
+        list(train(t, tmp_path, save_every=1))
+    assert load(tmp_path / "model.safetensors").provenance["steps"] < t.step_count
+    again = trainer(lr=200.0, weight_decay=50.0, warmup=0, steps=400)
+    again.load_state(tmp_path / "state.safetensors")
+    assert again.step_count == t.step_count - 1
+    with pytest.raises(ValueError, match="training diverged"):
+        t.result()
+
+
 # Reproducibility ----------------------------------------------------------------------------------------------------
 
 

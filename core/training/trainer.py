@@ -39,6 +39,8 @@ from eqrlab.core.training.throughput import matmul_rate, step_operations
 
 LOG_EVERY = 50
 
+Judge = Callable[[Any, Any], np.ndarray]
+
 
 class Trainer:
     """One training run: model, averaged weights, optimiser, the rows under way and all random states.
@@ -200,8 +202,23 @@ class Trainer:
                 sign_step(self.prefix, rate, self.config.weight_decay)
                 averaged.copy_(self.prefix)
 
+    def require_finite(self) -> None:
+        """Raise ValueError if the loss since the last line of the log, or a weight, is NaN or infinite."""
+        if not all(t.isfinite().all() for t in (self.window, *self.model.parameters())):
+            raise ValueError(
+                f"training diverged: the loss or the weights are not finite at step {self.step_count}; "
+                f"train anew with a smaller lr than {self.config.lr:g}"
+            )
+
     def result(self) -> Reasoner:
-        """Return the averaged model with its provenance."""
+        """Return the averaged model with its provenance.
+
+        Raises
+        ------
+        ValueError
+            If training diverged.
+        """
+        self.require_finite()
         model = copy.deepcopy(self.ema)
         model.multiply("official")
         model.provenance = {
@@ -217,7 +234,14 @@ class Trainer:
         return model
 
     def save_state(self, path: str | Path) -> None:
-        """Write everything that continuing needs to a file, whole or not at all."""
+        """Write everything that continuing needs to a file, whole or not at all.
+
+        Raises
+        ------
+        ValueError
+            If training diverged: the file that is there is then left as it is.
+        """
+        self.require_finite()
         write_tensors(path, *pack(self))
 
     def load_state(self, path: str | Path, extend: bool = False) -> None:
@@ -249,8 +273,12 @@ def exact_accuracy(
     batch_size: int = 256,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
+    judge: Judge | None = None,
 ) -> float:
-    """Return the share of puzzles solved exactly after `depth` noise-free outer steps from one random start each."""
+    """Return the share of puzzles solved exactly after `depth` noise-free outer steps from one random start each.
+
+    What is right `judge` says, `(inputs, answers) -> bool (n,)`, or, where it is None, the labels.
+    """
     generator = torch.Generator(model.device).manual_seed(seed)
     solved = torch.zeros((), dtype=torch.long, device=model.device)
     for i in range(0, len(inputs), batch_size):
@@ -258,7 +286,11 @@ def exact_accuracy(
         z = model.initial(x, generator)
         for _ in range(depth):
             z = model.step(z, x)
-        right = exact(model.logits(z, x), torch.as_tensor(labels[i : i + batch_size], device=model.device))
+        logits = model.logits(z, x)
+        if judge is None:
+            right = exact(logits, torch.as_tensor(labels[i : i + batch_size], device=model.device))
+        else:
+            right = torch.as_tensor(judge(inputs[i : i + batch_size], logits.argmax(-1)))
         solved += right.sum()
     return solved.item() / len(inputs)
 
@@ -268,6 +300,7 @@ def train(
     run: str | Path,
     *,
     test: tuple[np.ndarray, np.ndarray] | None = None,
+    judge: Judge | None = None,
     evaluate_every: int = 500,
     save_every: int = 250,
     keep_every: int | None = None,
@@ -288,6 +321,8 @@ def train(
     test
         Held-out puzzles and solutions for the exact accuracy at `depth`, noise-free, with the averaged weights, in the
         dtype of training.
+    judge
+        Says which answers to these are right, `(inputs, answers) -> bool (n,)`; None: those equal to the solutions.
     keep_every
         Steps between models that are kept beside the last; None keeps none.
     stop
@@ -301,6 +336,11 @@ def train(
     dict
         What `Trainer.step` returns, as tensors on the device, and the numbers of a line of the log where one was
         written (whose mean loss is in the log alone).
+
+    Raises
+    ------
+    ValueError
+        If training diverged, where a line of the log or a file is due; the files have what was there before.
     """
     run = Path(run)
     run.mkdir(parents=True, exist_ok=True)
@@ -327,6 +367,7 @@ def train(
         step, last = trainer.step_count, trainer.step_count == trainer.config.steps
         line: dict[str, float] = {}
         if step % LOG_EVERY == 0 or last:
+            trainer.require_finite()
             steps, loss, done, solved, late, terms = trainer.window.tolist()
             trainer.window.zero_()
             line = {"step": step, "loss": loss / steps}
@@ -339,7 +380,7 @@ def train(
             began, since = time.monotonic(), step
         if test is not None and (step % evaluate_every == 0 or last):
             paused = time.monotonic()
-            accuracy = exact_accuracy(trainer.ema, *test, depth, dtype=trainer.dtype)
+            accuracy = exact_accuracy(trainer.ema, *test, depth, dtype=trainer.dtype, judge=judge)
             line |= {"step": step, "test_exact": accuracy}
             began += time.monotonic() - paused
         if line:

@@ -81,7 +81,9 @@ def finish_training(
     ladder.remember(rung, seed)
     total, held = trainer.config.steps, ladder.test_set
     assert held.labels is not None
-    records = train(trainer, folder, test=(held.inputs, held.labels), evaluate_every=total, stop=stop)
+    records = train(
+        trainer, folder, test=(held.inputs, held.labels), judge=held.oracle, evaluate_every=total, stop=stop
+    )
     bar = tqdm(
         records, folder.name, total, initial=trainer.step_count, unit="step", **shown(progress)
     )  # fmt: skip

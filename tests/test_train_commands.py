@@ -253,6 +253,33 @@ def test_a_finished_run_goes_on_for_more_steps(data, tmp_path):
         run(train, [*again, "--steps", 9])
 
 
+def test_a_run_on_a_task_of_open_sizes_is_continued(tmp_path):
+    rows = [" ".join(map(str, row)) for row in np.random.default_rng(0).integers(1, 4, (12, 5))]
+    (tmp_path / "copy.csv").write_text("puzzle,solution\n" + "".join(f"{row},{row}\n" for row in rows))
+    given = ["generic", "--out", tmp_path / "run", *TINY.split()]
+    run(train, [*given, "--puzzles", tmp_path / "copy.csv", "--steps", 3])
+    assert "at step 3" in run(train, [*given, "--resume", "--steps", 5])
+    assert load(tmp_path / "run" / "model.safetensors").task == "generic-5-v4"
+
+
+def test_held_out_puzzles_of_several_solutions_are_judged_by_the_oracle(tmp_path, data):
+    every = "1234341221434321"  # one of the 288 solutions of an empty board
+    (tmp_path / "test.csv").write_text(f"puzzle,solution\n{'.' * 16},{every}\n")
+    given = [data / "train.csv", "--test-puzzles", tmp_path / "test.csv", "--evaluate-every", 1]
+    judged = []
+
+    def seen(inputs, answers):
+        judged.append(answers)
+        return np.ones(len(inputs), bool)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(bundled("sudoku6")), "oracle", property(lambda puzzles: seen))
+        said = run(
+            train, ["sudoku4", "--out", tmp_path / "run", *TINY.split(), "--steps", 1, "--puzzles", *given]
+        )
+    assert judged and "exact accuracy at depth 2: 100" in said
+
+
 def test_continuing_where_nothing_was_saved_starts_from_the_beginning(data, tmp_path):
     printed = run(train, arguments(data, tmp_path / "new", "--resume", steps=1))
     assert printed.startswith("nothing was saved in") and (tmp_path / "new" / "model.safetensors").exists()

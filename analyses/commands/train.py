@@ -18,7 +18,7 @@ from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands.common import train_options
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import bundled_for
-from eqrlab.analyses.commands.common.run_folder import FILES, NOT_KEPT, recall, state_of
+from eqrlab.analyses.commands.common.run_folder import FILES, NOT_KEPT, own_task, recall, state_of
 from eqrlab.analyses.commands.common.slots import end_slot, last_accuracy
 from eqrlab.analyses.commands.common.stopping import Stopped, exit_code, stop_signals
 from eqrlab.analyses.commands.common.training_log import SINKS, follow
@@ -30,7 +30,6 @@ from eqrlab.core.training.trainer import Trainer
 from eqrlab.core.training.trainer import train as run_training
 from eqrlab.datasets import PuzzleSet, bundled, bundled_names, read_puzzles
 from eqrlab.datasets import task as task_named
-from eqrlab.datasets.registry.lookup import device_augmentation
 
 
 @click.command(
@@ -162,14 +161,7 @@ def _remember(task: str, options: dict[str, Any], out: Path) -> None:
 def _prepare(task: str, options: dict[str, Any]) -> tuple[Trainer, PuzzleSet | None]:
     """Read the data and build the trainer; impossible options are wrong usage."""
     device = options["device"]
-    try:
-        known = task_named(task)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-    if known.sized is not None:  # of no sizes of its own: the training puzzles have some
-        if options["puzzles"] is None:
-            raise click.UsageError(f"{task} has no puzzles of its own: --puzzles FILE|DIR gives them")
-        task = read_puzzles(options["puzzles"], task, "train").task
+    task = own_task(task, options["puzzles"])
     try:
         model, config = configurations(task, options, device)
     except ValueError as error:
@@ -183,8 +175,8 @@ def _prepare(task: str, options: dict[str, Any]) -> tuple[Trainer, PuzzleSet | N
         if given is not None and given.labels is None:
             raise ValueError(f"{given.source}: training needs puzzles with solutions")
     assert puzzles.labels is not None
-    alone = options["no_symmetries"] or known.device_augment is None
-    symmetries = None if alone else device_augmentation(task, device)
+    drawn = task_named(task).device_augment
+    symmetries = None if options["no_symmetries"] or drawn is None else drawn(device)
     trainer = Trainer(
         options["family"], model, task, puzzles.inputs, puzzles.labels, config, symmetries, device
     )
@@ -213,6 +205,7 @@ def _run(
         trainer,
         out,
         test=held_out,
+        judge=None if test is None else test.oracle,
         evaluate_every=options["evaluate_every"],
         save_every=options["save_every"],
         keep_every=options["keep_every"],

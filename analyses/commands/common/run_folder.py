@@ -11,6 +11,8 @@ from click.core import ParameterSource
 from eqrlab.analyses.studies.training_recipes import configurations
 from eqrlab.core.messages import brief
 from eqrlab.core.regular import read_json, read_log, require_regular
+from eqrlab.datasets import read_puzzles
+from eqrlab.datasets import task as task_named
 
 FILES = ("options.json", "log.jsonl", "slots.jsonl", "state.safetensors", "model.safetensors")
 NOT_KEPT = (
@@ -24,6 +26,27 @@ NOT_KEPT = (
     "compile",
     "log",
 )  # may differ
+
+
+def own_task(task: str, puzzles: str | None) -> str:
+    """Return the name of a task; of one of open sizes, that with the sizes of the training puzzles.
+
+    Raises
+    ------
+    click.UsageError
+        If there is no such task, or it has no sizes and there are no puzzles to take them from.
+    ValueError, OSError
+        If the puzzles cannot be read.
+    """
+    try:
+        known = task_named(task)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if known.sized is None:
+        return task
+    if puzzles is None:
+        raise click.UsageError(f"{task} has no puzzles of its own: --puzzles FILE|DIR gives them")
+    return read_puzzles(puzzles, task, "train").task
 
 
 def recall(context: click.Context, task: str, options: dict[str, Any], out: Path) -> None:
@@ -55,7 +78,8 @@ def recall(context: click.Context, task: str, options: dict[str, Any], out: Path
         name: _checked(known[name], value, context, stored) for name, value in kept.items() if name in known
     }
     try:
-        configurations(task, {**options, **kept}, options["device"])
+        merged = {**options, **kept}
+        configurations(own_task(task, merged["puzzles"]), merged, options["device"])
     except ValueError as error:
         raise ValueError(f"{stored}: {error}") from None
     for name, value in kept.items():

@@ -8,6 +8,7 @@ import torch
 
 from eqrlab.datasets import build, fingerprint, oracle
 from eqrlab.datasets.registry.lookup import device_augmentation
+from eqrlab.datasets.registry.task import Task
 
 
 @pytest.mark.parametrize("task", ["sudoku4", "sudoku6", "sudoku9", "maze9"])
@@ -53,3 +54,16 @@ def test_pads_and_blanks_stay():
 def test_a_task_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="task 'chess' unknown"):
         device_augmentation("chess")
+
+
+def test_symmetries_of_arrays_alone_are_drawn_by_the_generator_too():
+    def turned(inputs, labels, rng):
+        back = rng.random((len(inputs), 1)) < 0.5
+        return np.where(back, inputs[:, ::-1], inputs), np.where(back, labels[:, ::-1], labels)
+
+    task = Task(name="line", vocab_size=5, board=(1, 4), augment=turned)
+    assert Task(name="line", vocab_size=5, board=(1, 4)).device_augment is None
+    tokens, draw = torch.tensor([[1, 2, 3, 4]] * 50), task.device_augment("cpu")
+    one, solved = draw(tokens, tokens, torch.Generator().manual_seed(1))
+    again, _ = draw(tokens, tokens, torch.Generator().manual_seed(1))
+    assert torch.equal(one, again) and torch.equal(one, solved) and len(one.unique(dim=0)) == 2

@@ -188,6 +188,15 @@ def test_misuse_of_rungs_is_named(files, tmp_path):
         Sampling(restarts=1)
 
 
+def test_a_task_without_symmetries_or_sizes_has_a_ladder_too(tmp_path):
+    for name, rows in (("train", ("1 2 3", "2 2 1", "3 1 1")), ("test", ("1 1 1", "2 3 1"))):
+        (tmp_path / f"{name}.csv").write_text("puzzle,solution\n" + "".join(f"{r},{r}\n" for r in rows))
+    own = {"puzzles": str(tmp_path / "train.csv"), "test_puzzles": str(tmp_path / "test.csv")}
+    ladder = Ladder("generic", tmp_path, rungs=("tied",), seeds=(0,), options=TINY, sampling=SMALL, **own)
+    trainer = ladder.trainer("tied", 0)
+    assert (ladder.task, trainer.data.augment) == ("generic-3-v4", None)
+
+
 def test_held_out_puzzles_may_not_be_training_puzzles(files, tmp_path):
     with pytest.raises(ValueError, match="8 of 8 held-out puzzles are training puzzles"):
         small(files, tmp_path, test_puzzles=files["puzzles"])

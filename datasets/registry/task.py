@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import sys
 from collections.abc import Callable, Mapping
@@ -37,6 +38,12 @@ def paired(inputs: np.ndarray, others: np.ndarray, name: str) -> tuple[np.ndarra
             f"inputs and {name} must be two equal shapes (n, L), got {inputs.shape} and {others.shape}"
         )
     return inputs, others
+
+
+def _on_device(augment: Augment, device: Any) -> Callable:
+    from eqrlab.datasets.device_symmetry import array_symmetries  # loads torch
+
+    return array_symmetries(augment, device)
 
 
 class Made(NamedTuple):
@@ -155,7 +162,8 @@ class Task:
     augment
         `(inputs, labels, rng) -> (inputs, labels)`: every row disguised by its own random symmetry.
     device_augment
-        `(device) -> (inputs, labels, generator) -> (inputs, labels)`: the same on tensors.
+        `(device) -> (inputs, labels, generator) -> (inputs, labels)`: the same on tensors, for training; made from
+        `augment` where left out, for which a device has to wait.
     prints
         `(tokens (n, L)) -> uint64 (n,)` that all disguises of a puzzle share.
     faults
@@ -231,6 +239,8 @@ class Task:
                 f"task {self.name!r}: symbols must have {self.vocab_size} entries, "
                 f"one for each token, got {len(self.symbols)}"
             )
+        if self.augment is not None and self.device_augment is None:
+            object.__setattr__(self, "device_augment", functools.partial(_on_device, self.augment))
         codes = {letter: token for token, letter in enumerate(self.alphabet, start=1)} | dict(self.spelt)
         object.__setattr__(self, "_codes", codes)
 

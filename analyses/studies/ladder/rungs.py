@@ -15,7 +15,7 @@ from eqrlab.core.checkpoints.build import configure
 from eqrlab.core.files import replaced_whole
 from eqrlab.core.training.trainer import Trainer
 from eqrlab.datasets import bundled, fingerprint, read_puzzles
-from eqrlab.datasets.registry.lookup import device_augmentation
+from eqrlab.datasets import task as task_named
 
 REFERENCE_DEPTH = 16  # at which the paper states accuracies
 
@@ -159,7 +159,7 @@ class Ladder:
     Parameters
     ----------
     task
-        Task name.
+        Task name; one of open sizes takes those of the training puzzles.
     out
         Folder; the run of a rung and a seed is in `out / "RUNG-seedS"`, laid out as `eqrlab train` does.
     rungs, seeds
@@ -195,12 +195,13 @@ class Ladder:
     ):
         if not rungs or not seeds or len({*seeds}) < len(seeds):
             raise ValueError(f"at least one rung and distinct seeds are needed, got {rungs} and {seeds}")
-        self.task, self.out, self.seeds, self.device = task, Path(out), tuple(seeds), device
-        self.options = {name: rung_options(task, name, options) for name in rungs}
+        self.out, self.seeds, self.device = Path(out), tuple(seeds), device
         self.rungs = tuple(name for name in RUNGS if name in rungs)
         self.sampling = sampling or Sampling()
         self.files = {"puzzles": puzzles, "test_puzzles": test_puzzles}
         self.training_set = read_puzzles(puzzles, task, "train") if puzzles else bundled(task, "train")
+        task = self.task = self.training_set.task  # with sizes, where the one asked for has none
+        self.options = {name: rung_options(task, name, options) for name in rungs}
         self.test_set = read_puzzles(test_puzzles, task) if test_puzzles else bundled(task, "test")
         for given in (self.training_set, self.test_set):
             if given.labels is None:
@@ -225,7 +226,8 @@ class Ladder:
         """Return the trainer of a run at its beginning."""
         options = {**self.options[rung], "seed": seed}
         model, config = configurations(self.task, options, self.device)
-        data, augment = self.training_set, device_augmentation(self.task, self.device)
+        data, drawn = self.training_set, task_named(self.task).device_augment
+        augment = None if drawn is None else drawn(self.device)
         assert data.labels is not None
         return Trainer(
             options["family"], model, self.task, data.inputs, data.labels, config, augment, self.device

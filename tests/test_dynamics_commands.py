@@ -1,5 +1,7 @@
 """`eqrlab spectrum`, `fixed-points`, `lyapunov`: a table and an archive for a small model."""
 
+import random
+
 import pytest
 from click.testing import CliRunner
 
@@ -40,6 +42,31 @@ def test_local_dynamics_print_a_row_a_run_and_keep_an_archive(
     assert set(tree.children) == {"ensemble", group}
     assert tree[group][variable].sizes["point"] == 2
     assert tree[group].attrs["family"] == "eqr"
+
+
+SHEAR = """import torch
+from eqrlab.core import MapSystem
+Q = torch.tensor([[0.8, -0.6], [0.6, 0.8]])
+A = Q @ torch.tensor([[0.9, 1e2], [0.0, 0.7]]) @ Q.T
+start, answer = lambda x, g: torch.randn((len(x), 2), generator=g), lambda z, x: torch.ones_like(x).long()
+system = MapSystem(lambda z, x: z @ A.T.to(z) + 1.0, start, answer)
+"""
+
+
+@pytest.mark.parametrize(("dtype", "certified"), [("float32", False), ("float64", True)])
+def test_fixed_points_say_that_double_precision_decides_more(dtype, certified, tmp_path):
+    """Single precision does not certify the eigenvalues of this shear; its file is called like a module of Python."""
+    (tmp_path / "random.py").write_text(SHEAR)
+    (tmp_path / "four.txt").write_text("1234341223414.23\n")
+    common = ["--puzzles", str(tmp_path / "four.txt"), "--restarts", "1", "--out", str(tmp_path), "--quiet"]
+    run = CliRunner().invoke(
+        fixed_points_command, [f"{tmp_path / 'random.py'}:system", "--dtype", dtype, *common]
+    )
+    assert run.exit_code == 0, run.output
+    told = "undecided: 1 of 1, as float32 rounds too coarsely to certify more; --dtype float64 decides more"
+    assert (told in run.output) != certified
+    assert run.output.splitlines()[1].split()[7] == ("stable" if certified else "undecided")
+    assert "own" not in repr(random) and random.random() < 1
 
 
 def test_dynamics_tells_what_runs_end_as_for_several_checkpoints(checkpoint, tmp_path):

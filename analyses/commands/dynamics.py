@@ -67,9 +67,11 @@ def _run_row(ensemble: xr.Dataset, puzzle: int, point: int) -> dict[str, str]:
     }
 
 
-def _finish(out: Path, name: str, groups: dict[str, xr.Dataset], rows: list[dict[str, str]]) -> Path:
+def _finish(
+    out: Path, name: str, groups: dict[str, xr.Dataset], rows: list[dict[str, str]], note: str = ""
+) -> Path:
     archive.write(out / f"{name}.nc", groups)
-    click.echo("\n".join(table(rows)))
+    click.echo("\n".join([*table(rows), note] if note else table(rows)))
     click.echo(f"\narchive {out / f'{name}.nc'}")
     return out / f"{name}.nc"
 
@@ -186,6 +188,19 @@ def fixed_points_command(method: str, max_steps: int, deflate: int, out: Path, *
         "fixed-points",
         {"ensemble": ensemble, "fixed_points": result},
         [{n: r[n] for n in order} for r in rows],
+        _precision_note(result, kinds.index("undecided")),
+    )
+
+
+def _precision_note(result: xr.Dataset, undecided: int) -> str:
+    """Return what float64 would be needed for, empty where it is used already or nothing is undecided."""
+    stability = result.stability.values
+    count = int((stability == undecided).sum())
+    if not count or result.attrs["dtype"] == "float64":
+        return ""
+    return (
+        f"\nundecided: {count} of {(stability >= 0).sum()}, as float32 rounds too coarsely to certify more; "
+        "--dtype float64 decides more"
     )
 
 

@@ -67,12 +67,13 @@ def load_system(checkpoint: str) -> System:
 
 def _run(path: Path) -> Any:
     """Execute a file as if it were imported from its folder, and return the module."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"_own_{path.stem}"  # of no other module: a file may be called random.py
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     folder = str(path.resolve().parent)
     sys.path.insert(0, folder)
-    sys.modules[path.stem] = module  # pickles and dataclasses look their module up
+    sys.modules[name] = module  # pickles and dataclasses look their module up
     try:
         spec.loader.exec_module(module)
     except Exception as error:

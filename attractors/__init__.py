@@ -39,7 +39,8 @@ from eqrlab.attractors.landscape.basins import basins
 from eqrlab.attractors.landscape.continuation import continuation
 from eqrlab.attractors.landscape.estimate import estimate_basins
 from eqrlab.attractors.landscape.foreign_starts import asymptotic_alignment
-from eqrlab.attractors.landscape.modes import ModeRule, mode_sensitivity, modes
+from eqrlab.attractors.landscape.mode_rule import ModeRule
+from eqrlab.attractors.landscape.modes import mode_sensitivity, modes
 from eqrlab.attractors.landscape.noop import noop_test
 from eqrlab.attractors.landscape.return_test import return_test
 from eqrlab.attractors.landscape.shells import shells

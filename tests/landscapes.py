@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eqrlab import attractors as at
 from eqrlab.attractors.ensemble.drawn import drawn_of
-from eqrlab.attractors.landscape.modes import ModeRule
+from eqrlab.attractors.landscape.mode_rule import ModeRule
 from eqrlab.core import MapSystem
 
 FAR = 9.0  # beyond any start

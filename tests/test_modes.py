@@ -6,8 +6,8 @@ import torch
 from scipy import integrate
 
 from eqrlab import attractors as at
-from eqrlab.attractors.landscape.mode_rule import population
-from eqrlab.attractors.landscape.modes import Evidence, ModeRule, mode_posterior, restarts_needed
+from eqrlab.attractors.landscape.mode_rule import ModeRule, mode_posterior, population
+from eqrlab.attractors.landscape.modes import Evidence, restarts_needed
 from eqrlab.attractors.results.schema import ADVICE, MODES
 from tests.landscapes import calibration_table, draw_masses, near_threshold, run_landscapes
 from tests.zoo import contraction, narrow_in_sea, puzzles, rotor, selector

@@ -99,7 +99,7 @@ class Iteration:
         previous, z = self.z, self._following
         if z is None:
             noise = None if self.keys is None else KeyedNoise(self.keys, self.before + self.taken)
-            z = _checked(self.system.step(previous, self.x, noise), previous)
+            z = checked(self.system.step(previous, self.x, noise), previous)
         self.z = z
         update = z.float() - previous.float() if self.half else z - previous
         if self.keys is None and not self.half:
@@ -121,7 +121,8 @@ class Iteration:
         self._following = None if self._following is None else self._following[rows]
 
 
-def _checked(following: Tensor, z: Tensor) -> Tensor:
+def checked(following: Tensor, z: Tensor) -> Tensor:
+    """Return what a step made of states z; raise ValueError if it has another shape or dtype."""
     if following.shape != z.shape or following.dtype != z.dtype:
         found = f"{tuple(following.shape)} of {following.dtype}"
         raise ValueError(f"step must return a state of shape {tuple(z.shape)} and {z.dtype}, got {found}")

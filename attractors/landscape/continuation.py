@@ -24,7 +24,8 @@ from eqrlab.attractors.landscape.branch_matching import (
     match_states,
     sweep,
 )
-from eqrlab.attractors.landscape.modes import ModeRule, modes
+from eqrlab.attractors.landscape.mode_rule import ModeRule
+from eqrlab.attractors.landscape.modes import modes
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import share_over_puzzles

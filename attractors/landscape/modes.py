@@ -14,8 +14,7 @@ from eqrlab.attractors.ensemble.drawn import drawn_of
 from eqrlab.attractors.ensemble.schedule import measured_of
 from eqrlab.attractors.fates.fate import CODE, Tolerances
 from eqrlab.attractors.landscape.basins import basins, interval_of
-from eqrlab.attractors.landscape.mode_rule import ModeRule as ModeRule
-from eqrlab.attractors.landscape.mode_rule import mode_posterior, population
+from eqrlab.attractors.landscape.mode_rule import ModeRule, mode_posterior, population
 from eqrlab.attractors.landscape.return_test import RETURNS
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import identifiers_of, require_integers, tokens_of, with_noise
 from eqrlab.attractors.ensemble.batches import one_thread_a_batch
-from eqrlab.attractors.ensemble.iterate import TRACE_SEED, Sketch, norms
+from eqrlab.attractors.ensemble.iterate import TRACE_SEED, Sketch, checked, norms
 from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.options import check_options
 from eqrlab.attractors.ensemble.place import Place
@@ -248,14 +248,10 @@ class Follower:
             self.checked = True
         pieces = torch.split(torch.arange(len(z)), self.rows_at_once(z[0].numel()))
         with one_thread_a_batch(self.device, len(pieces)) as run:
-            parts = list(
-                run(
-                    lambda rows: self._orbits(
-                        z[rows], puzzle[rows.numpy()], near, arrival and arrival.take(rows.numpy())
-                    ),
-                    pieces,
-                )
+            part = lambda rows: self._orbits(
+                z[rows], puzzle[rows.numpy()], near, arrival and arrival.take(rows.numpy())
             )
+            parts = list(run(part, pieces))
         self.evaluations += sum(
             int(p["steps"].sum()) * (1 + bool(self.noise)) + len(p["steps"]) for p in parts
         )
@@ -308,16 +304,8 @@ class Follower:
             lengths = torch.stack((residual, update, size)).cpu().double().numpy()
             short = sketch(z)
             shorts = short.cpu().double().numpy(), coarse(short).cpu().numpy()
-            done = h.see(
-                left,
-                t,
-                answer,
-                self.judge.of(puzzle[left]).codes(answer),
-                lengths,
-                *shorts,
-                self.bound,
-                keys is None,
-            )
+            code = self.judge.of(puzzle[left]).codes(answer)
+            done = h.see(left, t, answer, code, lengths, *shorts, self.bound, keys is None)
             if done.any() and t < depth:
                 stay = torch.as_tensor(np.flatnonzero(~done), device=z.device)
                 left = left[~done]
@@ -328,8 +316,4 @@ class Follower:
         return {**h.records(), "dtype": np.array(dtype_name(z.dtype))}
 
     def _step(self, z: Tensor, x: Any, keys: Tensor | None, t: int) -> Tensor:
-        following = self.system.step(z, x, None if keys is None else KeyedNoise(keys, t))
-        if following.shape != z.shape or following.dtype != z.dtype:
-            found = f"{tuple(following.shape)} of {following.dtype}"
-            raise ValueError(f"step must return a state of shape {tuple(z.shape)} and {z.dtype}, got {found}")
-        return following
+        return checked(self.system.step(z, x, None if keys is None else KeyedNoise(keys, t)), z)

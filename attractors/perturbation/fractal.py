@@ -7,19 +7,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap
 
 LAGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # distances, in cells, at which labels are compared
 LEAST_LAGS = 4  # a slope through fewer uncertain shares is not given
 TILES = 8  # along a side: pieces of the plane that are drawn with replacement
-
-
-class Estimate(NamedTuple):
-    """A number with the ends of its interval; NaN where it cannot be given."""
-
-    value: float
-    low: float
-    high: float
 
 
 def box_entropies(labels: np.ndarray, box: int) -> tuple[np.ndarray, np.ndarray]:
@@ -47,7 +40,7 @@ def box_entropies(labels: np.ndarray, box: int) -> tuple[np.ndarray, np.ndarray]
 
 def basin_entropy(
     labels: np.ndarray, box: int, confidence: float = 0.95, seed: int = 0
-) -> tuple[Estimate, Estimate]:
+) -> tuple[Interval, Interval]:
     """Return the mean entropy of all boxes, and of those through which a border runs (boundary entropy), in nats.
 
     Notes
@@ -63,7 +56,7 @@ def basin_entropy(
     """
     entropy, border = box_entropies(labels, box)
     if not len(entropy):
-        return Estimate(np.nan, np.nan, np.nan), Estimate(np.nan, np.nan, np.nan)
+        return Interval(np.nan, np.nan, np.nan), Interval(np.nan, np.nan, np.nan)
 
     def means(weight: np.ndarray) -> np.ndarray:
         on_border = weight @ border
@@ -72,14 +65,14 @@ def basin_entropy(
 
     value = means(np.ones(len(entropy)))
     low, high = cluster_bootstrap(means, len(entropy), confidence=confidence, seed=seed)
-    everywhere, at_border = (Estimate(*map(float, ends)) for ends in zip(value, low, high, strict=True))
+    everywhere, at_border = (Interval(*map(float, ends)) for ends in zip(value, low, high, strict=True))
     return everywhere, at_border
 
 
 class Exponent(NamedTuple):
     """The uncertainty exponent, and the distances (in cells) and shares of uncertain cells it was fitted to."""
 
-    exponent: Estimate
+    exponent: Interval
     lag: np.ndarray
     uncertain: np.ndarray
 
@@ -109,7 +102,7 @@ def uncertainty_exponent(labels: np.ndarray, confidence: float = 0.95, seed: int
     reach = min(rows, columns) // 8
     lags = np.array([lag for lag in LAGS if lag <= reach], int)
     if len(lags) < LEAST_LAGS:
-        return Exponent(Estimate(np.nan, np.nan, np.nan), lags, np.full(len(lags), np.nan))
+        return Exponent(Interval(np.nan, np.nan, np.nan), lags, np.full(len(lags), np.nan))
     m = int(lags[-1])
     core = labels[m : rows - m, m : columns - m]
     count = []
@@ -133,7 +126,7 @@ def uncertainty_exponent(labels: np.ndarray, confidence: float = 0.95, seed: int
     value, half = _regression(lags, uncertain, confidence)
     low, high = cluster_bootstrap(slope, TILES**2, confidence=confidence, seed=seed)
     ends = np.fmin(value - half, low), np.fmax(value + half, high)
-    return Exponent(Estimate(value, float(ends[0]), float(ends[1])), lags, uncertain)
+    return Exponent(Interval(value, float(ends[0]), float(ends[1])), lags, uncertain)
 
 
 def _regression(lags: np.ndarray, share: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:

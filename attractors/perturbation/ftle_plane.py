@@ -17,7 +17,15 @@ from eqrlab.attractors.ensemble.options import StateOptions, computing, part_of
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.states import Points, take_points
 from eqrlab.attractors.perturbation.follow import Follower, FollowOptions
-from eqrlab.attractors.perturbation.plane_geometry import Frame, SliceOptions, make_frames, make_sides
+from eqrlab.attractors.perturbation.plane_geometry import (
+    Frame,
+    SliceOptions,
+    cell_centres,
+    frame_variables,
+    make_frames,
+    make_sides,
+    with_axes_named,
+)
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
 from eqrlab.core.models.system import dtype_name
@@ -100,7 +108,7 @@ def ftle_field(
     follower = Follower(system, inputs, depth=1, **part_of(options, FollowOptions))
     frames, shape = make_frames(follower, part_of(options, SliceOptions), initial)
     sides = make_sides(options.get("extent"), frames)
-    u, v = (a + (b - a) * (np.arange(resolution) + 0.5) / resolution for a, b in (sides[:2], sides[2:]))
+    u, v = cell_centres(sides, resolution)
     grid = torch.as_tensor(np.stack(np.meshgrid(u, v), -1).reshape(-1, 2))
     values = np.full((len(frames), resolution**2), np.nan)
     converged = np.zeros(values.shape, bool)
@@ -112,15 +120,13 @@ def ftle_field(
                 common["identifiers"] = follower.identifiers[p : p + 1]
             # A grid of large states exceeds memory: cells are taken in parts.
             for cells in torch.split(torch.arange(len(grid)), most):
-                z = _on(frame, grid[cells]).view(1, -1, *shape)
+                z = frame.states(grid[cells]).view(1, -1, *shape)
                 tokens = follower.tokens[p : p + 1]
                 if along == "all":
                     found = ftle(follower.system, tokens, z, steps=steps, k=1, tol=tol, subspace=6, seed=own.seed,
                                  batch_size=own.batch_size, **common)  # fmt: skip
-                    values[p, cells], converged[p, cells] = (
-                        found.ftle.values[0, :, 0],
-                        found.converged.values[0],
-                    )
+                    values[p, cells] = found.ftle.values[0, :, 0]
+                    converged[p, cells] = found.converged.values[0]
                 else:
                     points = take_points(follower.system, tokens, z, **common)
                     check_differentiable(points, own.seed)
@@ -132,24 +138,14 @@ def ftle_field(
     variables: dict[str, schema.Variable] = {
         "ftle": (("puzzle", "v", "u"), values.reshape(square), text),
         "converged": (("puzzle", "v", "u"), converged.reshape(square), "the singular value is within the tolerance"),
-        "mark_u": (("puzzle", "point"), np.stack([f.marks[:, 0] for f in frames]), "given state, first axis"),
-        "mark_v": (("puzzle", "point"), np.stack([f.marks[:, 1] for f in frames]), "given state, second axis"),
-        "unit": (("puzzle",), np.array([f.unit for f in frames]), "length of 1 on the axes, in state space"),
+        **frame_variables(frames),
     }  # fmt: skip
     attributes = {
         **schema.provenance(follower.system), "seed": own.seed, "steps": steps, "along": along, "noise": 0.0,
         "resolution": resolution, "extent": list(sides), "tolerances": {"singular_residual": tol},
         "dtype": dtype_name(frames[0].centre.dtype), "device": str(follower.device),
     }  # fmt: skip
-    result = schema.dataset(variables, attributes, {"u": u, "v": v})
-    for axis, name in (("u", "first"), ("v", "second")):
-        result[axis].attrs |= {"long_name": f"{name} axis of the plane, in units of `unit`", "units": "1"}
-    return result
-
-
-def _on(frame: Frame, at: Tensor) -> Tensor:
-    """Return the flat states (n, d) at coordinates (n, 2) of a plane."""
-    return frame.centre + frame.unit * (at.to(frame.axes) @ frame.axes)
+    return with_axes_named(schema.dataset(variables, attributes, {"u": u, "v": v}))
 
 
 @torch.no_grad()

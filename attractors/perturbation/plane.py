@@ -25,7 +25,15 @@ from eqrlab.attractors.ensemble.runs import Runs, join, runs_of
 from eqrlab.attractors.fates.fate import Tolerances
 from eqrlab.attractors.landscape.identify import identify
 from eqrlab.attractors.perturbation.follow import Ends, Follower, FollowOptions
-from eqrlab.attractors.perturbation.plane_geometry import Frame, SliceOptions, make_frames, make_sides
+from eqrlab.attractors.perturbation.plane_geometry import (
+    Frame,
+    SliceOptions,
+    cell_centres,
+    frame_variables,
+    make_frames,
+    make_sides,
+    with_axes_named,
+)
 from eqrlab.attractors.perturbation.plane_maps import LABELS, borders, field_of, fractions, maps
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.statistics.intervals import check_confidence
@@ -192,13 +200,7 @@ def plane(
     variables = maps(fields, judge.known) | fractions(fields, judge.known, jitter, confidence)
     variables |= borders(fields, box, jitter, confidence, seed, cell)
     variables |= {
-        "mark_u": (("puzzle", "point"), np.stack([f.marks[:, 0] for f in frames]), "given state, first axis"),
-        "mark_v": (
-            ("puzzle", "point"),
-            np.stack([f.marks[:, 1] for f in frames]),
-            "given state, second axis",
-        ),
-        "unit": (("puzzle",), np.array([f.unit for f in frames]), "length of 1 on the axes, in state space"),
+        **frame_variables(frames),
         "inputs": (("puzzle", "input_token"), tokens.numpy().astype(np.int32), "puzzle"),
         **identifier_variable(known),
     }
@@ -209,12 +211,9 @@ def plane(
         "dtype": dtype, "device": str(follower.device), "escape": escape, "interval": INTERVAL[jitter],
         "oracle": judge.name, "tolerances": dataclasses.asdict(given),
     }  # fmt: skip
-    u, v = (a + (b - a) * (np.arange(resolution) + 0.5) / resolution for a, b in (sides[:2], sides[2:]))
+    u, v = cell_centres(sides, resolution)
     coordinates = {"u": u, "v": v, "label": np.array(LABELS)}
-    result = schema.dataset(variables, attributes, coordinates, {"fate": schema.FATES})
-    for axis, name in (("u", "first"), ("v", "second")):
-        result[axis].attrs |= {"long_name": f"{name} axis of the plane, in units of `unit`", "units": "1"}
-    return result
+    return with_axes_named(schema.dataset(variables, attributes, coordinates, {"fate": schema.FATES}))
 
 
 INTERVAL = {
@@ -246,8 +245,7 @@ def _cells(n: int, sides: tuple[float, ...], jitter: bool, key: int) -> tuple[np
 
 def _states(frame: Frame, at: np.ndarray, puzzle: int, shape: tuple[int, ...]) -> tuple[Tensor, np.ndarray]:
     """Return the states at coordinates (n, 2) of a plane, and the number of their puzzle (n,)."""
-    flat = frame.centre + frame.unit * (torch.as_tensor(at).to(frame.axes) @ frame.axes)
-    return flat.view(-1, *shape), np.full(len(at), puzzle)
+    return frame.states(torch.as_tensor(at)).view(-1, *shape), np.full(len(at), puzzle)
 
 
 def _follow(

@@ -7,11 +7,13 @@ from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.states import States, take_points
 from eqrlab.attractors.perturbation.follow import Follower
+from eqrlab.attractors.results import schema
 from eqrlab.core.models.contract import draw_start
 from eqrlab.core.models.system import take_rows
 from eqrlab.core.random import restart_generator
@@ -36,6 +38,10 @@ class Frame(NamedTuple):
     axes: Tensor
     unit: float
     marks: np.ndarray
+
+    def states(self, at: Tensor) -> Tensor:
+        """Return the flat states (n, d) at coordinates (n, 2) of the plane."""
+        return self.centre + self.unit * (at.to(self.axes) @ self.axes)
 
 
 def make_frames(
@@ -144,3 +150,26 @@ def make_sides(
         raise ValueError(f"extent must be a number > 0 or (left, right, bottom, top) in order, got {extent}")
     left, right, bottom, top = map(float, given)
     return left, right, bottom, top
+
+
+def cell_centres(sides: Sequence[float], resolution: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the coordinates u and v, (resolution,) each, of the centres of the cells of a plane."""
+    u, v = (a + (b - a) * (np.arange(resolution) + 0.5) / resolution for a, b in (sides[:2], sides[2:]))
+    return u, v
+
+
+def frame_variables(frames: list[Frame]) -> dict[str, schema.Variable]:
+    """Return the places of the given states on the planes, and the units of their axes."""
+    marks, point = np.stack([f.marks for f in frames]), ("puzzle", "point")
+    return {
+        "mark_u": (point, marks[..., 0], "given state, first axis"),
+        "mark_v": (point, marks[..., 1], "given state, second axis"),
+        "unit": (("puzzle",), np.array([f.unit for f in frames]), "length of 1 on the axes, in state space"),
+    }
+
+
+def with_axes_named(result: xr.Dataset) -> xr.Dataset:
+    """Return a result over planes whose axes u and v say what they are."""
+    for axis, name in (("u", "first"), ("v", "second")):
+        result[axis].attrs |= {"long_name": f"{name} axis of the plane, in units of `unit`", "units": "1"}
+    return result

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from eqrlab.attractors.fates.fate import CODE
@@ -101,40 +103,38 @@ def borders(
     fields: list[Field], box: int, jitter: bool, confidence: float, seed: int, step: float
 ) -> dict[str, schema.Variable]:
     """Return entropies and exponents of the borders between attractors, and between answers."""
-    rows: dict[str, list] = {}
+    found: dict[str, list] = {name: [] for name in TEXTS}
     for f in fields:
         for name in ("attractor_id", "answer_id"):
             label = np.where(f["away"], -2, f[name])
             everywhere, border = basin_entropy(label, box, confidence, seed)
             fit = uncertainty_exponent(label, confidence, seed)
-            alpha = fit.exponent
-            blank = 1.0 if jitter else np.nan
-            sides = [(label[1:] != label[:-1])[:, :-1] | (label[:, 1:] != label[:, :-1])[:-1]]
-            values = {
-                "basin_entropy": everywhere.value, "basin_entropy_low": everywhere.low * blank,
-                "basin_entropy_high": everywhere.high * blank, "boundary_entropy": border.value,
-                "boundary_entropy_low": border.low * blank, "boundary_entropy_high": border.high * blank,
-                "uncertainty_exponent": alpha.value, "uncertainty_exponent_low": alpha.low,
-                "uncertainty_exponent_high": alpha.high, "boundary_dimension": 2 - alpha.value,
-                "boundary_share": float(sides[0].mean()), "uncertain": fit.uncertain,
-            }  # fmt: skip
-            for key, value in values.items():
-                rows.setdefault(key, []).append(value)
-        lags = fit.lag
+            if not jitter:
+                everywhere, border = (e._replace(low=np.nan, high=np.nan) for e in (everywhere, border))
+            differs = (label[1:] != label[:-1])[:, :-1] | (label[:, 1:] != label[:, :-1])[:-1]
+            numbers = (
+                everywhere,
+                border,
+                fit.exponent,
+                2 - fit.exponent.value,
+                differs.mean(),
+                fit.uncertain,
+            )
+            for values, number in zip(found.values(), numbers, strict=True):
+                values.append(number)
     each = ("puzzle", "label")
-    variables: dict[str, schema.Variable] = {
-        key: (each if key != "uncertain" else (*each, "lag"), _pairs(values), TEXTS[key])
-        for key, values in rows.items()
-    }
-    variables["epsilon"] = (
-        ("lag",),
-        lags * step,
-        "distance at which labels are compared, in units of `unit`",
-    )
+    variables: dict[str, schema.Variable] = {}
+    for name, values in found.items():
+        if isinstance(values[0], Interval):
+            variables |= Interval(*map(_pairs, zip(*values, strict=True))).variables(name, each, TEXTS[name])
+        else:
+            variables[name] = (each if name != "uncertain" else (*each, "lag"), _pairs(values), TEXTS[name])
+    text = "distance at which labels are compared, in units of `unit`"
+    variables["epsilon"] = (("lag",), fit.lag * step, text)
     return variables
 
 
-def _pairs(values: list) -> np.ndarray:
+def _pairs(values: Sequence) -> np.ndarray:
     array = np.array(values, float)
     return array.reshape(len(array) // len(LABELS), len(LABELS), *array.shape[1:])
 
@@ -146,9 +146,4 @@ TEXTS = {
     "boundary_dimension": "2 - alpha: dimension of the borders on the plane",
     "boundary_share": "share of cells whose upper or right neighbour has another label",
     "uncertain": "share f(epsilon) of cells with another label at distance epsilon",
-}
-TEXTS |= {
-    f"{name}_{end}": f"{side} bound: {TEXTS[name]}"
-    for name in ("basin_entropy", "boundary_entropy", "uncertainty_exponent")
-    for end, side in (("low", "lower"), ("high", "upper"))
 }

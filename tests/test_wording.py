@@ -126,6 +126,14 @@ def test_best_selector_never_is_the_ceiling_and_the_cheapest_of_equals():
     assert wording.best_selector(plan.mode_d()["alignment"]) == "mean"
 
 
+def test_of_equal_selectors_the_best_is_that_of_the_trusted_signal():
+    alignment, signals = plan.mode_c()["alignment"], xr.Dataset(attrs={"trusted": "settle_time"})
+    alignment.accuracy[:, -1] = 1.0
+    assert wording.best_selector(alignment, signals) == "mean"
+    alignment.accuracy[alignment.selector.values.tolist().index("mean"), -1] = 0.5
+    assert wording.best_selector(alignment) != wording.best_selector(alignment, signals) == "settle_time"
+
+
 def test_advice_names_the_selector_that_was_tried_on_other_puzzles():
     groups = plan.mode_b()
     best = wording.best_selector(groups["alignment"])

@@ -89,7 +89,7 @@ def diagnosis_view(number: int, name: str, groups: Groups) -> dict[str, Any]:
         text = f"Leading eigenvalues at the attractors of {name}, beside the unit circle"
         view["plane"] = figure("plane", text, partial(plot_spectrum, groups["spectrum"]))
     if modes is not None and alignment is not None:
-        view |= _judged(ensemble, basins, modes, alignment)
+        view |= _judged(ensemble, basins, modes, alignment, groups["signals"])
         signals = groups["signals"]
         view["signals"], view["misleads"] = signal_rows(signals), signal_warning(signals)
         text = f"Risk against coverage of every signal, {name}"
@@ -108,10 +108,10 @@ def diagnosis_view(number: int, name: str, groups: Groups) -> dict[str, Any]:
 
 
 def _judged(
-    ensemble: xr.Dataset, basins: xr.Dataset, modes: xr.Dataset, alignment: xr.Dataset
+    ensemble: xr.Dataset, basins: xr.Dataset, modes: xr.Dataset, alignment: xr.Dataset, signals: xr.Dataset
 ) -> dict[str, Any]:
     last, index = alignment.sizes["depth"] - 1, wording.auc_depth(alignment)
-    best = wording.best_selector(alignment)
+    best = wording.best_selector(alignment, signals)
     letter = wording.landscape_mode(modes)
     auc_note = "no depth has both right and wrong runs"
     if index is not None:
@@ -140,7 +140,7 @@ def _judged(
             ),
         ],
         "strip": tables.mode_strip(modes),
-        "selectors": tables.selector_table(alignment),
+        "selectors": tables.selector_table(alignment, signals),
         "warning": wording.selector_warning(alignment),
         "outcomes": tables.outcome_table(ensemble, basins),
     }

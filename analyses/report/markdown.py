@@ -188,7 +188,8 @@ def _figures(groups: Groups) -> list[dict[str, str]]:
     rows = {"runs that reach an attractor": tables.reached_text(groups["basins"])}
     modes, alignment = groups.get("modes"), groups.get("alignment")
     if modes is not None and alignment is not None:
-        best, index = wording.best_selector(alignment), wording.auc_depth(alignment)
+        best = wording.best_selector(alignment, groups.get("signals"))
+        index = wording.auc_depth(alignment)
         shown = dict.fromkeys(("mean", best, "any_correct"))
         shares = {m: "undecided" if m == "undecided" else f"mode ({m}), {MODE_NAMES[m]}" for m in MODES}
         rows = (

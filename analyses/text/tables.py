@@ -68,11 +68,11 @@ def share_text(share: np.ndarray, confidence: float) -> str:
     return percent_interval(*map(float, share_over_puzzles(share, confidence=confidence)))
 
 
-def selector_table(alignment: xr.Dataset) -> dict[str, Any]:
+def selector_table(alignment: xr.Dataset, signals: xr.Dataset | None = None) -> dict[str, Any]:
     """Return the table of selectors: depths, and for each selector its name, meaning, accuracies and rank."""
     depths = alignment["depth"].values
     columns = [i for i, d in enumerate(depths) if d in DEPTHS or i == len(depths) - 1]
-    best = wording.best_selector(alignment)
+    best = wording.best_selector(alignment, signals)
     names = [str(n) for n in alignment["selector"].values]
     return {
         "depths": [int(depths[i]) for i in columns],

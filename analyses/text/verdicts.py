@@ -212,8 +212,8 @@ def advice_sentence(
 
 def advised_selector(alignment: xr.Dataset, signals: xr.Dataset | None) -> str:
     """Return the selector to choose by: the one that was tried on other puzzles, else the best on these."""
-    best, trusted = best_selector(alignment), "none" if signals is None else str(signals.attrs["trusted"])
-    return best if best == "mean" or trusted == "none" else trusted
+    best = best_selector(alignment, signals)
+    return best if best == "mean" else trusted_signal(signals) or best
 
 
 def _advice(modes: xr.Dataset, alignment: xr.Dataset | None, best: str | None) -> str:
@@ -269,10 +269,20 @@ def _size(modes: xr.Dataset, name: str, noun: str) -> str:
     return plural(int(modes.attrs[name]), noun) if name in modes.attrs else f"the {noun}s given"
 
 
-def best_selector(alignment: xr.Dataset) -> str:
-    """Return the usable selector of the highest accuracy at the last depth; the cheapest of equals."""
+def best_selector(alignment: xr.Dataset, signals: xr.Dataset | None = None) -> str:
+    """Return the usable selector of the highest accuracy at the last depth.
+
+    Of equals it is one restart, then that of the trusted signal, then the cheapest.
+    """
     accuracy = {str(n): float(v) for n, v in zip(alignment["selector"].values, _last(alignment), strict=True)}
-    return max((n for n in USABLE if n in accuracy), key=accuracy.__getitem__)
+    usable = (n for n in USABLE if n in accuracy)
+    return max(usable, key=lambda n: (accuracy[n], n == "mean", n == trusted_signal(signals)))
+
+
+def trusted_signal(signals: xr.Dataset | None) -> str | None:
+    """Return the signal that was chosen on one half of the puzzles and tried on the other, if there is one."""
+    name = "none" if signals is None else str(signals.attrs["trusted"])
+    return None if name == "none" else name
 
 
 def _last(alignment: xr.Dataset) -> np.ndarray:
@@ -365,7 +375,7 @@ def summary_rows(results: Mapping[str, Mapping[str, xr.Dataset]]) -> list[dict[s
                 row["share"] = f"{leading} {row['share']}"
             row["advice"] = landscape_advice(modes)
         if alignment is not None:
-            best, index = best_selector(alignment), auc_depth(alignment)
+            best, index = best_selector(alignment, groups.get("signals")), auc_depth(alignment)
             row["one restart"] = accuracy_text(alignment, "mean")
             row["best selector"] = f"{SELECTOR_NAMES[best]} {accuracy_text(alignment, best)}"
             row["residual AUC"] = "undefined"

@@ -56,7 +56,7 @@ def push(*arguments):
 def test_what_is_uploaded_loads_as_the_same_model_and_the_card_has_the_verdict(hub, diagnosis):
     place, asked = hub
     archive, printed = diagnosis
-    done = push("eqr-sudoku6", "hf://me/mine/sudoku", "--diagnosis", archive, "--private")
+    done = push("eqr-sudoku6", "hf://me/mine/sudoku/", "--diagnosis", archive, "--private")
     assert done.exit_code == 0, done.output
     assert asked == [("me/mine", "model", True, True)]
     folder = place / "me/mine/sudoku"
@@ -91,6 +91,7 @@ def test_a_diagnosis_of_another_checkpoint_is_refused(hub, diagnosis):
     [
         ("hf://me", "an address hf://owner/repository, or a folder in it, is required"),
         ("me/mine", "an address hf://owner/repository, or a folder in it, is required"),
+        ("hf://me/mine//other", "an address hf://owner/repository, or a folder in it, is required"),
         ("hf://me/mine/../other", "an address hf://owner/repository, or a folder in it, is required"),
         ("hf://others/theirs", "the hub does not take it (403 Client Error."),
     ],

@@ -42,7 +42,7 @@ def push_command(
     if address is None and out is None:
         raise click.UsageError("give an address hf://owner/repository, --out DIR, or both")
     if address is not None:
-        hub.repository(address)
+        address = hub.SCHEME + "/".join(filter(None, hub.repository(address)))  # without a slash at its end
     model = load_checkpoint(checkpoint)
     card = model_card(describe(model), address, None if diagnosis is None else _groups(diagnosis, model))
     with tempfile.TemporaryDirectory() as temporary:

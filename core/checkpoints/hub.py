@@ -71,11 +71,11 @@ def repository(address: str) -> tuple[str, str]:
         If the text is not such an address.
     """
     owner, _, rest = address.removeprefix(SCHEME).partition("/")
-    name, _, folder = rest.partition("/")
-    odd = {".", ".."} & set(folder.split("/")) or one_line(address, 2000) != address or "@" in name
-    if odd or not all((address.startswith(SCHEME), owner, name)):
+    name, *folders = rest.rstrip("/").split("/")
+    odd = {"", ".", ".."} & {owner, name, *folders} or one_line(address, 2000) != address or "@" in name
+    if odd or not address.startswith(SCHEME):
         raise CheckpointError(f"{address}: an address hf://owner/repository, or a folder in it, is required")
-    return f"{owner}/{name}", folder.strip("/")
+    return f"{owner}/{name}", "/".join(folders)
 
 
 def push(folder: Path, address: str, files: Sequence[str], *, private: bool = False) -> str:

@@ -149,7 +149,10 @@ def parse_mix(difficulty: str) -> dict[str, float]:
     for part in difficulty.split(","):
         name, _, weight = part.strip().partition(":")
         if name not in DIFFICULTIES:
-            raise ValueError(f"difficulty {name!r} unknown; choose from {', '.join(DIFFICULTIES)}, mixed")
+            raise ValueError(
+                f"difficulty {name!r} unknown; choose from {', '.join(DIFFICULTIES)} or a mixture "
+                "of these, or mixed (all of them), or for 9x9 hardest"
+            )
         if (weight and not weight.isdecimal()) or (weight and not int(weight)):
             raise ValueError(f"the weight of {name} must be a positive whole number, got {weight!r}")
         weights[name] = weights.get(name, 0) + int(weight or 1)
@@ -197,14 +200,14 @@ def generate(
 
     Notes
     -----
-    Beyond 9x9 "easy" has 54 to 60 % of the cells as clues, "medium" 47 to 53 %, "mixed" is both.  A 9x9 takes about 10
-    to 40 ms, a 6x6 1 to 100 ms (6x6 puzzles that need a guess are rare).
+    Beyond 9x9 "easy" has 54 to 60 % of the cells as clues, "medium" 47 to 53 %.  There, and on 4x4, "mixed" is
+    "easy,medium".  A 9x9 takes about 10 to 40 ms, a 6x6 1 to 100 ms (6x6 puzzles that need a guess are rare).
     """
     board = board_of_side(side)
     if count < 0:
         raise ValueError(f"count must be >= 0, got {count}")
     side = board.side
-    if side > _GUESSING and difficulty == "mixed":
+    if difficulty == "mixed" and (side == 4 or side > _GUESSING):
         difficulty = "easy,medium"
     if side > _GUESSING and {"hard", "extreme"} & set(parse_mix(difficulty)):
         raise ValueError(
@@ -224,7 +227,8 @@ def generate(
                     break
         else:
             raise ValueError(
-                f"no new {wanted} {side}x{side} puzzle in {_TRIES} boards after {k} puzzles; ask for fewer or another"
+                f"no new {wanted} {side}x{side} puzzle in {_TRIES} boards after {k} puzzles; ask for fewer puzzles, "
+                "or for another difficulty"
             )
         seen.add(mark)
         made[wanted] += 1

@@ -336,6 +336,16 @@ def test_difficulties_out_of_reach_are_refused():
         list(generate(4, 1, "hard"))
 
 
+def test_mixed_is_all_that_a_board_has():
+    for task, kinds in (
+        ("sudoku4", ("easy", "medium")),
+        ("sudoku12", ("easy", "medium")),
+        ("sudoku6", DIFFICULTIES),
+    ):
+        made = datasets.build(task, len(kinds), seed=1)
+        assert made.columns["difficulty"] == kinds, task
+
+
 def test_a_mix_takes_its_shares():
     made = datasets.build("sudoku6", 20, "easy:3,medium:2", seed=4)
     assert made.columns["difficulty"].count("easy") == 12

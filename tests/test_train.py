@@ -457,8 +457,9 @@ def test_a_model_is_no_training_state_and_the_reverse(state, tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ((np.ones((3, 4), int), np.ones((3, 5), int)), r"one shape \(P, S\), got \(3, 4\) and \(3, 5\)"),
+        ((np.ones((3, 4), int), np.ones((3, 5), int)), r"integers, got int64 \(3, 4\) and int64 \(3, 5\)"),
         ((np.ones((0, 4), int), np.ones((0, 4), int)), "one shape"),
+        ((np.full((3, 4), 1.5), np.ones((3, 4), int)), r"integers, got float64 \(3, 4\)"),
         (
             (np.ones((3, 5), int), np.ones((3, 5), int)),
             "have 5 cells and tokens 1..1, the model requires 4 cells",
@@ -487,8 +488,15 @@ def test_data_that_do_not_fit_the_model_are_refused(data, message):
         ({"regulariser": "none"}, "regulariser 'none' unknown; choose from entropy, stability, spectral"),
         (
             {"regulariser": "entropy", "regulariser_weight": -1.0},
-            "regulariser_weight must be >= 0 and finite",
+            "regulariser_weight must be >= 0, got -1.0",
         ),
+        ({"steps": 2.5}, "steps must be of type int, got 2.5"),
+        ({"steps": True}, "steps must be of type int, got True"),
+        ({"warmup": np.int32(3)}, "warmup must be of type int"),
+        ({"lr": "1e-3"}, "lr must be of type float, got '1e-3'"),
+        ({"compile": "no"}, "compile must be of type bool"),
+        ({"seed": 1 << 70}, "seed must be at most 9223372036854775805 in size"),
+        ({"supervision": "anchors", "halting": "off", "anchors": 5}, "anchors must be two steps"),
     ],
 )
 def test_training_options_out_of_range_are_refused(change, message):

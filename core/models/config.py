@@ -39,6 +39,22 @@ def _finite(name: str, value: float) -> float:
     return number
 
 
+def require_types(config: Any) -> None:
+    """Check that the fields of a frozen configuration hold what their annotations say; floats may be given as integers.
+
+    Raises
+    ------
+    ValueError
+        Naming the first field that holds something else, or no finite number.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if type(value) not in _KINDS.get(str(field.type), (type(value),)):
+            raise ValueError(f"{field.name} must be of type {field.type}, got {value!r}")
+        if str(field.type) == "float":
+            object.__setattr__(config, field.name, _finite(field.name, value))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReasonerConfig:
     """Configuration that all families share.
@@ -102,12 +118,7 @@ class ReasonerConfig:
 
     def __post_init__(self) -> None:
         # Types first: a file may hold anything, and the comparisons below would raise their own errors, or none.
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if type(value) not in _KINDS.get(str(field.type), (type(value),)):
-                raise ValueError(f"{field.name} must be of type {field.type}, got {value!r}")
-            if str(field.type) == "float":
-                object.__setattr__(self, field.name, _finite(field.name, value))
+        require_types(self)
         for name in ("board", "box"):
             pair = getattr(self, name)
             whole = isinstance(pair, tuple) and [type(v) for v in pair] == [int, int] and min(pair) >= 1

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eqrlab.core.models.config import require_types
 from eqrlab.core.models.reasoner import Reasoner
 from eqrlab.core.random import Noise
 from eqrlab.core.training.losses import exact, halting_loss, stablemax_cross_entropy
@@ -17,6 +18,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 SUPERVISIONS = ("sot", "terminal", "anchors")
 HALTINGS = ("learned", "off", "oracle")
 REGULARISERS = ("entropy", "stability", "spectral")
+MOST_SEED = (1 << 63) - 3  # with the two numbers after it, which seed generators too
 # Where the families' own trainers differ from the defaults of TrainConfig.
 RECIPES: dict[str, dict[str, Any]] = {
     "hrm": {"ema": 0.0},  # it evaluates the last weights
@@ -86,6 +88,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if isinstance(self.anchors, list):  # as JSON gives it
             object.__setattr__(self, "anchors", tuple(self.anchors))
+        require_types(self)
         words = {"supervision": SUPERVISIONS, "halting": HALTINGS, "regulariser": (None, *REGULARISERS)}
         for name, choices in words.items():
             if getattr(self, name) not in choices:
@@ -98,7 +101,8 @@ class TrainConfig:
                 f"got {self.halting!r}"
             )
         if self.anchors is not None:
-            pair = [type(v) for v in self.anchors] == [int, int] and 1 <= self.anchors[0] <= self.anchors[1]
+            whole = isinstance(self.anchors, tuple) and [type(v) for v in self.anchors] == [int, int]
+            pair = whole and 1 <= self.anchors[0] <= self.anchors[1]
             if self.supervision != "anchors" or not pair:
                 raise ValueError(
                     "anchors must be two steps, 1 <= first <= last, for supervision 'anchors', "
@@ -106,14 +110,16 @@ class TrainConfig:
                 )
         if self.steps < 1 or self.batch_size < 1:
             raise ValueError(f"steps and batch_size must be >= 1, got {self.steps} and {self.batch_size}")
+        if abs(self.seed) > MOST_SEED:
+            raise ValueError(f"seed must be at most {MOST_SEED} in size, got {self.seed}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype {self.dtype!r} unknown; choose from {', '.join(DTYPES)}")
         for name in ("ema", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         for name in ("lr", "lr_min_ratio", "warmup", "weight_decay", "halt_weight", "regulariser_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be >= 0 and finite, got {getattr(self, name)}")
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
 
 
 def recipe(family: str, **changes: Any) -> TrainConfig:

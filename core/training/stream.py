@@ -32,7 +32,7 @@ class PuzzleStream:
     Raises
     ------
     ValueError
-        When inputs and labels are not of one shape (P, S) with P >= 1.
+        When inputs and labels are not integers of one shape (P, S) with P >= 1.
 
     Notes
     -----
@@ -47,9 +47,12 @@ class PuzzleStream:
         seed: int,
         device: torch.device | str = "cpu",
     ):
-        if inputs.shape != labels.shape or inputs.ndim != 2 or not len(inputs):
+        inputs, labels = np.asarray(inputs), np.asarray(labels)
+        whole = all(np.issubdtype(tokens.dtype, np.integer) for tokens in (inputs, labels))
+        if not whole or inputs.shape != labels.shape or inputs.ndim != 2 or not len(inputs):
             raise ValueError(
-                f"training needs inputs and labels of one shape (P, S), got {inputs.shape} and {labels.shape}"
+                "training needs inputs and labels of one shape (P, S), integers, "
+                f"got {inputs.dtype} {inputs.shape} and {labels.dtype} {labels.shape}"
             )
         self.augment, self.sha256 = augment, _sha256(inputs, labels)
         self.inputs, self.labels = (

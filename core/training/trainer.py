@@ -101,7 +101,7 @@ class Trainer:
         self.window = torch.zeros(6, dtype=torch.float64, device=self.device)
         n = config.batch_size
         self.z = torch.zeros(n, *self.model.state_shape, dtype=self.dtype, device=self.device)
-        self.inputs = torch.zeros(n, inputs.shape[1], dtype=torch.long, device=self.device)
+        self.inputs = torch.zeros(n, self.data.inputs.shape[1], dtype=torch.long, device=self.device)
         self.labels = torch.zeros_like(self.inputs)
         self.taken = torch.zeros(n, dtype=torch.long, device=self.device)
         self.halted = torch.ones(n, dtype=torch.bool, device=self.device)

@@ -127,7 +127,10 @@ def test_best_selector_never_is_the_ceiling_and_the_cheapest_of_equals():
 
 
 def test_of_equal_selectors_the_best_is_that_of_the_trusted_signal():
-    alignment, signals = plan.mode_c()["alignment"], xr.Dataset(attrs={"trusted": "settle_time"})
+    alignment, signals = (
+        plan.mode_c()["alignment"].copy(deep=True),
+        xr.Dataset(attrs={"trusted": "settle_time"}),
+    )
     alignment.accuracy[:, -1] = 1.0
     assert wording.best_selector(alignment, signals) == "mean"
     alignment.accuracy[alignment.selector.values.tolist().index("mean"), -1] = 0.5

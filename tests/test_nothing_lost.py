@@ -16,9 +16,9 @@ import pytest
 import xarray as xr
 
 from eqrlab.analyses.commands import diagnose as verbs
+from eqrlab.analyses.commands.common.checkpoints import named
 from eqrlab.analyses.commands.common.stopping import raise_on_signals
 from eqrlab.analyses.commands.common.unfinished import Kept
-from eqrlab.analyses.commands.diagnose import named
 from eqrlab.analyses.diagnose import archive_groups
 from eqrlab.analyses.text.names import group_names, safe, typed
 from eqrlab.attractors.results import archive

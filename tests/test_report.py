@@ -16,6 +16,7 @@ from eqrlab.analyses.text import verdicts as wording
 from eqrlab.analyses.text.comparison import comparison_table
 from eqrlab.analyses.text.format import number, percent, percent_interval
 from eqrlab.analyses.text.telling import telling_puzzles
+from eqrlab.analyses.text.vocabulary import mode_meaning
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.schema import MODES
 from eqrlab.datasets import boards, task
@@ -44,7 +45,7 @@ def mixed() -> str:
 )
 def test_report_opens_with_the_verdict(letter, groups):
     text = words(report.render(tree_of(groups())))
-    assert f"Mode ({letter}): {wording.mode_meaning(letter)}." in text
+    assert f"Mode ({letter}): {mode_meaning(letter)}." in text
     for sentence in (
         wording.residual_sentence(groups()["alignment"]),
         wording.advice_sentence(groups()["modes"], groups()["alignment"]),

@@ -8,7 +8,14 @@ from eqrlab import attractors as at
 from eqrlab.analyses.text import verdicts as wording
 from eqrlab.analyses.text.format import number, number_interval, percent, percent_interval, plural
 from eqrlab.analyses.text.signals import trust_sentence
-from eqrlab.analyses.text.vocabulary import FATE_MEANINGS, MODE_NAMES, SELECTOR_NAMES
+from eqrlab.analyses.text.vocabulary import (
+    FATE_MEANINGS,
+    MODE_NAMES,
+    SELECTOR_NAMES,
+    fate_meaning,
+    mode_meaning,
+    name_of,
+)
 from eqrlab.attractors.results.named import ADVICE_WORDS
 from eqrlab.attractors.results.schema import ADVICE, FATES, MODES
 from tests import planted as plan
@@ -20,7 +27,7 @@ from tests import planted as plan
 def test_sentence_names_the_mode_its_meaning_and_its_share(letter, groups):
     modes, alignment = groups()["modes"], groups()["alignment"]
     text = wording.landscape_sentence(modes, alignment)
-    assert text.startswith(f"Mode ({letter}): {wording.mode_meaning(letter)}.")
+    assert text.startswith(f"Mode ({letter}): {mode_meaning(letter)}.")
     share = float(modes.landscape_share[MODES.index(letter)])
     assert f"share over puzzles is {percent(share)}" in text
 
@@ -194,14 +201,12 @@ def test_every_code_has_words():
         and set(FATE_MEANINGS) == set(FATES)
         and set(ADVICE_WORDS) == set(ADVICE)
     )
-    assert all(wording.advice_text(i) == wording.advice_text(name) for i, name in enumerate(ADVICE))
-    assert all(wording.fate_meaning(f) for f in FATES)
     assert set(map(str, plan.mode_b()["alignment"].selector.values)) <= set(SELECTOR_NAMES)
 
 
 @pytest.mark.parametrize(
     "call",
-    [lambda: wording.mode_meaning("e"), lambda: wording.advice_text(9), lambda: wording.fate_meaning("lost")],
+    [lambda: mode_meaning("e"), lambda: name_of(ADVICE, 9, "advice"), lambda: fate_meaning("lost")],
 )
 def test_unknown_names_are_refused_by_name(call):
     with pytest.raises(ValueError, match=r"unknown; (choose from|codes run)"):

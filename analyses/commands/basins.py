@@ -24,8 +24,7 @@ from eqrlab.analyses.commands.common.puzzle_choice import (
     short_source,
 )
 from eqrlab.analyses.commands.common.run_options import outside, run_options
-from eqrlab.analyses.commands.diagnose import table
-from eqrlab.analyses.text.format import percent, percent_interval, plural
+from eqrlab.analyses.text.format import percent, percent_interval, plural, table
 from eqrlab.analyses.text.tables import answer_word, is_judged
 from eqrlab.attractors.landscape.estimate import DECISIONS, STOPS, restarts_for
 from eqrlab.attractors.results import archive

@@ -12,7 +12,7 @@ import xarray as xr
 
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.unfinished import Kept
-from eqrlab.analyses.commands.diagnose import REPORT, finish, run_all, sampling_options, table
+from eqrlab.analyses.commands.diagnose import REPORT, finish, run_all, sampling_options
 from eqrlab.analyses.compare import compare, over_seeds, require_recipes
 from eqrlab.analyses.diagnose import archive_groups
 from eqrlab.analyses.report import page
@@ -25,7 +25,7 @@ from eqrlab.analyses.text.comparison import (
     seeds_sentence,
     table_rows,
 )
-from eqrlab.analyses.text.format import wrapped
+from eqrlab.analyses.text.format import table, wrapped
 from eqrlab.analyses.text.names import distinct
 from eqrlab.attractors.ensemble.drawn import require_equal
 from eqrlab.attractors.results import archive

@@ -22,8 +22,7 @@ from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for, short_source
 from eqrlab.analyses.commands.common.run_options import run_options
-from eqrlab.analyses.commands.diagnose import table
-from eqrlab.analyses.text.format import percent_interval, plural
+from eqrlab.analyses.text.format import percent_interval, plural, table
 from eqrlab.analyses.text.names import typed
 from eqrlab.analyses.text.vocabulary import MODE_NAMES
 from eqrlab.attractors.landscape.continuation import EVENTS

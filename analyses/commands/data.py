@@ -23,7 +23,6 @@ from eqrlab.core.progress import shown, tqdm
 from eqrlab.datasets import files
 from eqrlab.datasets import task as task_named
 from eqrlab.datasets.checks import uniqueness
-from eqrlab.datasets.faults import Fault
 from eqrlab.datasets.puzzles import PuzzleSet
 from eqrlab.datasets.registry.task import Task
 from eqrlab.datasets.sets import build as build_puzzles
@@ -59,16 +58,9 @@ def data() -> None:
     """
 
 
-def _scan(
-    source: str, task: str | None, split: str, limit: int | None = None
-) -> tuple[PuzzleSet | None, list[Fault]]:
-    """Read a path, or a bundled set where no such path exists."""
-    return files.scan(source, task, split, limit)
-
-
 def _read(source: str, task: str | None, split: str, limit: int | None = None) -> PuzzleSet:
     """Read a path or a bundled set; raise an error at the first fault."""
-    puzzles, faults = _scan(source, task, split, limit)
+    puzzles, faults = files.scan(source, task, split, limit)
     if faults or puzzles is None:
         raise ValueError(str(faults[0]))
     return puzzles
@@ -293,7 +285,7 @@ def check(
 
     Lists "file:line: reason" for everything that is wrong and then exits with 1.
     """
-    puzzles, faults = _scan(source, task, split, limit)
+    puzzles, faults = files.scan(source, task, split, limit)
     reasons = [str(fault) for fault in faults]
     sound = unproved = 0
     if puzzles is not None:

@@ -12,7 +12,7 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
-from eqrlab.analyses.commands.common.checkpoints import load_checkpoint
+from eqrlab.analyses.commands.common.checkpoints import named
 from eqrlab.analyses.commands.common.cost import cost_line
 from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
@@ -32,8 +32,8 @@ from eqrlab.analyses.report.local import NOTHING, local_sentence
 from eqrlab.analyses.report.page import write_report
 from eqrlab.analyses.studies import arc
 from eqrlab.analyses.studies.checks import check_sentences
-from eqrlab.analyses.text.format import plural, wrapped
-from eqrlab.analyses.text.names import shown_name, typed
+from eqrlab.analyses.text.format import plural, table, wrapped
+from eqrlab.analyses.text.names import typed
 from eqrlab.analyses.text.signals import trust_sentence
 from eqrlab.analyses.text.verdicts import drift_sentence, landscape_sentence, lost_sentence, verdict_rows
 from eqrlab.attractors.landscape.waves import FIRST
@@ -45,26 +45,6 @@ DEFAULT = ("eqr-sudoku6", "eqr-attention-sudoku6")  # two bundled models with co
 ROWS = 32  # puzzles in a printed table
 REPORT = "report.html"
 LOCAL = 64  # puzzles up to which the local dynamics, some thousand evaluations each, are examined unasked
-
-
-def named(checkpoints: Sequence[str], compiled: bool = False) -> dict[str, Reasoner]:
-    """Load checkpoints under distinct names: the bundled name or the file's stem, numbered if two are equal."""
-    models: dict[str, Reasoner] = {}
-    for checkpoint in checkpoints:
-        models[shown_name(checkpoint, models)] = load_checkpoint(checkpoint)
-    if compiled:
-        for model in models.values():
-            model.compile()
-    return models
-
-
-def table(rows: list[dict[str, str]]) -> list[str]:
-    """Return rows of text as aligned lines, with the headings first."""
-    if not rows:
-        return []
-    width = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
-    lines = [{name: name for name in width}, *rows]
-    return ["  ".join(line[name].ljust(size) for name, size in width.items()).rstrip() for line in lines]
 
 
 def verdict_lines(groups: dict[str, xr.Dataset]) -> list[str]:

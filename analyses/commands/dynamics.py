@@ -16,7 +16,7 @@ from eqrlab.analyses.commands.common.cost import study_cost_line
 from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for
-from eqrlab.analyses.commands.diagnose import table
+from eqrlab.analyses.text.format import table
 from eqrlab.analyses.text.tables import answer_word
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval

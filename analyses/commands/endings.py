@@ -8,14 +8,14 @@ from typing import Unpack
 import click
 
 from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.common.checkpoints import named
 from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for, require_solutions, short_source
 from eqrlab.analyses.commands.common.run_options import run_options
-from eqrlab.analyses.commands.diagnose import named, table
 from eqrlab.analyses.diagnose import archive_groups
 from eqrlab.analyses.studies import endings
-from eqrlab.analyses.text.format import plural
+from eqrlab.analyses.text.format import plural, table
 from eqrlab.attractors.results import archive
 
 LISTED = 24  # runs whose evidence is printed

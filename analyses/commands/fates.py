@@ -15,9 +15,8 @@ from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for, require_solutions, short_source
 from eqrlab.analyses.commands.common.run_options import run_options
-from eqrlab.analyses.commands.diagnose import table
 from eqrlab.analyses.studies import fates
-from eqrlab.analyses.text.format import plural
+from eqrlab.analyses.text.format import plural, table
 from eqrlab.attractors.results import archive
 
 RETURNED = 22  # evaluations per step of the return test of a run: itself, and 7 directions of 3 sizes

@@ -20,7 +20,7 @@ from eqrlab.analyses.commands.common.stopping import Stopped, exit_code, stop_si
 from eqrlab.analyses.studies.ladder.climb import Interrupted, climb, deepest
 from eqrlab.analyses.studies.ladder.rungs import PATH, Ladder, Sampling
 from eqrlab.analyses.studies.training_recipes import OPTIONS
-from eqrlab.analyses.text.format import plural, wrapped
+from eqrlab.analyses.text.format import plural, table, wrapped
 from eqrlab.attractors.results import archive
 from eqrlab.core import Reasoner
 from eqrlab.core.files import replaced_whole
@@ -72,7 +72,6 @@ def ladder_command(task: str, **options: Any) -> dict[str, Any]:
     are there already are used, so that the same command continues an interrupted ladder.  Writes OUT/ladder.nc,
     OUT/ladder.md and OUT/ladder.svg.
     """
-    from eqrlab.analyses.commands.diagnose import table
     from eqrlab.analyses.figures.style import write_figure
     from eqrlab.analyses.studies.ladder import text as ladder_text  # here, so that help starts quickly
     from eqrlab.analyses.studies.ladder.plot import ladder_figure

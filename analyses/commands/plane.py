@@ -12,13 +12,14 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.common.checkpoints import named
 from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for
 from eqrlab.analyses.commands.common.run_options import run_options
-from eqrlab.analyses.commands.diagnose import named, table
 from eqrlab.analyses.figures.planes import ftle_picture, plot_plane, stability_curve
 from eqrlab.analyses.figures.style import figure_of, write_figure
+from eqrlab.analyses.text.format import table
 from eqrlab.analyses.text.names import safe
 from eqrlab.attractors.ensemble.options import part_of
 from eqrlab.attractors.perturbation.plane_geometry import SliceOptions

@@ -12,6 +12,7 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses import options as opt
+from eqrlab.analyses.commands.common.checkpoints import named
 from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import (
@@ -23,13 +24,12 @@ from eqrlab.analyses.commands.common.puzzle_choice import (
 )
 from eqrlab.analyses.commands.common.run_options import outside, run_options
 from eqrlab.analyses.commands.common.unfinished import Kept, request
-from eqrlab.analyses.commands.diagnose import named, table
 from eqrlab.analyses.figures.scaling import USABLE, scaling_figure
 from eqrlab.analyses.figures.style import write_figure
 from eqrlab.analyses.studies.adaptive import trial, trial_lines
 from eqrlab.analyses.studies.commit import clues_of, commit_lines, commit_trial
 from eqrlab.analyses.text.describe import blocks_per_step
-from eqrlab.analyses.text.format import percent, plural, wrapped
+from eqrlab.analyses.text.format import percent, plural, table, wrapped
 from eqrlab.analyses.text.harmful_depth import late_drop
 from eqrlab.analyses.text.signals import signal_rows, signal_warning, trust_sentence
 from eqrlab.analyses.text.vocabulary import SELECTOR_NAMES

@@ -10,8 +10,7 @@ import numpy as np
 import xarray as xr
 
 from eqrlab import attractors as at
-from eqrlab.analyses.commands.diagnose import table
-from eqrlab.analyses.text.format import wrapped
+from eqrlab.analyses.text.format import table, wrapped
 from eqrlab.attractors.answers.adaptive import totals
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval

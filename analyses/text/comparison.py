@@ -7,6 +7,7 @@ import xarray as xr
 
 from eqrlab.analyses.text.format import percent_interval, plural
 from eqrlab.analyses.text.names import distinct
+from eqrlab.analyses.text.signals import points
 from eqrlab.analyses.text.vocabulary import MODE_NAMES, SELECTOR_NAMES
 from eqrlab.attractors.results.interval import Interval
 
@@ -185,16 +186,13 @@ def clear_differences(comparison: xr.Dataset, other: int = 1) -> str:
         if not np.isfinite(gap[q]):
             continue
         what = "one restart is right" if "mean" in quantity else f"runs end at {quantity_name(quantity)}"
-        bounds = f"{100 * gap[q]:+.1f} points" + (
-            f" [{100 * low[q]:+.1f}, {100 * high[q]:+.1f}]" if np.isfinite(low[q]) else ""
-        )
         clear = np.isfinite(low[q]) and not low[q] <= 0 <= high[q]
         how = (
             f"{what} {'more' if gap[q] > 0 else 'less'} often"
             if clear
             else f"whether {what} more often is open"
         )
-        parts.append(f"{how}, {bounds}")
+        parts.append(f"{how}, {points(gap[q], low[q], high[q])}")
     return f"{name} beside {first}: {'; '.join(parts)}."
 
 

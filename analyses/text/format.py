@@ -1,10 +1,10 @@
-"""Shares, numbers and counts as text, with their intervals."""
+"""Shares, numbers and counts as text, with their intervals, and rows of texts as lines."""
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -80,3 +80,12 @@ def span(values: np.ndarray, sign: str = "") -> str:
 def plural(count: int, noun: str) -> str:
     """Return "1 puzzle", "2 puzzles", "1,000 puzzles"."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return rows of text as aligned lines, with the headings first."""
+    if not rows:
+        return []
+    width = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
+    lines = [{name: name for name in width}, *rows]
+    return ["  ".join(line[name].ljust(size) for name, size in width.items()).rstrip() for line in lines]

@@ -14,42 +14,14 @@ from eqrlab.analyses.text.vocabulary import (
     SELECTOR_NAMES,
     UNDEFINED,
     USABLE,
-    advice_text,
-    fate_meaning,
     mode_meaning,
     name_of,
 )
 from eqrlab.attractors.ensemble.drawn import drawn_of
+from eqrlab.attractors.landscape.modes import BY_MODE
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.named import ADVICE_WORDS
 from eqrlab.attractors.results.schema import ADVICE, FATES, MODES, STATUS
-
-__all__ = [
-    "accuracy_text",
-    "advice_sentence",
-    "advice_text",
-    "auc_depth",
-    "auc_meaning",
-    "auc_text",
-    "best_selector",
-    "drift_sentence",
-    "fate_meaning",
-    "is_split",
-    "landscape_advice",
-    "landscape_mode",
-    "landscape_sentence",
-    "lost_sentence",
-    "mass_text",
-    "mode_meaning",
-    "mode_sentence",
-    "probability_text",
-    "puzzle_modes",
-    "residual_sentence",
-    "selector_warning",
-    "share_of",
-    "summary_rows",
-    "verdict_rows",
-]
 
 
 def puzzle_modes(modes: xr.Dataset) -> list[str]:
@@ -219,9 +191,7 @@ def advised_selector(alignment: xr.Dataset, signals: xr.Dataset | None) -> str:
 def _advice(modes: xr.Dataset, alignment: xr.Dataset | None, best: str | None) -> str:
     letter = landscape_mode(modes)
     if letter == "undecided":
-        advice = modes["advice"].values
-        deeper, wider = ((advice == ADVICE.index(a)).sum() for a in ("buy_depth", "buy_restarts"))
-        stuck = int((advice == ADVICE.index("depth_will_not_tell")).sum())
+        deeper, wider, stuck = _open_advice(modes)
         if is_split(modes):
             return "Read the verdicts puzzle by puzzle; more puzzles would show which mode prevails."
         if stuck > max(deeper, wider):
@@ -230,14 +200,12 @@ def _advice(modes: xr.Dataset, alignment: xr.Dataset | None, best: str | None) -
                 "and so never come to rest."
             )
         if deeper >= wider:
-            also = f"; {plural(int(wider), 'other puzzle')} need more restarts" if wider else ""
+            also = f"; {plural(wider, 'other puzzle')} need more restarts" if wider else ""
             also = also.replace("puzzle need", "puzzle needs")
-            where = f"runs are unfinished on {plural(int(deeper), 'puzzle')}"
+            where = f"runs are unfinished on {plural(deeper, 'puzzle')}"
             return f"To decide, run deeper than {_size(modes, 'depth', 'step')}: {where}{also}."
         also = (
-            f"; runs are unfinished on {plural(int(deeper), 'other puzzle')}: run deeper there"
-            if deeper
-            else ""
+            f"; runs are unfinished on {plural(deeper, 'other puzzle')}: run deeper there" if deeper else ""
         )
         return f"To decide, run more than {_size(modes, 'restarts', 'restart')}{also}."
     text = {
@@ -263,6 +231,13 @@ def _advice(modes: xr.Dataset, alignment: xr.Dataset | None, best: str | None) -
         choice = f"choose by {SELECTOR_NAMES[best]}"
         text += f"; {choice if best != 'mean' else 'but no selector tried here beats a single restart'}"
     return text + "."
+
+
+def _open_advice(modes: xr.Dataset) -> tuple[int, int, int]:
+    """Return on how many puzzles more depth would decide, on how many more restarts, and on how many no depth will."""
+    names = ("buy_depth", "buy_restarts", "depth_will_not_tell")
+    deeper, wider, stuck = (int((modes["advice"].values == ADVICE.index(name)).sum()) for name in names)
+    return deeper, wider, stuck
 
 
 def _size(modes: xr.Dataset, name: str, noun: str) -> str:
@@ -395,18 +370,10 @@ def landscape_advice(modes: xr.Dataset) -> str:
     """Return the advice for the checkpoint in a few words."""
     letter = landscape_mode(modes)
     if letter != "undecided":
-        by_mode = dict(
-            zip(
-                "abcd",
-                ("retrain", "more_restarts", "more_restarts_and_depth", "deeper_is_enough"),
-                strict=True,
-            )
-        )
-        return ADVICE_WORDS[by_mode[letter]]
+        return ADVICE_WORDS[ADVICE[BY_MODE[MODES.index(letter)]]]
     if is_split(modes):
         return "mixed: puzzle by puzzle"
-    advice = modes["advice"].values
-    deeper, wider = ((advice == ADVICE.index(a)).sum() for a in ("buy_depth", "buy_restarts"))
-    if (advice == ADVICE.index("depth_will_not_tell")).sum() > max(deeper, wider):
+    deeper, wider, stuck = _open_advice(modes)
+    if stuck > max(deeper, wider):
         return ADVICE_WORDS["depth_will_not_tell"]
     return ADVICE_WORDS["buy_depth" if deeper >= wider else "buy_restarts"]

@@ -1,10 +1,8 @@
-"""What modes, advices, fates and selectors are called, and what they mean in words."""
+"""What modes, fates and selectors are called, and what they mean in words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-from eqrlab.attractors.results.schema import ADVICE
 
 MODE_NAMES = {
     "a": "no correct attractor",
@@ -19,15 +17,6 @@ MODE_MEANINGS = {
     "c": "a correct attractor exists but is hard to reach: most failed runs never settle",
     "d": "the correct basin is broad and stable: nearly every restart ends there",
     "undecided": "the evidence does not single out a mode",
-}
-ADVICE_TEXTS = {
-    "deeper_is_enough": "depth is enough: one restart, run until it settles",
-    "more_restarts": "run more restarts and choose among their answers; more depth helps only inside the right basin",
-    "more_restarts_and_depth": "run more restarts to reach the basin, and deeper to settle in it",
-    "retrain": "retrain: neither depth nor restarts reach a correct attractor",
-    "buy_restarts": "undecided: more restarts would decide",
-    "buy_depth": "undecided: more depth would decide, too many runs are unfinished",
-    "depth_will_not_tell": "undecided, and depth will not help: runs slow down like 1 / depth and never come to rest",
 }
 FATE_MEANINGS = {
     "settled": "the state stopped moving and the answer is constant",
@@ -62,8 +51,6 @@ SELECTOR_MEANINGS = {
 }
 # Among equally accurate selectors the first is the one to use: a single restart costs least.
 USABLE = ("mean", "halting", "answer_entropy", "majority", "top1_converged", "settle_time")
-
-
 UNDEFINED = {
     "all_right": "every run is right",
     "all_wrong": "every run is wrong",
@@ -90,19 +77,6 @@ def mode_meaning(letter: str) -> str:
     'the correct basin is broad and stable: nearly every restart ends there'
     """
     return _look_up(MODE_MEANINGS, letter, "mode")
-
-
-def advice_text(code: str | int) -> str:
-    """Return what more compute can achieve, as a clause, for an advice code (its name or its number in the archive).
-
-    Raises
-    ------
-    ValueError
-        For an unknown code.
-    """
-    return _look_up(
-        ADVICE_TEXTS, code if isinstance(code, str) else name_of(ADVICE, code, "advice"), "advice"
-    )
 
 
 def fate_meaning(name: str) -> str:

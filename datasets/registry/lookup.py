@@ -167,10 +167,10 @@ def oracle(name: str) -> Oracle | None:
     return task(name).oracle
 
 
-def _needed(name: str, field: str, what: str) -> Callable[..., Any]:
+def _symmetries(name: str, field: str) -> Callable[..., Any]:
     found = getattr(task(name), field)
     if found is None:
-        raise ValueError(f"{what} are not known for the task {name}")
+        raise ValueError(f"symmetries are not known for the task {name}")
     return found
 
 
@@ -182,7 +182,7 @@ def augmentation(name: str) -> Augment:
     ValueError
         If the task has no symmetries.
     """
-    return _needed(name, "augment", "symmetries")
+    return _symmetries(name, "augment")
 
 
 def device_augmentation(name: str, device: Any = "cpu") -> Callable:
@@ -193,7 +193,7 @@ def device_augmentation(name: str, device: Any = "cpu") -> Callable:
     ValueError
         If there is no such task, or it has no symmetries.
     """
-    return _needed(name, "device_augment", "symmetries")(device)
+    return _symmetries(name, "device_augment")(device)
 
 
 def fingerprint(name: str, tokens: np.ndarray) -> np.ndarray:

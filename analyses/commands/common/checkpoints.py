@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from eqrlab.analyses.commands.common.own_system import is_own, load_system
 from eqrlab.analyses.options import asked_task
+from eqrlab.analyses.text.names import shown_name
 from eqrlab.core import Reasoner, load
 from eqrlab.core.checkpoints import folders
 from eqrlab.datasets import read_puzzles
@@ -77,3 +79,14 @@ def all_in(name: str) -> list[str]:
             "train with --keep-every N"
         )
     return found
+
+
+def named(checkpoints: Sequence[str], compiled: bool = False) -> dict[str, Reasoner]:
+    """Load checkpoints under distinct names: the bundled name or the file's stem, numbered if two are equal."""
+    models: dict[str, Reasoner] = {}
+    for checkpoint in checkpoints:
+        models[shown_name(checkpoint, models)] = load_checkpoint(checkpoint)
+    if compiled:
+        for model in models.values():
+            model.compile()
+    return models

@@ -118,9 +118,9 @@ def _distances(field: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array(steps), np.array(paths)
 
 
-def _solution(field: np.ndarray, start: int, goal: int, steps: np.ndarray) -> list[int]:
-    """Walk back from goal to start along falling distances: the cells strictly between them."""
-    cells, cell, side = [], goal, field.shape[1]
+def _solution(side: int, goal: int, steps: np.ndarray) -> list[int]:
+    """Walk back from the goal to the start along falling distances from it: the cells strictly between them."""
+    cells, cell = [], goal
     while steps[cell] > 1:
         nearby = (cell - side, cell - 1, cell + 1, cell + side)
         cell = next(near for near in nearby if steps[near] == steps[cell] - 1)
@@ -220,5 +220,5 @@ def _attempt(
     maze = np.where(field.reshape(-1), FLOOR, WALL).astype(np.int64)
     maze[start], maze[goal] = START, GOAL
     solution = maze.copy()
-    solution[_solution(field, start, goal, distance)] = PATH
+    solution[_solution(field.shape[1], goal, distance)] = PATH
     return GeneratedMaze(maze, solution, kind, int(distance[goal]))

@@ -242,6 +242,6 @@ def is_unique(tokens: np.ndarray, board: Geometry | None = None) -> bool:
     return len(solve(tokens, 2, board)) == 1
 
 
-def count_guesses(tokens: np.ndarray, board: Geometry | None = None) -> int:
+def count_guesses(tokens: np.ndarray) -> int:
     """Return the guess nodes that a singles-and-guess solver needs to solve a puzzle and prove it unique."""
-    return search(tokens, 2, board=board).guesses
+    return search(tokens, 2).guesses

@@ -156,38 +156,19 @@ def fixed_points_command(method: str, max_steps: int, deflate: int, out: Path, *
     rows = []
     for p, m in np.ndindex(result.result.shape):
         solution = int(result.solution.values[p, m])
-        found = {
-            "result": names[int(result.result.values[p, m])],
-            "solution": str(solution) if solution >= 0 else "",
-        }
+        row = _run_row(ensemble, p, int(result.start.values[m]))
+        row |= {"result": names[int(result.result.values[p, m])], "solution": ""}
+        row |= dict.fromkeys(("stable", "spectral radius", "error bound"), "")
         if solution >= 0:
-            found["stable"] = kinds[int(result.stability.values[p, m])]
-            found["spectral radius"] = _radius(result, p, m)
-            found["error bound"] = f"{float(result.error_bound.values[p, m]):.1e}"
-        rows.append(
-            {
-                **_run_row(ensemble, p, int(result.start.values[m])),
-                **dict.fromkeys(("stable", "spectral radius", "error bound"), ""),
-                **found,
-            }
-        )
-    order = (
-        "puzzle",
-        "run",
-        "answer",
-        "fate",
-        "residual",
-        "result",
-        "solution",
-        "stable",
-        "spectral radius",
-        "error bound",
-    )
+            row["solution"], row["stable"] = str(solution), kinds[int(result.stability.values[p, m])]
+            row["spectral radius"] = _radius(result, p, m)
+            row["error bound"] = f"{float(result.error_bound.values[p, m]):.1e}"
+        rows.append(row)
     return _finish(
         out,
         "fixed-points",
         {"ensemble": ensemble, "fixed_points": result},
-        [{n: r[n] for n in order} for r in rows],
+        rows,
         _precision_note(result, kinds.index("undecided")),
     )
 
@@ -224,8 +205,7 @@ def lyapunov_command(k: int, steps: int, out: Path, **options: Any) -> Path:
     for p, m in np.ndindex(ensemble.fate.shape):
         row = {}
         for i in range(k):
-            ends = Interval.of(result, "lyapunov_exponent", p, m, i)
-            value, low, high = ends
+            value, low, high = Interval.of(result, "lyapunov_exponent", p, m, i)
             row[f"exponent {i + 1}"] = f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
         rows.append({**_run_row(ensemble, p, m), **row})
     return _finish(out, "lyapunov", {"ensemble": ensemble, "lyapunov": result}, rows)

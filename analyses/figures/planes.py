@@ -19,6 +19,7 @@ RIGHT = ("#0072b2", "#56b4e9", "#00476f", "#8fd3ff")
 WRONG = ("#d55e00", "#e69f00", "#a83232", "#f0c27b", "#cc79a7", "#7a3b00", "#f2a0a0", "#b58900")
 PLAIN = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442", "#5b3a8c")
 NONE, AWAY = "#b9bfc7", "#3a4048"
+WHITE = 0.62  # share of white in the colours of cells without an attractor
 DARKEST = 0.55  # brightness of the slowest cells
 LISTED = 6  # entries of the legend, besides one for the rest
 LEAST_SHARE = 0.001  # of the plane, for an entry of its own
@@ -54,8 +55,8 @@ def kinds_of(plane: xr.Dataset, puzzle: int) -> list[tuple[np.ndarray, str, str]
     free = (number < 0) & ~away
     if judged:
         right = one.correct.values
-        kinds.append((free & right, _mixed(COLOURS["right"], 0.62), "right, no attractor"))
-        kinds.append((free & ~right, _mixed(COLOURS["wrong"], 0.62), "wrong, no attractor"))
+        kinds.append((free & right, _faint(COLOURS["right"]), "right, no attractor"))
+        kinds.append((free & ~right, _faint(COLOURS["wrong"]), "wrong, no attractor"))
     else:
         kinds.append((free, NONE, "no attractor"))
     kinds.append((away, AWAY, "diverged"))
@@ -67,9 +68,9 @@ def _codes(one: xr.Dataset, names: tuple[str, ...]) -> list[int]:
     return [meanings.index(name) for name in names]
 
 
-def _mixed(colour: str, share: float) -> str:
-    """Return a colour mixed with a share of white."""
-    return "#" + "".join(f"{round(255 * ((1 - share) * c + share)):02x}" for c in to_rgb(colour))
+def _faint(colour: str) -> str:
+    """Return a colour mixed with white."""
+    return "#" + "".join(f"{round(255 * ((1 - WHITE) * c + WHITE)):02x}" for c in to_rgb(colour))
 
 
 def brightness(plane: xr.Dataset, puzzle: int) -> tuple[np.ndarray, str]:

@@ -187,9 +187,9 @@ def in_percent(*axes: Axis) -> None:
         axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
 
 
-def band_key(found: xr.Dataset, what: str = "") -> Patch:
+def band_key(found: xr.Dataset) -> Patch:
     """Return the entry of a legend for shaded intervals, of the confidence of a dataset."""
-    label = f"band: {100 * float(found.attrs.get('confidence', 0.95)):g} % interval{what}"
+    label = f"band: {100 * float(found.attrs.get('confidence', 0.95)):g} % interval"
     return Patch(facecolor=COLOURS["ink"], alpha=0.15, linewidth=0, label=label)
 
 

@@ -28,6 +28,7 @@ WINDOW = 32  # steps between two looks at a Picard orbit; longer periods are wha
 MEMORY = 8  # differences kept by Anderson mixing
 JUMPS, JUMP = 3, 0.3  # leaps of Newton's method out of a valley, and their largest length over the scale
 RUNAWAY = 1e6
+LEADING = 6  # modes among which recursive projection looks for the slow and unstable ones
 STRIKES = 2  # windows in a row without progress before a Picard orbit is left
 ANDERSON_STEPS, NEWTON_STEPS, PROJECTION_STEPS = 240, 25, 200
 
@@ -361,7 +362,7 @@ def newton_direction(search: Search, rows: Tensor, f: Tensor, forcing: Tensor) -
 
 
 @torch.no_grad()
-def projection(search: Search, k: int = 6) -> None:
+def projection(search: Search) -> None:
     """Recursive projection: Newton in the space of the slow and unstable modes, the map itself on the rest.
 
     Notes
@@ -381,7 +382,7 @@ def projection(search: Search, k: int = 6) -> None:
     for t in range(PROJECTION_STEPS):
         if t % 20 == 0:
             search.z[rows] = z
-            basis, small = _slow_space(search, rows, k)
+            basis, small = _slow_space(search, rows)
         assert basis is not None and small is not None
         f = search.step(rows, z) - z
         residual = f.norm(dim=1)
@@ -402,11 +403,11 @@ def projection(search: Search, k: int = 6) -> None:
             return
 
 
-def _slow_space(search: Search, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _slow_space(search: Search, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return an orthonormal basis (n, k, d) of the slow and unstable modes (zero rows pad), and J in it (n, k, k)."""
     jacobian = search.jacobian(rows)
     start = random_directions(len(rows), search.z.shape[1], 0, search.z)
-    pairs = leading_pairs(Products(jacobian, "right"), start, k, tol=1e-2, max_products=150)
+    pairs = leading_pairs(Products(jacobian, "right"), start, LEADING, tol=1e-2, max_products=150)
     search.products[rows] += int(pairs.products.max())
     slow = torch.as_tensor(abs(pairs.value) > 0.9, device=rows.device)
     basis = torch.linalg.qr(torch.where(slow[..., None], pairs.vector, 0.0).transpose(1, 2))[0].transpose(

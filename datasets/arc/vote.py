@@ -41,8 +41,6 @@ class Case:
     ----------
     task, number
         Name of the task, and the number of the test among the task's.
-    input
-        The grid of the test in the frame of the task.
     target
         The right answer, None where it is not known.
     rows
@@ -51,7 +49,6 @@ class Case:
 
     task: str
     number: int
-    input: Grid
     target: Grid | None
     rows: np.ndarray
 
@@ -90,7 +87,7 @@ def cases_of(
         For a puzzle whose grid is elsewhere on its board (as in training splits), naming the row, or that shows none of
         the tests of its task.
     """
-    found: dict[str, dict[Any, tuple[Grid, Grid | None, list[int]]]] = {}
+    found: dict[str, dict[Any, tuple[Grid | None, list[int]]]] = {}
     grids = undone(inputs, names)
     targets = None if labels is None else undone(labels, names)
     for row, (grid, name) in enumerate(zip(grids, names, strict=True)):
@@ -106,7 +103,7 @@ def cases_of(
             known = [
                 (np.array(t["input"], np.uint8), np.array(t["output"], np.uint8)) for t in tests[task]["test"]
             ]
-            found[task] = {_key(given): (given, wanted, []) for given, wanted in known}
+            found[task] = {_key(given): (wanted, []) for given, wanted in known}
         here = found.setdefault(task, {})
         if _key(grid) not in here:
             if tests is not None:
@@ -114,12 +111,12 @@ def cases_of(
                     f"puzzle {row} ({name}): shows none of the tests of {task!r} in test_puzzles.json"
                 )
             wanted = None if targets is None or not targets[row].size else targets[row]
-            here[_key(grid)] = (grid, wanted, [])
-        here[_key(grid)][2].append(row)
+            here[_key(grid)] = (wanted, [])
+        here[_key(grid)][1].append(row)
     return [
-        Case(task, number, grid, target, np.array(rows, int))
+        Case(task, number, target, np.array(rows, int))
         for task, cases in found.items()
-        for number, (grid, target, rows) in enumerate(cases.values())
+        for number, (target, rows) in enumerate(cases.values())
     ]
 
 

@@ -108,6 +108,13 @@ def test_ids_are_unique_and_references_resolve():
     assert set(re.findall(r'(?:url\(#|href="#)([^")]+)', html)) <= set(ids)
 
 
+def test_residuals_measured_at_some_steps_only_are_said_to_be(mixed):
+    tree = tree_of(plan.mixed())
+    tree["ensemble"].attrs["residuals"] = "sparse"
+    assert "Measured at some steps only" in words(report.render(tree))
+    assert "Measured at some steps only" not in words(mixed)
+
+
 def test_several_checkpoints_are_summed_up_and_linked():
     html = report.render(tree_of(plan.mixed(), plan.mode_c(), plan.DEGENERATE["no labels"]()))
     assert "<title>Attractor landscape of mixed, narrow, planted · eqrlab</title>" in html

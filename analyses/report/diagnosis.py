@@ -69,6 +69,7 @@ def diagnosis_view(number: int, name: str, groups: Groups) -> dict[str, Any]:
         "some": PHASE_RUNS if restarts > PHASE_RUNS else 0, "puzzle_views": [],
         "provenance": tables.provenance(groups), "letter": "unknown",
         "floor": settled_below(ensemble), "zeros": bool((ensemble["residual"].values == 0).any()),
+        "sparse": ensemble.attrs.get("residuals") == "sparse",
         "rule": "the most attractors, the largest basin, the most runs at no attractor", "local": None,
         "scaling": None, "disguises": None,
     }  # fmt: skip

@@ -150,8 +150,8 @@ def parse_mix(difficulty: str) -> dict[str, float]:
         name, _, weight = part.strip().partition(":")
         if name not in DIFFICULTIES:
             raise ValueError(
-                f"difficulty {name!r} unknown; choose from {', '.join(DIFFICULTIES)} or a mixture "
-                "of these, or mixed (all of them), or for 9x9 hardest"
+                f"difficulty {name!r} unknown; choose from {', '.join(DIFFICULTIES)} or a mixture of these; "
+                "outside of mixtures also mixed (all of them) and, for 9x9, hardest"
             )
         if (weight and not weight.isdecimal()) or (weight and not int(weight)):
             raise ValueError(f"the weight of {name} must be a positive whole number, got {weight!r}")

@@ -66,6 +66,12 @@ def test_evaluation_votes_and_writes_the_submission(job, tmp_path):
     assert "pass@1000" in printed and "2 tasks, 2 tests" in printed and "note" not in printed
 
 
+def test_training_says_that_it_uses_no_identifiers(files, tmp_path):
+    size = "--hidden 4 --heads 1 --h-cycles 1 --l-cycles 1 --halt-max-steps 1 --batch-size 1 --steps 1 --minutes 0"
+    said = run("train", "arc", "--puzzles", files / "data" / "test", "--out", tmp_path, *size.split())
+    assert "note: the identifiers of the puzzles are not used" in said.stderr
+
+
 def test_a_submission_of_other_puzzles_is_refused(tmp_path):
     said = refused("evaluate", "eqr-sudoku6", "--limit", 2, "--depth", 1, "--submission", tmp_path / "s.json")
     assert said.startswith("--submission requires ARC puzzles")

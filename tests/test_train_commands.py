@@ -253,6 +253,15 @@ def test_a_finished_run_goes_on_for_more_steps(data, tmp_path):
         run(train, [*again, "--steps", 9])
 
 
+def test_a_run_that_is_stopped_before_its_first_step_is_continued_as_it_says(data, tmp_path):
+    said = run(train, arguments(data, tmp_path / "late", "--minutes", 0))
+    assert f"continue with: eqrlab train sudoku4 --out {tmp_path / 'late'} --resume" in said
+    run(train, ["sudoku4", "--out", tmp_path / "late", "--resume", "--quiet"])
+    run(train, arguments(data, tmp_path / "whole"))
+    ends = [load_file(tmp_path / name / "state.safetensors") for name in ("late", "whole")]
+    assert all(torch.equal(ends[0][k], ends[1][k]) for k in ends[1])
+
+
 def test_a_run_on_a_task_of_open_sizes_is_continued(tmp_path):
     rows = [" ".join(map(str, row)) for row in np.random.default_rng(0).integers(1, 4, (12, 5))]
     (tmp_path / "copy.csv").write_text("puzzle,solution\n" + "".join(f"{row},{row}\n" for row in rows))

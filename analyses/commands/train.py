@@ -175,6 +175,11 @@ def _prepare(task: str, options: dict[str, Any]) -> tuple[Trainer, PuzzleSet | N
         if given is not None and given.labels is None:
             raise ValueError(f"{given.source}: training needs puzzles with solutions")
     assert puzzles.labels is not None
+    if puzzles.identifiers is not None:
+        click.echo(
+            "note: the identifiers of the puzzles are not used, as models trained here have no puzzle embeddings",
+            err=True,
+        )
     drawn = task_named(task).device_augment
     symmetries = None if options["no_symmetries"] or drawn is None else drawn(device)
     trainer = Trainer(

@@ -357,9 +357,13 @@ def train(
     def keep(name: str) -> None:
         save(trainer.result(), run / name)
 
+    def keep_all() -> None:
+        trainer.save_state(run / "state.safetensors")
+        keep("model.safetensors")
+
     ending = trainer.step_count >= trainer.config.steps or stop()
     if ending:  # it was killed between the last state and the last model, or has no time
-        keep("model.safetensors")
+        keep_all()
     pace = _pace(trainer) if throughput and not ending else {}
     began, since = time.monotonic(), trainer.step_count
     while not ending:
@@ -391,8 +395,7 @@ def train(
         ending = last or stop()
         if step % save_every == 0 or ending:
             paused = time.monotonic()
-            trainer.save_state(run / "state.safetensors")
-            keep("model.safetensors")
+            keep_all()
             began += time.monotonic() - paused
         yield {**line, **record}
 

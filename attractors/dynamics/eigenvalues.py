@@ -194,9 +194,8 @@ def _krylov(jacobian: Jacobian, start: Tensor, wanted: Wanted, slack: np.ndarray
     left = wanted.left_pairs(jacobian, start, limit, most)
     known = _right(jacobian, left, start, wanted)
     scale, size = left.scale[:, None], np.abs(left.value)
-    with np.errstate(
-        invalid="ignore", divide="ignore"
-    ):  # the residual that would make each error small enough
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # the residual that would make each error small enough
         asked = np.fmin(tol * size / (2 * known.condition), SIMPLE * scale / (2 * known.condition**2))
         counts = wanted.refined(left.value)
         asked = np.nanmin(

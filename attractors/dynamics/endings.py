@@ -120,11 +120,7 @@ def endings(
     [[3, 3]]
     """
     own = computing(options, endings, EndingOptions)
-    max_steps, steps, searches = (
-        options.get("max_steps", 512),
-        options.get("steps", 200),
-        options.get("searches", 24),
-    )
+    max_steps, steps = options.get("max_steps", 512), options.get("steps", 200)
     require_known(ensemble, "endings")
     known = own.identifiers if own.identifiers is not None else identifiers_in(ensemble)
     where: dict[str, Any] = {"dtype": own.dtype, "device": own.device, "identifiers": known}
@@ -149,7 +145,7 @@ def endings(
     residual, right = rest.relative_residual.values, ensemble.correct.values[:, :, -1]
     # A run may creep past a saddle with a tiny residual: Newton finds that saddle next to it, if there is one.
     near_distance, near_radius, near_low = _near(
-        system, inputs, state, _spread(moving, right, searches), tol, own.seed, where
+        system, inputs, state, _spread(moving, right, options.get("searches", 24)), tol, own.seed, where
     )
     passing = (residual <= SLOW) & (near_distance <= NEAR) & (near_low > 1)
     stable, unstable = (settled & (stability_of(low, high) == i) for i in range(2))
@@ -222,10 +218,8 @@ def _eigen(
         mine = period == p
         found = spectrum(system, inputs, _gaps(state, mine), k=k, tol=tol, steps=int(p), max_products=400, seed=seed,
                          **where)  # fmt: skip
-        value[mine], residual[mine] = (
-            found.eigenvalue.values[mine][:, :k],
-            found.eigen_residual.values[mine][:, :k],
-        )
+        value[mine] = found.eigenvalue.values[mine][:, :k]
+        residual[mine] = found.eigen_residual.values[mine][:, :k]
         radius[:, mine] = np.stack([found[name].values for name in names])[:, mine]
     return {"eigenvalue": value, "eigen_residual": residual, **dict(zip(names, radius, strict=True))}
 
@@ -257,16 +251,8 @@ def _near(
     away = np.linalg.norm(found.fixed_point.values.reshape(flat.shape) - flat, axis=2)
     distance[good] = (away / np.linalg.norm(flat, axis=2).clip(1e-300))[good]
     if good.any():
-        near = spectrum(
-            system,
-            inputs,
-            _gaps(found.fixed_point.values, good),
-            k=1,
-            tol=tol,
-            max_products=400,
-            seed=seed,
-            **where,
-        )
+        z = _gaps(found.fixed_point.values, good)
+        near = spectrum(system, inputs, z, k=1, tol=tol, max_products=400, seed=seed, **where)
         radius[good], low[good] = near.spectral_radius.values[good], near.spectral_radius_low.values[good]
     return distance, radius, low
 

@@ -174,13 +174,9 @@ def _widened(points: Points, states: Tensor) -> Points:
     """Return the points of all rounds, states (rounds, n, d), those of a puzzle side by side."""
     puzzles, per = points.shape
     z = states.view(len(states), puzzles, per, -1).transpose(0, 1).reshape(-1, *points.z.shape[1:])
-    present, unknown = (
-        torch.ones(len(z), dtype=torch.bool, device=z.device),
-        points.run_size.new_zeros(len(z)),
-    )
-    return dataclasses.replace(
-        points, z=z, shape=(puzzles, per * len(states)), present=present, run_size=unknown
-    )
+    present = torch.ones(len(z), dtype=torch.bool, device=z.device)
+    shape, unknown = (puzzles, per * len(states)), points.run_size.new_zeros(len(z))
+    return dataclasses.replace(points, z=z, shape=shape, present=present, run_size=unknown)
 
 
 Record = dict[str, Tensor]  # row values of one round of searches, by name
@@ -213,8 +209,7 @@ def _search(
     rounds: list[Record] = []
     known: Tensor | None = None
     lengths = torch.as_tensor(length).to(points.z)
-    bar = tqdm(total=len(points.z) * (deflate + 1), unit="start", desc="searching", **shown(progress))
-    with bar:
+    with tqdm(total=len(points.z) * (deflate + 1), unit="start", desc="searching", **shown(progress)) as bar:
         for number in range(deflate + 1):
             parts = []
             for rows in torch.split(torch.arange(len(points.z), device=points.z.device), size):
@@ -291,7 +286,7 @@ def _settle_floor(search: Search) -> None:
     search.code[done] = CODE["at_floor"]
 
 
-def _searched(points: Points, gather) -> dict[str, schema.Variable]:
+def _searched(points: Points, gather: Callable[[str], np.ndarray]) -> dict[str, schema.Variable]:
     """Return the results of the search itself."""
     at = ("puzzle", "point")
     residual, norms = gather("residual"), points.z.flatten(1).norm(dim=1).cpu().numpy()
@@ -364,53 +359,28 @@ def _certified(
         values[member] = values[merged.leader[member]]
     # A complex pair at the end brings its second member: one more than asked for, where any state has such a pair.
     wide = k + bool(np.isfinite(value[:, k]).any())
-    at = ("puzzle", "point")
-    answers = np.nan_to_num(checks[:, 2]).astype(bool)
+    table = {
+        "solution": (merged.label.astype(np.int32), "number of the distinct fixed point, -1 none"),
+        "representative": (leading, "the point with the smallest residual of its solution"),
+        "stable": (stability == STABILITY.index("stable"), "certainly stable: see stability"),
+        "stability": (stability, "stable, unstable, or not decided by what is known; -1 no solution"),
+        "spectral_radius": (radius[0], "largest modulus of an eigenvalue, over a whole period"),
+        "spectral_radius_low": (radius[1], "lower bound of the spectral radius"),
+        "spectral_radius_high": (radius[2], "upper bound, infinite where it is not known"),
+        "eigenvalue": (value[:, :wide], "leading eigenvalues, over a whole period"),
+        "sigma_min": (merged.sigma, "smallest singular value of I - J, estimated from above"),
+        "error_bound": (merged.error, "2 residual / sigma_min: distance to the exact fixed point"),
+        "forward_drift": (checks[:, 0], "largest relative distance from it within 64 steps"),
+        "return_ratio": (checks[:, 1], "perturbation after 64 steps over that before, worst of three"),
+        "answer_returns": (
+            np.nan_to_num(checks[:, 2]).astype(bool), "all perturbed twins end with the unperturbed answer"
+        ),
+    }  # fmt: skip
+    dims = ("puzzle", "point", "eig")
     return {
-        "solution": (
-            at,
-            points.fold(merged.label.astype(np.int32)),
-            "number of the distinct fixed point, -1 none",
-        ),
-        "representative": (at, points.fold(leading), "the point with the smallest residual of its solution"),
-        "stable": (
-            at,
-            points.fold(stability == STABILITY.index("stable")),
-            "certainly stable: see stability",
-        ),
-        "stability": (
-            at,
-            points.fold(stability),
-            "stable, unstable, or not decided by what is known; -1 no solution",
-        ),
-        "spectral_radius": (
-            at,
-            points.fold(radius[0]),
-            "largest modulus of an eigenvalue, over a whole period",
-        ),
-        "spectral_radius_low": (at, points.fold(radius[1]), "lower bound of the spectral radius"),
-        "spectral_radius_high": (at, points.fold(radius[2]), "upper bound, infinite where it is not known"),
-        "eigenvalue": (
-            (*at, "eig"),
-            points.fold(value[:, :wide]),
-            "leading eigenvalues, over a whole period",
-        ),
-        "sigma_min": (
-            at,
-            points.fold(merged.sigma),
-            "smallest singular value of I - J, estimated from above",
-        ),
-        "error_bound": (
-            at,
-            points.fold(merged.error),
-            "2 residual / sigma_min: distance to the exact fixed point",
-        ),
-        "forward_drift": (at, points.fold(checks[:, 0]), "largest relative distance from it within 64 steps"),
-        "return_ratio": (
-            at,
-            points.fold(checks[:, 1]),
-            "perturbation after 64 steps over that before, worst of three",
-        ),
-        "answer_returns": (at, points.fold(answers), "all perturbed twins end with the unperturbed answer"),
+        **{
+            name: (dims[: values.ndim + 1], points.fold(values), text)
+            for name, (values, text) in table.items()
+        },
         "ambiguous": (("puzzle",), merged.ambiguous, "pairs of points that could be merged or not"),
     }

@@ -119,17 +119,10 @@ def ftle(
     rows = torch.cat(done)
     exponents = spread(len(points.z), np.concatenate(logs) / steps, rows)
     flags = spread(len(points.z), np.concatenate(good), rows, False)
+    at, text = ("puzzle", "point"), f"log sigma(Df^{steps}) / {steps}, natural logarithm"
     variables: dict[str, schema.Variable] = {
-        "ftle": (
-            ("puzzle", "point", "eig"),
-            points.fold(exponents),
-            f"log sigma(Df^{steps}) / {steps}, natural logarithm",
-        ),
-        "converged": (
-            ("puzzle", "point"),
-            points.fold(flags),
-            "the singular values are within the tolerance",
-        ),
+        "ftle": ((*at, "eig"), points.fold(exponents), text),
+        "converged": (at, points.fold(flags), "the singular values are within the tolerance"),
     }
     tolerances = {"singular_residual": tol, "max_products": max_products}
     return schema.dataset(

@@ -24,6 +24,7 @@ from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.states import Points, States
 from eqrlab.attractors.results import schema
 from eqrlab.core import System
+from eqrlab.core.models.system import context_of
 from eqrlab.core.progress import shown, tqdm
 
 ROUNDS = 8  # Krylov spaces one after another, each on what the last has left
@@ -150,10 +151,8 @@ def _without(
     fewer[np.arange(len(row)), cell] = blank
     place = torch.as_tensor(row, device=points.z.device)
     x = points.context(place)
-    without = points.system.encode(fewer.to(points.z.device)) if points.identifiers is None else None
-    if without is None:
-        known = points.identifiers[row // points.shape[1]]  # type: ignore[index]
-        without = points.system.encode(fewer.to(points.z.device), known)  # type: ignore[call-arg]
+    known = None if points.identifiers is None else points.identifiers[row // points.shape[1]]
+    without = context_of(points.system, fewer.to(points.z.device), known)
     change = pytree.tree_map(
         lambda a, b: b.to(a) - a if isinstance(a, Tensor) and a.is_floating_point() else a, x, without
     )

@@ -53,30 +53,29 @@ def dataset(
     codes
         Variable to the meanings of its integer codes.
     """
+    told = {name: flags(meanings) for name, meanings in (codes or {}).items()}
     data = {
-        name: (dims, values, {"long_name": text, "units": "1", **flags((codes or {}).get(name, ()))})
-        if name in (codes or {})
-        else (dims, values, {"long_name": text, "units": "1"})
+        name: (dims, values, {"long_name": text, "units": "1", **told.get(name, {})})
         for name, (dims, values, text) in variables.items()
     }
     result = xr.Dataset(data, attrs={k: plain(v) for k, v in attributes.items()})
     for dim, size in result.sizes.items():
         values = (coordinates or {}).get(str(dim), np.arange(size))
         name = f"{dim}_name" if dim in variables else dim  # a variable of the same name, as `mode`, keeps it
-        labels = np.asarray(values)
-        units = {} if labels.dtype.kind in "OU" else {"units": "1"}
-        result = result.assign_coords({name: (dim, labels, {"long_name": str(dim), **units})})
+        result = result.assign_coords({name: _coordinate(str(dim), values)})
     return named(result)
+
+
+def _coordinate(dim: str, values: Any) -> tuple[str, np.ndarray, dict[str, str]]:
+    labels = np.asarray(values)
+    return dim, labels, {"long_name": dim, **({} if labels.dtype.kind in "OU" else {"units": "1"})}
 
 
 def relabelled(result: xr.Dataset, **labels: Any) -> xr.Dataset:
     """Return a dataset with other labels along some dimensions it has, described as `dataset` does."""
-    for dim, values in labels.items():
-        if dim in result.dims:
-            given = np.asarray(values)
-            units = {} if given.dtype.kind in "OU" else {"units": "1"}
-            result = result.assign_coords({dim: (dim, given, {"long_name": dim, **units})})
-    return result
+    return result.assign_coords(
+        {dim: _coordinate(dim, values) for dim, values in labels.items() if dim in result.dims}
+    )
 
 
 def plain(value: Any) -> Any:

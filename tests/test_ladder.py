@@ -238,15 +238,19 @@ def test_finished_runs_are_found_and_neither_trained_nor_sampled_again(files, wh
 def test_the_cost_is_of_the_runs_that_are_left(files, whole, tmp_path, monkeypatch):
     assert cost_of(whole[0]) == "all done"
     ladder = small(files, tmp_path / "new")
-    (tmp_path / "new/tied-seed0").mkdir(parents=True)
-    (tmp_path / "new/tied-seed0/landscape.nc").touch()  # so that three of four runs are left
+    for name in ("tied-seed0", "ri-seed0"):
+        shutil.copytree(whole[0].out / name, tmp_path / "new" / name)
+    (tmp_path / "new/ri-seed0/landscape.nc").unlink()  # so that three of four runs are left
     asked = []
     monkeypatch.setattr(ladder_verb, "duration", lambda seconds: asked.append(seconds) or "1 s")
     monkeypatch.setattr(ladder_verb, "sampling_seconds", lambda model, of: 7.0)
     assert cost_of(ladder) == "up to about 1 s: training 1 s, sampling 1 s"
     total, training, sampled = asked
     assert sampled == 3 * 7 and total == training + sampled and training > 0
-    assert [p.name for p in (tmp_path / "new").rglob("*.safetensors")] == [], "measuring trains no run"
+    assert len([*(tmp_path / "new").rglob("model.safetensors")]) == 2, "measuring trains no run"
+    asked.clear()
+    cost_of(small(files, tmp_path / "new", sampling=Sampling(limit=2, restarts=4, depth=4)))
+    assert asked[2] == 4 * 7, "another sampling is left to do for all"
 
 
 def test_another_sampling_is_sampled_anew(files, whole, tmp_path):

@@ -17,7 +17,7 @@ from eqrlab.analyses.commands.common.cost import duration, sampling, seconds_an_
 from eqrlab.analyses.commands.common.json_result import prints_json, records
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.stopping import Stopped, exit_code, stop_signals
-from eqrlab.analyses.studies.ladder.climb import Interrupted, climb, deepest
+from eqrlab.analyses.studies.ladder.climb import Interrupted, climb, deepest, found
 from eqrlab.analyses.studies.ladder.rungs import PATH, Ladder, Sampling
 from eqrlab.analyses.studies.training_recipes import OPTIONS
 from eqrlab.analyses.text.format import plural, table, wrapped
@@ -123,7 +123,7 @@ def ladder_command(task: str, **options: Any) -> dict[str, Any]:
 
 def cost_of(ladder: Ladder) -> str:
     """Return in one line how long the remaining runs will take, estimated from two optimiser steps of each rung."""
-    left = collections.Counter(rung for rung, seed in ladder.runs() if not finished(ladder, rung, seed))
+    left = collections.Counter(rung for rung, seed in ladder.runs() if found(ladder, rung, seed) is None)
     training = sampled = 0.0
     for rung, runs in left.items():
         trainer = ladder.trainer(
@@ -141,11 +141,6 @@ def cost_of(ladder: Ladder) -> str:
         if left
         else "all done"
     )
-
-
-def finished(ladder: Ladder, rung: str, seed: int) -> bool:
-    """Return whether a run is already trained and sampled, that is, whether its last file exists."""
-    return (ladder.folder(rung, seed) / "landscape.nc").exists()
 
 
 def sampling_seconds(model: Reasoner, ladder: Ladder) -> float:

@@ -14,6 +14,8 @@ import xarray as xr
 from eqrlab import attractors as at
 from eqrlab.analyses.diagnose import diagnose
 from eqrlab.analyses.studies.ladder.rungs import REFERENCE_DEPTH, Ladder, Sampling
+from eqrlab.analyses.studies.shares import proportion
+from eqrlab.analyses.text.format import stated_share
 from eqrlab.attractors.results import archive, schema
 from eqrlab.attractors.results.groups import results_of
 from eqrlab.core import Reasoner, load
@@ -147,6 +149,22 @@ def measure_run(
     return groups
 
 
+def request(ladder: Ladder, rung: str, seed: int) -> str:
+    """Return what the sampling of a trained run is asked to be, as its archive notes it."""
+    test, model = ladder.test_set, ladder.folder(rung, seed) / "model.safetensors"
+    puzzles = hashlib.sha256(test.inputs.tobytes() + np.asarray(test.labels).tobytes()).hexdigest()
+    return json.dumps({"model": sha256(model), "puzzles": puzzles, **dataclasses.asdict(ladder.sampling)})
+
+
+def found(ladder: Ladder, rung: str, seed: int) -> Groups | None:
+    """Return the sampling in the folder of a run, None where there is none, or one of something else."""
+    folder = ladder.folder(rung, seed)
+    if not all((folder / name).exists() for name in ("landscape.nc", "model.safetensors")):
+        return None
+    tree = archive.read(folder / "landscape.nc")
+    return results_of(tree) if tree.attrs.get("ladder_request") == request(ladder, rung, seed) else None
+
+
 def measured(
     ladder: Ladder, rung: str, seed: int, stop: Callable[[], bool], progress: bool = False
 ) -> tuple[Groups, bool]:
@@ -158,15 +176,9 @@ def measured(
         When `stop` says so; nothing of the sampling under way is kept.
     """
     folder, test = ladder.folder(rung, seed), ladder.test_set
-    path, model_path = folder / "landscape.nc", folder / "model.safetensors"
-    puzzles = hashlib.sha256(test.inputs.tobytes() + np.asarray(test.labels).tobytes()).hexdigest()
-    asked = json.dumps(
-        {"model": sha256(model_path), "puzzles": puzzles, **dataclasses.asdict(ladder.sampling)}
-    )
-    if path.exists():
-        tree = archive.read(path)
-        if tree.attrs.get("ladder_request") == asked:
-            return results_of(tree), False
+    known = found(ladder, rung, seed)
+    if known is not None:
+        return known, False
 
     def tick(done: int, total: int) -> None:
         if stop():
@@ -175,12 +187,17 @@ def measured(
         bar.update(done - bar.n)
 
     with tqdm(desc=folder.name, unit="step", unit_scale=True, **shown(progress)) as bar:
-        model = load(model_path)
+        model = load(folder / "model.safetensors")
         model.multiply("fastest")
         groups = measure_run(model, test, ladder.sampling, device=ladder.device, tick=tick)
     for group in groups.values():
-        group.attrs |= {"ladder_request": asked, "name": folder.name, "rung": rung, "training_seed": seed}
-    archive.write(path, groups)
+        group.attrs |= {
+            "ladder_request": request(ladder, rung, seed),
+            "name": folder.name,
+            "rung": rung,
+            "training_seed": seed,
+        }
+    archive.write(folder / "landscape.nc", groups)
     return groups, True
 
 
@@ -218,8 +235,9 @@ def climb(
         groups, sampled = measured(ladder, rung, seed, stop, progress)
         results[rung, seed] = groups
         last = groups["own_start"].correct.values[:, groups["own_start"].attrs["training_depth"] - 1]
+        exact = stated_share(proportion(last.mean(), len(last)))
         done = f"{'trained' if new else 'found'} and {'sampled' if sampled else 'found sampled'}"
-        tell(f"{rung}, seed {seed}: {done}, {last.mean():.1%} exact at the training depth")
+        tell(f"{rung}, seed {seed}: {done}, {exact} exact at the training depth")
     return results
 
 

@@ -115,7 +115,7 @@ def compare(results: Mapping[str, Groups], *, confidence: float = 0.95, seed: in
     both = np.isfinite(difference)
     mean, gap = _mean(values, np.isfinite(values)), _mean(difference, both)
     low, high = cluster_bootstrap(
-        mean_where_defined(difference), values.shape[-1], confidence=confidence, seed=seed
+        mean_where_defined(np.sort(difference)), values.shape[-1], confidence=confidence, seed=seed
     )
     compared = both.sum(-1)
     least, most = np.array([differences_of(*range_of(q)) for q in quantities]).T

@@ -326,8 +326,19 @@ def test_asymptotic_alignment_needs_states_of_these_puzzles():
     kept = at.sample(system, puzzles(2), restarts=2, depth=3, keep=("final_state",))
     with pytest.raises(ValueError, match="same order"):
         at.asymptotic_alignment(system, puzzles(2).flip(0), kept)
-    with pytest.raises(ValueError, match="two puzzles"):
+    with pytest.raises(ValueError, match="two different puzzles"):
         at.asymptotic_alignment(system, puzzles(1), kept.isel(puzzle=[0]))
+
+
+def test_partners_of_asymptotic_alignment_are_other_puzzles_whatever_their_order():
+    system, tokens = selector([[-0.3], [0.0], [0.4]]), puzzles(3)
+    kept = at.sample(system, tokens, restarts=4, depth=8, keep=("final_state",))
+    found = at.asymptotic_alignment(system, tokens, kept)
+    order = [1, 2, 0, 1]  # with a copy
+    again = at.asymptotic_alignment(system, tokens[order], kept.isel(puzzle=order))
+    np.testing.assert_array_equal(np.array(order)[again.partner], found.partner[order])
+    np.testing.assert_allclose(again.alignment, found.alignment[order])
+    assert (found.partner != np.arange(3)[:, None]).all()
 
 
 @pytest.mark.parametrize("puzzles", [3, 7])

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
+from eqrlab import attractors as at
 from eqrlab.attractors.statistics import bootstrap
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles
 from eqrlab.attractors.statistics.intervals import (
@@ -14,6 +16,8 @@ from eqrlab.attractors.statistics.intervals import (
     unseen_mass,
 )
 from eqrlab.attractors.statistics.ranks import PooledAuc, PooledSpearman
+from eqrlab.core import MapSystem
+from tests.zoo import normal_start
 
 
 @pytest.mark.parametrize(("method", "name"), [("wilson", "wilson"), ("clopper-pearson", "exact")])
@@ -257,7 +261,36 @@ def test_few_puzzles_are_covered_nearly_as_often_as_many(puzzles):
 
 
 def test_differing_puzzles_keep_the_interval_of_the_bootstrap():
-    share = np.random.default_rng(0).random(30)
+    share = np.sort(np.random.default_rng(0).random(30))
     mean, low, high = share_over_puzzles(share, seed=3)
     expected = cluster_bootstrap(lambda w: w @ share / w.sum(), 30, resamples=1000, seed=3)
     np.testing.assert_allclose((mean, low, high), (share.mean(), *expected))
+
+
+def test_a_mean_over_puzzles_has_one_interval_in_any_order_and_counted_either_way_round():
+    values = np.random.default_rng(0).random((12, 3))
+    _, low, high = share_over_puzzles(values)
+    again = share_over_puzzles(values[::-1])
+    np.testing.assert_array_equal((low, high), again[1:])
+    other = share_over_puzzles(1 - values)
+    np.testing.assert_allclose((low, high), (1 - other[2], 1 - other[1]), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "analysis", [at.alignment, at.signals, at.outcomes, at.scaling, at.modes, at.mode_sensitivity]
+)
+def test_analyses_do_not_depend_on_the_order_of_puzzles(analysis):
+    offsets, tokens = torch.tensor([-0.9, 0.0, 0.3, 0.7, -0.2]).double(), torch.arange(5)[:, None]
+    system = MapSystem(
+        lambda z, x: x + torch.tanh(2 * (z - x)),
+        normal_start(1),
+        lambda z, x: (z > x).long() + 1,
+        lambda inputs: offsets[inputs[:, 0]][:, None],
+    )
+    runs = at.sample(system, tokens, labels=torch.full((5, 1), 2), restarts=6, depth=16)
+    order = [2, 0, 4, 1, 3]
+    expected, found = analysis(runs), analysis(runs.isel(puzzle=order))
+    if "puzzle" in expected.dims:
+        expected = expected.isel(puzzle=order)
+    for name in expected.data_vars:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-9, atol=1e-12, err_msg=str(name))

@@ -18,6 +18,7 @@ from eqrlab.attractors.statistics.bootstrap import (
     cluster_bootstrap,
     mean_where_defined,
     share_over_puzzles,
+    value_order,
     widened,
 )
 from eqrlab.attractors.statistics.ranks import PooledAuc, PooledSpearman
@@ -82,10 +83,12 @@ def alignment(
             status[i] = schema.STATUS.index("all_wrong" if wrong.any() else "all_right")
         elif (score == score[0, 0]).all() or np.isnan(score).all():
             status[i] = schema.STATUS.index("no_residual_spread")
-        pooled = PooledAuc(score, wrong)
-        auc_puzzle[:, i] = pooled.within()
-        within = mean_where_defined(auc_puzzle[:, i])
         wrongness = wrong.astype(float) if error is None else np.nan_to_num(error[:, :, depth - 1], nan=1.0)
+        order = value_order(wrong.sum(1), np.sort(score, 1))
+        score, wrong, wrongness = score[order], wrong[order], wrongness[order]
+        pooled = PooledAuc(score, wrong)
+        auc_puzzle[order, i] = pooled.within()
+        within = mean_where_defined(np.sort(auc_puzzle[:, i]))
         spearman = PooledSpearman(np.where(np.isnan(score), np.inf, score), wrongness)
         having = min(wrong.any(1).sum(), (~wrong).any(1).sum())  # puzzles on the rarer side
         both = np.isfinite(auc_puzzle[:, i]).sum()

@@ -12,7 +12,7 @@ from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.fates.fate import CODE
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.bootstrap import RESAMPLES, cluster_bootstrap, widened
+from eqrlab.attractors.statistics.bootstrap import RESAMPLES, cluster_bootstrap, value_order, widened
 from eqrlab.attractors.statistics.intervals import check_confidence
 from eqrlab.attractors.statistics.ranks import PooledAuc
 
@@ -147,7 +147,9 @@ def share_of_runs(
 
     Bounds without width are set as wide as the number of puzzles that have such runs allows; fewer than two give NaN.
     """
-    some, of = np.asarray(some, float), np.asarray(of, float)
+    some, of = np.broadcast_arrays(np.asarray(some, float), np.asarray(of, float))
+    order = np.lexsort((of, some), axis=-1)
+    some, of = np.take_along_axis(some, order, -1), np.take_along_axis(of, order, -1)
 
     def share(weight: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -183,8 +185,9 @@ def _without_threshold(
     least = np.full(depths, np.nan)
     quantile = np.full((depths, 2, len(QUANTILES)), np.nan)
     for i in range(depths):
-        right, wrong = correct[..., i], ~correct[..., i]
-        pooled = PooledAuc(score[..., i], wrong)
+        order = value_order(correct[..., i].sum(1), np.sort(score[..., i], 1))
+        right, wrong, scores = correct[order, :, i], ~correct[order, :, i], score[order, :, i]
+        pooled = PooledAuc(scores, wrong)
         auc[0, i] = pooled(np.ones(len(right)))
         having = np.minimum(right.any(1).sum(), wrong.any(1).sum())
         if np.isfinite(auc[0, i]):
@@ -192,10 +195,10 @@ def _without_threshold(
             auc[1:, i] = _widened(auc[0, i], *ends, having, draw["confidence"])
         for j, side in enumerate((right, wrong)):
             if side.any():
-                quantile[i, j] = np.quantile(score[..., i][side], QUANTILES, method="inverted_cdf")
+                quantile[i, j] = np.quantile(scores[side], QUANTILES, method="inverted_cdf")
         if wrong.any():
-            least[i] = score[..., i][wrong].min()
-            below[0, i], low, high = _below_least(score[..., i], right, wrong, draw)
+            least[i] = scores[wrong].min()
+            below[0, i], low, high = _below_least(scores, right, wrong, draw)
             below[1:, i] = _widened(below[0, i], low, high, having, draw["confidence"])
     texts = {
         "auc": "probability that the wrong one of a right and a wrong run has the higher relative residual",

@@ -15,7 +15,7 @@ from eqrlab.attractors.ensemble.drawn import require_equal
 from eqrlab.attractors.ensemble.schedule import require_all
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.bootstrap import RESAMPLES, cluster_bootstrap, widened
+from eqrlab.attractors.statistics.bootstrap import RESAMPLES, cluster_bootstrap, value_order, widened
 
 
 def replay(
@@ -228,6 +228,8 @@ def matched_cost(
         )
     curve = baseline.correct.values[:, 0].astype(float)
     correct, nfe = result.correct.values.astype(float), result.nfe.values.astype(float)
+    order = value_order(correct, nfe, curve)
+    curve, correct, nfe = curve[order], correct[order], nfe[order]
 
     def compare(weight: np.ndarray) -> np.ndarray:
         share = weight / weight.sum()

@@ -13,7 +13,14 @@ from eqrlab.attractors.answers.alignment import depth_points
 from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.bootstrap import RESAMPLES, mean_over_puzzles, share_over_puzzles, widened
+from eqrlab.attractors.statistics.bootstrap import (
+    RESAMPLES,
+    mean_over_puzzles,
+    resampled,
+    share_over_puzzles,
+    value_order,
+    widened,
+)
 from eqrlab.attractors.statistics.intervals import check_confidence
 
 
@@ -234,9 +241,8 @@ def _pareto(chance: np.ndarray, nfe: np.ndarray, resamples: int, seed: int) -> t
         result[:, order] = fine
         return result.reshape(chance.shape[1:])
 
-    puzzles = len(chance)
-    draws = np.random.default_rng(seed).multinomial(puzzles, np.full(puzzles, 1 / puzzles), size=resamples)
-    support = sum(on_front(w.astype(float)).astype(float) for w in draws) / resamples
+    puzzles, chance = len(chance), chance[value_order(chance)]
+    support = sum(on_front(w).astype(float) for w in resampled(puzzles, resamples, seed)) / resamples
     return on_front(np.ones(puzzles)), np.asarray(
         support if puzzles > 1 else np.full(chance.shape[1:], np.nan)
     )
@@ -255,9 +261,8 @@ def _onset(
     value = onset(np.ones(len(gain)))
     if len(gain) < 2:
         return value, np.full_like(value, np.nan), np.full_like(value, np.nan)
-    rng, puzzles = np.random.default_rng(draw["seed"]), len(gain)
-    draws = rng.multinomial(puzzles, np.full(puzzles, 1 / puzzles), size=draw["resamples"])
-    found = np.sort([onset(w.astype(float)) for w in draws], axis=0)
+    gain = gain[value_order(gain)]
+    found = np.sort([onset(w) for w in resampled(len(gain), draw["resamples"], draw["seed"])], axis=0)
     tail = int((1 - draw["confidence"]) / 2 * len(found))
     return value, found[tail], found[-1 - tail]
 

@@ -17,6 +17,7 @@ from eqrlab.attractors.statistics.bootstrap import (
     cluster_bootstrap,
     mean_where_defined,
     share_over_puzzles,
+    value_order,
     widened,
 )
 from eqrlab.attractors.statistics.ranks import PooledAuc
@@ -75,8 +76,7 @@ def signals(
 
     Examples
     --------
-    >>> import torch
-    >>> from eqrlab.attractors import sample
+    >>>     >>> from eqrlab.attractors import sample
     >>> from eqrlab.core import MapSystem
     >>> start = lambda x, g: torch.randn((len(x), 1), generator=g, dtype=torch.float64)
     >>> sign = MapSystem(lambda z, x: torch.tanh(2 * z), start, lambda z, x: (z > 0).long() + 1)
@@ -88,14 +88,14 @@ def signals(
     ensemble = common_restarts(ensemble)
     names = [name for name in SIGNALS if name in (*available(ensemble), "majority")]
     draw: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
-    depth, restarts, puzzles = (ensemble.sizes[d] for d in ("step", "restart", "puzzle"))
+    depth, restarts = ensemble.sizes["step"], ensemble.sizes["restart"]
     correct = ensemble.correct.values[:, :, -1]
     score = np.stack([selector_score(ensemble, name, depth) for name in names])
     chance = np.stack([least(values, correct, restarts) for values in score], axis=1)  # (puzzle, signal)
     single = correct.mean(1, keepdims=True)
     within, across, each_puzzle = _aucs(score, ~correct, draw)
     best = score.min(2)
-    half = _halves(puzzles, seed)
+    half = _halves(value_order(chance, best.T), seed)
     variables: dict[str, schema.Variable] = {}
     gain, beyond = (share_over_puzzles(chance - base, least=-1.0, **draw) for base in (single, chance[:, :1]))
     per_signal: dict[str, tuple[Interval, str]] = {
@@ -137,9 +137,10 @@ def _aucs(
     puzzles = np.empty((wrong.shape[0], len(score)))
     found: tuple[list[tuple], list[tuple]] = ([], [])
     for i, values in enumerate(score):
-        pooled = PooledAuc(values, wrong)
-        each = puzzles[:, i] = pooled.within()
-        inner, defined = mean_where_defined(each), np.isfinite(each).sum()
+        order = value_order(wrong.sum(1), np.sort(values, 1))
+        pooled = PooledAuc(values[order], wrong[order])
+        each = puzzles[order, i] = pooled.within()
+        inner, defined = mean_where_defined(np.sort(each)), np.isfinite(each).sum()
         having = min(wrong.any(1).sum(), (~wrong).any(1).sum())
         for kind, (statistic, count) in enumerate(((inner, defined), (pooled.across, having))):
             found[kind].append(_bounded(statistic, len(wrong), int(count), draw))
@@ -165,7 +166,8 @@ def _risk(
     statistic: Callable[[np.ndarray, np.ndarray, np.ndarray], Any],
 ) -> Interval:
     """Return a statistic of the risk of each signal, from scores (signal, puzzle) and chances (puzzle, signal)."""
-    pairs = list(zip(score, 1 - chance.T, strict=True))
+    pairs = [(s[order], wrong[order]) for s, wrong in zip(score, 1 - chance.T, strict=True)
+             for order in [value_order(wrong, s)]]  # fmt: skip
     each = lambda weight: np.stack([statistic(s, wrong, weight) for s, wrong in pairs], weight.ndim - 1)
     value = each(np.ones(len(chance)))
     low, high = cluster_bootstrap(each, len(chance), together=True, **draw)
@@ -212,10 +214,10 @@ def risk_area(score: np.ndarray, wrong: np.ndarray, weight: np.ndarray) -> np.nd
     return (slope * (b - a) + rest).sum(-1)
 
 
-def _halves(puzzles: int, seed: int) -> np.ndarray:
-    """Return which puzzles are of the second half, at random."""
-    second = np.zeros(puzzles, bool)
-    second[np.random.default_rng(seed).permutation(puzzles)[puzzles // 2 :]] = True
+def _halves(order: np.ndarray, seed: int) -> np.ndarray:
+    """Return which puzzles are of the second half, drawn at random by their ranks in an order."""
+    second = np.zeros(len(order), bool)
+    second[order[np.random.default_rng(seed).permutation(len(order))[len(order) // 2 :]]] = True
     return second
 
 

@@ -24,7 +24,13 @@ from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.states import Points, take_points
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.bootstrap import RESAMPLES, cluster_bootstrap, mean_where_defined, widened
+from eqrlab.attractors.statistics.bootstrap import (
+    RESAMPLES,
+    cluster_bootstrap,
+    mean_where_defined,
+    value_order,
+    widened,
+)
 from eqrlab.attractors.statistics.intervals import check_confidence
 from eqrlab.attractors.statistics.ranks import PooledAuc
 from eqrlab.core import System
@@ -230,7 +236,8 @@ def _conditioned(
     having = {name: int(side.any(1).sum()) for name, side in (("right", right), ("wrong", ~right))}
     both, rare = int((right.any(1) & ~right.all(1)).sum()), min(having.values())
     for w in range(windows):
-        statistics = _statistics(exponent[:, :, w], drift[:, :, w], right)
+        order = value_order(right.sum(1), np.sort(drift[:, :, w], 1))
+        statistics = _statistics(exponent[order, :, w], drift[order, :, w], right[order])
         joint = functools.partial(_all, list(statistics.values()))
         center = joint(np.ones(puzzles))
         low, high = cluster_bootstrap(joint, puzzles, confidence=confidence, resamples=resamples, seed=seed)

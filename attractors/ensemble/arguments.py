@@ -86,6 +86,13 @@ def identifiers_in(ensemble: xr.Dataset) -> Tensor | None:
     return torch.as_tensor(ensemble.identifier.values).long() if "identifier" in ensemble else None
 
 
+def distinct(tokens: Tensor, identifiers: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first puzzle of each kind (U,), in the order of tokens, and the number of the kind of each (P,)."""
+    rows = tokens if identifiers is None else torch.cat([tokens, identifiers[:, None]], dim=1)
+    _, first, place = np.unique(rows.cpu().numpy(), axis=0, return_index=True, return_inverse=True)
+    return first, place.reshape(-1)  # NumPy 2.0 gives it as a column
+
+
 def require_same_puzzles(ensemble: xr.Dataset, tokens: Tensor, identifiers: Tensor | None) -> Tensor | None:
     """Return the identifiers of an ensemble, whose puzzles must be these (P, L), in the same order.
 

@@ -10,6 +10,7 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import (
+    distinct,
     identifiers_of,
     require_same_puzzles,
     require_states,
@@ -43,7 +44,7 @@ def asymptotic_alignment(
     Parameters
     ----------
     system, inputs
-        Those of the ensemble; at least two puzzles.
+        Those of the ensemble; at least two different puzzles.
     ensemble
         From `sample` with `keep=("summary", "final_state")`.
     labels, oracle
@@ -99,11 +100,12 @@ def asymptotic_alignment(
     given = identifiers_of(options.get("identifiers"), len(tokens))
     options["identifiers"] = require_same_puzzles(ensemble, tokens, given)
     puzzles, restarts = ensemble.sizes["puzzle"], ensemble.sizes["restart"]
-    if puzzles < 2:
-        raise ValueError("asymptotic alignment needs at least two puzzles, got 1")
+    first, place = distinct(tokens, options["identifiers"])
+    if len(first) < 2:
+        raise ValueError("asymptotic alignment needs at least two different puzzles, got 1")
     # One shift per restart: every puzzle gets a partner other than itself, and every state is used once.
-    shift = np.random.default_rng(seed).integers(1, puzzles, size=restarts)
-    partner = (np.arange(puzzles)[:, None] + shift) % puzzles
+    shift = np.random.default_rng(seed).integers(1, len(first), size=restarts)
+    partner = first[(place[:, None] + shift) % len(first)]
     own = ensemble.final_state.values
     start = own[partner, np.arange(restarts)]
     foreign = sample(

@@ -18,7 +18,13 @@ from eqrlab.attractors.landscape.mode_rule import ModeRule, mode_posterior, popu
 from eqrlab.attractors.landscape.return_test import RETURNS
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, share_over_puzzles, widened
+from eqrlab.attractors.statistics.bootstrap import (
+    cluster_bootstrap,
+    resampled,
+    share_over_puzzles,
+    value_order,
+    widened,
+)
 from eqrlab.attractors.statistics.intervals import proportion_interval
 from eqrlab.attractors.statistics.ranks import PooledAuc
 from eqrlab.attractors.statistics.trends import decay_rate, filled, slows_for_ever, tail
@@ -337,6 +343,8 @@ def _population(
     prior = np.array([*rule.prior, 1.0])  # what is open is as open whatever the shares
     probability[:, -1] = np.where(evidence.unfinished > 0, probability[:, -1], 0.0)
 
+    probability = probability[value_order(probability)]
+
     def share(weight: np.ndarray) -> np.ndarray:
         return population(probability, prior, weight)
 
@@ -350,8 +358,10 @@ def _checkpoint(probability: np.ndarray, mode: np.ndarray, rule: ModeRule, seed:
     puzzles = len(probability)
     if puzzles == 1:
         return int(mode[0]), float(probability[0].max())
-    draws = np.random.default_rng(seed).multinomial(puzzles, np.full(puzzles, 1 / puzzles), size=2000)
-    wins = np.bincount((draws @ probability).argmax(1), minlength=len(schema.MODES)) / len(draws)
+    draws = resampled(puzzles, 2000, seed)
+    wins = np.bincount(
+        (draws @ probability[value_order(probability)]).argmax(1), minlength=len(schema.MODES)
+    ) / len(draws)
     best = int(probability.mean(0).argmax())
     if best == UNDECIDED or wins[best] < rule.decide:
         return UNDECIDED, float(wins[best])

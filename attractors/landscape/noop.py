@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.arguments import identifiers_of, require_integers, tokens_of
+from eqrlab.attractors.ensemble.arguments import distinct, identifiers_of, require_integers, tokens_of
 from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.options import AnswerOptions, check_options
 from eqrlab.attractors.ensemble.place import Place
@@ -131,9 +131,7 @@ def noop_test(
 
 def _others(tokens: Tensor, known: Tensor | None) -> tuple[int, np.ndarray]:
     """Return the first puzzle in the order of tokens, and for each puzzle (P,) the next different one in that order."""
-    rows = tokens if known is None else torch.cat([tokens, known[:, None]], dim=1)
-    _, number, place = np.unique(rows.cpu().numpy(), axis=0, return_index=True, return_inverse=True)
-    place = place.reshape(-1)  # NumPy 2.0 gives it as a column
+    number, place = distinct(tokens, known)
     return int(number[0]), number[(place + 1) % len(number)]
 
 

@@ -45,6 +45,9 @@ def cluster_bootstrap(
     variance divided by n would be.  It is expanded about its median by what Student's interval has over that one:
     sqrt(n / (n - 1)) t / z with n - 1 degrees of freedom (1.6 for 5 puzzles, 1.1 for 20).
 
+    Clusters are drawn by their places: callers put puzzles into `value_order` first, so that the interval depends
+    neither on the order in which they are given, nor on which way round a quantity is counted.
+
     References
     ----------
     Hesterberg 2015, "What teachers should know about the bootstrap", The American Statistician 69, 371.
@@ -52,8 +55,7 @@ def cluster_bootstrap(
     if clusters < 2:
         shape = np.shape(statistic(np.ones(clusters)))
         return np.full(shape, np.nan), np.full(shape, np.nan)
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples).astype(float)
+    draws = resampled(clusters, resamples, seed)
     if together:
         blocks = np.array_split(draws, -(-draws.size // WEIGHTS_AT_ONCE))
         values = np.concatenate([statistic(block) for block in blocks])
@@ -65,6 +67,19 @@ def cluster_bootstrap(
     widen = np.sqrt(clusters / (clusters - 1)) * stdtrit(clusters - 1, 1 - alpha) / ndtri(1 - alpha)
     low, high = middle - widen * (middle - low), middle + widen * (high - middle)
     return np.where(defined, low, np.nan), np.where(defined, high, np.nan)
+
+
+def resampled(clusters: int, resamples: int, seed: int) -> np.ndarray:
+    """Return how often each cluster is drawn in every resample, (resamples, clusters); half of them are mirrored."""
+    rng, chance = np.random.default_rng(seed), np.full(clusters, 1 / clusters)
+    half = rng.multinomial(clusters, chance, size=-(-resamples // 2)).astype(float)
+    return np.concatenate((half, half[:, ::-1]))[:resamples]
+
+
+def value_order(*values: np.ndarray) -> np.ndarray:
+    """Return the order (puzzle,) of puzzles by their values (puzzle, ...), those of the first array first."""
+    columns = np.concatenate([np.reshape(v, (len(v), -1)) for v in values], axis=1)
+    return np.lexsort(columns.T[::-1])
 
 
 def mean_where_defined(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -83,7 +98,7 @@ def mean_over_puzzles(
     values: np.ndarray, *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the mean over puzzles of values (puzzle, ...), and bounds from resampling puzzles."""
-    values = np.asarray(values, float)
+    values = np.sort(np.asarray(values, float), axis=0)  # of a mean, the order of the puzzles has no meaning
     low, high = cluster_bootstrap(
         lambda w: np.tensordot(w, values, 1) / w.sum(),
         len(values),

@@ -98,9 +98,9 @@ def asymptotic_alignment(
     tokens = tokens_of(inputs, "inputs")
     require_states(ensemble)
     given = identifiers_of(options.get("identifiers"), len(tokens))
-    options["identifiers"] = require_same_puzzles(ensemble, tokens, given)
+    options["identifiers"] = known = require_same_puzzles(ensemble, tokens, given)
     puzzles, restarts = ensemble.sizes["puzzle"], ensemble.sizes["restart"]
-    first, place = distinct(tokens, options["identifiers"])
+    first, place = distinct(tokens, known)
     if len(first) < 2:
         raise ValueError("asymptotic alignment needs at least two different puzzles, got 1")
     # One shift per restart: every puzzle gets a partner other than itself, and every state is used once.

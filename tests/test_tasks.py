@@ -35,6 +35,21 @@ def test_every_listed_task_is_one():
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"board": 4}, r"board must be \(rows, columns\), got 4"),
+        ({"board": (1,)}, r"board must be \(rows, columns\), got \(1,\)"),
+        ({"alphabet": "AAB"}, "each character stands for one token, got 'AAB'"),
+        ({"alphabet": "ABC", "spelt": {"A": 2}}, "each character stands for one token"),
+        ({"alphabet": "ABC", "spelt": {"D": 9}}, r"spelt must have tokens 0 to 3, got \{'D': 9\}"),
+    ],
+)
+def test_a_task_whose_files_would_not_read_back_is_refused(change, message):
+    with pytest.raises(ValueError, match=f"task 'own': {message}"):
+        datasets.Task(**{"name": "own", "vocab_size": 4, "board": (1, 4), **change})
+
+
+@pytest.mark.parametrize(
     ("name", "board", "vocab"),
     [
         ("sudoku6", (6, 6), 8), ("sudoku6-3x2", (6, 6), 8), ("sudoku8-4x2", (8, 8), 10), ("sudoku12", (12, 12), 14),

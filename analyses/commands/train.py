@@ -86,7 +86,8 @@ from eqrlab.datasets import task as task_named
 def train(context: click.Context, task: str, **options: Any) -> None:
     """Train a model on a task.
 
-    TASK is sudoku4, sudoku6, sudoku9, or maze5 to maze99.  Options not given come from the recipe of the task,
+    TASK is any task, such as sudoku4 to sudoku25, maze5 to maze99 or generic; sudoku6, sudoku9 and maze9 have bundled
+    puzzles, others need --puzzles.  Options not given come from the recipe of the task,
     or from a preset.  The folder of the run contains model.safetensors (the averaged weights),
     state.safetensors (from which it continues), log.jsonl, slots.jsonl (one line per command) and options.json;
     with --keep-every also intermediate models, model-000200.safetensors, ....  With --resume, a run that was

@@ -184,7 +184,8 @@ class Task:
     Raises
     ------
     ValueError
-        If the sizes are below 1, or the alphabet or the symbols do not fit the vocabulary.
+        If the sizes are below 1, the alphabet, `spelt` or the symbols do not fit the vocabulary, or a character stands
+        for two tokens.
 
     Examples
     --------
@@ -221,7 +222,12 @@ class Task:
     sized: Callable[[int, tuple[int, int]], Task] | None = None
 
     def __post_init__(self) -> None:
-        rows, columns = self.board
+        try:
+            rows, columns = self.board
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"task {self.name!r}: board must be (rows, columns), got {self.board!r}"
+            ) from None
         if min(rows, columns, self.vocab_size) < (0 if self.sized else 1):
             raise ValueError(
                 f"task {self.name!r}: board and vocab_size must be >= 1, got {rows} x {columns} and {self.vocab_size}"
@@ -242,6 +248,14 @@ class Task:
         if self.augment is not None and self.device_augment is None:
             object.__setattr__(self, "device_augment", functools.partial(_on_device, self.augment))
         codes = {letter: token for token, letter in enumerate(self.alphabet, start=1)} | dict(self.spelt)
+        if [codes[letter] for letter in self.alphabet] != list(range(1, len(self.alphabet) + 1)):
+            raise ValueError(
+                f"task {self.name!r}: each character stands for one token, got {self.alphabet!r}"
+            )
+        if codes and not 0 <= min(codes.values()) <= max(codes.values()) < self.vocab_size:
+            raise ValueError(
+                f"task {self.name!r}: spelt must have tokens 0 to {self.vocab_size - 1}, got {self.spelt}"
+            )
         object.__setattr__(self, "_codes", codes)
 
     def __repr__(self) -> str:

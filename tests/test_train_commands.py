@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -254,11 +255,12 @@ def test_a_finished_run_goes_on_for_more_steps(data, tmp_path):
 
 
 def test_a_run_that_is_stopped_before_its_first_step_is_continued_as_it_says(data, tmp_path):
-    said = run(train, arguments(data, tmp_path / "late", "--minutes", 0))
-    assert f"continue with: eqrlab train sudoku4 --out {tmp_path / 'late'} --resume" in said
-    run(train, ["sudoku4", "--out", tmp_path / "late", "--resume", "--quiet"])
+    said = run(train, arguments(data, tmp_path / "one late", "--minutes", 0))
+    program, verb, *again = shlex.split(said.splitlines()[-1].partition("continue with: ")[2])
+    assert (program, verb, *again[-3:]) == ("eqrlab", "train", "--resume", "--minutes", "0")
+    run(train, [*again[:-2], "--quiet"])
     run(train, arguments(data, tmp_path / "whole"))
-    ends = [load_file(tmp_path / name / "state.safetensors") for name in ("late", "whole")]
+    ends = [load_file(tmp_path / name / "state.safetensors") for name in ("one late", "whole")]
     assert all(torch.equal(ends[0][k], ends[1][k]) for k in ends[1])
 
 

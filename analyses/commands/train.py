@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -124,16 +125,16 @@ def train(context: click.Context, task: str, **options: Any) -> None:
     report = end_slot(trainer, out, first, time.monotonic() - began)
     if report:
         click.echo(report)
+    again = f"continue with: eqrlab train {task} --out {shlex.quote(str(out))} --resume"
     if trainer.step_count < trainer.config.steps and not stopped:
         click.echo(
             f"the {options['minutes']:g} minutes are over at step {trainer.step_count} of {trainer.config.steps}; "
-            f"continue with: eqrlab train {task} --out {out} --resume --minutes {options['minutes']:g}"
+            f"{again} --minutes {options['minutes']:g}"
         )
         return
     if trainer.step_count < trainer.config.steps:
         click.echo(
-            f"eqrlab: stopped at step {trainer.step_count} of {trainer.config.steps} with all saved; "
-            f"continue with: eqrlab train {task} --out {out} --resume",
+            f"eqrlab: stopped at step {trainer.step_count} of {trainer.config.steps} with all saved; {again}",
             err=True,
         )
         sys.exit(exit_code(Stopped(stopped[0])))

@@ -76,7 +76,8 @@ def signals(
 
     Examples
     --------
-    >>>     >>> from eqrlab.attractors import sample
+    >>> import torch
+    >>> from eqrlab.attractors import sample
     >>> from eqrlab.core import MapSystem
     >>> start = lambda x, g: torch.randn((len(x), 1), generator=g, dtype=torch.float64)
     >>> sign = MapSystem(lambda z, x: torch.tanh(2 * z), start, lambda z, x: (z > 0).long() + 1)

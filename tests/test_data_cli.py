@@ -163,6 +163,30 @@ def test_check_accepts_disguises_within_one_group(tmp_path):
     assert "2 sound, 0 wrong" in run("check", tmp_path)
 
 
+def test_equal_puzzles_under_two_identifiers_are_two_puzzles(tmp_path):
+    tokens, names = np.array([[1, 2], [1, 2], [1, 2]]), ("<blank>", "a", "b")
+    for ids, told, copies in (((1, 2, 0), "3 sound, 0 wrong", 0), ((1, 2, 1), "2 sound, 1 wrong", 1)):
+        puzzles = datasets.PuzzleSet(
+            tokens, tokens, "generic-2-v3", identifiers=np.array(ids), identifier_names=names
+        )
+        datasets.write_npy_folder(tmp_path / "two", puzzles)
+        done = CliRunner().invoke(data, ["check", str(tmp_path / "two")])
+        assert told in done.output
+        assert f"repeated puzzles   {copies}" in run("info", tmp_path / "two")
+
+
+def test_what_a_format_has_no_place_for_is_said(tmp_path):
+    said = run("convert", "sudoku6-test", "--limit", 2, "--out", tmp_path / "a")
+    assert said.endswith("test, without difficulty, guesses, clues, for which this format has no place\n")
+    assert "without" not in run("convert", tmp_path / "a", "--out", tmp_path / "b.csv")
+    tokens = np.array([[1, 2]])
+    puzzles = datasets.PuzzleSet(
+        tokens, tokens, "generic-2-v3", identifiers=np.array([1]), identifier_names=("<blank>", "a")
+    )
+    datasets.write_npy_folder(tmp_path / "c", puzzles)
+    assert "without identifiers, for" in run("convert", tmp_path / "c", "--out", tmp_path / "d.csv")
+
+
 def test_check_finds_puzzles_without_a_solution(tmp_path):
     (tmp_path / "a.txt").write_text("123....4........")
     assert "a.txt:1: the puzzle has no solution" in run("check", tmp_path / "a.txt", code=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -84,10 +85,13 @@ def _write(out: Path, form: str | None, split: str, puzzles: PuzzleSet) -> None:
     """Write a set in the format that was requested or that the path implies, and print a line about it."""
     if form_of(out, form) == "csv":
         files.write_csv(out, puzzles)
+        lost = [] if puzzles.identifiers is None else ["identifiers"]
     else:
         files.write_npy_folder(out, puzzles, split)
         out = out / split
-    click.echo(f"{plural(len(puzzles), f'{puzzles.task} puzzle')} in {one_line(str(out))}")
+        lost = [one_line(name) for name in puzzles.columns if name != "group"]
+    said = f", without {', '.join(lost)}, for which this format has no place" if lost else ""
+    click.echo(f"{plural(len(puzzles), f'{puzzles.task} puzzle')} in {one_line(str(out))}{said}")
 
 
 @data.command(
@@ -309,16 +313,21 @@ def check(
 
 
 def _puzzle_faults(puzzles: PuzzleSet, allow_several: bool) -> tuple[dict[int, str], int]:
-    """Return row -> reason for repetitions and puzzles without exactly one solution, and the number not proved."""
+    """Return row -> reason for repetitions and puzzles without exactly one solution, and the number not proved.
+
+    Equal puzzles under two identifiers are two puzzles.
+    """
     found: dict[int, str] = {}
     groups = puzzles.columns.get("group")
-    first: dict[int, int] = {}
+    owners = itertools.repeat(0) if puzzles.identifiers is None else puzzles.identifiers.tolist()
+    first: dict[tuple[int, int], int] = {}
     with _proving(puzzles) as tick:
         reasons, unproved = uniqueness(puzzles.task, puzzles.inputs, tick)
     several = task_named(puzzles.task).several
-    for row, mark in enumerate(datasets.fingerprint(puzzles.task, puzzles.inputs).tolist()):
+    marks = datasets.fingerprint(puzzles.task, puzzles.inputs).tolist()
+    for row, known_by in enumerate(zip(marks, owners, strict=False)):
         reason = reasons.get(row)
-        earlier = first.setdefault(mark, row)
+        earlier = first.setdefault(known_by, row)
         if reason is not None and not (reason == several and allow_several):
             found[row] = reason
         elif earlier != row and (puzzles.inputs[earlier] == puzzles.inputs[row]).all():

@@ -46,6 +46,17 @@ def test_intervals_cover_the_truth_when_seeds_and_puzzles_both_vary():
     assert 0.92 * 300 <= hits
 
 
+@pytest.mark.parametrize(("seeds", "spread"), [(2, 0.1), (2, 0.03), (3, 0.06), (5, 0.03)])
+def test_few_seeds_keep_the_coverage_asked_for(seeds, spread):
+    """Satterthwaite's interval alone covers 87 % with two seeds whose variance is ten times that of the puzzles."""
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(1000):
+        values = 0.5 + spread * rng.normal(size=(seeds, 1)) + 0.15 * rng.normal(size=(1, 40))
+        found = mean_over_seeds(mean_where_defined(values), 40, bounds=(-9.0, 9.0))
+        hits += found.low < 0.5 < found.high
+    assert 0.935 * 1000 <= hits
+
+
 def test_pairing_removes_what_puzzles_have_in_common():
     rng = np.random.default_rng(2)
     hard = rng.random((1, 24))

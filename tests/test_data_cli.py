@@ -1,11 +1,14 @@
 """`eqrlab data`: build, convert, info, check."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from eqrlab import datasets
 from eqrlab.analyses.commands.data import data
+from eqrlab.datasets import bundled
 
 
 def run(*arguments: object, code: int = 0) -> str:
@@ -173,6 +176,18 @@ def test_equal_puzzles_under_two_identifiers_are_two_puzzles(tmp_path):
         done = CliRunner().invoke(data, ["check", str(tmp_path / "two")])
         assert told in done.output
         assert f"repeated puzzles   {copies}" in run("info", tmp_path / "two")
+
+
+def test_many_difficulties_are_a_range_or_the_commonest(tmp_path):
+    puzzles = bundled("sudoku6", "test").take(slice(20))
+    rated = {"numbers": [f"{k / 4}" for k in range(20)], "words": ["easy", "easy", *"abcdefghijklmnopqr"]}
+    for name, values in rated.items():
+        given = dataclasses.replace(puzzles, columns={"difficulty": tuple(values)})
+        datasets.write_csv(tmp_path / f"{name}.csv", given)
+    assert "difficulty         0 to 4.75, median 2.375\n" in run("info", tmp_path / "numbers.csv")
+    assert "difficulty         easy 2, a 1, b 1, c 1, d 1, e 1, f 1, g 1, and 11 others\n" in run(
+        "info", tmp_path / "words.csv"
+    )
 
 
 def test_what_a_format_has_no_place_for_is_said(tmp_path):

@@ -99,7 +99,7 @@ def test_exports_checks_and_descriptions_have_json_too(tiny, tmp_path):
     }
     sound = told("verify", tmp_path / "x.nc", "--json")[str(tmp_path / "x.nc")]
     assert sound["complete"] is True and sound["groups"] == 1 and sound["checksums"] > 0
-    assert told("data", "info", "sudoku6-test", "--limit", 5, "--json")["puzzles"] == "5"
+    assert told("data", "info", "sudoku6-test", "--limit", 5, "--json")["puzzles"] == 5
     (tmp_path / "p.txt").write_text("11" + "." * 34 + "\n")
     wrong = told("data", "check", tmp_path / "p.txt", "--json", code=1)
     assert wrong["sound"] == 0 and "contradictory givens" in wrong["wrong"][0]

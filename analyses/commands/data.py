@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -31,6 +31,7 @@ from eqrlab.datasets.solver import search
 from eqrlab.datasets.sudoku import geometry
 
 CLUES = {"sudoku": "clues", "maze": "open cells"}  # what the cells beyond the blank ones are called
+MOST_KINDS = 8  # difficulties that `info` lists
 MOST_NODES, MOST_SECONDS = (
     20_000,
     10.0,
@@ -199,10 +200,13 @@ def _solved(puzzles: PuzzleSet) -> PuzzleSet:
 @_limit
 @_split
 @prints_json
-def info(source: str, measure: int, task: str | None, limit: int | None, split: str) -> dict[str, str]:
+def info(source: str, measure: int, task: str | None, limit: int | None, split: str) -> dict[str, str | int]:
     """Describe a puzzle file: number, size, clues, difficulty, labels, repetitions."""
     puzzles = _read(source, task, split, limit)
-    facts = {name: one_line(value) for name, value in _describe(puzzles, measure).items()}
+    facts = {
+        name: one_line(value) if isinstance(value, str) else value
+        for name, value in _describe(puzzles, measure).items()
+    }
     for name, value in facts.items():
         click.echo(f"{name:<18} {value}")
     return facts
@@ -219,14 +223,25 @@ def _span(values: np.ndarray) -> str:
     return f"{values.min():g} to {values.max():g}, median {np.median(values):g}"
 
 
-def _describe(puzzles: PuzzleSet, measure: int) -> dict[str, str]:
-    """Return the rows of the table of `info`."""
+def _tally(values: Sequence[str]) -> str:
+    """Count values, or give their range where they are more numbers than can be listed."""
+    tally = collections.Counter(values)
+    if len(tally) <= MOST_KINDS:
+        return ", ".join(f"{word} {count}" for word, count in tally.items())
+    with contextlib.suppress(ValueError):
+        return _span(np.array(values, dtype=float))
+    shown = ", ".join(f"{word} {count}" for word, count in tally.most_common(MOST_KINDS))
+    return f"{shown}, and {len(tally) - MOST_KINDS} others"
+
+
+def _describe(puzzles: PuzzleSet, measure: int) -> dict[str, str | int]:
+    """Return the rows of the table of `info`; a single number is one, other values are text."""
     known = task_named(puzzles.task)
     classes = len(np.unique(datasets.fingerprint(puzzles.task, puzzles.inputs)))
-    table = {
+    table: dict[str, str | int] = {
         "source": puzzles.source,
         "task": puzzles.task,
-        "puzzles": str(len(puzzles)),
+        "puzzles": len(puzzles),
         "board": f"{known.board[0]} x {known.board[1]}"
         if known.is_grid
         else f"a sequence of {known.seq_len}",
@@ -241,11 +256,10 @@ def _describe(puzzles: PuzzleSet, measure: int) -> dict[str, str]:
         table["guess nodes"] = _guesses(known, puzzles.inputs[:measure])
     for name, values in puzzles.columns.items():
         if name in ("difficulty", "kind"):
-            tally = collections.Counter(values)
-            table[name] = ", ".join(f"{word} {tally[word]}" for word in dict.fromkeys(values))
+            table[name] = _tally(values)
         elif name == "guesses" and all(value.isascii() and value.isdecimal() for value in values):
             table["guess nodes"] = f"{_span(np.array(values, dtype=float))} (column guesses)"
-    table["repeated puzzles"] = str(puzzles.copies)
+    table["repeated puzzles"] = puzzles.copies
     table["symmetry classes"] = f"{classes} or more"
     table["further columns"] = ", ".join(puzzles.columns) or "none"
     return table

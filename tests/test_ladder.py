@@ -39,11 +39,11 @@ from eqrlab.analyses.studies.ladder.summary import (
     CORRECT,
     GAP,
     SELECTED,
-    path_independence_gap,
     summarise,
 )
 from eqrlab.analyses.studies.training_recipes import configurations
 from eqrlab.analyses.text.describe import blocks_per_step
+from eqrlab.attractors.answers.scaling import path_independence_gap
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.validate import validate
 from eqrlab.core.checkpoints.build import build

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
 
-from eqrlab.analyses.figures.style import COLOURS, plot
+from eqrlab.analyses.figures.style import COLOURS, in_percent, plot
 from eqrlab.analyses.text import tables
 from eqrlab.analyses.text.format import percent, percent_interval
 from eqrlab.analyses.text.verdicts import share_of
@@ -36,23 +35,23 @@ def plot_modes(modes: xr.Dataset, *, ax: Axes) -> None:
     modes
         From `attractors.modes`.
     """
-    axes, shares = ax, modes["landscape_share"].values
+    shares = modes["landscape_share"].values
     bounds = [modes[f"landscape_share_{end}"].values for end in ("low", "high")]
     for row, letter in enumerate(MODES):
         colour = COLOURS[f"mode-{letter}"]
-        axes.barh(row, shares[row], 0.34, color=colour, hatch="///" if letter == "undecided" else None,
+        ax.barh(row, shares[row], 0.34, color=colour, hatch="///" if letter == "undecided" else None,
                   edgecolor=COLOURS["card"], linewidth=0)  # fmt: skip
         if modes.sizes["puzzle"] > 1:
-            _whisker(axes, row, bounds[0][row], bounds[1][row])
+            _whisker(ax, row, bounds[0][row], bounds[1][row])
         name = "undecided:" if letter == "undecided" else f"({letter})"
-        axes.text(0, row - 0.33, f"{name} {MODE_NAMES[letter]}", va="bottom", color=COLOURS["ink"])
-        axes.text(1, row - 0.33, share_of(modes, letter), va="bottom", ha="right", color=COLOURS["muted"])
-    axes.set(xlim=(0, 1), ylim=(4.35, -0.85), yticks=[], xticks=[0, 0.25, 0.5, 0.75, 1])
-    axes.spines.left.set_visible(False)
-    axes.xaxis.set_major_formatter(_percents())
+        ax.text(0, row - 0.33, f"{name} {MODE_NAMES[letter]}", va="bottom", color=COLOURS["ink"])
+        ax.text(1, row - 0.33, share_of(modes, letter), va="bottom", ha="right", color=COLOURS["muted"])
+    ax.set(xlim=(0, 1), ylim=(4.35, -0.85), yticks=[], xticks=[0, 0.25, 0.5, 0.75, 1])
+    ax.spines.left.set_visible(False)
+    in_percent(ax.xaxis)
     level = f", with {100 * float(modes.attrs.get('confidence', 0.95)):g} % intervals"
-    axes.set_xlabel(f"share of the puzzles{level if modes.sizes['puzzle'] > 1 else ''}")
-    _inside_ends(axes)
+    ax.set_xlabel(f"share of the puzzles{level if modes.sizes['puzzle'] > 1 else ''}")
+    _inside_ends(ax)
 
 
 def _whisker(axes: Axes, row: float, low: float, high: float) -> None:
@@ -61,10 +60,6 @@ def _whisker(axes: Axes, row: float, low: float, high: float) -> None:
     axes.plot([low, high], [row, row], color=COLOURS["ink"], linewidth=1.3, clip_on=False)
     for end in (low, high):
         axes.plot([end, end], [row - 0.13, row + 0.13], color=COLOURS["ink"], linewidth=1.3, clip_on=False)
-
-
-def _percents() -> FuncFormatter:
-    return FuncFormatter(lambda value, _: f"{100 * value:.0f} %")
 
 
 def _inside_ends(axes: Axes) -> None:
@@ -89,21 +84,21 @@ def plot_basins(basins: xr.Dataset, puzzle: int = 0, *, ax: Axes) -> None:
     puzzle
         Position of the puzzle.
     """
-    rows, axes = tables.mass_rows(basins, puzzle), ax
+    rows = tables.mass_rows(basins, puzzle)
     for row, (label, kind, mass, low, high) in enumerate(rows):
         ghost = kind == "unseen"
-        axes.barh(row, high if ghost else mass, 0.62, color="none" if ghost else COLOURS[kind],
+        ax.barh(row, high if ghost else mass, 0.62, color="none" if ghost else COLOURS[kind],
                   edgecolor=COLOURS["none" if ghost else "card"], hatch="////" if ghost else None,
                   linewidth=0.9 if ghost else 0.0)  # fmt: skip
         if not ghost:
-            _whisker(axes, row, low, high)
+            _whisker(ax, row, low, high)
         text = f"≤ {percent(high)}" if ghost else percent_interval(mass, low, high)
         for x, side, words in ((-0.02, "right", label), (1.04, "left", text)):
-            axes.text(x, row, words, ha=side, va="center_baseline", transform=axes.get_yaxis_transform(),
+            ax.text(x, row, words, ha=side, va="center_baseline", transform=ax.get_yaxis_transform(),
                       color=COLOURS["ink" if side == "right" else "muted"])  # fmt: skip
-    axes.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6), yticks=[], xticks=[0, 0.5, 1])
+    ax.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6), yticks=[], xticks=[0, 0.5, 1])
     level = f"{100 * float(basins.attrs.get('confidence', 0.95)):g} % intervals"
-    axes.set_xlabel(f"share of restarts, {level};\nhatched: upper bound")
-    axes.xaxis.set_major_formatter(_percents())
-    axes.grid(axis="y", visible=False)
-    axes.spines.left.set_visible(False)
+    ax.set_xlabel(f"share of restarts, {level};\nhatched: upper bound")
+    in_percent(ax.xaxis)
+    ax.grid(axis="y", visible=False)
+    ax.spines.left.set_visible(False)

@@ -124,26 +124,25 @@ def plot_plane(plane: xr.Dataset, puzzle: int = 0, title: str | None = None, *, 
     picture *= factor[..., None]
     shown = _listed(kinds)
     left, right, bottom, top = (float(v) for v in _sides(plane))
-    axes = ax
-    axes.imshow(
+    ax.imshow(
         picture, origin="lower", extent=(left, right, bottom, top), interpolation="nearest", aspect="equal"
     )
-    axes.grid(False)
+    ax.grid(False)
     unit = float(plane["unit"].values[puzzle])
     what = f"in state norms (1 = {unit:.3g})" if unit != 1 else "in state units"
-    axes.set(xlabel=f"first direction, {what}", ylabel="second direction")
-    _marks(axes, plane, puzzle, (left, right, bottom, top))
+    ax.set(xlabel=f"first direction, {what}", ylabel="second direction")
+    _marks(ax, plane, puzzle, (left, right, bottom, top))
     noise = float(plane.attrs["noise"])
     setting = f"noise {noise:g}" if noise else "noise off"
     first = title or f"puzzle {plane['puzzle'].values[puzzle]}"
-    axes.set_title(f"{first}\n{setting}, depth {plane.attrs['depth']}\n{speed}")
+    ax.set_title(f"{first}\n{setting}, depth {plane.attrs['depth']}\n{speed}")
     handles: list[Artist] = [
         Patch(color=colour, label=f"{name}: {_share(mask)}") for mask, colour, name in shown
     ]
     if np.isfinite(plane["mark_u"].values[puzzle]).any():
         handles.append(Line2D([], [], linestyle="", marker="o", markersize=8, markerfacecolor="white",
                               markeredgecolor=COLOURS["ink"], label="states that the plane goes through"))  # fmt: skip
-    axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=1)
+    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=1)
 
 
 def _share(mask: np.ndarray) -> str:

@@ -83,7 +83,6 @@ def plot_residuals(ensemble: xr.Dataset, *, ax: Axes) -> None:
     the level is drawn for the norms at the last step, as a band where they differ by more than a tenth.  Runs that
     leave the picture at the top diverge.
     """
-    axes = ax
     measured = measured_of(ensemble)
     steps = ensemble["step"].values[measured]
     residual = _positive(ensemble["residual"].values[:, :, measured])
@@ -97,36 +96,36 @@ def plot_residuals(ensemble: xr.Dataset, *, ax: Axes) -> None:
         ]
         lines = [np.column_stack([steps, path]) for path in drawn]
         few = max(0.15, min(0.8, 12 / len(drawn)))
-        axes.add_collection(
+        ax.add_collection(
             LineCollection(lines, colors=COLOURS[kind], linewidths=0.8, alpha=0.2 if many else few,
                            rasterized=drawn.size > RASTER_POINTS)
         )  # fmt: skip
-        known = paths[:, np.isfinite(paths).any(0)]
+        seen = np.isfinite(paths).any(0)
+        known = paths[:, seen]
         if many and known.size:
             low, middle, high = np.nanquantile(known, (0.1, 0.5, 0.9), axis=0)
-            at = steps[np.isfinite(paths).any(0)]
-            axes.fill_between(at, low, high, color=COLOURS[kind], alpha=0.18, linewidth=0)
-            axes.plot(at, middle, color=COLOURS[kind], linewidth=2.2)
+            ax.fill_between(steps[seen], low, high, color=COLOURS[kind], alpha=0.18, linewidth=0)
+            ax.plot(steps[seen], middle, color=COLOURS[kind], linewidth=2.2)
         if len(steps) == 1:
-            axes.scatter(np.ones(len(drawn)), drawn[:, 0], s=16, color=COLOURS[kind], alpha=0.5)
+            ax.scatter(np.ones(len(drawn)), drawn[:, 0], s=16, color=COLOURS[kind], alpha=0.5)
         label = f"{kind} ({len(paths):,})" if kind != "none" else plural(len(paths), "run")
-        axes.plot([], [], color=COLOURS[kind], linewidth=2.2, label=label)
+        ax.plot([], [], color=COLOURS[kind], linewidth=2.2, label=label)
     threshold, floor = settled_below(ensemble)
     span = _span(residual)
     near, norms = bool(threshold <= 3 * floor), np.array(_norms(ensemble))
     if np.isfinite(threshold * norms).all():
         span = [min(span[0], threshold * norms[0]), max(span[1], threshold * norms[1])]
         text = "numerical floor" if near else f"settled below {threshold:.2g} of the norm"
-        _level(axes, threshold * norms, text, "--")
+        _level(ax, threshold * norms, text, "--")
     if np.isfinite(floor * norms).all() and not near and span[0] < 100 * floor * norms[0]:
         span[0] = min(span[0], floor * norms[0])
-        _level(axes, floor * norms, "numerical floor", ":")
-    axes.set(ylim=(span[0] / 1.8, span[1] * 1.8), yscale="log")
-    axes.set_xlabel("outer step" + ("\nthick: median; band: 10 to 90 % of the runs" if many else ""))
-    axes.set_xlim((1, steps[-1]) if len(steps) > 1 else (0, 2))
-    _log_axis(axes.yaxis, span)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    _heading(axes, "residual")
+        _level(ax, floor * norms, "numerical floor", ":")
+    ax.set(ylim=(span[0] / 1.8, span[1] * 1.8), yscale="log")
+    ax.set_xlabel("outer step" + ("\nthick: median; band: 10 to 90 % of the runs" if many else ""))
+    ax.set_xlim((1, steps[-1]) if len(steps) > 1 else (0, 2))
+    _log_axis(ax.yaxis, span)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    _heading(ax, "residual")
 
 
 def _level(axes: Axes, ends: np.ndarray, text: str, style: str) -> None:
@@ -177,7 +176,6 @@ def plot_alignment(ensemble: xr.Dataset, alignment: xr.Dataset | None = None, *,
     ensemble, alignment
         From `attractors.sample`, with labels or an oracle, and `attractors.alignment` (default: made of the former).
     """
-    axes = ax
     alignment = at.alignment(ensemble) if alignment is None else alignment
     residual = _positive(ensemble["residual"].values[:, :, -1])
     graded = "token_accuracy" in ensemble
@@ -189,25 +187,25 @@ def plot_alignment(ensemble: xr.Dataset, alignment: xr.Dataset | None = None, *,
     for kind, chosen in runs_of(ensemble).items():
         if chosen.any():
             mark = {"marker": "o", "s": 15, "linewidths": 0} if kind == "right" else {"marker": "x", "s": 20}
-            axes.scatter(residual[chosen], shaken[chosen], color=COLOURS[kind], alpha=0.55, label=kind,
+            ax.scatter(residual[chosen], shaken[chosen], color=COLOURS[kind], alpha=0.55, label=kind,
                          rasterized=wrong.size > RASTER_MARKS, **mark)  # fmt: skip
     span = _span(residual)
-    axes.set(
+    ax.set(
         xlim=(span[0] / 1.5, span[1] * 1.5),
         xscale="log",
         xlabel=f"residual at step {ensemble.sizes['step']}",
     )
-    _log_axis(axes.xaxis, span)
+    _log_axis(ax.xaxis, span)
     if not (ensemble["residual"].values[:, :, -1] > 0).any():
-        axes.set_xticks([span[0]], ["0"])
+        ax.set_xticks([span[0]], ["0"])
     if graded:
-        axes.set_ylim(-0.06 * top, 1.27 * top)  # the AUC stands above the marks
-        axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= 1.001])
-        in_percent(axes.yaxis)
+        ax.set_ylim(-0.06 * top, 1.27 * top)  # the AUC stands above the marks
+        ax.set_yticks([tick for tick in ax.get_yticks() if 0 <= tick <= 1.001])
+        in_percent(ax.yaxis)
     else:
-        axes.set(ylim=(-0.4, 1.6), yticks=[0, 1], yticklabels=["right", "wrong"])
-    _heading(axes, "wrong cells" if graded else "answer", legend=graded)
-    axes.text(0.015, 0.97, auc_label(alignment), transform=axes.transAxes, va="top", weight="bold")
+        ax.set(ylim=(-0.4, 1.6), yticks=[0, 1], yticklabels=["right", "wrong"])
+    _heading(ax, "wrong cells" if graded else "answer", legend=graded)
+    ax.text(0.015, 0.97, auc_label(alignment), transform=ax.transAxes, va="top", weight="bold")
 
 
 def auc_label(alignment: xr.Dataset) -> str:
@@ -226,29 +224,28 @@ def plot_auc(alignment: xr.Dataset, *, ax: Axes) -> None:
     alignment
         From `attractors.alignment`.
     """
-    axes = ax
     auc, low, high = Interval.of(alignment, "auc")
     places, depths = np.arange(len(auc)), alignment["depth"].values
-    axes.axhline(0.5, color=COLOURS["muted"], linestyle=":", linewidth=1.2)
+    ax.axhline(0.5, color=COLOURS["muted"], linestyle=":", linewidth=1.2)
     known = np.isfinite(auc)
     for place in places[~known]:
-        axes.axvspan(place - 0.5, place + 0.5, color=COLOURS["none"], alpha=0.16, linewidth=0)
+        ax.axvspan(place - 0.5, place + 0.5, color=COLOURS["none"], alpha=0.16, linewidth=0)
     ranged = known & np.isfinite(low)
     if known.any():
-        axes.plot(places, auc, "o-", color=COLOURS["ink"], markersize=5, linewidth=1.3)
-        axes.vlines(places[ranged], low[ranged], high[ranged], color=COLOURS["ink"], linewidth=1.3)
+        ax.plot(places, auc, "o-", color=COLOURS["ink"], markersize=5, linewidth=1.3)
+        ax.vlines(places[ranged], low[ranged], high[ranged], color=COLOURS["ink"], linewidth=1.3)
     for span in np.split(places, np.flatnonzero(np.diff(alignment["status"].values)) + 1):
         reason = UNDEFINED.get(STATUS[int(alignment["status"].values[span[0]])])
         if reason and not known[span].any() and len(span) > 2:
-            axes.text(span.mean(), 0.12, reason, ha="center", fontsize=11, color=COLOURS["muted"])
+            ax.text(span.mean(), 0.12, reason, ha="center", fontsize=11, color=COLOURS["muted"])
     grey = "" if known.all() else "; grey: undefined"
     whiskers = (
         f"whiskers: {100 * float(alignment.attrs.get('confidence', 0.95)):g} % intervals; dotted: chance"
     )
-    axes.set(ylim=(-0.03, 1.06), xlim=(-0.5, len(auc) - 0.5), yticks=[0, 0.5, 1])
-    axes.set_xlabel(f"depth{grey}\n{whiskers}")
-    axes.set_xticks(places, [str(d) for d in depths])
-    _heading(axes, "AUC of the residual")
+    ax.set(ylim=(-0.03, 1.06), xlim=(-0.5, len(auc) - 0.5), yticks=[0, 0.5, 1])
+    ax.set_xlabel(f"depth{grey}\n{whiskers}")
+    ax.set_xticks(places, [str(d) for d in depths])
+    _heading(ax, "AUC of the residual")
 
 
 def projection(paths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -294,7 +291,6 @@ def plot_phase(ensemble: xr.Dataset, basins: xr.Dataset | None = None, puzzle: i
     """
     if "sketch_path" not in ensemble:
         raise ValueError('paths of the runs are needed: sample with keep=("summary", "path")')
-    axes = ax
     basins = at.basins(ensemble) if basins is None else basins
     points, explained = projection(ensemble["sketch_path"].values[puzzle])
     for kind, chosen in runs_of(ensemble).items():
@@ -303,9 +299,9 @@ def plot_phase(ensemble: xr.Dataset, basins: xr.Dataset | None = None, puzzle: i
         if not len(drawn):
             continue
         faint = float(np.clip(200 / drawn[..., 0].size, 0.12, 0.35))
-        axes.add_collection(LineCollection(list(drawn), colors=COLOURS[kind], linewidths=0.7, alpha=faint,
+        ax.add_collection(LineCollection(list(drawn), colors=COLOURS[kind], linewidths=0.7, alpha=faint,
                                            rasterized=drawn.size > 2 * RASTER_POINTS))  # fmt: skip
-        axes.scatter(
+        ax.scatter(
             *drawn[:, 0].T, s=9, facecolors="none", edgecolors=COLOURS[kind], linewidths=0.7, alpha=0.6
         )
         mark = (
@@ -314,7 +310,7 @@ def plot_phase(ensemble: xr.Dataset, basins: xr.Dataset | None = None, puzzle: i
             else {"marker": "o", "s": 22, "linewidths": 0}
         )
         label = {"none": "end", "right": "right", "wrong": "wrong"}[kind]
-        axes.scatter(*drawn[:, -1].T, color=COLOURS[kind], zorder=3, label=label, **mark)
+        ax.scatter(*drawn[:, -1].T, color=COLOURS[kind], zorder=3, label=label, **mark)
     labels = basins["attractor_id"].values[puzzle]
     masses = basins["mass"].values[puzzle]
     for a in range(min(int(basins["attractors"].values[puzzle]), tables.SHOWN_ATTRACTORS)):
@@ -322,7 +318,7 @@ def plot_phase(ensemble: xr.Dataset, basins: xr.Dataset | None = None, puzzle: i
         ends = ends[np.isfinite(ends).all(1)]
         if len(ends):
             place = np.median(ends, axis=0)
-            axes.scatter(
+            ax.scatter(
                 *place,
                 s=120 + 900 * masses[a],
                 facecolors="none",
@@ -331,11 +327,11 @@ def plot_phase(ensemble: xr.Dataset, basins: xr.Dataset | None = None, puzzle: i
                 zorder=4,
             )
             away = (9 + 11 * np.sqrt(masses[a])) * np.array(CORNERS[a % len(CORNERS)])
-            axes.annotate(str(a + 1), place, xytext=away, textcoords="offset points", ha="center", va="center",
+            ax.annotate(str(a + 1), place, xytext=away, textcoords="offset points", ha="center", va="center",
                           weight="bold", zorder=5, fontsize=11.5)  # fmt: skip
-    axes.autoscale_view()
-    axes.margins(0.08)
-    axes.set_aspect("equal", adjustable="datalim")
+    ax.autoscale_view()
+    ax.margins(0.08)
+    ax.set_aspect("equal", adjustable="datalim")
     key = "open: first step; rings: attractors, larger with more mass"
-    axes.set(xticks=[], yticks=[], xlabel=f"direction 1: {100 * explained[0]:.0f} % of the variance\n{key}")
-    _heading(axes, f"direction 2: {100 * explained[1]:.0f} %")
+    ax.set(xticks=[], yticks=[], xlabel=f"direction 1: {100 * explained[0]:.0f} % of the variance\n{key}")
+    _heading(ax, f"direction 2: {100 * explained[1]:.0f} %")

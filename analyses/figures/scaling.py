@@ -7,9 +7,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import NullFormatter
 
-from eqrlab.analyses.figures.style import COLOURS, band_key, plot, styled
+from eqrlab.analyses.figures.style import COLOURS, band_key, in_percent, plot, styled
 from eqrlab.analyses.text.vocabulary import SELECTOR_NAMES
 from eqrlab.attractors.results.interval import Interval
 
@@ -181,4 +181,4 @@ def _axes(axes: Axes, x: np.ndarray, lowest: float) -> None:
     axes.set_xticks([], minor=True)
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(max(-0.02, lowest - 0.08), 1.02)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+    in_percent(axes.yaxis)

@@ -21,19 +21,18 @@ def plot_risk_coverage(signals: xr.Dataset, *, ax: Axes) -> None:
     signals
         From `attractors.signals`.  The trusted signal and the residual have bands, their intervals.
     """
-    axes = ax
     coverage = signals["coverage"].values
     for name in map(str, signals["signal"].values):
         colour, style = LINES.get(name, (COLOURS["none"], ":"))
         value, low, high = Interval.of(signals.sel(signal=name), "risk")
-        axes.plot(coverage, value, style, color=colour, linewidth=2, label=signal_name(name))
+        ax.plot(coverage, value, style, color=colour, linewidth=2, label=signal_name(name))
         if name in ("top1_converged", signals.attrs["trusted"]) and np.isfinite(low).all():
-            axes.fill_between(coverage, low, high, color=colour, alpha=0.13, linewidth=0)
-    axes.set(xlim=(0, 1.01), xlabel="share of the puzzles answered, the surest first")
+            ax.fill_between(coverage, low, high, color=colour, alpha=0.13, linewidth=0)
+    ax.set(xlim=(0, 1.01), xlabel="share of the puzzles answered, the surest first")
     top = max(0.1, 1.08 * float(np.nanmax(signals["risk"].values)))
-    axes.set_ylim(-0.03 * top, top)
-    axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= min(1.001, top)])
-    in_percent(axes.xaxis, axes.yaxis)
-    axes.set_title("wrong among those answered", pad=8)
-    handles = [*axes.get_legend_handles_labels()[0], band_key(signals)]
-    axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
+    ax.set_ylim(-0.03 * top, top)
+    ax.set_yticks([tick for tick in ax.get_yticks() if 0 <= tick <= min(1.001, top)])
+    in_percent(ax.xaxis, ax.yaxis)
+    ax.set_title("wrong among those answered", pad=8)
+    handles = [*ax.get_legend_handles_labels()[0], band_key(signals)]
+    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)

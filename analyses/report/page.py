@@ -43,7 +43,7 @@ def write_report(path: str | Path, out: str | Path, kind: str = "html") -> None:
     Parameters
     ----------
     path
-        The archive, as `attractors.archive.write` leaves it.
+        The archive, as `attractors.results.archive.write` leaves it.
     out
         The file.
     kind

@@ -52,7 +52,7 @@ def outcomes(
     Notes
     -----
     Restarts of a puzzle are not independent, so every interval resamples whole puzzles.  If all puzzles agree, the
-    bounds follow from the number of puzzles that have such runs (see `statistics.share_over_puzzles`). NaN means that
+    bounds follow from the number of puzzles that have such runs (see `bootstrap.share_over_puzzles`). NaN means that
     there is no run to count, a single puzzle, or, for `reverted` and `collapsed`, that not all runs were continued.
     "Settled" is the fate of that name, hence relative to the model; the AUC and `right_below` do not depend on it.
 

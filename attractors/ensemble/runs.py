@@ -129,7 +129,7 @@ def state_error(ensemble: xr.Dataset) -> np.ndarray:
     """Estimate how far each long-run state is from its attractor, relative to its scale, (puzzle, restart).
 
     For a settled run it is the distance that a geometric decay still has to go; for a periodic run the distance
-    between states one period apart (see `orbits.cycles`); for a recurrent or noisy run its spread.
+    between states one period apart (see `orbits.outlines`); for a recurrent or noisy run its spread.
     """
     with np.errstate(invalid="ignore"):  # a nonfinite run has an infinite scale
         relative = ensemble.residual.values.astype(float) / ensemble.scale.values[:, :, None]

@@ -94,7 +94,7 @@ def sample(
         `halt_logit` where the system has one; where it has `logits`, `answer_entropy` = mean over the cells that count
         of the entropy of the cell's distribution (softmax, in nats), and `answer_margin` = the smallest difference
         between the largest and the second largest logit of a cell.  Over (puzzle, restart): `fate` and its two axes
-        `state_fate`, `answer_fate` (see `attractors.fate`); `period`, `answer_settled`, `settling_step`, `spread`,
+        `state_fate`, `answer_fate` (see `fates.fate`); `period`, `answer_settled`, `settling_step`, `spread`,
         `answer` (token), `sketch` (feature).  On request (`keep`): `sketch_path`, `final_state`, `trajectory`.  Also
         `inputs` and `labels`.
 

@@ -27,7 +27,7 @@ def basins(ensemble: xr.Dataset, *, confidence: float = 0.95, method: str | None
     ensemble
         From `sample`; with `final_state` kept, borderline pairs of large states are compared in full.
     confidence, method
-        Of the intervals; see `statistics.proportion_interval`.  None: mid-p; for an ensemble sampled in waves
+        Of the intervals; see `intervals.proportion_interval`.  None: mid-p; for an ensemble sampled in waves
         "sequence", which is valid for any stopping rule.
 
     Returns

@@ -87,7 +87,7 @@ def transitions(
     depth
         Outer steps without noise, after the noisy ones; default 64.
     confidence, method
-        Of the intervals, see `statistics.proportion_interval`.
+        Of the intervals, see `intervals.proportion_interval`.
     **options
         `identifiers`, `seed`, `batch_size`, `dtype`, `device`, `progress`, see `StateOptions`.
 

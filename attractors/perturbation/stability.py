@@ -48,7 +48,7 @@ def basin_stability(
     trials
         Random directions at every size: fresh ones at each, isotropic, keyed by (seed, input tokens, point).
     confidence
-        Of the intervals, see `statistics.proportion_interval` (mid-p).
+        Of the intervals, see `intervals.proportion_interval` (mid-p).
     **options
         `depth`, `escape`, `tolerances`, see `ReturnOptions`, and those of `AnswerOptions`.
 

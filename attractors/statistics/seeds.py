@@ -60,7 +60,7 @@ def mean_over_seeds(
     variance alone: with two seeds, Satterthwaite's covers only 87 % at a nominal 95 %.  A bootstrap over 3 seeds would
     know only 10 different samples and be far too narrow; Student's t with 2 degrees of freedom is wide, and says so.
     Where neither seeds nor puzzles differ, at least (1 - confidence)^(1/P) of all puzzles are like those seen, see
-    `attractors.statistics.share_over_puzzles`.
+    `attractors.statistics.bootstrap.share_over_puzzles`.
 
     References
     ----------

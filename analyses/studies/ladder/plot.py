@@ -6,9 +6,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
-from eqrlab.analyses.figures.style import COLOURS, styled
+from eqrlab.analyses.figures.style import COLOURS, in_percent, styled
 from eqrlab.analyses.studies.ladder.summary import ACCURACY, CORRECT, GAP, STARTS
 from eqrlab.analyses.studies.ladder.text import PAPER_ACCURACY, START_NOTES
 from eqrlab.analyses.text.format import plural
@@ -23,7 +22,7 @@ def ladder_figure(summary: xr.Dataset) -> Figure:
     Parameters
     ----------
     summary
-        From `analyses.ladder_summary.summarise`.
+        From `analyses.studies.ladder.summary.summarise`.
     """
     rungs = [str(r) for r in summary.rung.values]
     figure = Figure((10.5, 2.6 + 0.62 * len(rungs)), layout="constrained")
@@ -64,7 +63,7 @@ def _rows(axes: Axes, summary: xr.Dataset, title: str) -> None:
     axes.set_yticks(np.arange(len(names)), names)
     axes.set(ylim=(len(names) - 0.5, -0.5))
     axes.tick_params(axis="y", length=0, labelcolor=COLOURS["ink"])
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+    in_percent(axes.xaxis)
     axes.grid(axis="y", visible=False)
     axes.spines.left.set_visible(False)
     axes.set_title(title, pad=8)

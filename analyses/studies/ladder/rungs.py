@@ -95,7 +95,7 @@ class Sampling:
 
 
 def rung_options(task: str, name: str, common: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return the training options of a rung, as `analyses.recipes.configurations` takes them.
+    """Return the training options of a rung, as `analyses.studies.training_recipes.configurations` takes them.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ import xarray as xr
 from eqrlab.analyses.studies.ladder.climb import Groups
 from eqrlab.analyses.studies.ladder.rungs import REFERENCE_DEPTH, Ladder, rung_before
 from eqrlab.analyses.text.describe import blocks_per_step
-from eqrlab.attractors.answers.scaling import path_independence_gap as path_independence_gap
+from eqrlab.attractors.answers.scaling import path_independence_gap
 from eqrlab.attractors.fates.fate import CODE
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
@@ -83,7 +83,7 @@ def summarise(
     Parameters
     ----------
     ladder, results
-        From `analyses.ladder.climb`.
+        From `analyses.studies.ladder.climb.climb`.
     confidence
         Of all intervals.
 

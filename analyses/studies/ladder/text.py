@@ -52,6 +52,11 @@ def _cell(summary: xr.Dataset, rung: str, quantity: str, kind: str = "mean") -> 
     return f"{100 * value:{sign}.1f}{bounds}"
 
 
+def _marked(summary: xr.Dataset, rung: str) -> str:
+    """Return the name of a rung, marked where its starts need a note."""
+    return rung + START_NOTES[STARTS[int(summary.starts.sel(rung=rung))]]
+
+
 def accuracy_rows(summary: xr.Dataset) -> Rows:
     """Return the table of accuracies: one row per rung, percent with intervals, each seed, and the paper's."""
     rows = []
@@ -76,7 +81,7 @@ def accuracy_rows(summary: xr.Dataset) -> Rows:
 def landscape_rows(summary: xr.Dataset) -> Rows:
     """Return the table of landscapes: shares in percent and AUCs, with intervals; * and † mark the starts."""
     return [
-        {"rung": rung + START_NOTES[STARTS[int(summary.starts.sel(rung=rung))]]}
+        {"rung": _marked(summary, rung)}
         | {q: _cell(summary, rung, q) for q in (CORRECT, "spurious mass", GAP, "settled", WITHIN, *POOLED)}
         for rung in map(str, summary.rung.values)
     ]
@@ -87,7 +92,7 @@ def selection_rows(summary: xr.Dataset) -> Rows:
     rungs = [str(r) for r in summary.rung.values]
     rows = []
     for rung in rungs:
-        row = {"rung": rung + START_NOTES[STARTS[int(summary.starts.sel(rung=rung))]]}
+        row = {"rung": _marked(summary, rung)}
         row["one restart"] = _cell(summary, rung, "accuracy from the landscape's starts")
         row |= {q: _cell(summary, rung, q) for q in (*SELECTED, ADVANTAGE)}
         below = rung_before(rung, rungs)
@@ -99,7 +104,7 @@ def selection_rows(summary: xr.Dataset) -> Rows:
 def mode_rows(summary: xr.Dataset) -> Rows:
     """Return the table of mode shares, percent with intervals."""
     return [
-        {"rung": rung + START_NOTES[STARTS[int(summary.starts.sel(rung=rung))]]}
+        {"rung": _marked(summary, rung)}
         | {(m if m == "undecided" else f"({m})"): _cell(summary, rung, f"mode {m}") for m in MODES}
         for rung in map(str, summary.rung.values)
     ]
@@ -139,7 +144,7 @@ def order_sentences(
     Parameters
     ----------
     summary
-        From `analyses.ladder_summary.summarise`.
+        From `analyses.studies.ladder.summary.summarise`.
     quantity
         What is ordered.
     paper

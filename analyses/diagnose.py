@@ -15,7 +15,7 @@ from eqrlab.analyses.studies.checks import run_checks, states_fit
 from eqrlab.analyses.studies.commit import commit_where_none_is_right
 from eqrlab.analyses.text.names import group_names
 from eqrlab.attractors.ensemble.judge import require_judged
-from eqrlab.attractors.results.validate import schema_tables
+from eqrlab.attractors.results.archive_rules import read_schema
 from eqrlab.attractors.streaming.row_store import RowStore, sample_stored
 from eqrlab.core import System
 from eqrlab.core.progress import shown, tqdm
@@ -130,7 +130,7 @@ def archive_groups(results: dict[str, dict[str, Any]]) -> dict[str, xr.Dataset]:
     (`/<name>/ensemble`, ...), changed where a group cannot have that name.
     """
     first, *others = results
-    reserved = {*schema_tables()[1], *(group for found in results.values() for group in found)}
+    reserved = {*read_schema().groups, *(group for found in results.values() for group in found)}
     where = group_names(others, reserved)
     groups = dict(results[first])
     for name in others:

@@ -22,7 +22,8 @@ from eqrlab.analyses.commands.common.unfinished import Kept
 from eqrlab.analyses.diagnose import archive_groups
 from eqrlab.analyses.text.names import group_names, safe, typed
 from eqrlab.attractors.results import archive
-from eqrlab.attractors.results.validate import schema_tables, validate
+from eqrlab.attractors.results.archive_rules import read_schema
+from eqrlab.attractors.results.validate import validate
 from eqrlab.core.interrupts import interrupts_held
 from tests.command_line import inside
 from tests.core_models import tiny_file
@@ -147,8 +148,8 @@ NAMES = [
 
 
 def test_any_name_has_a_group_of_its_own():
-    groups = group_names([typed(name) for name in NAMES], schema_tables()[1])
-    assert len(set(groups.values())) == len(NAMES) and not set(groups.values()) & set(schema_tables()[1])
+    groups = group_names([typed(name) for name in NAMES], read_schema().groups)
+    assert len(set(groups.values())) == len(NAMES) and not set(groups.values()) & set(read_schema().groups)
 
 
 def test_any_name_of_a_file_keeps_its_results_and_is_shown(data, tmp_path):
@@ -165,7 +166,7 @@ def test_any_name_of_a_file_keeps_its_results_and_is_shown(data, tmp_path):
     assert list(tree["compare"].checkpoint.values) == ["one", *map(typed, names)]
     for name in names:
         assert f"\n{typed(name)}: 2 puzzles" in run.output
-        assert groups[typed(name)] not in schema_tables()[1]
+        assert groups[typed(name)] not in read_schema().groups
 
 
 def test_names_that_agree_are_all_kept_apart(data, tmp_path):

@@ -12,7 +12,7 @@ import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.attractors.results import archive, archive_rules, schema, schema_page, variables
-from eqrlab.attractors.results.validate import schema_tables, unlisted, validate
+from eqrlab.attractors.results.validate import unlisted, validate
 from tests.zoo import puzzles, selector
 
 
@@ -70,7 +70,8 @@ def test_no_variable_of_the_registry_is_listed_twice():
 
 
 def test_the_schema_is_what_rules_check():
-    attributes, groups = schema_tables()
+    tables = archive_rules.read_schema()
+    attributes, groups = tables.attributes, tables.groups
     assert {"ensemble", "basins", "alignment", "modes", "spectrum", "compare"} <= set(groups)
     assert groups["ensemble"]["residual"].dims == ("puzzle restart step",)
     assert groups["ensemble"]["fate"].flags == " ".join(schema.FATES) and groups["ensemble"]["fate"].required

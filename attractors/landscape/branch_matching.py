@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.ensemble.runs import Runs, join, runs_of, settled_band
-from eqrlab.attractors.landscape.identify import ERROR_FACTOR, Clusters, identify, representatives
+from eqrlab.attractors.landscape.identify import Clusters, identify, representatives
+from eqrlab.attractors.landscape.leaders import ERROR_FACTOR
 from eqrlab.core.random import puzzle_keys, restart_generator
 
 NOWHERE, SEVERAL = -1, -2
@@ -70,15 +70,15 @@ class Stage:
         widest = max(map(len, rows))
         if widest == 0:
             return
-        starts = torch.zeros((len(rows), widest * copies, *self.shape), dtype=_dtype(other.ensemble))
+        kind = torch.as_tensor(other.ensemble.final_state.values[:0]).dtype
+        starts = torch.zeros((len(rows), widest * copies, *self.shape), dtype=kind)
         keys = puzzle_keys(push.seed, self.run.inputs, self.run.identifiers)
         for p, chosen in enumerate(rows):
             if len(chosen):
                 one = other.runs[p].take(chosen)
                 pushed = push.around(one, keys[p]).reshape(-1, *self.shape)
-                starts[p] = pushed.repeat(-(-widest // len(chosen)), *[1] * len(self.shape))[
-                    : widest * copies
-                ]
+                again = torch.arange(widest * copies) % len(pushed)  # the surplus is run, and not looked at
+                starts[p] = pushed[again]
             else:
                 starts[p] = torch.as_tensor(other.ensemble.final_state.values[p, :1])
         visitors = self.run.with_(initial=starts, restarts=widest * copies, first_restart=VISITORS)
@@ -113,10 +113,6 @@ class Push(NamedTuple):
         length = torch.as_tensor(runs.scale * (self.size + ERROR_FACTOR * runs.error))
         step = length[:, None, None] * torch.cat((unit, -unit))
         return (z[:, None].double() + step).to(z.dtype)
-
-
-def _dtype(ensemble: xr.Dataset) -> torch.dtype:
-    return torch.as_tensor(ensemble.final_state.values[:0]).dtype
 
 
 def sweep(stages: list[Stage], most: int, push: Push) -> None:

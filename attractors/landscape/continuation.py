@@ -148,8 +148,7 @@ def continuation(
     stages = []
     with tqdm(values, desc=parameter, **shown(progress)) as bar:
         for done, value in enumerate(bar):
-            law = initial[value] if isinstance(initial, Mapping) else initial
-            common["initial"] = law
+            common["initial"] = initial[value] if isinstance(initial, Mapping) else initial
             stages.append(Stage(Run.of(systems[value], inputs, **common), options.get("batch_size")))
             if callable(progress):
                 progress(done + 1, len(values))
@@ -173,7 +172,7 @@ def _branches(stages: list[Stage], match: str, confidence: float) -> dict[str, s
     """Return the variables of every branch: masses, births, and where it goes."""
     puzzles, total = len(stages[0].runs), stages[0].restarts
     matched = [(match_states if match == "state" else match_answers)(stages, p) for p in range(puzzles)]
-    most = max(1, *(int(b.max()) + 1 for branch, _ in matched for b in branch if len(b)), 1)
+    most = max([1, *(int(b.max()) + 1 for branch, _ in matched for b in branch if len(b))])
     shape = (len(stages), puzzles, most)
     count, low, high = (np.zeros(shape, np.int32) for _ in range(3))
     alive, correct = np.zeros(shape, bool), np.zeros(shape, bool)
@@ -212,11 +211,9 @@ def _branches(stages: list[Stage], match: str, confidence: float) -> dict[str, s
         before = now
     # Births and deaths follow from `alive` at two successive values.
     earlier = np.concatenate([np.zeros((1, *shape[1:]), bool), alive[:-1]])
-    event = np.select([~alive, np.arange(shape[0])[:, None, None] == 0, earlier], [0, 1, 2], 3).astype(
-        np.int8
-    )
-    died = np.zeros(shape, bool)
-    died[1:] = alive[:-1] & ~alive[1:]
+    first = np.arange(shape[0])[:, None, None] == 0
+    event = np.select([~alive, first, earlier], [0, 1, 2], 3).astype(np.int8)
+    died = earlier & ~alive
     bounds = proportion_interval(low, total, confidence)[0], proportion_interval(high, total, confidence)[1]
     each, pair = ("value", "puzzle", "branch"), ("value", "puzzle")
     seen = lambda values: np.where(alive | (match == "answer"), values, np.nan)
@@ -242,31 +239,28 @@ def _summary(
 ) -> dict[str, schema.Variable]:
     """Return masses by kind and, if correctness is known, accuracies and modes, at every value."""
     found = [basins(s.ensemble, confidence=confidence) for s in stages]
-    pair, percent = ("value", "puzzle"), f"{confidence:.0%}"
     names = [f"{n}{e}" for n in MASSES for e in ("", "_low", "_high") if f"{n}{e}" in found[0]]
-    variables: dict[str, schema.Variable] = {
-        n: (pair, np.stack([f[n].values for f in found]), found[0][n].attrs["long_name"]) for n in names
-    }
+    variables = _stacked(found, names)
     if "correct" not in stages[0].ensemble:
         return variables
     verdicts = [modes(s.ensemble, confidence=confidence, rule=rule, seed=seed) for s in stages]
     right = np.stack([s.ensemble.correct.values[:, :, -1].mean(1) for s in stages], 1)
     shares = share_over_puzzles(right, confidence=confidence, seed=seed)
-    for name, values in zip(("accuracy", "accuracy_low", "accuracy_high"), shares, strict=True):
-        text = "share of runs right at the last step" + (
-            f", bound over puzzles, {percent}" if "_" in name else ""
+    text = "share of runs right at the last step"
+    for end, values in zip(("", "_low", "_high"), shares, strict=True):
+        bound = f", bound over puzzles, {confidence:.0%}" if end else ""
+        variables[f"accuracy{end}"] = (("value",), values, text + bound)
+    share = (f"landscape_share{e}" for e in ("", "_low", "_high"))
+    return variables | _stacked(verdicts, ["mode", "mode_probability", "landscape_mode", *share])
+
+
+def _stacked(found: list[xr.Dataset], names: list[str]) -> dict[str, schema.Variable]:
+    """Return variables of the datasets of all values, over value."""
+    return {
+        name: (
+            ("value", *map(str, found[0][name].dims)),
+            np.stack([f[name].values for f in found]),
+            found[0][name].attrs["long_name"],
         )
-        variables[name] = (("value",), values, text)
-    for name in (
-        "mode",
-        "mode_probability",
-        "landscape_mode",
-        *(f"landscape_share{e}" for e in ("", "_low", "_high")),
-    ):
-        dims = ("value", *map(str, verdicts[0][name].dims))
-        variables[name] = (
-            dims,
-            np.stack([v[name].values for v in verdicts]),
-            verdicts[0][name].attrs["long_name"],
-        )
-    return variables
+        for name in names
+    }

@@ -238,12 +238,7 @@ def collect(
     runs: list[Runs] = draw(np.arange(puzzles), 0, first)
     found = [identify(r) for r in runs]
     reviews = [review(r, c, rule) for r, c in zip(runs, found, strict=True)]
-    with tqdm(
-        total=puzzles,
-        unit="puzzle",
-        desc="basins",
-        **shown(progress),
-    ) as bar:
+    with tqdm(total=puzzles, unit="puzzle", desc="basins", **shown(progress)) as bar:
         while True:
             waiting = [p for p in range(puzzles) if reviews[p].stop is None]
             bar.update(puzzles - len(waiting) - bar.n)

@@ -13,7 +13,6 @@ from eqrlab.attractors.ensemble.runs import Runs
 from eqrlab.attractors.fates.clouds import APART, LEAST, apart
 from eqrlab.attractors.fates.fate import CODE
 from eqrlab.attractors.landscape.leaders import CYCLE, SET, Leaders, states_of
-from eqrlab.attractors.landscape.leaders import ERROR_FACTOR as ERROR_FACTOR
 
 ESCAPES = 0.05  # share of runs seen to leave a set from which on it is no attractor
 SIMILAR = 3.0  # median residuals within this factor may be of the same set

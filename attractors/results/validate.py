@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eqrlab.attractors.results import archive
-from eqrlab.attractors.results.archive_rules import Rule, read_schema
 
 
 class Summary(NamedTuple):
@@ -15,11 +14,6 @@ class Summary(NamedTuple):
     groups: int
     variables: int
     checksums: int
-
-
-def schema_tables() -> tuple[dict[str, tuple[tuple[str, ...], str]], dict[str, dict[str, Rule]]]:
-    """Return the tables of the schema: attribute to (groups, type), and group to its variables."""
-    return read_schema().attributes, read_schema().groups
 
 
 def validate(path: str | Path, *, checksums: bool = True) -> Summary:

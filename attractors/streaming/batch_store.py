@@ -10,7 +10,7 @@ import os
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -225,12 +225,16 @@ class Parts:
                 continue
             batches, least = self._content(file)
             self._seen.add(file.name)
-            row = 0
-            for number, rows in batches:
-                self.place.setdefault(number, (file, row))
-                row += rows
-            if least:
-                self.least = min(self.least or least, least)
+            self._hold(file, batches, least)
+
+    def _hold(self, file: Path, batches: Iterable[Sequence[int]], least: int | None) -> None:
+        """Take in the batches of a file, number and rows each; one that is held already stays where it is."""
+        row = 0
+        for number, rows in batches:
+            self.place.setdefault(number, (file, row))
+            row += rows
+        if least:
+            self.least = min(self.least or least, least)
 
     def _content(self, file: Path) -> tuple[list[list[int]], int | None]:
         """Return the batches in a part, number and rows each, and the smallest number of rows that were run at once.
@@ -307,12 +311,7 @@ class Parts:
             raise OSError(error.errno, error.strerror, str(self.folder / name)) from None
         _sync(self.folder)
         self._seen.add(name)
-        row = 0
-        for number, rows in sizes:
-            self.place[number] = (self.folder / name, row)
-            row += rows
-        if least:
-            self.least = min(self.least or least, least)
+        self._hold(self.folder / name, sizes, least)
 
     def read(self, number: int, rows: int, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
         """Return the records of a batch of so many rows, all or some of them."""

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from eqrlab.core.checkpoints.tensors import read_tensors, write_tensors
+from eqrlab.core.training.accuracy import exact_accuracy
 from eqrlab.core.training.losses import exact, stablemax_cross_entropy
 from eqrlab.core.training.objective import (
     SegmentLoss,
@@ -19,7 +20,7 @@ from eqrlab.core.training.objective import (
     segment,
     segment_loss,
 )
-from eqrlab.core.training.trainer import Trainer, exact_accuracy
+from eqrlab.core.training.trainer import Trainer
 from tests.core_models import tokens
 from tests.family_models import SMOOTH, VARIANTS, small_model
 

@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 
 from eqrlab.core import CheckpointError, EqRConfig, load
 from eqrlab.core.training import trainer as training
+from eqrlab.core.training.accuracy import exact_accuracy
 from eqrlab.core.training.objective import SegmentLoss, halted_rows, learning_rate, segment
-from eqrlab.core.training.trainer import TrainConfig, Trainer, exact_accuracy, train
+from eqrlab.core.training.trainer import TrainConfig, Trainer, train
 from tests.core_models import small_eqr, tokens
 
 MODEL = {

@@ -21,7 +21,7 @@ from eqrlab.core.labels import counts
 from eqrlab.core.models.reasoner import Reasoner
 from eqrlab.core.random import GeneratorNoise
 from eqrlab.core.regular import read_log
-from eqrlab.core.training.losses import exact
+from eqrlab.core.training.accuracy import Judge, exact_accuracy
 from eqrlab.core.training.objective import (
     DTYPES,
     TrainConfig,
@@ -38,8 +38,6 @@ from eqrlab.core.training.stream import Augment, PuzzleStream
 from eqrlab.core.training.throughput import matmul_rate, step_operations
 
 LOG_EVERY = 50
-
-Judge = Callable[[Any, Any], np.ndarray]
 
 
 class Trainer:
@@ -262,37 +260,6 @@ class Trainer:
             the steps of this run.
         """
         unpack(self, *read_tensors(path), path, extend)
-
-
-@torch.no_grad()
-def exact_accuracy(
-    model: Reasoner,
-    inputs: np.ndarray,
-    labels: np.ndarray,
-    depth: int,
-    batch_size: int = 256,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-    judge: Judge | None = None,
-) -> float:
-    """Return the share of puzzles solved exactly after `depth` noise-free outer steps from one random start each.
-
-    What is right `judge` says, `(inputs, answers) -> bool (n,)`, or, where it is None, the labels.
-    """
-    generator = torch.Generator(model.device).manual_seed(seed)
-    solved = torch.zeros((), dtype=torch.long, device=model.device)
-    for i in range(0, len(inputs), batch_size):
-        x = model.encode(torch.as_tensor(inputs[i : i + batch_size], device=model.device)).to(dtype)
-        z = model.initial(x, generator)
-        for _ in range(depth):
-            z = model.step(z, x)
-        logits = model.logits(z, x)
-        if judge is None:
-            right = exact(logits, torch.as_tensor(labels[i : i + batch_size], device=model.device))
-        else:
-            right = torch.as_tensor(judge(inputs[i : i + batch_size], logits.argmax(-1)))
-        solved += right.sum()
-    return solved.item() / len(inputs)
 
 
 def train(

@@ -15,6 +15,7 @@ from eqrlab.analyses.figures import planes as plane_plots
 from eqrlab.analyses.figures.style import figure_of
 from eqrlab.attractors.perturbation.fractal import basin_entropy, uncertainty_exponent
 from eqrlab.attractors.results import archive
+from eqrlab.attractors.results.interval import Interval
 from eqrlab.core import MapSystem
 from tests.core_models import tiny_file
 from tests.zoo import (
@@ -71,15 +72,19 @@ def test_every_cell_of_the_selector_leads_where_its_signs_say(halves):
 
 
 def test_grid_cells_have_no_intervals_but_a_reason(halves):
-    assert np.isnan(halves.fraction_low.values).all() and np.isnan(halves.boundary_entropy_low.values).all()
+    for name in ("fraction", "basin_entropy", "boundary_entropy", "uncertainty_exponent"):
+        assert np.isnan(halves[f"{name}_low"].values).all() and np.isnan(halves[f"{name}_high"].values).all()
     assert "no random sample" in halves.attrs["interval"]
 
 
 def test_straight_borders_have_uncertainty_exponent_one(halves):
-    values = [
-        float(halves[f"uncertainty_exponent{e}"].sel(label="attractor")[0]) for e in ("", "_low", "_high")
-    ]
-    assert abs(values[0] - 1) < 0.03 and values[1] <= 1 <= values[2]
+    drawn = at.plane(selector([[0.3, -0.2]]), puzzles(), extent=2, resolution=80)
+    for plane in (halves, drawn):
+        alpha, low, high = (
+            v.item() for v in Interval.of(plane.sel(label="attractor"), "uncertainty_exponent")
+        )
+        assert abs(alpha - 1) < 0.03
+    assert low <= 1 <= high
     assert float(halves.boundary_dimension.sel(label="attractor")[0]) == pytest.approx(1, abs=0.03)
 
 

@@ -109,17 +109,11 @@ def borders(
             label = np.where(f["away"], -2, f[name])
             everywhere, border = basin_entropy(label, box, confidence, seed)
             fit = uncertainty_exponent(label, confidence, seed)
+            measured = [everywhere, border, fit.exponent]
             if not jitter:
-                everywhere, border = (e._replace(low=np.nan, high=np.nan) for e in (everywhere, border))
+                measured = [e._replace(low=np.nan, high=np.nan) for e in measured]
             differs = (label[1:] != label[:-1])[:, :-1] | (label[:, 1:] != label[:, :-1])[:-1]
-            numbers = (
-                everywhere,
-                border,
-                fit.exponent,
-                2 - fit.exponent.value,
-                differs.mean(),
-                fit.uncertain,
-            )
+            numbers = (*measured, 2 - fit.exponent.value, differs.mean(), fit.uncertain)
             for values, number in zip(found.values(), numbers, strict=True):
                 values.append(number)
     each = ("puzzle", "label")

@@ -336,6 +336,19 @@ def test_options_beside_the_file_may_be_flat_or_nested_yaml_or_json(nested, name
     assert_same_outputs(model, load(write(tmp_path, bare(model), config, "model", name), seq_len=6))
 
 
+@pytest.mark.parametrize("nested", ["arch", "config.arch", "hparams.cfg.model"])
+def test_averages_count_where_the_options_around_the_network_say_so(nested, tmp_path):
+    raw, average = model_of(), model_of(seed=1)
+    config = official_config(raw)["arch"]
+    for depth, part in enumerate(reversed(nested.split("."))):
+        config = {part: config, **({} if depth else {"ema": True})}
+    content = {"model": bare(raw), "ema": {"shadow": bare(average)}, "config": config}
+    torch.save(content, tmp_path / "model.pt")
+    loaded = load(tmp_path / "model.pt", seq_len=6)
+    assert_same_outputs(average, loaded)
+    assert loaded.provenance["weights"] == "ema"
+
+
 def test_options_in_the_folder_above_are_found_from_within_the_folder(tmp_path, monkeypatch):
     model = model_of()
     (tmp_path / "checkpoints").mkdir()

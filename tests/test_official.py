@@ -319,6 +319,17 @@ HALF_MATCHING = {
         changed_tensor("puzzle_emb.weights", lambda t: torch.zeros(0, 16)),
         "puzzle_emb.weights has no row",
     ),
+    "prefix table missing": (
+        changed_arch(puzzle_emb_len=16, puzzle_emb_ndim=16),
+        "tensor puzzle_emb.weights with 2 axes is missing",
+    ),
+    "prefix table of another width": (
+        lambda c: (
+            changed_tensor("puzzle_emb.weights", lambda t: torch.zeros(1, 16))(c),
+            changed_arch(puzzle_emb_len=2, puzzle_emb_ndim=20)(c),
+        ),
+        "puzzle_emb.weights has width 16, the configuration says puzzle_emb_ndim=20",
+    ),
     "average lacks a tensor": (
         lambda c: c.update(
             ema={"mu": 0.9, "shadow": {k: v for k, v in c["model"].items() if "q_head" not in k}}

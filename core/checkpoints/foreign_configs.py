@@ -69,7 +69,7 @@ def inside(content: Mapping[Any, Any]) -> dict[str, Any] | None:
 
 def has_network(config: dict[str, Any]) -> bool:
     """Return whether a configuration has options of such a network."""
-    return isinstance(config.get("arch"), dict) or _section(config, 3) is not None
+    return isinstance(config.get("arch"), dict) or _path(config, 3) is not None
 
 
 def beside(path: Path) -> dict[str, Any]:
@@ -232,7 +232,7 @@ def _held(value: Opaque) -> Any:
 
 
 def sectioned(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration with the options of the network under `arch`, wherever they were.
+    """Return a configuration with the options of the network under `arch`, and those around them at its top.
 
     Raises
     ------
@@ -241,20 +241,23 @@ def sectioned(config: dict[str, Any]) -> dict[str, Any]:
     """
     if isinstance(config.get("arch"), dict):
         return config
-    section = _section(config, 3)
-    if section is None:
+    path = _path(config, 3)
+    if path is None:
         raise CheckpointError(
             f"the configuration has no 'arch' section, and no options {', '.join(_TELLING)} at its top"
         )
-    return {**config, "arch": section}
+    around = path[:-1] or path
+    return {**{name: value for part in around for name, value in part.items()}, "arch": path[-1]}
 
 
-def _section(config: dict[str, Any], depth: int) -> dict[str, Any] | None:
+def _path(config: dict[str, Any], depth: int) -> list[dict[str, Any]] | None:
+    """Return the mappings from a configuration down to the one with options of the network."""
     names = {n for telling in _TELLING[:3] for n in (telling, *ALIASES[telling])}
     if names & set(config):
-        return config
+        return [config]
     parts = (config[name] for name in _SECTIONS if depth and isinstance(config.get(name), dict))
-    return next((found for part in parts if (found := _section(part, depth - 1)) is not None), None)
+    below = next((found for part in parts if (found := _path(part, depth - 1)) is not None), None)
+    return None if below is None else [config, *below]
 
 
 def official_names(arch: dict[str, Any], family: str) -> tuple[dict[str, Any], list[str]]:

@@ -83,6 +83,7 @@ def _shared(
     `prefix` is the meaning of a missing puzzle_emb_len: "least", "trm" (16), or "unknown"; see `_prefix`.
     """
     vocab, hidden = file.shape("lm_head.weight")
+    _needs_prefix(file)
     for name, size, said in (("hidden_size", hidden, "width"), ("vocab_size", vocab, "a vocabulary of")):
         if size != file.value(name, int, size, "from lm_head"):
             raise CheckpointError(
@@ -226,19 +227,16 @@ def _eqr(file: OfficialFile, seq_len: int | None) -> dict[str, Any]:
 
 
 def _trm(file: OfficialFile, seq_len: int | None) -> dict[str, Any]:
-    _needs_prefix(file)
     missing = {"own": "trm", "eqr": "least", "unknown": "unknown"}[file.origin]
     return _shared(file, seq_len, ("L_layers", "L_level."), missing)
 
 
 def _hrm(file: OfficialFile, seq_len: int | None) -> dict[str, Any]:
-    _needs_prefix(file)
     values = _shared(file, seq_len, ("L_layers", "L_level."))
     return {**values, "H_layers": _layers(file, "H_layers", "H_level.")}
 
 
 def _urm(file: OfficialFile, seq_len: int | None) -> dict[str, Any]:
-    _needs_prefix(file)
     return {**_shared(file, seq_len, ("num_layers", "")), "conv_dtype": "bfloat16"}
 
 

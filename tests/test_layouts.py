@@ -443,6 +443,35 @@ def test_numbers_of_yaml_may_have_an_exponent(number, tmp_path):
     assert load(tmp_path / "model", seq_len=6).config.halt_exploration == 1e-4
 
 
+@pytest.mark.parametrize(
+    "reference",
+    ["${.hidden_size}", "${..arch.hidden_size}", "${arch.hidden_size}", "${width}", "${..sizes.D}"],
+)
+def test_references_of_hydra_to_other_options_are_followed(reference, tmp_path):
+    model = model_of(prefix_len=16, prefix_dim=16)
+    config = {
+        "width": "${arch.hidden_size}",
+        "sizes": {"D": "${..arch.hidden_size}"},
+        **official_config(model),
+    }
+    config["arch"]["puzzle_emb_ndim"] = reference
+    (tmp_path / ".hydra").mkdir()
+    path = write(tmp_path, bare(model), config, config_name=".hydra/config.yaml")
+    assert_same_outputs(model, load(path, seq_len=6))
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["${.puzzle_emb_ndim}", "${arch}", "${....hidden_size}", "${arch.hidden_size.x}", "${oc.env:D}"],
+)
+def test_a_reference_that_leads_to_no_option_is_told_as_it_stands(reference, tmp_path):
+    model = model_of(prefix_len=16, prefix_dim=16)
+    path = write(tmp_path, bare(model), official_config(model, puzzle_emb_ndim=reference))
+    with pytest.raises(CheckpointError) as caught:
+        load(path, seq_len=6)
+    assert f"arch.puzzle_emb_ndim must be int, got {reference!r}" in str(caught.value)
+
+
 def test_options_by_other_names_are_named(tmp_path):
     model = model_of()
     arch = official_config(model)["arch"]

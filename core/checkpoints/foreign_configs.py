@@ -56,6 +56,7 @@ _POSITIONS = {"rotary": "rope", "rope1d": "rope", "rope_1d": "rope", "rope_2d": 
 _MOST = 1 << 17  # bytes; official configurations have some 3,000
 _MOST_VALUES = 10_000  # values of a configuration, however its parts are shared
 _DEPTH = 8
+_REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)\}")  # to another option; resolvers such as ${oc.env:X} are none
 _FAULTS = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RecursionError,
            TypeError, ValueError)  # fmt: skip
 
@@ -231,14 +232,40 @@ def _held(value: Opaque) -> Any:
     return value if state is None else state
 
 
+def _resolved(value: Any, above: tuple[Any, ...] = ()) -> Any:
+    """Return a value with references of OmegaConf, ${arch.hidden_size} or ${.hidden_size}, replaced by their options.
+
+    `above` are the mappings around the value, the whole configuration first.  What leads nowhere, or not to a single
+    option, stays text.
+    """
+    if isinstance(value, dict) and len(above) < _DEPTH:
+        return {name: _resolved(option, (*above, value)) for name, option in value.items()}
+    found = value
+    for _ in range(_DEPTH):  # a reference may lead to another
+        reference = _REFERENCE.fullmatch(found) if isinstance(found, str) else None
+        if reference is None:
+            return value if isinstance(found, dict | list) else found
+        dots = len(reference[1])
+        path = above[: len(above) - dots + 1] if dots else above[:1]
+        for name in reference[2].split("."):
+            if not path or not isinstance(path[-1], dict) or name not in path[-1]:
+                return value
+            path = (*path, path[-1][name])
+        above, found = path[:-1], path[-1]
+    return value
+
+
 def sectioned(config: dict[str, Any]) -> dict[str, Any]:
     """Return a configuration with the options of the network under `arch`, and those around them at its top.
+
+    References to other options, as Hydra keeps them in `.hydra/config.yaml`, are replaced by their values.
 
     Raises
     ------
     CheckpointError
         When no part has options of such a network.
     """
+    config = _resolved(config)
     if isinstance(config.get("arch"), dict):
         return config
     path = _path(config, 3)

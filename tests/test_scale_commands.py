@@ -57,7 +57,10 @@ def test_a_grid_is_printed_written_and_drawn_and_can_be_made_from_its_archive(fi
             assert all(text in run.output for text in row.values())
     assert (tmp_path / "scaling.svg").read_text().startswith("<?xml")
     write_report(tmp_path / "scaling.nc", tmp_path / "report.html")
-    assert "signals of a right answer, choosing 1 of 3 at depth 4" in run.output and "Trust " in run.output
+    assert (
+        "signals of a right answer, choosing 1 of 3 at depth 4" in run.output
+        and "No signal is recommended" in run.output
+    )
     assert "Which signal tells a right answer" in (tmp_path / "report.html").read_text()
     assert "Accuracy over depth and breadth" in (tmp_path / "report.html").read_text()
     again = eqrlab(

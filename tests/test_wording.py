@@ -158,6 +158,12 @@ def test_one_restart_leaves_no_signal_to_trust():
     assert "with one restart of each puzzle there is nothing to choose between" in trust_sentence(signals)
 
 
+@pytest.mark.parametrize(("case", "kind"), [("all right", "right"), ("all wrong", "wrong")])
+def test_no_signal_is_recommended_where_all_choose_alike(case, kind):
+    text = trust_sentence(at.signals(plan.DEGENERATE[case]()["ensemble"]))
+    assert text == f"No signal is recommended: every run is {kind}, so that all signals choose alike."
+
+
 def test_warning_where_the_least_residual_does_worse_than_the_majority():
     alignment = plan.mode_b()["alignment"].copy(deep=True)
     rows = list(alignment.selector.values)

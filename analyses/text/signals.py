@@ -48,6 +48,10 @@ def trust_sentence(signals: xr.Dataset) -> str:
     name = str(signals.attrs["trusted"])
     if int(signals.attrs["restarts"]) < 2:
         return "No signal is recommended: with one restart of each puzzle there is nothing to choose between."
+    single = float((signals["accuracy"] - signals["gain"])[0])  # of one restart
+    if np.isclose(single, (0, 1)).any():
+        kind = "right" if single > 0.5 else "wrong"
+        return f"No signal is recommended: every run is {kind}, so that all signals choose alike."
     if name == "none":
         return (
             f"No signal is recommended: {plural(signals.sizes['puzzle'], 'puzzle')} cannot be split into one half to "

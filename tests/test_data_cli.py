@@ -27,6 +27,10 @@ def refused(*arguments: object) -> str:
     return str(result.exception)
 
 
+def test_help_of_data_cuts_no_sentence_off():
+    assert "..." not in run("--help").partition("Commands:")[2]
+
+
 @pytest.mark.parametrize("verb", ["build", "convert", "info", "check"])
 def test_every_verb_has_help_with_an_example(verb):
     assert f"Example: eqrlab data {verb} " in run(verb, "--help")

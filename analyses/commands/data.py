@@ -52,7 +52,17 @@ _format = click.option(
 )
 
 
-@click.group("data")
+class WholeSentences(click.Group):
+    """A group whose help shows the first sentence of each command whole, as that of all verbs does."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, self.commands[name].get_short_help_str(1000)) for name in self.list_commands(ctx)]
+            )
+
+
+@click.group("data", cls=WholeSentences)
 def data() -> None:
     """Build, convert, describe and verify puzzle files.
 

@@ -107,12 +107,20 @@ def test_restarts_in_waves_are_told_as_a_range(clock):
 def test_a_range_whose_ends_read_alike_is_one_time(clock):
     system, _ = counted(seconds=1e-4, clock=clock)
     run = at.Run.of(system, torch.zeros(2, 1, dtype=torch.long), restarts=16, depth=4)
-    assert ": sampling 1 s, " in cost.cost_line(run, local=False, checks=False, waves=True)
+    assert ": sampling under 1 s, " in cost.cost_line(run, local=False, checks=False, waves=True)
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.2, "1 s"), (89, "89 s"), (95, "2 min"), (3000, "50 min"), (40000, "11 h"), (1.4e6, "16 days")],
+    [
+        (0.2, "under 1 s"),
+        (0.6, "1 s"),
+        (89, "89 s"),
+        (95, "2 min"),
+        (3000, "50 min"),
+        (40000, "11 h"),
+        (1.4e6, "16 days"),
+    ],
 )
 def test_times_are_told_as_precisely_as_they_are_known(seconds, text):
     assert cost.duration(seconds) == text

@@ -174,7 +174,7 @@ def _estimate(model: Reasoner, out: Path, job: dict[str, Any]) -> dict[str, Any]
     click.echo(f"parts           {_bytes(size.parts)} beside it until it is whole ({size.parts} bytes)")
     click.echo(f"free            {_bytes(free)} in {folder}")
     click.echo(f"map evaluations {size.evaluations:,}")
-    click.echo(f"time            about {duration(seconds)} on this machine, one process")
+    click.echo(f"time            about {duration(max(1.0, seconds))} on this machine, one process")
     return {**size._asdict(), "free": free, "seconds": seconds}
 
 

@@ -135,7 +135,7 @@ def cost_of(ladder: Ladder) -> str:
             trainer.step()
         training += runs * trainer.config.steps * (time.perf_counter() - began) / TRIED
         sampled += runs * sampling_seconds(trainer.result(), ladder)
-    total = duration(training + sampled)
+    total = duration(max(1.0, training + sampled))
     return (
         f"up to about {total}: training {duration(training)}, sampling {duration(sampled)}"
         if left

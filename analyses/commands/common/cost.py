@@ -123,11 +123,13 @@ def duration(seconds: float) -> str:
     Examples
     --------
     >>> [duration(s) for s in (0.2, 7.4, 95, 3000, 40000, 1.4e6)]
-    ['1 s', '7 s', '2 min', '50 min', '11 h', '16 days']
+    ['under 1 s', '7 s', '2 min', '50 min', '11 h', '16 days']
     """
+    if seconds < 0.5:
+        return "under 1 s"
     for most, size, unit in ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h"), (np.inf, 86400, "days")):
         if seconds < most:
-            return f"{max(1, round(seconds / size))} {unit}"
+            return f"{round(seconds / size)} {unit}"
     raise ValueError(f"a time is a number, got {seconds}")
 
 
@@ -180,7 +182,7 @@ def _told(
     parts = ", ".join(
         f"{phase} {_span((least or {}).get(phase, seconds), seconds)}" for phase, seconds in phases.items()
     )
-    total = f"{'up to about' if at_most else 'about'} {duration(sum(phases.values()))}"
+    total = f"{'up to about' if at_most else 'about'} {duration(max(1.0, sum(phases.values())))}"
     return f"{total} for {count:,} evaluations of the map" + (f": {parts}" if len(phases) > 1 else "")
 
 

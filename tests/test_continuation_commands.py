@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from matplotlib.collections import LineCollection
 
 from eqrlab import attractors as at
 from eqrlab.analyses.cli import cli
@@ -135,6 +136,19 @@ def test_births_and_deaths_are_said_with_what_becomes_of_the_states():
     assert [r["died"] for r in rows] == ["", "0", "1"] and rows[2]["puzzles by mode"] == "a 1"
     figure = continuation_picture(found)
     assert len(figure.axes) == 2 and len(figure.axes[1].lines) >= 2
+
+
+def test_an_attractor_at_one_value_alone_is_drawn_with_its_interval():
+    systems = {b: MapSystem(lambda z, x, b=b: torch.tanh(b * z), normal_start(1)) for b in (0.5, 2.0)}
+    found = at.continuation(systems, puzzles(), restarts=40, depth=60)
+    axes = continuation_picture(found).axes[0]
+    bars = [s[:, 1] for c in axes.collections if isinstance(c, LineCollection) for s in c.get_segments()]
+    one = found.isel(puzzle=0)
+    intervals = np.stack([one.mass_low, one.mass_high], -1)[
+        one.alive.values
+    ]  # each at one of the two values only
+    assert len(intervals) == 3
+    np.testing.assert_allclose(sorted(map(tuple, bars)), sorted(map(tuple, intervals)))
 
 
 def test_a_landscape_of_unknown_correctness_is_drawn_too():

@@ -29,8 +29,9 @@ def continuation_picture(found: xr.Dataset) -> Figure:
     Notes
     -----
     Above, the share of each mode over puzzles and the accuracy of a single run; below, a panel for each of the puzzles
-    with the most births and deaths: a line for every branch, blue where it is right, its interval shaded, an upward
-    triangle where it is born and a cross where it was last an attractor.  Values stand at equal distances.
+    with the most births and deaths: a line for every branch, blue where it is right, its interval shaded (a bar where it
+    is an attractor at one value only), an upward triangle where it is born and a cross where it was last an attractor.
+    Values stand at equal distances.
     """
     values = found["value"].values
     place = np.arange(len(values))
@@ -105,6 +106,8 @@ def _branches(ax: Axes, found: xr.Dataset, place: np.ndarray, puzzle: int, judge
                 here = slice(i - 1, i + 1)
                 ax.fill_between(place[here], low[here], high[here], color=colour, alpha=0.12, linewidth=0)
                 ax.plot(place[here], mass[here], color=colour, linewidth=1.4)
+            alone = mine & ~np.append(False, alive[:-1, b]) & ~np.append(alive[1:, b], False)
+            ax.vlines(place[alone], low[alone], high[alone], color=colour, alpha=0.35, linewidth=2.5)
             ax.plot(place[mine], mass[mine], ".", color=colour, markersize=4)
             ax.plot(
                 place[born & its], mass[born & its], "^", color=colour, markersize=7, markeredgecolor="white"

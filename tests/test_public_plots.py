@@ -94,6 +94,16 @@ def test_the_auc_written_in_the_scatter_is_that_of_the_residual_it_shows():
     assert written.startswith("AUC 1.00") and marks["wrong"].min() > marks["right"].max()
 
 
+def test_residuals_that_become_exactly_zero_leave_the_level_and_the_first_steps_in_the_picture():
+    ensemble = plan.mode_b()["ensemble"].copy(deep=True)
+    ensemble["residual"].values[:] = ensemble["relative_residual"].values[:] = 0.0
+    ensemble["residual"].values[:, :, 0], ensemble["relative_residual"].values[:, :, 0] = 1.0, 0.5
+    ensemble["residual"].values[0, 0, 1], ensemble["relative_residual"].values[0, 0, 1] = 1e-20, 5e-21
+    axes = plots.plot_residuals(ensemble)
+    assert axes.get_ylim()[0] < 1e-20 and axes.get_ylim()[1] > 1
+    assert any("settled below" in t.get_text() or "numerical floor" in t.get_text() for t in axes.texts)
+
+
 def test_training_is_read_from_a_run_folder_and_a_folder_without_one_is_named(tmp_path):
     (tmp_path / "log.jsonl").write_text(
         '{"step": 10, "loss": 1.5}\n{"step": 20, "loss": 1.0, "test_exact": 0.25}\n'

@@ -26,7 +26,7 @@ EACH_RUN = 120  # up to so many runs are drawn one by one, without quantile band
 FAINT_RUNS = 40  # of each kind, behind the bands
 PHASE_RUNS = 48
 CORNERS = ((0.8, 0.8), (-0.8, -0.8), (-0.8, 0.8), (0.8, -0.8), (0.0, 1.0))  # where attractors' numbers stand
-FAR = 1e6  # times the median: residuals above are out of the picture, those of runs that diverge
+FAR = 1e6  # times the usual: residuals above are out of the picture, those of runs that diverge
 RASTER_POINTS = 2500  # lines of more points, and scatters of more marks, become pictures
 RASTER_MARKS = 1000
 
@@ -48,10 +48,12 @@ def settled_below(ensemble: xr.Dataset) -> tuple[float, float]:
 
 
 def _norms(ensemble: xr.Dataset) -> tuple[float, float]:
-    """Return the least and the greatest norm of the states at the last step, NaN where every residual is zero."""
+    """Return the least and the greatest norm of the last states whose residual tells it, NaN where there is none."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        norm = ensemble["residual"].values[:, :, -1] / ensemble["relative_residual"].values[:, :, -1]
-    norm = norm[np.isfinite(norm)]
+        norm = ensemble["residual"].values / ensemble["relative_residual"].values
+    last = norm.shape[-1] - 1 - np.isfinite(norm)[..., ::-1].argmax(-1)
+    norm = np.take_along_axis(norm, last[..., None], -1)[..., 0]
+    norm = norm[np.isfinite(norm) & np.isfinite(ensemble["residual"].values[..., -1])]
     return (float(norm.min()), float(norm.max())) if norm.size else (np.nan, np.nan)
 
 
@@ -62,10 +64,13 @@ def _positive(values: np.ndarray) -> np.ndarray:
     return np.maximum(values, positive.min() / 3 if positive.size else 1e-16)
 
 
-def _span(residual: np.ndarray) -> list[float]:
-    """Return the least and the greatest residual that an axis shows."""
-    finite = residual[np.isfinite(residual)]
-    return [finite.min(), min(finite.max(), FAR * np.median(finite))] if finite.size else [1e-3, 1.0]
+def _span(residual: np.ndarray, ensemble: xr.Dataset) -> list[float]:
+    """Return the least and the greatest residual that an axis shows, where runs begin with those of the ensemble."""
+    finite, begin = (v[np.isfinite(v)] for v in (residual, ensemble["residual"].values[:, :, 0]))
+    if not finite.size:
+        return [1e-3, 1.0]
+    usual = max(np.median(finite), np.quantile(begin, 0.9) if begin.size else 0.0)
+    return [finite.min(), min(finite.max(), FAR * usual)]
 
 
 @plot(3.7)
@@ -111,7 +116,7 @@ def plot_residuals(ensemble: xr.Dataset, *, ax: Axes) -> None:
         label = f"{kind} ({len(paths):,})" if kind != "none" else plural(len(paths), "run")
         ax.plot([], [], color=COLOURS[kind], linewidth=2.2, label=label)
     threshold, floor = settled_below(ensemble)
-    span = _span(residual)
+    span = _span(residual, ensemble)
     near, norms = bool(threshold <= 3 * floor), np.array(_norms(ensemble))
     if np.isfinite(threshold * norms).all():
         span = [min(span[0], threshold * norms[0]), max(span[1], threshold * norms[1])]
@@ -189,7 +194,7 @@ def plot_alignment(ensemble: xr.Dataset, alignment: xr.Dataset | None = None, *,
             mark = {"marker": "o", "s": 15, "linewidths": 0} if kind == "right" else {"marker": "x", "s": 20}
             ax.scatter(residual[chosen], shaken[chosen], color=COLOURS[kind], alpha=0.55, label=kind,
                          rasterized=wrong.size > RASTER_MARKS, **mark)  # fmt: skip
-    span = _span(residual)
+    span = _span(residual, ensemble)
     ax.set(
         xlim=(span[0] / 1.5, span[1] * 1.5),
         xscale="log",

@@ -40,6 +40,15 @@ def test_the_table_lists_wrong_states_first_with_measured_rates(groups):
     assert {r["measured"] for r in rows} == {"0.17"} and {r["verdict"] for r in rows} == {"stable"}
 
 
+def test_a_rate_that_too_few_steps_show_is_not_known_and_an_exact_radius_has_the_bound_zero(groups):
+    spectrum = groups["spectrum"].copy(deep=True)
+    spectrum["measured_rate"][:] = np.nan
+    for end in ("", "_low", "_high"):
+        spectrum[f"spectral_radius{end}"][:] = 0.0
+    for row in local_rows(spectrum, groups["basins"]):
+        assert (row["radius"], row["measured"]) == ("0.000 [to 0]", "not known")
+
+
 def test_the_picture_has_a_mark_for_every_eigenvalue(groups):
     marks = sum(
         len(c.get_offsets()) for c in plot_spectrum(groups["spectrum"], ax=Figure().subplots()).collections

@@ -11,6 +11,7 @@ from eqrlab.analyses.compare import compare
 from eqrlab.analyses.diagnose import archive_groups
 from eqrlab.analyses.report import page as report
 from eqrlab.analyses.report import puzzle_boards
+from eqrlab.analyses.report.markdown import diagnosis_markdown
 from eqrlab.analyses.text import tables
 from eqrlab.analyses.text import verdicts as wording
 from eqrlab.analyses.text.comparison import comparison_table
@@ -113,6 +114,24 @@ def test_residuals_measured_at_some_steps_only_are_said_to_be(mixed):
     tree["ensemble"].attrs["residuals"] = "sparse"
     assert "Measured at some steps only" in words(report.render(tree))
     assert "Measured at some steps only" not in words(mixed)
+
+
+def test_where_puzzles_have_unequal_restarts_tables_say_of_how_many_they_are(mixed):
+    groups = plan.mixed()
+    restarts = groups["ensemble"].sizes["restart"]
+    drawn = np.ones(groups["ensemble"].fate.shape, bool)
+    drawn[0, 5:] = False
+    ensemble = groups["ensemble"].assign(drawn=(("puzzle", "restart"), drawn))
+    text = words(report.render(tree_of(groups | {"ensemble": ensemble})))
+    assert (
+        f"5 to {restarts} restarts each, " in text and "accuracies and AUC from the first 5 of each" in text
+    )
+    assert "at the last step, of the first 5 restarts of each puzzle" in text
+    assert "choosing among 5 restarts of each puzzle" in text
+    assert "of the first" not in words(mixed) and f"choosing among {restarts} restarts" in words(mixed)
+    assert "(accuracies and AUC from the first 5 of each)" in diagnosis_markdown(
+        groups | {"ensemble": ensemble}
+    )
 
 
 def test_several_checkpoints_are_summed_up_and_linked():

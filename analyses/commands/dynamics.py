@@ -107,7 +107,7 @@ def spectrum_command(k: int, tol: float, which: str, out: Path, **options: Any) 
         worst = np.nanmax(result.eigen_residual.values[p, m])
         row = {"spectral radius": _radius(result, p, m)}
         row["leading eigenvalues"] = "  ".join(_complex(v) for v in values[:3] if np.isfinite(v))
-        row["worst residual"] = f"{worst:.0e}" + (
+        row["worst residual"] = f"{worst:.0g}" + (
             "" if bool(result.complete.values[p, m]) else " not converged"
         )
         rows.append({**_run_row(ensemble, p, m), **row})
@@ -118,7 +118,7 @@ def _radius(result: xr.Dataset, p: int, m: int) -> str:
     """Return the spectral radius with its error bound, as text."""
     value, low, high = (float(result[f"spectral_radius{e}"].values[p, m]) for e in ("", "_low", "_high"))
     return f"{value:.4f} " + (
-        f"+- {max(high - value, value - low):.0e}" if np.isfinite(high) else "(not known)"
+        f"+- {max(high - value, value - low):.0g}" if np.isfinite(high) else "(not known)"
     )
 
 

@@ -51,7 +51,10 @@ def diagnosis_view(number: int, name: str, groups: Groups) -> dict[str, Any]:
         if drawn.all()
         else f"{drawn.sum(1).min()} to {restarts} restarts each"
     )
+    common = int(drawn.sum(1).min())
     scope = f"{plural(puzzles, 'puzzle')}, {each}, {depth} steps"
+    if not drawn.all():
+        scope += f"; accuracies and AUC from the first {common} of each"
     runs = int(drawn.sum())
     if "identifier" in ensemble and not ensemble.identifier.values.any():
         scope += ", all under the blank identifier"
@@ -61,7 +64,7 @@ def diagnosis_view(number: int, name: str, groups: Groups) -> dict[str, Any]:
 
     view: dict[str, Any] = {
         "id": f"checkpoint-{number}", "name": name, "judged": False, "scope": scope, "puzzles": puzzles,
-        "runs": runs, "task": str(ensemble.attrs.get("task", "unknown")),
+        "runs": runs, "common": common, "unequal": not drawn.all(), "task": str(ensemble.attrs.get("task", "unknown")),
         "family": str(ensemble.attrs.get("family", "unknown")),
         "confidence": f"{float(basins.attrs.get('confidence', 0.95)):.0%}".replace("%", "\u00a0%"),
         "banded": runs > EACH_RUN, "fates": tables.fate_bar(ensemble["fate"].values),

@@ -68,9 +68,9 @@ def _radius(one: xr.Dataset) -> str:
     """Return the spectral radius and how well it is known; files of before hold the residual alone."""
     value = float(one["spectral_radius"])
     if "spectral_radius_high" not in one:
-        return f"{value:.3f} [to {float(one['eigen_residual'].values[0]):.0e}]"
+        return f"{value:.3f} [to {float(one['eigen_residual'].values[0]):.0g}]"
     error = max(float(one["spectral_radius_high"]) - value, value - float(one["spectral_radius_low"]))
-    return f"{value:.3f} [to {error:.0e}]" if np.isfinite(error) else f"{value:.3f} [not known]"
+    return f"{value:.3f} [to {error:.0g}]" if np.isfinite(error) else f"{value:.3f} [not known]"
 
 
 def _measured(one: xr.Dataset) -> str:
@@ -79,7 +79,7 @@ def _measured(one: xr.Dataset) -> str:
         factors = Interval.of(one, "exponent").each(np.exp)
         return f"{factors[0]:.2f} [{factors[1]:.2f}, {factors[2]:.2f}]"
     rate = float(one["measured_rate"])
-    return "no decay" if np.isnan(rate) else f"{rate:.2f}"
+    return "not known" if np.isnan(rate) else f"{rate:.2f}"
 
 
 def local_view(local: xr.Dataset, basins: xr.Dataset) -> dict[str, Any]:

@@ -86,10 +86,12 @@ def diagnosis_markdown(groups: Groups, level: int = 2) -> str:
         told.append(f"**At the attractors.** {local_sentence(groups['spectrum'])}")
     level_of = f"{100 * float(groups['basins'].attrs.get('confidence', 0.95)):g} %"
     drawn = drawn_of(ensemble).sum(1)
-    restarts = f"{drawn.min()} to {drawn.max()}" if drawn.min() < drawn.max() else f"{drawn.max()}"
+    restarts = f"{drawn.max()} restarts"
+    if drawn.min() < drawn.max():
+        restarts = f"{drawn.min()} to {restarts} (accuracies and AUC from the first {drawn.min()} of each)"
     runs = (
         f"From {ensemble.sizes['puzzle']} puzzles of {typed(str(about.get('puzzles', 'a set that is not recorded')))}, "
-        f"{restarts} restarts, depth {ensemble.sizes['step']}, noise {float(about['noise']):g}, seed {about['seed']}, "
+        f"{restarts}, depth {ensemble.sizes['step']}, noise {float(about['noise']):g}, seed {about['seed']}, "
         f"{about['dtype']}."
     )
     parts = [

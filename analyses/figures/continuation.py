@@ -29,9 +29,9 @@ def continuation_picture(found: xr.Dataset) -> Figure:
     Notes
     -----
     Above, the share of each mode over puzzles and the accuracy of a single run; below, a panel for each of the puzzles
-    with the most births and deaths: a line for every branch, blue where it is right, its interval shaded (a bar where it
-    is an attractor at one value only), an upward triangle where it is born and a cross where it was last an attractor.
-    Values stand at equal distances.
+    with the most births and deaths: a line for every branch, blue where it is right, its interval shaded (a bar where
+    it is an attractor at one value only), an upward triangle where it is born and a cross where it was last an
+    attractor.  Values stand at equal distances.
     """
     values = found["value"].values
     place = np.arange(len(values))

@@ -15,12 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eqrlab import attractors as at
+from eqrlab.analyses.commands.common.unfinished import request
 from eqrlab.attractors.ensemble import batches
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.streaming import batch_store as parts
 from eqrlab.attractors.streaming.export import status
 from eqrlab.attractors.streaming.write_archive import order_statistics, quantile
-from eqrlab.core import EqR, EqRConfig, MapSystem
+from eqrlab.core import EqR, EqRConfig, MapSystem, load
+from eqrlab.datasets import PuzzleSet
+from tests.core_models import small_eqr, training_state, write
 from tests.zoo import noisy_ar, puzzles, selector
 
 
@@ -178,6 +181,24 @@ def test_other_arguments_are_not_mixed_in(change, message, tmp_path):
         at.export(stopping(25), path=tmp_path / "a.nc", **arguments)
     with pytest.raises(ValueError, match=message):
         at.export(stopping(-1), path=tmp_path / "a.nc", resume=True, **{**arguments, **change})
+
+
+def test_averaged_and_raw_weights_of_one_file_are_two_models(tmp_path):
+    file = write(tmp_path, training_state(small_eqr(), ema=small_eqr(seed=1)))
+    average, raw = load(file, weights="ema"), load(file, weights="raw")
+    tokens, size = torch.randint(0, 5, (2, 6)), {"restarts": 2, "depth": 3}
+    for resume in (False, True):
+        at.export(average, tokens, tmp_path / "x.nc", **size, resume=resume)
+    with pytest.raises(ValueError, match="of an export with weights ema, got raw"):
+        at.export(raw, tokens, tmp_path / "x.nc", **size, resume=True)
+    ensemble = archive.read(tmp_path / "x.nc")["ensemble"].to_dataset()
+    at.Run.of_ensemble(average, ensemble)
+    with pytest.raises(ValueError, match="another system: its weights is ema, this one's raw"):
+        at.Run.of_ensemble(raw, ensemble)
+    asked = [
+        request(model, PuzzleSet(tokens.numpy(), None, "generic-6-v5"), {}, False) for model in (average, raw)
+    ]
+    assert asked[0] != asked[1]
 
 
 def test_a_damaged_part_is_found_and_computed_again(tmp_path):

@@ -282,6 +282,13 @@ def test_a_missing_prefix_length_is_that_of_the_code_that_wrote_the_file(tmp_pat
     assert "puzzle_emb_len" in loaded.provenance["ignored_config"]
 
 
+def test_loops_are_an_option_of_urm_alone(tmp_path):
+    options = {"loops": 3, "halt_max_steps": 8}
+    assert read_back(tmp_path, model_of("urm bfloat16"), **options).config.halt_max_steps == 3
+    loaded = read_back(tmp_path, model_of("hrm prefix"), **options)
+    assert loaded.config.halt_max_steps == 8 and "loops" in loaded.provenance["ignored_config"]
+
+
 def eqr_trainer_file(raw, average, **changes):
     """Return what EqR's trainer saves of its TRM and HRM baselines: averages of parameters only."""
     buffers = ("H_init", "L_init", "puzzle_emb.weights")

@@ -13,7 +13,7 @@ from eqrlab.analyses.commands.common.checkpoints import load_checkpoint
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.report.model_card import FILE, model_card
 from eqrlab.analyses.text.describe import describe
-from eqrlab.attractors.results import archive
+from eqrlab.attractors.results import archive, schema
 from eqrlab.attractors.results.groups import results_of
 from eqrlab.core import Reasoner, save
 from eqrlab.core.checkpoints import hub
@@ -66,8 +66,11 @@ def _groups(path: Path, model: Reasoner) -> dict[str, xr.Dataset]:
         If the archive has no such group.
     """
     tree = archive.read(path, complete=True)
-    wanted = model.provenance["checkpoint_sha256"]
+    wanted = schema.identity(model)
     for node in (tree, *tree.children.values()):
-        if "modes" in node.children and node["ensemble"].attrs.get("checkpoint_sha256") == wanted:
+        if "modes" in node.children and schema.identity_in(node["ensemble"].attrs) == wanted:
             return results_of(node)
-    raise ValueError(f"{path}: has no diagnosis of the checkpoint of SHA-256 {wanted[:16]}")
+    which = f", weights {wanted['weights']}" if "weights" in wanted else ""
+    raise ValueError(
+        f"{path}: has no diagnosis of the checkpoint of SHA-256 {wanted['checkpoint_sha256'][:16]}{which}"
+    )

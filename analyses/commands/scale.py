@@ -194,7 +194,7 @@ def drawn(
             raise click.UsageError("--commit needs at least 2 restarts, for two stages")
     settings = {option: given.get(option) for option in ("seed", "noise", "device", "dtype", "batch_size")}
     settings |= {"restarts": restarts, "depth": depth, "commit": commit}
-    settings["against"] = [schema.provenance(other)["checkpoint_sha256"] for _, other in others]
+    settings["against"] = [schema.identity(other) for _, other in others]
     wanted = request(model, chosen, settings, given["compiled"])
     kept = Kept(out / "scaling.nc", {name: wanted}, given["resume"])
     if finished := kept.found(name):

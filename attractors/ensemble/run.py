@@ -158,11 +158,11 @@ class Run(Shown, Recipe):
         given = tokens if inputs is None else tokens_of(inputs, "inputs")
         known = require_same_puzzles(ensemble, given, identifiers_of(identifiers, len(given)))
         recorded = ensemble.attrs
-        for name in ("checkpoint_sha256", "family"):
-            ours = schema.provenance(system)[name]
-            if recorded.get(name, ours) != ours:
+        theirs = schema.identity_in(recorded)
+        for name, ours in schema.identity(system).items():
+            if theirs.get(name, ours) != ours:
                 raise ValueError(
-                    f"the ensemble was sampled from another system: its {name} is {recorded[name]}, this one's {ours}"
+                    f"the ensemble was sampled from another system: its {name} is {theirs[name]}, this one's {ours}"
                 )
         system, noise = with_noise(system, float(recorded["noise"]))
         place = Place.of(system, device, str(recorded["dtype"]))

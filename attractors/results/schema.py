@@ -119,6 +119,19 @@ def provenance(system: Any) -> dict[str, Any]:
     }
 
 
+def identity(system: Any) -> dict[str, str]:
+    """Return which model a system is: its checkpoint and family, and which weights of a file that has several."""
+    return identity_in(provenance(system))
+
+
+def identity_in(attributes: Mapping[str, Any]) -> dict[str, str]:
+    """Return which model results are of, by their attributes, as far as these tell."""
+    about = {name: str(attributes[name]) for name in ("checkpoint_sha256", "family") if name in attributes}
+    stored = attributes.get("checkpoint_provenance", {})
+    weights = (json.loads(stored) if isinstance(stored, str) else stored).get("weights")
+    return about if weights is None else {**about, "weights": str(weights)}
+
+
 def migrated(group: xr.Dataset) -> xr.Dataset:
     """Return a group read from a file as one of the present schema version.
 

@@ -194,8 +194,7 @@ def plan_of(recipe: Recipe, batch_size: int | None) -> dict[str, Any]:
     labels, judge, known = recipe.judge.labels, recipe.judge, recipe.identifiers
     keep = [k for k in ("final_state", "trajectory", "logit_delta", "path") if k in recipe.keep]
     return {
-        "checkpoint_sha256": origin["checkpoint_sha256"],
-        "family": origin["family"],
+        **schema.identity(recipe.system),
         "config": json.loads(json.dumps(origin["config"], default=str)),
         "inputs": _sha256(recipe.inputs.numpy()),
         **({} if known is None else {"identifiers": _sha256(known.numpy())}),
@@ -253,7 +252,7 @@ def _agree(path: Path, plan: dict[str, Any], recipe: Recipe, joining: bool) -> i
 def _difference(begun: Mapping[str, Any], plan: Mapping[str, Any]) -> str | None:
     """Return the difference between a plan and the one that was begun; None if they lead to the same values."""
     free = {"automatic", "attributes"} | ({"batch_size"} if plan["automatic"] else set())
-    names = [*plan, *({"identifiers"} & set(begun) - set(plan))]  # which puzzles need not have
+    names = [*plan, *({"identifiers", "weights"} & set(begun) - set(plan))]  # need not be there
     for name in sorted(names, key=lambda n: n == "config"):  # which the model's own options are part of, too
         old, new = begun.get(name, "none"), plan.get(name, "none")
         if name not in free and old != new:

@@ -102,6 +102,9 @@ def _shared(
     prefix_len, prefix_dim = _prefix(file, hidden, prefix, total[0] - cells if total[0] and cells else None)
     cells = grid_cells(file, total, prefix_len, vocab, told)
     positions = _positions(file, mixer)
+    steps = (
+        "loops" if blocks[0] == "num_layers" and "loops" in file.arch else "halt_max_steps"
+    )  # loops: of URM
     return {
         "vocab_size": vocab,
         "seq_len": cells,
@@ -118,7 +121,7 @@ def _shared(
         "board": board_of(file, cells) if positions == "rope2d" else None,
         "prefix_len": prefix_len,
         "prefix_dim": prefix_dim,
-        "halt_max_steps": file.value("loops" if "loops" in file.arch else "halt_max_steps", int, 16),
+        "halt_max_steps": file.value(steps, int, 16),
         "halt_exploration": file.value("halt_exploration_prob", float, 0.1),
     }
 

@@ -29,8 +29,7 @@ OLD = "was written without --resume in mind: it does not say how it was run"
 
 def request(model: Reasoner, puzzles: PuzzleSet, options: Mapping[str, Any], compiled: bool) -> str:
     """Return everything on which the results of one checkpoint depend, as JSON that can be compared."""
-    origin = schema.provenance(model)
-    about = {name: origin[name] for name in ("checkpoint_sha256", "family", "config")}
+    about = {**schema.identity(model), "config": schema.provenance(model)["config"]}
     about |= {"inputs": _sha256(puzzles.inputs), "labels": _sha256(puzzles.labels), "compiled": compiled}
     if puzzles.identifiers is not None:
         about["identifiers"] = _sha256(puzzles.identifiers)

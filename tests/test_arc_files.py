@@ -47,11 +47,14 @@ def test_a_folder_of_task_files_and_a_file_of_tasks_are_the_same(tmp_path):
     assert read_puzzles(tmp_path / "tasks", draw=Draw(2, 0)).draw.available == 4
 
 
-def test_solutions_are_taken_from_the_file_beside_challenges(tmp_path):
+@pytest.mark.parametrize("name", ["arc-agi_evaluation_{}.json", "arc-agi_evaluation-{}.json", "ARC_{}.JSON"])
+def test_solutions_are_taken_from_the_file_beside_challenges(name, tmp_path):
+    both = [name.format("challenges"), name.format("solutions")]
+    challenges, solutions = map(str.upper, both) if name.isupper() else both
     bare = {"a": {"train": [], "test": [{"input": t["input"]} for t in TASK["test"]]}}
-    path = write(tmp_path / "arc-agi_evaluation_challenges.json", bare)
+    path = write(tmp_path / challenges, bare)
     assert read_puzzles(path).labels is None
-    write(tmp_path / "arc-agi_evaluation_solutions.json", {"a": [t["output"] for t in TASK["test"]]})
+    write(tmp_path / solutions, {"a": [t["output"] for t in TASK["test"]]})
     found = read_puzzles(path)
     assert grids(found, found.labels) == [[[0]], [[7, 8]]]
     assert len(read_puzzles(tmp_path)) == 2  # the folder of both
@@ -125,6 +128,16 @@ def bad(**changes):
         (bad(input=[[10]]), "task 'x', test 0, input: colours are 0 to 9, got 10 to 10"),
         (bad(input=[["a"]]), "task 'x', test 0, input: colours 0 to 9 are required"),
         (bad(input=[]), "task 'x', test 0, input: rows of equal length are required"),
+        (bad(input=[[1, 2.0]]), "task 'x', test 0, input: colours 0 to 9 are required, got 2.0"),
+        (
+            bad(input=["12", "34"]),
+            "task 'x', test 0, input: rows of equal length, lists of colours, are required, got the row '12'",
+        ),
+        (
+            bad(input=[[]]),
+            "task 'x', test 0, input: rows of equal length, lists of colours, are required, got an empty row",
+        ),
+        ({"train": [], "test": [5]}, "task 'x', test 0: {\"input\": grid} is required, got 5"),
         (bad(input=[[10**30]]), "task 'x', test 0, input: colours 0 to 9 are required"),
         ({"train": [], "test": [[1]]}, "task 'x', test 0: {\"input\": grid} is required"),
         ({"train": [], "test": []}, "no test pairs"),

@@ -151,6 +151,14 @@ def test_any_integer_dtype_and_memory_order_is_read(tmp_path, small, dtype):
     same(datasets.read_puzzles(tmp_path), small)
 
 
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_any_version_of_the_npy_format_is_read(tmp_path, small, version):
+    files.write_npy_folder(tmp_path, small)
+    with open(tmp_path / "test/all__inputs.npy", "wb") as file:
+        np.lib.format.write_array(file, small.inputs, version=version)
+    same(datasets.read_puzzles(tmp_path), small)
+
+
 def test_examples_of_one_group_share_their_group_number(tmp_path, small):
     files.write_npy_folder(tmp_path, small)
     np.save(tmp_path / "test/all__group_indices.npy", np.array([0, 2, 3]))

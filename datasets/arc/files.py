@@ -51,16 +51,22 @@ def _is_task(value: Any) -> bool:
 
 def _grid(value: Any, where: str) -> np.ndarray:
     """Return a grid (r, c) of a file."""
-    rows = isinstance(value, list) and value and all(isinstance(row, list) for row in value)
-    if not rows:
+    if not isinstance(value, list) or not value:
         raise PuzzleFileError(f"{where}: rows of equal length are required, got {brief(value)}")
+    for row in value:
+        if not isinstance(row, list) or not row:
+            found = "an empty row" if row == [] else f"the row {brief(row)}"
+            raise PuzzleFileError(
+                f"{where}: rows of equal length, lists of colours, are required, got {found}"
+            )
     other = next((row for row in value if len(row) != len(value[0])), None)
     if other is not None:
         raise PuzzleFileError(
             f"{where}: rows of equal length are required, got rows of {len(value[0])} and of {len(other)} cells"
         )
-    if any(type(cell) is not int or abs(cell) > 99 for row in value for cell in row):
-        raise PuzzleFileError(f"{where}: colours 0 to 9 are required, got {brief(value)}")
+    for cell in (cell for row in value for cell in row):
+        if type(cell) is not int or abs(cell) > 99:
+            raise PuzzleFileError(f"{where}: colours 0 to 9 are required, got {brief(cell)}")
     grid = np.array(value)
     try:
         board_of(grid)
@@ -71,10 +77,15 @@ def _grid(value: Any, where: str) -> np.ndarray:
 
 def _solutions(path: Path) -> dict[str, Any]:
     """Return the solutions beside a file of challenges: task to the outputs of its tests."""
-    if "challenges" not in path.name:
+    if "challenges" not in path.name.lower():
         return {}
-    beside = path.with_name(path.name.replace("challenges", "solutions"))
-    found = _load(beside) if beside.is_file() else {}
+    name = path.name.lower().replace("challenges", "solutions")
+    beside = next(
+        (file for file in _files(path.parent) if file.name.lower() == name and file.is_file()), None
+    )
+    if beside is None:
+        return {}
+    found = _load(beside)
     if not isinstance(found, dict) or not all(isinstance(grids, list) for grids in found.values()):
         raise PuzzleFileError(f"{beside}:1: task names with lists of grids are required, got {brief(found)}")
     return found
@@ -100,7 +111,12 @@ def tasks_of(path: Path) -> Iterator[tuple[str, dict[str, Any], Path]]:
                 f"got {brief(content)}"
             )
         for name, task in tasks.items():
-            pairs = [dict(pair) if isinstance(pair, dict) else {} for pair in task["test"]]
+            for number, pair in enumerate(task["test"]):
+                if not isinstance(pair, dict):
+                    raise PuzzleFileError(
+                        f'{file}: task {name!r}, test {number}: {{"input": grid}} is required, got {brief(pair)}'
+                    )
+            pairs = [dict(pair) for pair in task["test"]]
             outputs = solutions.get(name, [])
             if name in solutions and len(outputs) != len(pairs):
                 raise PuzzleFileError(

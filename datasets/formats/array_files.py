@@ -14,7 +14,11 @@ import numpy as np
 from eqrlab.core.messages import brief
 from eqrlab.datasets.faults import PuzzleFileError
 
-_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+    (3, 0): np.lib.format.read_array_header_2_0,  # in UTF-8, which for integers is the same
+}
 _BROKEN = (
     ArithmeticError,
     AttributeError,

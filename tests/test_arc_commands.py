@@ -64,6 +64,7 @@ def test_evaluation_votes_and_writes_the_submission(job, tmp_path):
     assert set(submitted) == {"a", "b"} and set(submitted["a"][0]) == {"attempt_1", "attempt_2"}
     printed = run("evaluate", *job, "--depth", 2).output
     assert "pass@1000" in printed and "2 tasks, 2 tests" in printed and "note" not in printed
+    assert "1 task, 1 test\n" in run("evaluate", *job, "--depth", 1, "--limit", 1).output
 
 
 def test_training_says_that_it_uses_no_identifiers(files, tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands.common.checkpoints import load_checkpoint
 from eqrlab.analyses.commands.common.puzzle_choice import as_the_model_has_it, bundled_for
-from eqrlab.analyses.text.format import stated_share
+from eqrlab.analyses.text.format import plural, stated_share
 from eqrlab.core.files import replaced_whole
 from eqrlab.core.messages import one_line
 from eqrlab.core.shown import aligned
@@ -136,7 +136,7 @@ def _pass_lines(result: dict[str, Any]) -> dict[str, str]:
             f"{stated_share(result[name])}; with all tests of a task {stated_share(result['all_tests'][name])}"
         )
     left = result["tests_without_puzzle"]
-    lines["votes"] = f"{result['tasks']} tasks, {result['tests']} tests" + (
+    lines["votes"] = f"{plural(result['tasks'], 'task')}, {plural(result['tests'], 'test')}" + (
         f", {left} not run" if left else ""
     )
     return lines

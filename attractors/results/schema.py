@@ -124,7 +124,7 @@ def identity(system: Any) -> dict[str, str]:
     return identity_in(provenance(system))
 
 
-def identity_in(attributes: Mapping[str, Any]) -> dict[str, str]:
+def identity_in(attributes: Mapping[Any, Any]) -> dict[str, str]:
     """Return which model results are of, by their attributes, as far as these tell."""
     about = {name: str(attributes[name]) for name in ("checkpoint_sha256", "family") if name in attributes}
     stored = attributes.get("checkpoint_provenance", {})

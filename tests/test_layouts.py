@@ -595,6 +595,22 @@ def test_safetensors_in_several_files_are_read_by_their_index_or_by_any_of_them(
         load(index, seq_len=6)
 
 
+def test_a_file_of_several_without_their_index_is_told_so(tmp_path):
+    model = model_of()
+    shards(tmp_path, bare(model)).unlink()
+    (tmp_path / "config.json").write_text(json.dumps(official_config(model)))
+    for path in (tmp_path, tmp_path / "model-00001-of-00002.safetensors"):
+        with pytest.raises(CheckpointError) as caught:
+            load(path, seq_len=6)
+        assert str(caught.value) == (
+            f"{path}: 'model-00001-of-00002.safetensors' is one of several files of a model, and "
+            "model.safetensors.index.json, which lists them, is missing"
+        )
+    shards(tmp_path / "one", bare(model), 1).unlink()
+    (tmp_path / "one" / "config.json").write_text(json.dumps(official_config(model)))
+    assert_same_outputs(model, load(tmp_path / "one", seq_len=6))
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from eqrlab.core.checkpoints.shards import INDEX, index_of
+from eqrlab.core.checkpoints.shards import INDEX, index_of, lacks_index
 from eqrlab.core.errors import CheckpointError
 from eqrlab.core.kinds import LOOKED_AT, is_safetensors
 from eqrlab.core.messages import brief
@@ -125,6 +125,8 @@ def _only(paths: list[Path], what: str, folder: Path) -> Path:
     """Return the only path, or name all of them."""
     if len(paths) == 1:
         return paths[0]
+    if (lack := lacks_index(paths[0])) is not None:
+        raise CheckpointError(f"{folder}: {lack}")
     names = brief_list(", ".join(brief(str(p.relative_to(folder))) for p in paths))
     raise CheckpointError(f"{folder}: it cannot be told which of {names} {what}; give one of them")
 

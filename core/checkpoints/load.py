@@ -152,6 +152,8 @@ def _read(path: Path, asked: Asked) -> Reasoner:
     tensors, metadata = read_safetensors(path) if index is None else (shards.read(index), {})
     if "eqrlab" in metadata:
         return _load_own(path, tensors, own_header(path, tensors, metadata), asked)
+    if (lack := shards.lacks_index(path)) is not None:
+        raise CheckpointError(f"{path}: {lack}")
     try:
         return load_official(path, asked, tensors)
     except CheckpointError as error:

@@ -15,7 +15,7 @@ from eqrlab.core.messages import brief
 from eqrlab.core.regular import parse_json, read_text
 
 INDEX = ".safetensors.index.json"
-_SHARD = re.compile(r"(.+)-\d+-of-\d+\.safetensors")
+_SHARD = re.compile(r"(.+)-\d+-of-(\d+)\.safetensors")
 _MOST_INDEX = 1 << 22  # bytes
 _MOST_SHARDS = 1000
 
@@ -27,6 +27,14 @@ def index_of(path: Path) -> Path | None:
     shard = _SHARD.fullmatch(path.name)
     beside = path.with_name(f"{shard[1]}{INDEX}") if shard else path
     return beside if shard and beside.is_file() else None
+
+
+def lacks_index(path: Path) -> str | None:
+    """Return, for one of several files of a model, what is wrong if the index that lists them is not beside it."""
+    shard = _SHARD.fullmatch(path.name)
+    if shard is None or int(shard[2]) == 1 or index_of(path) is not None:
+        return None
+    return f"{brief(path.name)} is one of several files of a model, and {shard[1]}{INDEX}, which lists them, is missing"
 
 
 def read(index: Path) -> dict[str, Tensor]:

@@ -104,6 +104,16 @@ def test_residuals_that_become_exactly_zero_leave_the_level_and_the_first_steps_
     assert any("settled below" in t.get_text() or "numerical floor" in t.get_text() for t in axes.texts)
 
 
+@pytest.mark.parametrize("puzzle", [-1, 99])
+def test_a_puzzle_that_is_not_there_is_named_and_no_figure_is_left(groups, puzzle):
+    for draw, result in ((plots.plot_basins, groups["basins"]), (plots.plot_phase, groups["ensemble"])):
+        with pytest.raises(ValueError, match=f"puzzle is a position from 0 to .*, got {puzzle}"):
+            draw(result, puzzle=puzzle)
+    with pytest.raises(ValueError, match="paths of the runs are needed"):
+        plots.plot_phase(groups["ensemble"].drop_vars("sketch_path"))
+    assert not pyplot.get_fignums()
+
+
 def test_training_is_read_from_a_run_folder_and_a_folder_without_one_is_named(tmp_path):
     (tmp_path / "log.jsonl").write_text(
         '{"step": 10, "loss": 1.5}\n{"step": 20, "loss": 1.0, "test_exact": 0.25}\n'

@@ -140,26 +140,35 @@ def plot(
     Notes
     -----
     A figure of its own is one of pyplot, so that Jupyter shows it by itself.  The function refuses, with a ValueError
-    and before any figure is made, what is not the kind of result named in `SOURCES`.
+    that leaves no figure, what is not the kind of result named in `SOURCES`, and a puzzle that is not in it.
     """
 
     def size(*args: Any, **options: Any) -> tuple[float, float]:
         return width, height(*args, **options) if callable(height) else height
 
     def decorate(draw: Callable[..., object]) -> Callable[..., Axes]:
-        source, variable = SOURCES.get(next(iter(inspect.signature(draw).parameters)), ("", ""))
+        signature = inspect.signature(draw)
+        first = next(iter(signature.parameters))
+        source, variable = SOURCES.get(first, ("", ""))
 
         @wraps(draw)
         def inside(*args: Any, ax: Axes | None = None, **options: Any) -> Axes:
-            for result in args[:1] if source else ():
-                if not (isinstance(result, xr.Dataset) and variable in result):
-                    raise ValueError(
-                        f"{draw.__name__} draws what {source} returns, and was given something else"
-                    )
+            given = signature.bind_partial(*args, **options).arguments
+            result: Any = given.get(first)
+            if source and not (isinstance(result, xr.Dataset) and variable in result):
+                raise ValueError(f"{draw.__name__} draws what {source} returns, and was given something else")
+            if "puzzle" in given and given["puzzle"] not in range(result.sizes["puzzle"]):
+                most = result.sizes["puzzle"] - 1
+                raise ValueError(f"puzzle is a position from 0 to {most}, got {given['puzzle']!r}")
             figure = None if ax is not None else _own_figure(size(*args, **options))
-            with mpl.rc_context(STYLE):
-                ax = ax if figure is None else figure.subplots()
-                draw(*args, ax=ax, **options)
+            try:
+                with mpl.rc_context(STYLE):
+                    ax = ax if figure is None else figure.subplots()
+                    draw(*args, ax=ax, **options)
+            except ValueError:
+                if figure is not None:
+                    _discard(figure)
+                raise
             return ax
 
         SIZES[inside] = size
@@ -179,6 +188,12 @@ def _own_figure(size: tuple[float, float]) -> Figure:
     figure = pyplot.figure(figsize=size, layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)
     return figure
+
+
+def _discard(figure: Figure) -> None:
+    from matplotlib import pyplot
+
+    pyplot.close(figure)
 
 
 def in_percent(*axes: Axis) -> None:

@@ -135,6 +135,25 @@ def test_a_system_that_keeps_its_promises_passes():
     halving().check(TOKENS[:1])
 
 
+@pytest.mark.parametrize("read", [lambda h: h, lambda h: h.argmax(-1), lambda h: "text"])
+def test_a_readout_of_another_shape_is_refused_by_its_name(read):
+    system = from_module(
+        torch.nn.Linear(2, 2),
+        step=lambda m, h, x: m(h),
+        carry=lambda m, x, generator: torch.randn(len(x), 2, generator=generator),
+        readout=lambda m, h, x: read(h),
+    )
+    with pytest.raises(
+        ValueError, match=r"readout must return logits \(n, L, V\) or integer tokens \(n, L\), got"
+    ):
+        at.sample(system, torch.tensor([[1], [2]]), restarts=2, depth=2)
+
+
+def test_what_is_no_module_is_sent_to_map_system():
+    with pytest.raises(ValueError, match=r"must be a torch.nn.Module, got function: .* MapSystem"):
+        from_module(lambda z: z, step=lambda m, h, x: h, carry=lambda m, x, g: torch.zeros(len(x), 1))
+
+
 def test_a_file_and_a_name_give_a_system_and_misuse_is_named(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
@@ -153,6 +172,19 @@ def test_a_file_and_a_name_give_a_system_and_misuse_is_named(tmp_path):
         load_system(f"{file}:number")
     with pytest.raises(ValueError, match=r"gone.py: no such file; expected FILE.py:NAME"):
         load_system(f"{tmp_path}/gone.py:system")
+    file.write_text(
+        "import torch\ncell = torch.nn.GRUCell(4, 8)\ndef step(z, x):\n    return z\nboom = lambda: 1 / 0\n"
+    )
+    with pytest.raises(
+        ValueError, match=r"GRUCell has no encode, .* make one of a module with core.from_module"
+    ):
+        load_system(f"{file}:cell")
+    with pytest.raises(ValueError, match="step: fails when it is called without arguments: TypeError"):
+        load_system(f"{file}:step")
+    with pytest.raises(
+        ValueError, match="boom: fails when it is called without arguments: ZeroDivisionError"
+    ):
+        load_system(f"{file}:boom")
     file.write_text("1 / 0\n")
     with pytest.raises(ValueError, match="fails when it is run: ZeroDivisionError"):
         load_system(f"{file}:system")

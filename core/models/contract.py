@@ -35,7 +35,7 @@ def require_system(system: Any) -> None:
     if missing:
         raise ValueError(
             f"system must have the methods {', '.join(PROTOCOL)}, {type(system).__name__} has no "
-            f"{', '.join(missing)}: wrap a module or a function in MapSystem(step=..., initial=..., decode=...)"
+            f"{', '.join(missing)}: make one of a module with core.from_module, of functions with core.MapSystem"
         )
 
 

@@ -56,6 +56,11 @@ def from_module(
         Its states are (n, N), the numbers of the carry one after another.  `check(tokens)` checks that the functions
         obey the rules on which the analyses rely; `unpack(z)` returns the carry of states.
 
+    Raises
+    ------
+    ValueError
+        If `module` is not a torch module, or cannot be copied.
+
     Examples
     --------
     A GRU cell that is fed the same input at every step; its carry is a hidden state drawn at random:
@@ -72,6 +77,11 @@ def from_module(
     >>> system.step(system.initial(x, torch.Generator().manual_seed(0)), x).shape
     torch.Size([2, 8])
     """
+    if not isinstance(module, nn.Module):
+        raise ValueError(
+            f"module must be a torch.nn.Module, got {type(module).__name__}: make a System of functions with "
+            "MapSystem(step=..., initial=...)"
+        )
     return ModuleSystem(module, (step, carry, inputs, readout), name or type(module).__name__, task)
 
 
@@ -150,7 +160,11 @@ class ModuleSystem(Shown):
         if self._readout is None:
             return torch.zeros(len(z), 1, dtype=torch.long, device=z.device)
         read = self._readout(self._at(z.dtype, z.device), self.unpack(z, x), x)
-        return read.argmax(-1) if read.is_floating_point() else read
+        logits = isinstance(read, Tensor) and read.is_floating_point()
+        if not isinstance(read, Tensor) or read.ndim != (3 if logits else 2):
+            got = tuple(read.shape) if isinstance(read, Tensor) else type(read).__name__
+            raise ValueError(f"readout must return logits (n, L, V) or integer tokens (n, L), got {got}")
+        return read.argmax(-1) if logits else read
 
     def unpack(self, z: Tensor, x: Any = None) -> Any:
         """Return the carry of states (n, N), all tensors in the precision of z."""

@@ -5,8 +5,12 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from eqrlab.core import System
 from eqrlab.core.models.contract import require_system
@@ -47,7 +51,10 @@ def load_system(checkpoint: str) -> System:
         raise ValueError(
             f"{path}: has no {name!r}; expected a System of that name, or a function that returns one"
         )
-    system: Any = found if hasattr(found, "step") or not callable(found) else found()
+    made = isinstance(found, torch.nn.Module) or hasattr(found, "step") or not callable(found)
+    system: Any = (
+        found if made else _result(found, f"{checkpoint}: fails when it is called without arguments")
+    )
     try:
         require_system(system)
     except ValueError as error:
@@ -75,9 +82,15 @@ def _run(path: Path) -> Any:
     sys.path.insert(0, folder)
     sys.modules[name] = module  # pickles and dataclasses look their module up
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise ValueError(f"{path}: fails when it is run: {type(error).__name__}: {error}") from error
+        _result(partial(spec.loader.exec_module, module), f"{path}: fails when it is run")
     finally:
         sys.path.remove(folder)
     return module
+
+
+def _result(of: Callable[[], Any], failing: str) -> Any:
+    """Return what the user's code returns; whatever it raises becomes a ValueError that begins so."""
+    try:
+        return of()
+    except Exception as error:
+        raise ValueError(f"{failing}: {type(error).__name__}: {error}") from error

@@ -193,9 +193,9 @@ class PuzzleSet(Shown):
             return ()
         return tuple(self.identifier_names[k] for k in self.identifiers)
 
-    def take(self, rows: Sequence[int] | np.ndarray | slice) -> PuzzleSet:
-        """Return the puzzles in some rows, in that order."""
-        index = np.arange(len(self))[rows]
+    def take(self, rows: int | Sequence[int] | np.ndarray | slice) -> PuzzleSet:
+        """Return the puzzles in some rows, in that order; of one row, a set of one puzzle."""
+        index = np.atleast_1d(np.arange(len(self))[rows])
         return dataclasses.replace(
             self,
             inputs=self.inputs[index],

@@ -65,7 +65,10 @@ def read_header(path: Path) -> dict[str, Any]:
         raise PuzzleFileError(f"{path}:1: {error}") from error
     if not isinstance(header, dict):
         raise PuzzleFileError(f"{path}:1: a JSON object is required, got {brief(header)}")
-    for key in ("vocab_size", "seq_len", "pad_id"):
+    counts = {"num_puzzle_identifiers", "total_groups", "total_puzzles"} & set(
+        header
+    )  # which some builders leave out
+    for key in ("vocab_size", "seq_len", "pad_id", *sorted(counts)):
         if type(header.get(key)) is not int:
             raise PuzzleFileError(f"{path}:1: key {key!r} must be an integer, got {brief(header.get(key))}")
     ignore, sets = header.get("ignore_label_id"), header.get("sets")

@@ -350,6 +350,8 @@ def edit_json(path: Path, **changes: object) -> None:
         ({"sets": []}, "'sets' must be a list of names"),
         ({"sets": ["../all"]}, "'sets' must be a list of names"),
         ({"sets": ["some"]}, "some__inputs.npy: file is missing"),
+        ({"total_groups": "6"}, "key 'total_groups' must be an integer, got '6'"),
+        ({"num_puzzle_identifiers": None}, "key 'num_puzzle_identifiers' must be an integer, got None"),
         ({"total_groups": 7}, "total_groups is 7, the arrays have 6"),
         ({"total_puzzles": 5}, "total_puzzles is 5, the arrays have 6"),
     ],

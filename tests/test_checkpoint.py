@@ -310,6 +310,27 @@ def test_weights_must_be_one_of_three(saved):
         load(saved, weights="best")
 
 
+@pytest.mark.parametrize(
+    ("about", "held", "lacking"),
+    [
+        ({"weights": "raw"}, "raw", "EMA weights"),
+        ({"weights": "ema"}, "ema", "raw weights, only their averages"),
+        ({"train": {"ema": 0.99}}, "ema", "raw weights, only their averages"),
+        ({"train": {"ema": 0.0}}, "raw", "EMA weights"),
+        ({}, "raw", "EMA weights"),
+    ],
+)
+def test_weights_that_a_saved_model_does_not_hold_are_refused(about, held, lacking, tmp_path):
+    model = small_eqr()
+    model.provenance = about
+    save(model, tmp_path / "m.safetensors")
+    for weights in ("auto", held):
+        assert_same_outputs(model, load(tmp_path / "m.safetensors", weights=weights))
+    other = {"raw": "ema", "ema": "raw"}[held]
+    with pytest.raises(CheckpointError, match=rf"m.safetensors: holds no {lacking}$"):
+        load(tmp_path / "m.safetensors", weights=other)
+
+
 @pytest.mark.parametrize("cells", [0, -5, "6", True, 6.0, [6]])
 def test_the_number_of_cells_is_an_integer_of_at_least_one(cells, saved):
     with pytest.raises(ValueError, match="seq_len must be an integer >= 1, got "):

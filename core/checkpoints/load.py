@@ -74,7 +74,8 @@ def load(
         A file; a folder of checkpoints, of which the newest is loaded; the name of a bundled model; or
         hf://owner/repository/path, for which `eqrlab[hub]` must be installed.
     weights
-        For official files with both kinds of weights: "ema", "raw", or "auto" (what the official evaluator uses).
+        For official files with both kinds of weights: "ema", "raw", or "auto" (what the official evaluator uses).  Of
+        a file with one kind, the other is refused.
     seq_len
         Grid cells, for official attention checkpoints that do not record them.
     config
@@ -184,6 +185,12 @@ def _load_own(path: Path, tensors: dict[str, Tensor], header: dict[str, Any], as
         table = kept_table(tensors, header.get("puzzle_identifiers"), config.get("prefix_dim", 0))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
+    trained = provenance.get("train")
+    averaged = isinstance(trained, dict) and trained.get("ema")
+    held = provenance.get("weights", "ema" if averaged else "raw")
+    if asked.weights not in ("auto", held):
+        lack = "EMA weights" if asked.weights == "ema" else "raw weights, only their averages"
+        raise CheckpointError(f"{path}: holds no {lack}")
     if asked.settings:
         provenance["set"] = asked.settings
     reasoner = assemble(path, header["family"], config, task, provenance, tensors)

@@ -220,9 +220,12 @@ def _prefix(file: OfficialFile, hidden: int, missing: str, left: int | None) -> 
 
 
 def _eqr(file: OfficialFile, seq_len: int | None) -> dict[str, Any]:
+    shared, factor = _shared(file, seq_len, ("L_layers", "L_level."), "unknown"), file.value("lambda_", float)
+    if not 0 < factor <= 1:
+        raise CheckpointError(f"arch.lambda_ must be in (0, 1], got {factor}")
     return {
-        **_shared(file, seq_len, ("L_layers", "L_level."), "unknown"),
-        "damping": round(1.0 - file.value("lambda_", float), 12),
+        **shared,
+        "damping": round(1.0 - factor, 12),
         "noise_scale": file.value("noise_scale", float),
         "H_init_std": file.value("H_init_std", float, 1.0),
         "L_init_std": file.value("L_init_std", float, 1.0),

@@ -134,7 +134,8 @@ def checkpoints(tree: xr.DataTree) -> dict[str, Groups]:
         results[name] = groups
     if not results:
         raise ValueError(
-            "the archive has no group named ensemble; expected one of diagnose, compare, scale or export"
+            "the archive has no group named ensemble; expected one that holds runs, as those of diagnose, compare, "
+            "scale, export, fates and dynamics do"
         )
     return results
 

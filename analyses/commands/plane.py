@@ -96,14 +96,13 @@ def plane_command(
         "states": given_states,
     }
     result = at.plane(model, one.inputs, ensemble=ensemble, **which, **common)
-    result = result.assign_coords(puzzle=("puzzle", [puzzle], result["puzzle"].attrs))
     groups = {"plane": result, "basins": found}
     title = f"{name}, puzzle {puzzle}"
     pictures = {f"{stem}.png": lambda: figure_of(partial(plot_plane, result, 0, title))}
     if field:
         exponents = at.ftle_field(model.smooth(), one.inputs, steps=field_steps, initial=common["initial"], **which,
                                   **part_of(common, at.StateOptions))  # fmt: skip
-        groups["ftle"] = exponents.assign_coords(puzzle=("puzzle", [puzzle], result["puzzle"].attrs))
+        groups["ftle"] = exponents
         pictures[f"ftle-{part}.png"] = lambda: ftle_picture(exponents, 0, title)
     if stability and states is not None:
         curve = at.basin_stability(model, one.inputs, states, sizes=SIZES, trials=32, depth=given["depth"],
@@ -111,7 +110,8 @@ def plane_command(
         groups["stability"] = curve
         labels = [f"attractor {a + 1}" for a in range(curve.sizes["point"])]
         pictures[f"stability-{part}.png"] = lambda: stability_curve(curve, 0, labels)
-    archive.write(out / f"{stem}.nc", groups)
+    place = ("puzzle", [puzzle], result["puzzle"].attrs)  # the set's number of the puzzle, in every group
+    archive.write(out / f"{stem}.nc", {k: found.assign_coords(puzzle=place) for k, found in groups.items()})
     for file, draw in pictures.items():
         write_figure(draw(), out / file)
     click.echo("\n".join(table(rows_of(result))))

@@ -440,6 +440,14 @@ REFUSED = {
         tensor("puzzle_emb.weights", lambda t: torch.zeros(400, 8)),
         "puzzle_emb.weights has width 8, the configuration says puzzle_emb_ndim=16",
     ),
+    "hrm: a table of another build": (
+        "hrm prefix",
+        lambda tensors, config: (
+            tensor("puzzle_emb.weights", lambda t: torch.zeros(9, 16))(tensors, config),
+            arch(num_puzzle_identifiers=12)(tensors, config),
+        ),
+        "puzzle_emb.weights has 9 rows, the configuration says num_puzzle_identifiers=12",
+    ),
     "hrm: puzzle embeddings with NaN": (
         "hrm prefix",
         tensor("puzzle_emb.weights", lambda t: torch.full((9, 16), torch.nan)),

@@ -201,6 +201,11 @@ def _prefix(file: OfficialFile, hidden: int, missing: str, left: int | None) -> 
     identifiers, width = file.shape("puzzle_emb.weights")
     if not identifiers:
         raise CheckpointError("puzzle_emb.weights has no row")
+    told = "num_puzzle_identifiers"
+    if told in file.arch and file.value(told, int) != identifiers:
+        raise CheckpointError(
+            f"puzzle_emb.weights has {identifiers} rows, the configuration says {told}={file.arch[told]}"
+        )
     file.inferred.append("prefix positions from puzzle_emb")
     file.asked.add("puzzle_emb_ndim")
     least = -(-width // hidden)

@@ -48,7 +48,7 @@ class LazyGroup(click.Group):
         """Run a verb; stopped by a signal, it says what is kept in one line."""
         try:
             with _stopped_in_a_line():  # before click catches it, which says "Aborted!"
-                return super().invoke(ctx)
+                super().invoke(ctx)
         except click.ClickException as error:
             error.message = one_line(error.message)  # type: ignore[misc]
             raise
@@ -96,7 +96,7 @@ def _run() -> None:
     output = tolerate_broken_streams()
     guard_streams()
     try:
-        cli()
+        _run_click()
     except SystemExit as end:
         lost = lost_output(output)
         if end.code or lost is None:
@@ -114,6 +114,17 @@ def _run() -> None:
         _fail(
             f"out of memory, ask for less at a time ({str(error).splitlines()[0] if str(error) else 'no details'})"
         )
+
+
+def _run_click() -> None:
+    """Run click without its own ways to end: of a signal before or after a verb it makes "Aborted!" and exit code 1."""
+    try:
+        sys.exit(cli(standalone_mode=False))
+    except click.Abort as abort:
+        raise abort.__cause__ or abort from None
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
 
 
 def _with_notes(text: str, error: BaseException) -> str:

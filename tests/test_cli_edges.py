@@ -134,7 +134,7 @@ def test_any_value_of_any_option_is_taken_or_refused_in_a_sentence(
     ids=["Python", "torch"],
 )
 def test_a_lack_of_memory_is_said_in_one_line(error, monkeypatch, capsys):
-    def lacking():
+    def lacking(**options):
         raise error
 
     monkeypatch.setattr(command_line, "cli", lacking)
@@ -145,7 +145,7 @@ def test_a_lack_of_memory_is_said_in_one_line(error, monkeypatch, capsys):
 
 
 def test_a_fault_of_the_program_is_not_hidden(monkeypatch):
-    def faulty():
+    def faulty(**options):
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(command_line, "cli", faulty)

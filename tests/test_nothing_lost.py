@@ -496,6 +496,18 @@ def test_an_interrupt_while_source_text_is_run_ends_with_the_code_of_ctrl_c(tmp_
     assert (run.returncode, run.stderr) == (130, "eqrlab: stopped\n")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("place", ["make_context", "resolve_command"])
+def test_a_signal_before_a_verb_runs_ends_with_its_own_code(place, number, tmp_path):
+    """Left to click, it ended with "Aborted!" and the exit code of a fault."""
+    code = (
+        "import signal\nfrom eqrlab.analyses import cli\n"
+        f"cli.cli.{place} = lambda *given, **named: signal.raise_signal({int(number)})\ncli.main()\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code, "info", "eqr-sudoku6"], capture_output=True, text=True)
+    assert (run.returncode, run.stderr.strip()) == (128 + number, "eqrlab: stopped")
+
+
 def _catches(pid):
     """Say whether a process has a handler for SIGTERM, which it has from its first lines on."""
     with open(f"/proc/{pid}/status") as status:

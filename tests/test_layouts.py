@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import sys
+import time
 import types
 
 import pytest
@@ -470,6 +471,16 @@ def test_a_reference_that_leads_to_no_option_is_told_as_it_stands(reference, tmp
     with pytest.raises(CheckpointError) as caught:
         load(path, seq_len=6)
     assert f"arch.puzzle_emb_ndim must be int, got {reference!r}" in str(caught.value)
+
+
+def test_a_reference_without_end_takes_no_time(tmp_path):
+    model = model_of()
+    path = write(tmp_path, bare(model), official_config(model))
+    config = yaml.safe_load((tmp_path / "all_config.yaml").read_text())
+    config["arch"]["other"] = "${" + "." * 100_000
+    started = time.process_time()
+    load(path, seq_len=6, config=config)
+    assert time.process_time() - started < 5
 
 
 def test_options_by_other_names_are_named(tmp_path):

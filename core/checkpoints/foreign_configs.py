@@ -56,7 +56,7 @@ _POSITIONS = {"rotary": "rope", "rope1d": "rope", "rope_1d": "rope", "rope_2d": 
 _MOST = 1 << 17  # bytes; official configurations have some 3,000
 _MOST_VALUES = 10_000  # values of a configuration, however its parts are shared
 _DEPTH = 8
-_REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)\}")  # to another option; resolvers such as ${oc.env:X} are none
+_REFERENCE = re.compile(r"\$\{(\.*)(\w[\w.]*)\}")  # to another option; resolvers such as ${oc.env:X} are none
 _FAULTS = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RecursionError,
            TypeError, ValueError)  # fmt: skip
 

@@ -58,6 +58,7 @@ def continuation_picture(found: xr.Dataset) -> Figure:
         ax.set_visible(False)
     for ax in axes[max(0, len(panels) - 2) : len(panels)]:
         ax.set_xlabel(str(found.attrs["parameter"]))
+        ax.tick_params(labelbottom=True)  # also above a place that stays empty
     return figure
 
 

@@ -12,8 +12,8 @@ import xarray as xr
 
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.unfinished import Kept
-from eqrlab.analyses.commands.diagnose import REPORT, finish, run_all, sampling_options
-from eqrlab.analyses.compare import compare, over_seeds, require_recipes
+from eqrlab.analyses.commands.diagnose import REPORT, finish, run_all, sampling_options, with_puzzles
+from eqrlab.analyses.compare import compare, over_seeds, require_recipes, require_same_puzzles
 from eqrlab.analyses.diagnose import archive_groups
 from eqrlab.analyses.report import page
 from eqrlab.analyses.text.comparison import (
@@ -109,7 +109,9 @@ def compare_command(
     else:
         if seeds:
             require_recipes(len(checkpoints), seeds)
-        results, kept = run_all(checkpoints, target=target, fixed=True, compared=True, **options)
+        jobs = with_puzzles(checkpoints, options)
+        require_same_puzzles({name: puzzles.inputs for name, (_, puzzles) in jobs.items()})
+        results, kept = run_all(jobs, target=target, fixed=True, **options)
     comparison = compare(results)
     groups = {**archive_groups(results), "compare": comparison}
     if seeds:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from eqrlab.analyses.commands.common.puzzle_choice import (
     short_source,
 )
 from eqrlab.analyses.commands.common.unfinished import CONTINUE, Kept, request
-from eqrlab.analyses.compare import require_same_puzzles
 from eqrlab.analyses.diagnose import archive_groups, diagnose_run
 from eqrlab.analyses.report.disguises import disguise_sentence
 from eqrlab.analyses.report.local import NOTHING, local_sentence
@@ -162,48 +161,45 @@ def run_one(
     return groups
 
 
+def with_puzzles(
+    checkpoints: Sequence[str], options: dict[str, Any]
+) -> dict[str, tuple[Reasoner, PuzzleSet]]:
+    """Load checkpoints and the puzzles of each; the options that choose puzzles are taken out of `options`."""
+    models = named(checkpoints, options["compiled"])
+    choice = [options.pop(name) for name in ("puzzles", "split", "limit", "allow_several")]
+    about = {"seed": options["seed"], "quiet": options["quiet"]}
+    jobs = {name: (model, puzzles_for(model, *choice, **about)) for name, model in models.items()}
+    for _, chosen in jobs.values():
+        require_solutions(chosen)
+    return jobs
+
+
 def run_all(
-    checkpoints: Sequence[str],
+    jobs: Mapping[str, tuple[Reasoner, PuzzleSet]],
     *,
-    puzzles: str | None,
-    split: str,
-    limit: int | None,
-    allow_several: bool,
     compiled: bool,
     target: Path,
     resume: bool,
-    compared: bool = False,
     **options: Any,
 ) -> tuple[dict[str, dict[str, xr.Dataset]], Kept]:
-    """Diagnose checkpoints one after another, after all of them are loaded and all puzzles are read.
+    """Diagnose checkpoints on their puzzles, one after another.
 
-    Those to be `compared` need the same puzzles. The results of each checkpoint are stored beside `target` as soon as
-    they are there, until `target` is written.
+    The results of each checkpoint are stored beside `target` as soon as they are there, until `target` is written.
     """
-    models = named(checkpoints, compiled)
-    choice = {"seed": options["seed"], "quiet": options["quiet"]}
-    sets = {
-        name: puzzles_for(model, puzzles, split, limit, allow_several, **choice)
-        for name, model in models.items()
-    }
-    for chosen in sets.values():
-        require_solutions(chosen)
-    if compared:
-        require_same_puzzles({name: chosen.inputs for name, chosen in sets.items()})
     require_writable(target.parent, target.name, REPORT)
-    wanted = {name: request(model, sets[name], options, compiled) for name, model in models.items()}
+    wanted = {name: request(*job, options, compiled) for name, job in jobs.items()}
     kept = Kept(target, wanted, resume)
     results: dict[str, dict[str, xr.Dataset]] = {}
     try:
-        for name, model in models.items():
-            results[name] = run_one(name, model, sets[name], kept, **options)
+        for name, job in jobs.items():
+            results[name] = run_one(name, *job, kept, **options)
     except BaseException as error:
         if results:
             if not target.exists():
                 archive.write(target, archive_groups(results))
                 write_report(target, target.with_name(REPORT))
             error.add_note(
-                f"{len(results)} of {len(models)} checkpoints are kept in {target.parent}; {CONTINUE}"
+                f"{len(results)} of {len(jobs)} checkpoints are kept in {target.parent}; {CONTINUE}"
             )
         else:
             kept.note(error)
@@ -235,7 +231,7 @@ def diagnose_command(checkpoints: tuple[str, ...], out: Path, **options: Any) ->
     states, outside their training law, or run once from their stored start with `--starts own`.
     """
     began, target = time.monotonic(), out / "diagnosis.nc"
-    results, kept = run_all(checkpoints or DEFAULT, target=target, **options)
+    results, kept = run_all(with_puzzles(checkpoints or DEFAULT, options), target=target, **options)
     click.echo(finish(target, archive_groups(results), kept, began))
     return target
 

@@ -92,7 +92,7 @@ def test_what_lies_between_measured_steps_is_drawn_as_a_power_law():
     measured = measured_steps("sparse", 64)
     gaps = np.where(measured, power, np.nan)
     assert np.allclose(filled(gaps[None], measured)[0], power, rtol=1e-12)
-    assert tail(measured, 99) == 16 and tail(measured, 8) == 8 and tail(np.ones(5, bool), 9) == 5
+    assert tail(measured) == 16 and tail(np.ones(5, bool)) == 5 and tail(np.ones(50, bool)) == 16
 
 
 def test_the_way_left_of_a_geometric_decay_is_not_underestimated_from_fewer_steps():

@@ -319,7 +319,7 @@ def _certified(
     norm = points.z.flatten(1).norm(dim=1).cpu().double().numpy()
     merged = merge(points, residual, np.fmax(norm, LEAST_SCALE * given["scale"]), found, seed, batch)
     # A fixed point at zero has no size of its own: the states on the way to it give one, and 1 stands in for none.
-    size = np.where(norm < LEAST_SCALE * given["scale"], given["scale"], norm)
+    size = np.fmax(norm, given["scale"])
     size = np.where(size > 0, size, 1.0)
     radius, value = np.full((3, n), np.nan), np.full((n, k + 1), np.nan + 0j)
     stability, checks = np.full(n, -1, np.int8), np.full((n, 3), np.nan)

@@ -223,7 +223,8 @@ def test_memory_is_flat_in_the_number_of_restarts(restarts, tmp_path):
 
 
 def test_writing_and_reading_rates(tmp_path):
-    """Seconds of CPU to write, validate and read one archive of 50 MB."""
+    """Seconds of CPU, those of child processes too, to write, validate and read one archive of 27 MB."""
+    spent = lambda: sum(os.times()[:4])
     ensemble = at.sample(system(), torch.arange(16)[:, None], restarts=500, depth=64, keep=("trajectory",))
     size = sum(v.nbytes for v in ensemble.variables.values()) / 1e6
     rates = {}
@@ -234,9 +235,11 @@ def test_writing_and_reading_rates(tmp_path):
     ):
         times = []
         for _ in range(3):
-            began = time.process_time()
+            if (tmp_path / "r.nc").exists():
+                os.utime(tmp_path / "r.nc")  # an unchanged file would not be checked again
+            began = spent()
             work()
-            times.append(time.process_time() - began)
+            times.append(spent() - began)
         rates[name] = f"{size / sorted(times)[1]:.0f} MB/s"
     file = (tmp_path / "r.nc").stat().st_size / 1e6
     record("archives", "16 puzzles, 500 restarts, depth 64, trajectories of 2 numbers",

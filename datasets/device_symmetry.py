@@ -4,26 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from eqrlab.datasets import maze, sudoku
-from eqrlab.datasets.registry.task import Augment
 
 DeviceAugment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
-
-
-def array_symmetries(augment: Augment, device: torch.device | str) -> DeviceAugment:
-    """Return `augment(inputs, labels, generator)` of symmetries of arrays; the generator seeds their random numbers."""
-
-    def disguised(inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        seed = int(torch.randint(1 << 62, (1,), generator=generator, device=device))
-        made = augment(inputs.cpu().numpy(), labels.cpu().numpy(), np.random.default_rng(seed))
-        one, other = (torch.from_numpy(np.ascontiguousarray(tokens, np.int64)).to(device) for tokens in made)
-        return one, other
-
-    return disguised
 
 
 def maze_symmetries(board: maze.Board, device: torch.device | str) -> DeviceAugment:

@@ -41,9 +41,16 @@ def paired(inputs: np.ndarray, others: np.ndarray, name: str) -> tuple[np.ndarra
 
 
 def _on_device(augment: Augment, device: Any) -> Callable:
-    from eqrlab.datasets.device_symmetry import array_symmetries  # loads torch
+    """Return `(inputs, labels, generator)` of symmetries of arrays; the generator seeds their random numbers."""
+    import torch  # slow to load, and only training comes here
 
-    return array_symmetries(augment, device)
+    def disguised(inputs: Any, labels: Any, generator: Any) -> tuple[Any, Any]:
+        seed = int(torch.randint(1 << 62, (1,), generator=generator, device=device))
+        made = augment(as_numpy(inputs), as_numpy(labels), np.random.default_rng(seed))
+        one, other = (torch.from_numpy(np.ascontiguousarray(tokens, np.int64)).to(device) for tokens in made)
+        return one, other
+
+    return disguised
 
 
 class Made(NamedTuple):

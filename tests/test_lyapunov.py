@@ -133,6 +133,22 @@ def test_a_resumed_run_is_the_uninterrupted_one(noise):
         at.lyapunov(driven, puzzles(), starts, k=1, steps=40, resume=half)
 
 
+def test_the_frames_kept_are_those_of_all_states_of_any_shape():
+    system = MapSystem(
+        lambda z, x: torch.sin(3 * z.flip(-1)), lambda x, g: torch.randn((len(x), 2, 2), generator=g)
+    )
+    starts = torch.linspace(0.1, 1, 20, dtype=torch.float64).reshape(1, 5, 2, 2)
+    starts[0, 1] = torch.nan  # a gap
+    half = at.lyapunov(system, puzzles(), starts, k=3, steps=20, keep_frame=True, batch_size=3)
+    assert half.frame.dims == ("puzzle", "point", "eig", "state_0", "state_1")
+    assert half.frame.isnull().all(("eig", "state_0", "state_1")).values.tolist() == [
+        [False, True, False, False, False]
+    ]
+    more = at.lyapunov(system, puzzles(), None, k=3, steps=20, resume=half)
+    whole = at.lyapunov(system, puzzles(), starts, k=3, steps=40, transient=2)
+    np.testing.assert_allclose(more.lyapunov_exponent, whole.lyapunov_exponent, rtol=1e-9)
+
+
 @pytest.mark.parametrize("step", [0.5, 1e-4], ids=["mild", "graded"])
 def test_the_stretch_between_orthonormalisations_does_not_matter(step, monkeypatch):
     """Fast and slow directions: 8 steps at once where the digits allow it, fewer or one where they do not."""

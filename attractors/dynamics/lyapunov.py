@@ -189,7 +189,7 @@ def lyapunov(
         variables["last_state"] = (("puzzle", "point", *axes), points.fold(last), "state after the last step")
         variables["frame"] = (
             ("puzzle", "point", "eig", *axes),
-            points.fold(frame),
+            points.fold(vectors),
             "tangent vectors after the last step",
         )
     return schema.dataset(variables, attributes)

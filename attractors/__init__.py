@@ -22,7 +22,6 @@ from eqrlab.attractors.dynamics.lyapunov import lyapunov
 from eqrlab.attractors.dynamics.run_exponents import trajectory_exponents
 from eqrlab.attractors.dynamics.singular import singular_values
 from eqrlab.attractors.dynamics.spectrum import spectrum
-from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.ensemble.options import (
     AnalysisOptions,
     AnswerOptions,
@@ -53,6 +52,7 @@ from eqrlab.attractors.perturbation.radius import basin_radius
 from eqrlab.attractors.perturbation.shock import critical_shock
 from eqrlab.attractors.perturbation.stability import basin_stability
 from eqrlab.attractors.results.archive import completed_part, open_ensemble
+from eqrlab.attractors.results.drawn import common_restarts
 from eqrlab.attractors.results.groups import read
 from eqrlab.attractors.results.named import words
 from eqrlab.attractors.results.summary import summary

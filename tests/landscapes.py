@@ -11,8 +11,8 @@ from scipy.stats import norm
 from torch import Tensor
 
 from eqrlab import attractors as at
-from eqrlab.attractors.ensemble.drawn import drawn_of
 from eqrlab.attractors.landscape.mode_rule import ModeRule
+from eqrlab.attractors.results.drawn import drawn_of
 from eqrlab.core import MapSystem
 
 FAR = 9.0  # beyond any start

@@ -157,8 +157,9 @@ def test_an_unfinished_archive_holds_what_was_completed_and_says_what_is_missing
     there = unfinished.sampled.values
     np.testing.assert_array_equal(unfinished.residual.values[there], whole.residual.values[there])
     assert np.isnan(unfinished.residual.values[~there]).all() and (unfinished.fate.values[~there] == -1).all()
-    with pytest.raises(ValueError, match="the ensemble is unfinished"):
-        at.basins(unfinished)
+    for analysis in (at.basins, at.summary):
+        with pytest.raises(ValueError, match="the ensemble is unfinished"):
+            analysis(unfinished)
     part = at.completed_part(unfinished)
     assert part.fate.shape == (1, 6) and int(at.basins(part).restarts_used[0]) == 6
     np.testing.assert_array_equal(part.residual, whole.residual[:1])

@@ -11,9 +11,9 @@ from eqrlab import attractors as at
 from eqrlab.analyses.diagnose import diagnose
 from eqrlab.analyses.report.page import write_report
 from eqrlab.analyses.text.tables import fate_bar, outcome_table
-from eqrlab.attractors.ensemble.drawn import drawn_of
 from eqrlab.attractors.landscape.waves import wave_ends
 from eqrlab.attractors.results import archive
+from eqrlab.attractors.results.drawn import drawn_of
 from eqrlab.attractors.results.validate import validate
 from eqrlab.attractors.statistics.ranks import PooledAuc
 from eqrlab.core import MapSystem
@@ -90,6 +90,16 @@ def test_undrawn_restarts_are_no_failures(waves):
     counts = sum(found[f"count_{n}"].values for n in ("correct", "spurious", "unsettled", "unfinished"))
     assert np.array_equal(counts, number)
     assert found.count_correct.values[0] == 8 and found.restarts_needed.values[0] == 8
+
+
+def test_a_summary_counts_the_restarts_there_are(waves):
+    table, number = at.summary(waves), drawn_of(waves).sum(1)
+    settled, right = (table[table.quantity == name].set_index("puzzle") for name in ("settled", "right"))
+    assert (settled.value == 1).all(), "every run drawn settles"
+    assert right.value[0] == 1 and right.value[2] == waves.correct.values[2, :, -1].sum() / number[2]
+    masses = at.basins(waves)
+    assert np.allclose(right.low[[0, 1, 2]].astype(float), masses.correct_mass_low)
+    assert right.value["all"] == at.common_restarts(waves).correct.values[:, :, -1].mean()
 
 
 def test_what_pools_over_puzzles_takes_equally_many_of_each(waves):

@@ -27,8 +27,8 @@ from eqrlab.analyses.text.comparison import (
 )
 from eqrlab.analyses.text.format import table, wrapped
 from eqrlab.analyses.text.names import distinct
-from eqrlab.attractors.ensemble.drawn import require_equal
 from eqrlab.attractors.results import archive
+from eqrlab.attractors.results.drawn import require_equal
 
 
 def read_results(files: Sequence[str]) -> dict[str, dict[str, xr.Dataset]]:

@@ -17,8 +17,8 @@ from eqrlab.analyses.text import tables
 from eqrlab.analyses.text.format import plural
 from eqrlab.analyses.text.verdicts import auc_depth, auc_text
 from eqrlab.analyses.text.vocabulary import UNDEFINED
-from eqrlab.attractors.ensemble.drawn import drawn_of
 from eqrlab.attractors.ensemble.schedule import measured_of
+from eqrlab.attractors.results.drawn import drawn_of
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import STATUS
 

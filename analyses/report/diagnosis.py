@@ -35,7 +35,7 @@ from eqrlab.analyses.text.format import plural
 from eqrlab.analyses.text.signals import signal_rows, signal_warning
 from eqrlab.analyses.text.telling import telling_puzzles
 from eqrlab.analyses.text.vocabulary import SELECTOR_NAMES
-from eqrlab.attractors.ensemble.drawn import drawn_of
+from eqrlab.attractors.results.drawn import drawn_of
 
 Groups = dict[str, xr.Dataset]
 

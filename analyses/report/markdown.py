@@ -26,7 +26,7 @@ from eqrlab.analyses.text.comparison import (
 from eqrlab.analyses.text.names import typed
 from eqrlab.analyses.text.signals import trust_sentence
 from eqrlab.analyses.text.vocabulary import MODE_NAMES, SELECTOR_NAMES
-from eqrlab.attractors.ensemble.drawn import drawn_of
+from eqrlab.attractors.results.drawn import drawn_of
 from eqrlab.attractors.results.schema import MODES
 from eqrlab.datasets.files import bundled_names
 

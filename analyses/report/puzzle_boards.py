@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from eqrlab.analyses.text.format import percent_interval, plural
-from eqrlab.attractors.ensemble.drawn import drawn_of
+from eqrlab.attractors.results.drawn import drawn_of
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import FATES
 from eqrlab.attractors.statistics.intervals import proportion_interval

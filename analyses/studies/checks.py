@@ -15,10 +15,10 @@ from eqrlab.analyses.studies.fates import late_sentence, noop_sentence
 from eqrlab.analyses.text.format import percent_interval, plural
 from eqrlab.attractors.answers.outcomes import share_of_runs
 from eqrlab.attractors.ensemble.contract import require_law
-from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.runs import steps_made
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.drawn import common_restarts
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.core import System
 

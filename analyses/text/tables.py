@@ -12,8 +12,8 @@ import xarray as xr
 from eqrlab.analyses.text import verdicts as wording
 from eqrlab.analyses.text.format import percent_interval
 from eqrlab.analyses.text.vocabulary import SELECTOR_MEANINGS, SELECTOR_NAMES, fate_meaning
-from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.landscape.basins import NOT_DRAWN
+from eqrlab.attractors.results.drawn import common_restarts
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import FATES, MODES
 from eqrlab.attractors.statistics.bootstrap import share_over_puzzles

@@ -17,8 +17,8 @@ from eqrlab.analyses.text.vocabulary import (
     mode_meaning,
     name_of,
 )
-from eqrlab.attractors.ensemble.drawn import drawn_of
 from eqrlab.attractors.landscape.modes import BY_MODE
+from eqrlab.attractors.results.drawn import drawn_of
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.named import ADVICE_WORDS
 from eqrlab.attractors.results.schema import ADVICE, FATES, MODES, STATUS

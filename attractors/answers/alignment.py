@@ -10,8 +10,8 @@ import xarray as xr
 
 from eqrlab.attractors.answers.selectors import accuracy_table, available
 from eqrlab.attractors.ensemble.arguments import require_known
-from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.drawn import common_restarts
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import (
     RESAMPLES,

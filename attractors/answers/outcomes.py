@@ -8,9 +8,9 @@ import numpy as np
 import xarray as xr
 
 from eqrlab.attractors.ensemble.arguments import require_known
-from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.fates.fate import CODE
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.drawn import common_restarts
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import RESAMPLES, cluster_bootstrap, value_order, widened
 from eqrlab.attractors.statistics.intervals import check_confidence

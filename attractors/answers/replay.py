@@ -11,9 +11,9 @@ import xarray as xr
 from eqrlab.attractors.answers.adaptive import described, totals
 from eqrlab.attractors.answers.policy import REASONS, Policy, Race
 from eqrlab.attractors.ensemble.arguments import require_known
-from eqrlab.attractors.ensemble.drawn import require_equal
 from eqrlab.attractors.ensemble.schedule import require_all
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.drawn import require_equal
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import RESAMPLES, cluster_bootstrap, value_order, widened
 

@@ -10,8 +10,8 @@ import xarray as xr
 
 from eqrlab.attractors.answers import selectors
 from eqrlab.attractors.answers.alignment import depth_points
-from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.drawn import common_restarts
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import (
     RESAMPLES,

@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 
 from eqrlab.attractors.answers.selectors import available, least, selector_score
-from eqrlab.attractors.ensemble.drawn import common_restarts
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.drawn import common_restarts
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import (
     RESAMPLES,

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import identifier_variable, identifiers_in, require_states
 from eqrlab.attractors.ensemble.batches import run_in_batches
-from eqrlab.attractors.ensemble.drawn import require_equal
 from eqrlab.attractors.ensemble.judge import Oracle
 from eqrlab.attractors.ensemble.options import WorkOptions, check_options
 from eqrlab.attractors.ensemble.recipe import Recipe
@@ -20,6 +19,7 @@ from eqrlab.attractors.ensemble.schedule import sparse_of
 from eqrlab.attractors.fates.fate import CODE, Tolerances, Verdict, classify, solved_band
 from eqrlab.attractors.fates.records import digested, noise_size
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.drawn import require_equal
 from eqrlab.core import System
 
 WHICH = {

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 import xarray as xr
 
-from eqrlab.attractors.ensemble.drawn import drawn_of
 from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.schedule import measured_of
 from eqrlab.attractors.fates.clouds import recurs
 from eqrlab.attractors.fates.fate import CODE, Tolerances
 from eqrlab.attractors.fates.orbits import RATE_CAP
+from eqrlab.attractors.results.drawn import drawn_of
 from eqrlab.attractors.statistics.trends import decay_rate, filled, tail
 
 RESOLUTION = {"float64": 1e-6}  # relative distance up to which two exact states are one attractor

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from eqrlab.attractors.ensemble.drawn import in_waves
 from eqrlab.attractors.ensemble.runs import Runs, runs_of
 from eqrlab.attractors.fates.fate import CODE
 from eqrlab.attractors.landscape.identify import Clusters, identify, in_order
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.drawn import interval_of
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.intervals import DEFAULT_INTERVAL, proportion_interval, unseen_mass
+from eqrlab.attractors.statistics.intervals import proportion_interval, unseen_mass
 
 NOT_DRAWN = -2  # attractor_id of a restart that a puzzle did not need
 
@@ -64,11 +64,6 @@ def basins(ensemble: xr.Dataset, *, confidence: float = 0.95, method: str | None
     variables = tabulate(runs, [identify(r) for r in runs], confidence, method)
     coordinates = {"puzzle": ensemble.puzzle.values, "restart": ensemble.restart.values}
     return schema.dataset(variables, attributes, coordinates, {"fate": schema.FATES})
-
-
-def interval_of(ensemble: xr.Dataset) -> str:
-    """Return the interval method that suits an ensemble."""
-    return "sequence" if in_waves(ensemble) else DEFAULT_INTERVAL
 
 
 def tabulate(

@@ -10,13 +10,13 @@ import numpy as np
 import xarray as xr
 
 from eqrlab.attractors.ensemble.arguments import require_known
-from eqrlab.attractors.ensemble.drawn import drawn_of
 from eqrlab.attractors.ensemble.schedule import measured_of
 from eqrlab.attractors.fates.fate import CODE, Tolerances
-from eqrlab.attractors.landscape.basins import basins, interval_of
+from eqrlab.attractors.landscape.basins import basins
 from eqrlab.attractors.landscape.mode_rule import ModeRule, mode_posterior, population
 from eqrlab.attractors.landscape.return_test import RETURNS
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.drawn import drawn_of, interval_of
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import (
     cluster_bootstrap,

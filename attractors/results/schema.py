@@ -172,10 +172,15 @@ def carried(ensemble: xr.Dataset) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        When the ensemble is one of an unfinished export: runs that are missing must not count.
+        When the ensemble is one of an unfinished export.
     """
+    require_complete(ensemble)
+    return {**{k: ensemble.attrs[k] for k in CARRIED if k in ensemble.attrs}, "created": now()}
+
+
+def require_complete(ensemble: xr.Dataset) -> None:
+    """Refuse, with a ValueError, an ensemble of an unfinished export: runs that are missing must not count."""
     if not int(ensemble.attrs.get("complete", 1)):
         raise ValueError(
             "the ensemble is unfinished: resume its export, or take what is there with attractors.completed_part"
         )
-    return {**{k: ensemble.attrs[k] for k in CARRIED if k in ensemble.attrs}, "created": now()}

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.drawn import common_restarts, drawn_of, interval_of
 from eqrlab.attractors.results.named import named, words
 from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
 from eqrlab.attractors.statistics.intervals import proportion_interval
@@ -52,11 +54,12 @@ def summary(result: xr.Dataset, *, confidence: float | None = None) -> pd.DataFr
     Raises
     ------
     ValueError
-        For something that is no dataset.
+        For something that is no dataset, and for an ensemble of an unfinished export.
 
     Notes
     -----
-    Intervals of one puzzle are binomial (mid-p), those over puzzles resample whole puzzles.
+    Intervals of one puzzle are binomial (mid-p; of an ensemble sampled in waves a confidence sequence), those over
+    puzzles resample whole puzzles, with the restarts that every puzzle has (`common_restarts`).
 
     Examples
     --------
@@ -146,12 +149,8 @@ def _why(dtype: np.dtype, bounded: bool) -> str:
 
 def _shares(ensemble: xr.Dataset, confidence: float) -> Iterator[dict[str, Any]]:
     """Yield the shares of right runs, and of each fate that occurs: over puzzles, then for each puzzle."""
-    fate = words(ensemble["fate"]).values
-    events = {"right": ensemble["correct"].values[:, :, -1]} if "correct" in ensemble else {}
-    events |= {
-        name: fate == name for name in ensemble["fate"].attrs["flag_meanings"].split() if (fate == name).any()
-    }
-    for name, event in events.items():
+    schema.require_complete(ensemble)
+    for name, event in _events(common_restarts(ensemble)).items():
         value, low, high = (float(v) for v in share_over_puzzles(event.mean(1), confidence=confidence))
         alone = event.shape[0] < 2
         yield {
@@ -159,9 +158,18 @@ def _shares(ensemble: xr.Dataset, confidence: float) -> Iterator[dict[str, Any]]
             "low": np.nan if alone else low, "high": np.nan if alone else high,
             "why": "one puzzle says nothing about others" if alone else "",
         }  # fmt: skip
-    runs = ensemble.sizes["restart"]
-    for name, event in events.items():
-        lows, highs = proportion_interval(event.sum(1), runs, confidence)
+    runs = drawn_of(ensemble).sum(1)
+    for name, event in _events(ensemble).items():
+        found = event.sum(1)
+        lows, highs = proportion_interval(found, runs, confidence, interval_of(ensemble))
         for p, puzzle in enumerate(ensemble["puzzle"].values.tolist()):
-            share = {"value": float(event[p].mean()), "low": float(lows[p]), "high": float(highs[p])}
+            share = {"value": float(found[p] / runs[p]), "low": float(lows[p]), "high": float(highs[p])}
             yield {"quantity": name, "at": {"puzzle": puzzle}, **share, "word": "", "why": ""}
+
+
+def _events(ensemble: xr.Dataset) -> dict[str, np.ndarray]:
+    """Return which runs, (puzzle, restart), are right, and which have each fate that occurs; of those drawn."""
+    fate = words(ensemble["fate"]).values
+    right = {"right": ensemble["correct"].values[:, :, -1]} if "correct" in ensemble else {}
+    known = ensemble["fate"].attrs["flag_meanings"].split()
+    return right | {name: fate == name for name in known if (fate == name).any()}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
+from eqrlab.attractors.statistics.intervals import DEFAULT_INTERVAL
+
 
 def drawn_of(ensemble: xr.Dataset) -> np.ndarray:
     """Return which restarts were drawn, (puzzle, restart) bool; for each puzzle they are the first ones."""
@@ -13,9 +15,11 @@ def drawn_of(ensemble: xr.Dataset) -> np.ndarray:
     return np.ones((ensemble.sizes["puzzle"], ensemble.sizes["restart"]), bool)
 
 
-def in_waves(ensemble: xr.Dataset) -> bool:
-    """Return whether the number of restarts depended on their results, so that intervals must allow for stopping."""
-    return "waves" in ensemble.attrs
+def interval_of(ensemble: xr.Dataset) -> str:
+    """Return the method of intervals that suits an ensemble: where the number of restarts depended on their results,
+    one that allows for stopping.
+    """
+    return "sequence" if "waves" in ensemble.attrs else DEFAULT_INTERVAL
 
 
 def common_restarts(ensemble: xr.Dataset) -> xr.Dataset:

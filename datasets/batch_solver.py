@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eqrlab.datasets.registry.task import Solutions, Tick
+from eqrlab.datasets.registry.task import Solutions, Tick, integers
 from eqrlab.datasets.sudoku import BLANK, FIRST_DIGIT, Geometry, board_of
 
 _CELLS_AT_ONCE = (
@@ -67,7 +67,7 @@ def count_solutions(
     """
     if limit < 1:
         raise ValueError(f"limit must be >= 1, got {limit}")
-    tokens = np.asarray(tokens)
+    tokens = integers(tokens)
     board = board_of(tokens, board)
     if tokens.ndim != 2 or (tokens.size and (tokens.min() < 0 or tokens.max() >= board.vocab_size)):
         raise ValueError(f"puzzles are rows of tokens in [0, {board.vocab_size - 1}], got {tokens.shape}")

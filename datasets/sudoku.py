@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from eqrlab.datasets.registry.task import paired
+from eqrlab.datasets.registry.task import integers, paired
 
 PAD, BLANK, FIRST_DIGIT = 0, 1, 2
 LARGEST = 25
@@ -134,7 +134,7 @@ def conflicts(tokens: np.ndarray, board: Geometry | None = None) -> np.ndarray:
     ndarray
         bool (n,).
     """
-    tokens = np.asarray(tokens)
+    tokens = integers(tokens)
     board = board_of(tokens, board)
     found = np.zeros(len(tokens), dtype=bool)
     for start in range(0, len(tokens), _CHUNK):

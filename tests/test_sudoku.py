@@ -356,3 +356,21 @@ def test_a_mix_takes_its_shares():
 def test_a_mix_that_makes_no_sense_is_refused(text):
     with pytest.raises(ValueError):
         parse_mix(text)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int8", "uint16", "int16", "int32", "uint64"])
+def test_tokens_of_every_integer_dtype_are_judged_and_solved_alike(kind):
+    puzzles = datasets.bundled("sudoku9").take(range(3))
+    inputs, labels = puzzles.inputs.astype(kind), puzzles.labels.astype(kind)
+    twice = labels.copy()
+    twice[:, :2] = 10  # the digit 9, of which 8 bits have no mask
+    assert puzzles.oracle(inputs, labels).all() and puzzles.oracle(torch.from_numpy(inputs), labels).all()
+    assert conflicts(twice).all() and not conflicts(labels).any()
+    assert not faults("sudoku9", inputs, labels) and len(faults("sudoku9", inputs, twice)) == 3
+    assert uniqueness("sudoku9", inputs)[0] == {}
+
+
+def test_tokens_that_are_no_integers_are_refused():
+    puzzles = datasets.bundled("sudoku6").take(0)
+    with pytest.raises(ValueError, match="tokens must be integers, got float64"):
+        puzzles.oracle(puzzles.inputs, puzzles.labels / 1.0)

@@ -24,15 +24,29 @@ def as_numpy(tokens: Any) -> np.ndarray:
     return np.asarray(tokens)
 
 
-def paired(inputs: np.ndarray, others: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return token rows (n, L) and those that go with them, called `name`, as arrays.
+def integers(tokens: Any) -> np.ndarray:
+    """Return tokens of any integer dtype as int64, in which bit masks of the largest boards have room.
 
     Raises
     ------
     ValueError
-        If they do not have such a shape, both the same.
+        For anything but integers.
     """
-    inputs, others = np.asarray(inputs), np.asarray(others)
+    found = np.asarray(tokens)
+    if not np.issubdtype(found.dtype, np.integer):
+        raise ValueError(f"tokens must be integers, got {found.dtype}")
+    return found.astype(np.int64, copy=False)
+
+
+def paired(inputs: np.ndarray, others: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return token rows (n, L) and those that go with them, called `name`, as arrays of int64.
+
+    Raises
+    ------
+    ValueError
+        If they are no integers, or do not have such a shape, both the same.
+    """
+    inputs, others = integers(inputs), integers(others)
     if inputs.ndim != 2 or inputs.shape != others.shape:
         raise ValueError(
             f"inputs and {name} must be two equal shapes (n, L), got {inputs.shape} and {others.shape}"

@@ -356,6 +356,18 @@ def test_a_run_stopped_in_the_second_checkpoint_goes_on_to_the_same_archive(
     assert variables(out / name) == variables(tmp_path / "whole" / name)
 
 
+def test_a_stopped_run_that_replaces_the_archive_of_another_one_goes_on(data, tmp_path, monkeypatch):
+    two = [data / f"{n}.safetensors" for n in ("one", "two")]
+    assert inside("diagnose", *two, *options(data, tmp_path, "--seed", 9)).exit_code == 0
+    ran = stopped_in_the_second(monkeypatch)
+    run = inside("diagnose", *two, *options(data, tmp_path))
+    assert run.output.endswith("the same command with --resume continues\n")
+    run = inside("diagnose", *two, *options(data, tmp_path), "--resume")
+    assert run.exit_code == 0 and len(ran) == 3, run.output
+    assert archive.read(tmp_path / "diagnosis.nc")["ensemble"].attrs["seed"] == 0
+    assert sorted(os.listdir(tmp_path)) == ["diagnosis.nc", "report.html"]
+
+
 def test_an_error_in_the_second_checkpoint_keeps_the_first_and_says_so(data, tmp_path, monkeypatch):
     stopped_in_the_second(monkeypatch, OSError)
     run = inside("diagnose", data / "one.safetensors", data / "two.safetensors", *options(data, tmp_path))

@@ -86,11 +86,15 @@ class Kept:
         """Return the stored results of this run, request to groups; a damaged part is run again."""
         there: dict[str, Groups] = {}
         wanted = set(self.wanted.values())
+        begun = any(
+            self._file(text).exists() or self.rows(name).files() for name, text in self.wanted.items()
+        )
         if self.target.exists():
             for text, groups in stored(self.target):
-                if text not in wanted:
+                if text in wanted:
+                    there[text] = groups
+                elif not begun:  # what is begun was to replace the archive of another run
                     raise ValueError(f"{self.target}: {self._difference(text)}; choose another --out")
-                there[text] = groups
         for text in wanted - set(there):
             file = self._file(text)
             require_regular(file)
@@ -104,7 +108,7 @@ class Kept:
             if found != text:
                 raise ValueError(f"{file}: {self._difference(found)}")
             there[text] = groups
-        if not there and not any(self.rows(name).files() for name in self.wanted):
+        if not there and not begun:
             self._require_no_other()
         return there
 

@@ -67,18 +67,47 @@ def test_tensorboard_gets_every_number_once_from_the_step_on(board, tmp_path):
     assert board == [(str(tmp_path / "tensorboard"), 6), ("loss", 2.0, 10), ("test_exact", 0.5, 10)]
 
 
-def test_weights_and_biases_gets_every_number_once_under_the_name_of_the_run(monkeypatch, tmp_path):
+@pytest.fixture
+def service(monkeypatch):
+    """A stand-in for Weights & Biases, and what it was given."""
     given = []
+
+    def init(**how):
+        given.append(how)
+        return types.SimpleNamespace(
+            id=how["id"] or f"new{len(given)}", log=lambda numbers, step: given.append((numbers, step))
+        )
+
     module = types.ModuleType("wandb")
-    module.init = lambda **how: (
-        given.append(how) or types.SimpleNamespace(log=lambda numbers, step: given.append((numbers, step)))
-    )
+    module.init, module.errors = init, types.SimpleNamespace(Error=RuntimeError)
     monkeypatch.setitem(sys.modules, "wandb", module)
+    return given
+
+
+def test_weights_and_biases_gets_every_number_once_under_the_name_of_the_run(service, tmp_path):
     tell = follow("wandb", tmp_path, {"out": tmp_path, "steps": 9}, 0)
     log(tmp_path, {"step": 5, "loss": 3.0})
     tell()
-    assert given[0]["resume"] == "allow" and given[0]["config"] == {"out": str(tmp_path), "steps": 9}
-    assert given[1:] == [({"loss": 3.0}, 5)]
+    assert service[0]["name"] == tmp_path.name and service[0]["config"] == {"out": str(tmp_path), "steps": 9}
+    assert service[1:] == [({"loss": 3.0}, 5)]
+
+
+def test_weights_and_biases_goes_on_with_the_run_of_this_folder_alone(service, tmp_path):
+    """A run of the same name, elsewhere or in this folder before, would refuse steps that it has already."""
+    for since in (0, 5, 0):
+        follow("wandb", tmp_path, {}, since)
+    assert [how["id"] for how in service] == [None, "new1", None]
+    assert (tmp_path / "wandb-id.txt").read_text() == "new3\n"
+
+
+def test_a_service_that_refuses_ends_in_one_sentence_and_leaves_no_run(service, monkeypatch, tmp_path):
+    def refuse(**how):
+        raise RuntimeError("No API key configured.")
+
+    monkeypatch.setattr(sys.modules["wandb"], "init", refuse)
+    asked = ["train", "sudoku6", *ARGUMENTS, "--steps", "2", "--out", str(tmp_path), "--log", "wandb"]
+    run = CliRunner().invoke(cli, asked)
+    assert str(run.exception) == "--log wandb: No API key configured." and not list(tmp_path.iterdir())
 
 
 def test_without_the_package_the_message_says_how_to_get_it(monkeypatch, tmp_path):

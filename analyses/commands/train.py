@@ -111,16 +111,17 @@ def train(context: click.Context, task: str, **options: Any) -> None:
         else:
             click.echo(f"nothing was saved in {out} yet: starting from the beginning")
     require_writable(out, *FILES)
+    first = trainer.step_count
+    tell = follow(options["log"], out, options, first)  # where it is refused, no run is there yet
     _remember(task, options, out)
     size = sum(p.numel() for p in trainer.model.parameters())
     click.echo(
         f"{options['family']} on {task}: {size:,} parameters, {len(trainer.data.inputs)} puzzles, {trainer.device}, "
         f"{trainer.config.steps} steps of {trainer.config.batch_size} rows, in {out}"
     )
-    first = trainer.step_count
     with stop_signals() as stopped:
         accuracy = _run(
-            trainer, test, options, out, lambda: bool(stopped) or _over(began, options["minutes"])
+            trainer, test, options, out, tell, lambda: bool(stopped) or _over(began, options["minutes"])
         )
     report = end_slot(trainer, out, first, time.monotonic() - began)
     if report:
@@ -202,6 +203,7 @@ def _run(
     test: PuzzleSet | None,
     options: dict[str, Any],
     out: Path,
+    tell: Callable[[], object],
     stop: Callable[[], bool],
 ) -> float | None:
     """Train to the end or until stopped, with a progress bar; return the last exact accuracy on held-out puzzles."""
@@ -228,7 +230,6 @@ def _run(
         mininterval=0.5 if sys.stderr.isatty() else 30.0,
         dynamic_ncols=True,
     )
-    tell = follow(options["log"], out, options, trainer.step_count)
     with bar:
         for record in records:
             if "step" in record:

@@ -55,7 +55,7 @@ def follow(kind: str | None, out: Path, options: dict[str, Any], since: int) -> 
     Raises
     ------
     ValueError
-        When the package that is needed is not installed.
+        When the package that is needed is not installed, or the service refuses.
     """
     if kind is None:
         return lambda: None
@@ -98,10 +98,16 @@ def _tensorboard(out: Path, options: dict[str, Any], since: int) -> Sink:
 
 
 def _wandb(out: Path, options: dict[str, Any], since: int) -> Sink:
+    """Log to a run of its own, whose number is kept in wandb-id.txt so that --resume goes on with it."""
     import wandb
 
-    plain = json.loads(json.dumps(options, default=str))
-    run = wandb.init(project="eqrlab", name=out.name, dir=str(out), config=plain, id=out.name, resume="allow")
+    plain, kept = json.loads(json.dumps(options, default=str)), out / "wandb-id.txt"
+    same = kept.read_text().strip() if since and kept.exists() else None
+    try:
+        run = wandb.init(project="eqrlab", name=out.name, dir=str(out), config=plain, id=same, resume="allow")
+    except wandb.errors.Error as error:
+        raise ValueError(f"--log wandb: {error}") from None
+    kept.write_text(f"{run.id}\n")
     return lambda record: run.log({k: v for k, v in record.items() if k != "step"}, step=record["step"])
 
 

@@ -123,6 +123,21 @@ def test_half_precision_residuals_are_computed_in_float32():
     np.testing.assert_allclose(ensemble.residual[0, :, -1], expected, rtol=1e-4)
 
 
+def test_states_of_half_precision_are_judged_as_such_whether_it_was_asked_for_or_not(tmp_path):
+    law = lambda x, g: torch.randn((len(x), 6), generator=g)
+    step = lambda z, x: z * 0.5 + 0.3
+    given, asked = MapSystem(step, lambda x, g: law(x, g).bfloat16()), MapSystem(step, law)
+    own = at.sample(given, puzzles(), restarts=4, depth=32)
+    told = at.sample(asked, puzzles(), restarts=4, depth=32, dtype="bfloat16")
+    at.export(given, puzzles(), tmp_path / "a.nc", restarts=4, depth=32)
+    kept = at.read(tmp_path / "a.nc")["ensemble"]
+    for found in (own, told, kept):
+        assert found.attrs["dtype"] == "bfloat16" and found.attrs["tolerances"] == told.attrs["tolerances"]
+        assert (found.fate == FATES.index("settled")).all()
+    longer = at.sample(given, puzzles(), restarts=4, depth=16, keep=("final_state",))
+    assert (at.prolong(given, puzzles(), longer, depth=32, which="all").fate == FATES.index("settled")).all()
+
+
 def test_correctness_comes_from_the_oracle_before_the_labels():
     system, labels = selector([[0.0]]), torch.tensor([[2]])
     plain = at.sample(system, puzzles(), labels=labels, restarts=40, depth=30)

@@ -154,7 +154,7 @@ def adaptive(
         "title": "eqrlab: adaptive inference",
         "seed": recipe.seed,
         "noise": recipe.noise,
-        "dtype": dtype_name(recipe.place.dtype or "own"),
+        "dtype": dtype_name(recipe.dtype),
         "device": str(recipe.place.device),
         "oracle": recipe.judge.name,
         **described(policy),

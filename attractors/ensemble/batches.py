@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import require_integers
 from eqrlab.attractors.ensemble.iterate import run_rows
@@ -39,11 +38,7 @@ def batch_of(recipe: Recipe, rows: int, asked: int | None) -> int:
 
 def automatic_batch(recipe: Recipe, rows: int) -> int:
     """Return a batch size whose working set stays moderate: a million state numbers on a CPU thread, 32 on a GPU."""
-    if isinstance(recipe.initial, Tensor):
-        size = recipe.initial[0, 0].numel()
-    else:
-        x = recipe.context(np.zeros(1, int))
-        size = (recipe.initial or recipe.system.initial)(x, torch.Generator().manual_seed(0))[0].numel()
+    size = recipe.start[0].numel()
     cpu = recipe.place.device.type == "cpu"
     share = -(-rows // torch.get_num_threads()) if cpu else rows  # every thread shall have a batch
     most = (2**20 if cpu else 2**25) // max(size, 1)

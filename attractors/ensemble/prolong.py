@@ -154,7 +154,7 @@ def _judge(
     """Bring what is known of these rows up to date, with the solved band of all rows."""
     residual, size, limits = records["residual"], records["norm"], recipe.tolerances
     noise = noise_size(residual, records["update"], size) if recipe.noise else 0.0
-    epsilon = torch.finfo(recipe.place.dtype or torch.float32).eps
+    epsilon = torch.finfo(recipe.dtype).eps
     judged = "correct" in now
 
     def verdict(solved: np.ndarray, tolerances: Tolerances) -> Verdict:

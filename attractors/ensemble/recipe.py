@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -84,6 +85,19 @@ class Recipe:
     def window(self) -> int:
         """Number of last states whose sketches are kept."""
         return ring_length(self.before + self.depth)
+
+    @functools.cached_property
+    def start(self) -> Tensor:
+        """A start (1, *state_shape) of the first puzzle, which tells the shape and the dtype of states."""
+        if isinstance(self.initial, Tensor):
+            return self.initial[:1, 0]
+        law = self.system.initial if self.initial is None else self.initial
+        return law(self.context(np.zeros(1, int)), torch.Generator().manual_seed(0))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the states."""
+        return self.place.dtype or self.start.dtype
 
     @property
     def law(self) -> str:

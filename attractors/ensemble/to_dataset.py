@@ -61,11 +61,6 @@ _RECORDED: dict[str, tuple[str, tuple[str, ...], str]] = {
 }  # fmt: skip
 
 
-def state_precision(recipe: Recipe, residual: np.dtype) -> torch.dtype:
-    """Return the dtype of the states whose residuals have this dtype."""
-    return recipe.place.dtype or (torch.float64 if residual == np.float64 else torch.float32)
-
-
 def assemble(
     recipe: Recipe,
     records: dict[str, np.ndarray],
@@ -86,11 +81,10 @@ def assemble(
     puzzles, restarts, depth = len(recipe.inputs), recipe.restarts, recipe.depth
     judged, labels, limits = recipe.judge.known, recipe.judge.labels, recipe.tolerances
     residual, size = records["residual"], records["norm"]
-    state_dtype = state_precision(recipe, residual.dtype)
     sparse = sparse_of(records, recipe.residuals, recipe.before)
     if threshold is None:
         threshold = solved_band_of(recipe, records, noise)
-    verdict = _verdict(recipe, records, torch.finfo(state_dtype).eps, noise, threshold)
+    verdict = _verdict(recipe, records, torch.finfo(recipe.dtype).eps, noise, threshold)
     with np.errstate(invalid="ignore", divide="ignore"):
         # At the state 0 a relative residual of 0 is at rest, any other is infinitely large.
         relative = np.where(size > 0, residual / size, np.where(residual == 0, 0, np.inf)).astype(
@@ -154,7 +148,7 @@ def assemble(
         "noise": recipe.noise,
         "initial_law": recipe.law,
         "init_std": stds if recipe.initial is None and stds else "none",
-        "dtype": dtype_name(state_dtype),
+        "dtype": dtype_name(recipe.dtype),
         "device": str(recipe.place.device),
         "tolerances": {
             **dataclasses.asdict(limits),
@@ -167,7 +161,7 @@ def assemble(
         attributes["residuals"] = recipe.residuals
     if isinstance(recipe.system, Reasoner):
         fast = recipe.system.multiplied == "fastest"
-        if products := how_multiplied(state_dtype, recipe.place.device, fast):
+        if products := how_multiplied(recipe.dtype, recipe.place.device, fast):
             attributes["products"] = products
     coordinates = {"step": np.arange(1, depth + 1), "restart": recipe.first_restart + np.arange(restarts)}
     codes = {"fate": schema.FATES, "state_fate": schema.FATES, "answer_fate": schema.ANSWER_FATES}
@@ -217,7 +211,7 @@ def _pieces(recipe: Recipe, records: dict[str, np.ndarray]) -> Iterator[tuple[sl
 def solved_band_of(recipe: Recipe, records: dict[str, np.ndarray], noise: float) -> float:
     """Return the relative residual up to which the runs of these records count as settled."""
     limits = recipe.tolerances
-    floor = limits.numerical_floor(torch.finfo(state_precision(recipe, records["residual"].dtype)).eps)
+    floor = limits.numerical_floor(torch.finfo(recipe.dtype).eps)
     band = np.concatenate(
         [solved_residuals(*facts[:4], facts[4].finite) for _, facts in _pieces(recipe, records)]
     )

@@ -91,6 +91,6 @@ def export_size(
         // TRIAL
         for name, values in records.items()
     )
-    half = recipe.place.dtype in (torch.float16, torch.bfloat16)
+    half = recipe.dtype in (torch.float16, torch.bfloat16)
     steps = 2 * depth if recipe.noise or half else depth + 1
     return Size(archive, row * puzzles * restarts, steps * puzzles * restarts)

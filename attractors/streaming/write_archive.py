@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 
 from eqrlab.attractors.ensemble.recipe import Recipe
-from eqrlab.attractors.ensemble.to_dataset import assemble, state_precision
+from eqrlab.attractors.ensemble.to_dataset import assemble
 from eqrlab.attractors.fates.fate import band_limit, solved_residuals
 from eqrlab.attractors.fates.records import noise_ratios
 from eqrlab.attractors.results import schema
@@ -158,10 +158,9 @@ def whole_quantities(job: Job) -> tuple[float, float]:
     if recipe.noise:
         count, middle = order_statistics(noises, lambda n: [(n - 1) // 2, n // 2] if n else [])
         noise = float(np.median(middle)) if count else 0.0
-    kind = job.read(job.completed()[0], ("residual",))["residual"].dtype
-    floor = job.recipe.tolerances.numerical_floor(torch.finfo(state_precision(recipe, kind)).eps)
-    band = quantile(solved, job.recipe.tolerances.band_quantile, job.recipe.tolerances.band_runs)
-    return noise, band_limit(band, job.recipe.tolerances, floor, noise)
+    limits = recipe.tolerances
+    band = quantile(solved, limits.band_quantile, limits.band_runs)
+    return noise, band_limit(band, limits, limits.numerical_floor(torch.finfo(recipe.dtype).eps), noise)
 
 
 class AnswerNumbers:

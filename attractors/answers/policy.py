@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eqrlab.attractors.answers.selectors import HALT, WINDOW
-from eqrlab.attractors.ensemble.arguments import require_integers
+from eqrlab.attractors.ensemble.arguments import is_whole, require_integers
 
 STOPS = ("halt", "settled", "both", "either", "never")
 SELECTS = ("majority", "residual", "halting")
@@ -94,7 +94,7 @@ class Policy:
         steps = [step for step, _ in self.schedule]
         if self.schedule and (steps[0] != 0 or steps != sorted(set(steps))):
             raise ValueError(f"schedule must begin at step 0 and its steps grow, got {self.schedule}")
-        if any(int(v) != v or v < 0 for pair in self.schedule for v in pair) or any(
+        if any(not is_whole(v) or v < 0 for pair in self.schedule for v in pair) or any(
             width < 1 for _, width in self.schedule
         ):
             raise ValueError(f"schedule must be pairs (step >= 0, width >= 1), got {self.schedule}")

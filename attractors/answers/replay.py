@@ -10,7 +10,7 @@ import xarray as xr
 
 from eqrlab.attractors.answers.adaptive import described, totals
 from eqrlab.attractors.answers.policy import REASONS, Policy, Race
-from eqrlab.attractors.ensemble.arguments import require_known
+from eqrlab.attractors.ensemble.arguments import is_whole, require_known
 from eqrlab.attractors.ensemble.schedule import require_all
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.drawn import require_equal
@@ -127,7 +127,7 @@ def _play(seen: Observed, policy: Policy, orders: int) -> tuple[Race, np.ndarray
         Rows (order, puzzle) of the race, and whether the answer chosen there is right.
     """
     puzzles, restarts, steps = seen.correct.shape
-    if int(orders) != orders or not 1 <= orders <= restarts:
+    if not is_whole(orders) or not 1 <= orders <= restarts:
         raise ValueError(f"orders must be an integer from 1 to the {restarts} restarts, got {orders}")
     race = Race(policy, puzzles * orders)
     puzzle = np.tile(np.arange(puzzles), orders)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 import xarray as xr
@@ -36,8 +39,48 @@ def with_noise(system: System, noise: float | None) -> tuple[System, float]:
 def require_integers(least: int = 1, **values: float) -> None:
     """Raise ValueError, naming the argument, for the first value that is not an integer >= `least`."""
     for name, value in values.items():
-        if int(value) != value or value < least:
+        if not is_whole(value) or value < least:
             raise ValueError(f"{name} must be an integer >= {least}, got {value}")
+
+
+def is_whole(value: Any) -> bool:
+    """Say whether a value is a whole number; NaN, infinity, None and text are none."""
+    try:
+        return bool(int(value) == value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def names_of(given: str | Sequence[str], known: Sequence[str], argument: str) -> tuple[str, ...]:
+    """Return names that were given, one or several.
+
+    Raises
+    ------
+    ValueError
+        For a name that is not known, naming the argument and the names there are.
+    """
+    names = (given,) if isinstance(given, str) else tuple(given)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{argument} {name!r} unknown; choose from {', '.join(known)}")
+    return names
+
+
+def tensor_of(values: Any, name: str) -> Tensor:
+    """Return numbers in an array of any layout and byte order as a tensor; tensors are returned as they are.
+
+    Raises
+    ------
+    ValueError
+        For an array of something else than numbers, naming the argument.
+    """
+    if isinstance(values, Tensor):
+        return values
+    array = np.asarray(values)
+    if array.dtype.kind not in "biufc":
+        raise ValueError(f"{name} must be numbers, got an array of {array.dtype}")
+    # torch has no negative strides and one byte order, and warns of memory that may not be written to
+    return torch.as_tensor(np.require(array, array.dtype.newbyteorder("="), ("C", "W")))
 
 
 def require_known(ensemble: xr.Dataset, what: str) -> None:
@@ -62,7 +105,7 @@ def identifiers_of(values: Tensor | np.ndarray | None, puzzles: int) -> Tensor |
     """
     if values is None:
         return None
-    tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    tensor = tensor_of(values, "identifiers")
     if tensor.shape != (puzzles,) or tensor.is_floating_point() or tensor.dtype == torch.bool:
         raise ValueError(
             f"identifiers must be {puzzles} integers, one a puzzle, got {tuple(tensor.shape)} of {tensor.dtype}"
@@ -124,7 +167,7 @@ def tokens_of(values: Tensor | np.ndarray, name: str) -> Tensor:
         raise ValueError(
             f"{name} must be integer tokens (puzzle, token), got a {type(values).__name__}{remedy}"
         )
-    tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.ascontiguousarray(values))
+    tensor = tensor_of(values, name)
     if tensor.ndim != 2 or tensor.is_floating_point() or not len(tensor) or not tensor.shape[1]:
         raise ValueError(
             f"{name} must be integer tokens (puzzle, token), got {tuple(tensor.shape)} of {tensor.dtype}"

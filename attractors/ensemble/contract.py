@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from eqrlab.attractors.ensemble.arguments import tensor_of
 from eqrlab.attractors.ensemble.place import Place
 from eqrlab.core import System
 from eqrlab.core.models.contract import Law, check_rows, check_step, encoded, is_known, require_state, started
@@ -104,4 +105,4 @@ def require_law(ensemble: xr.Dataset, initial: Tensor | Law | None) -> None:
 
 def as_starts(initial: Any) -> Any:
     """Return starts given as an array as a tensor; laws and None are returned as they are."""
-    return torch.as_tensor(initial) if isinstance(initial, np.ndarray) else initial
+    return tensor_of(initial, "initial") if isinstance(initial, np.ndarray) else initial

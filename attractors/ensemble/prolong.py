@@ -9,7 +9,13 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.arguments import identifier_variable, identifiers_in, require_states
+from eqrlab.attractors.ensemble.arguments import (
+    identifier_variable,
+    identifiers_in,
+    is_whole,
+    require_states,
+    tensor_of,
+)
 from eqrlab.attractors.ensemble.batches import run_in_batches
 from eqrlab.attractors.ensemble.judge import Oracle
 from eqrlab.attractors.ensemble.options import WorkOptions, check_options
@@ -105,7 +111,7 @@ def prolong(
     recipe = Run.of_ensemble(system, ensemble, inputs=inputs, oracle=oracle, device=device)
     recipe = recipe.with_(keep=("summary", "final_state"))
     start = ensemble.sizes["step"]
-    if int(depth) != depth or depth < 2 * start:
+    if not is_whole(depth) or depth < 2 * start:
         raise ValueError(f"depth must be an integer >= twice the ensemble's, {2 * start}, got {depth}")
     if which not in WHICH:
         raise ValueError(f"which {which!r} unknown; choose from {', '.join(WHICH)}")
@@ -119,7 +125,7 @@ def prolong(
             break
         spent += len(rows) * done
         if len(rows):
-            folded = torch.as_tensor(state).reshape(*ensemble.fate.shape, *state.shape[1:])
+            folded = tensor_of(state, "final_state").reshape(*ensemble.fate.shape, *state.shape[1:])
             stage = recipe.with_(initial=folded, depth=done, before=done)
             records = run_in_batches(stage, rows, options.get("batch_size"), options.get("progress", False))
             now = {name: values.copy() for name, values in now.items()}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import (
     identifiers_of,
+    names_of,
     require_integers,
     require_same_puzzles,
     tokens_of,
@@ -86,10 +87,7 @@ class Run(Shown, Recipe):
         require_integers(**numbers)
         numbers["first_restart"] = options.get("first_restart", 0)
         require_integers(0, first_restart=numbers["first_restart"])
-        keep = tuple(options.get("keep", ()))
-        unknown = sorted(set(keep) - set(KEEP))
-        if unknown:
-            raise ValueError(f"keep {unknown[0]!r} unknown; choose from {', '.join(KEEP)}")
+        keep = names_of(options.get("keep", ()), KEEP, "keep")
         if "logit_delta" in keep and getattr(system, "logits", None) is None:
             raise ValueError(
                 "keep 'logit_delta' needs a system with a method logits(z, x), this one has none"

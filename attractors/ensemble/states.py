@@ -11,7 +11,13 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.arguments import identifiers_in, identifiers_of, require_states, tokens_of
+from eqrlab.attractors.ensemble.arguments import (
+    identifiers_in,
+    identifiers_of,
+    require_states,
+    tensor_of,
+    tokens_of,
+)
 from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.place import Place, dtype_of, without_float64
 from eqrlab.attractors.fates.fate import LEAST, LEAST_SCALE
@@ -190,7 +196,7 @@ def take_points(
         tokens,
         shape,
         ~gap,
-        run_size(torch.as_tensor(states["scale"].values).reshape(-1), flat)
+        run_size(tensor_of(states["scale"], "scale").reshape(-1), flat)
         if isinstance(states, xr.Dataset) and "scale" in states
         else torch.zeros(len(z), dtype=torch.float64, device=z.device),
         known,
@@ -250,7 +256,7 @@ def _state_tensor(states: States) -> Tensor:
             raise ValueError(f"states need the dims (puzzle, restart or point, state_*), got {states.dims}")
         second = "restart" if "restart" in states.dims else "point"
         states = states.transpose("puzzle", second, ...).values
-    return torch.as_tensor(states)
+    return tensor_of(states, "states")
 
 
 def state_axes(points: Points) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from eqrlab.attractors.ensemble.arguments import tensor_of
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.states import States, take_points
 from eqrlab.attractors.perturbation.follow import Follower
@@ -71,7 +72,7 @@ def make_frames(
         given = points.z.view(*points.shape, *points.z.shape[1:])
     if given is not None and given.shape[1] > 3:
         raise ValueError(f"a plane holds one to three states of a puzzle, got {given.shape[1]}")
-    span = None if directions is None else follower.place(torch.as_tensor(directions))
+    span = None if directions is None else follower.place(tensor_of(directions, "directions"))
     if span is not None and (
         given is None or given.shape[1] != 1 or span.shape != (puzzles, 2, *given.shape[2:])
     ):

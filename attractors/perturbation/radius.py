@@ -11,6 +11,7 @@ import xarray as xr
 from scipy.special import bdtr
 from torch import Tensor
 
+from eqrlab.attractors.ensemble.arguments import is_whole, tensor_of
 from eqrlab.attractors.ensemble.options import computing
 from eqrlab.attractors.ensemble.sizes import own_lengths
 from eqrlab.attractors.ensemble.states import Points, States
@@ -34,7 +35,7 @@ def basin_radius(
     inputs: Tensor | np.ndarray,
     states: States,
     *,
-    directions: int | Tensor = 16,
+    directions: int | Tensor | np.ndarray = 16,
     reach: float = 4.0,
     tol: float = 0.02,
     confidence: float = 0.95,
@@ -145,9 +146,10 @@ def basin_radius(
     return schema.dataset(variables, attributes)
 
 
-def _directions(directions: int | Tensor, points: Points, seed: int) -> Tensor:
+def _directions(directions: int | Tensor | np.ndarray, points: Points, seed: int) -> Tensor:
     """Return unit vectors (k, d): those given, or random ones in pairs of opposites."""
-    if isinstance(directions, Tensor):
+    if isinstance(directions, (Tensor, np.ndarray)):
+        directions = tensor_of(directions, "directions")
         if directions.ndim != 2 or directions.shape[1] != points.size or not len(directions):
             raise ValueError(
                 f"directions must be a number or vectors (k, {points.size}), got {tuple(directions.shape)}"
@@ -156,7 +158,7 @@ def _directions(directions: int | Tensor, points: Points, seed: int) -> Tensor:
         if not (way.isfinite().all() and (way.norm(dim=1) > 0).all()):
             raise ValueError("directions must be finite and not zero")
     else:
-        if int(directions) != directions or directions < 2 or directions % 2:
+        if not is_whole(directions) or directions < 2 or directions % 2:
             raise ValueError(f"directions must be an even number >= 2, got {directions}")
         generator = torch.Generator().manual_seed(seed)
         half = torch.randn((directions // 2, points.size), generator=generator, dtype=torch.float64)

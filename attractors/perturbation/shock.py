@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.arguments import require_integers
+from eqrlab.attractors.ensemble.arguments import names_of, require_integers
 from eqrlab.attractors.ensemble.options import computing
 from eqrlab.attractors.ensemble.sizes import own_lengths
 from eqrlab.attractors.ensemble.states import Points, States, take_points
@@ -47,7 +47,7 @@ def critical_shock(
     inputs: Tensor | np.ndarray,
     states: States,
     *,
-    directions: Sequence[str] = KINDS,
+    directions: str | Sequence[str] = KINDS,
     others: States | None = None,
     reach: float = 2.0,
     tol: float = 1e-3,
@@ -131,12 +131,9 @@ def critical_shock(
     """
     own = computing(options, critical_shock, ShockOptions)
     random, leading, scan = options.get("random", 8), options.get("leading", 2), options.get("scan", 8)
-    kinds = tuple(directions)
-    unknown = sorted(set(kinds) - set(KINDS))
-    if unknown or not kinds:
-        raise ValueError(
-            f"directions must be some of {', '.join(KINDS)}, got {unknown[0] if unknown else 'none'!r}"
-        )
+    kinds = names_of(directions, KINDS, "directions")
+    if not kinds:
+        raise ValueError(f"directions must be some of {', '.join(KINDS)}, got none")
     require_integers(random=random, leading=leading, scan=scan)
     if not (np.isfinite(reach) and reach > 0):
         raise ValueError(f"reach must be a finite number > 0, got {reach}")

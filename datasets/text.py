@@ -234,14 +234,14 @@ def _read_rows(
     inputs, labels, wrong = list[np.ndarray](), list[np.ndarray](), list[Fault]()
     seen = 0
     for row in rows:
+        if seen == limit:
+            break
         if len(wrong) == _MOST_FAULTS:
             wrong.append(Fault(wrong[-1].place, "too many faults, the rest of the file was not looked at"))
             break
         if isinstance(row, Fault):
             wrong.append(row)
             continue
-        if seen == limit:
-            break
         seen += 1
         if taken is not None and seen - 1 not in taken and _is_well_formed(task, row):
             continue

@@ -125,9 +125,10 @@ def test_a_csv_file_is_known_by_its_commas_or_its_name(tmp_path, rows, small):
 
 
 def test_limit_looks_at_the_first_puzzles_only(tmp_path, rows):
-    rows[4] = "x,y"
-    path = write(tmp_path / "a.csv", rows)
-    assert len(datasets.read_puzzles(path, limit=3)) == 3
+    for broken in ("x,y", "x,y,z"):  # a wrong puzzle, a wrong number of fields
+        rows[4] = broken
+        path = write(tmp_path / "a.csv", rows)
+        assert len(datasets.read_puzzles(path, limit=3)) == 3
     with pytest.raises(ValueError, match=r"a\.csv:5"):
         datasets.read_puzzles(path)
 

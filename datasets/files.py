@@ -9,12 +9,12 @@ import gzip
 import io
 import json
 import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from eqrlab.core.files import replaced_whole
 from eqrlab.core.messages import did_you_mean
 from eqrlab.datasets import checks, npy
 from eqrlab.datasets.arc.files import is_arc, read_arc
@@ -199,18 +199,9 @@ def bundled(name: str, split: str = "test") -> PuzzleSet:
     return read_puzzles(DATA / f"{name}-{split}.csv.gz", task=name.partition("-")[0])
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file as a whole or not at all: a temporary file in the same folder, then a rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _write(path: Path, data: bytes) -> None:
+    with replaced_whole(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_csv(path: str | os.PathLike[str], puzzles: PuzzleSet) -> None:
@@ -249,7 +240,7 @@ def write_csv(path: str | os.PathLike[str], puzzles: PuzzleSet) -> None:
         extra = [values[row] for values in puzzles.columns.values()]
         writer.writerow([known.decode(puzzles.inputs[row]), label, *extra])
     data = buffer.getvalue().encode("utf-8")
-    _replace(path, gzip.compress(data, 9, mtime=0) if path.suffix == ".gz" else data)
+    _write(path, gzip.compress(data, 9, mtime=0) if path.suffix == ".gz" else data)
 
 
 def write_npy_folder(path: str | os.PathLike[str], puzzles: PuzzleSet, split: str = "test") -> None:
@@ -273,7 +264,7 @@ def write_npy_folder(path: str | os.PathLike[str], puzzles: PuzzleSet, split: st
     for key, array in arrays.items():
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
-        _replace(folder / f"all__{key}.npy", buffer.getvalue())
+        _write(folder / f"all__{key}.npy", buffer.getvalue())
     names = list(puzzles.identifier_names) or ["<blank>"]
-    _replace(Path(path) / npy.IDENTIFIERS, json.dumps(names).encode())
-    _replace(folder / "dataset.json", json.dumps(header).encode())
+    _write(Path(path) / npy.IDENTIFIERS, json.dumps(names).encode())
+    _write(folder / "dataset.json", json.dumps(header).encode())

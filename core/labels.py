@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from torch import Tensor
+
+if TYPE_CHECKING:  # datasets do without torch, which is slow to load
+    from torch import Tensor
 
 IGNORED, ZERO = 0, -1
 ELSEWHERE = -100  # how most code marks a cell that does not count
 
-Labels = TypeVar("Labels", np.ndarray, Tensor)
+Labels = TypeVar("Labels", np.ndarray, "Tensor")
 
 
 def counts(labels: Labels) -> Labels:

@@ -96,8 +96,9 @@ def test_version_and_load_are_at_the_top():
     assert done.returncode == 0 and done.stdout.split()[-1] == eqrlab.__version__
 
 
-def test_importing_the_top_does_not_wait_for_torch():
-    code = "import sys, eqrlab; sys.exit('torch' in sys.modules or 'xarray' in sys.modules)"
+@pytest.mark.parametrize("name", ["eqrlab", "eqrlab.datasets"])
+def test_importing_the_top_or_datasets_does_not_wait_for_torch(name):
+    code = f"import sys, {name}; sys.exit('torch' in sys.modules or 'xarray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

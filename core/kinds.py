@@ -40,7 +40,7 @@ def kind_of(head: bytes) -> str | None:
     known = next((kind for start, kind in _KINDS if head.startswith(start)), None)
     if known is None and is_safetensors(head):
         return "a safetensors file"
-    if known is None and head.lstrip()[:9].lower() in (b"<!doctype", b"<html>"):
+    if known is None and head.lstrip().lower().startswith((b"<!doctype", b"<html")):
         return "a web page"
     if known is None and len(head) > 3 and head[0] == 0x80 and head[1] <= 5:
         return "a Python pickle"

@@ -323,6 +323,7 @@ def test_a_prefix_that_is_no_wrapper_is_named(official, tmp_path):
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "Git LFS"),
         (b"<!DOCTYPE html><html>", "a web page"),
+        (b"\n<html>\n<head><title>404 Not Found</title>", "a web page"),
         (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
         (b"\x1f\x8b\x08\x00", "a gzip file"),
         (b"\x93NUMPY\x01\x00", "a NumPy array"),

@@ -408,8 +408,9 @@ def packed(array, method=zipfile.ZIP_DEFLATED, names=("inputs",)):
         (packed(np.array([[1, 2], [3, 1 << 40]])), "a.npz:1: token 1099511627776, of which 0 to 16777215 are"),
         (packed(np.array([[1 << 63]], np.uint64)), "a.npz:0: token 9223372036854775808, of which 0 to 16777215 are"),
         (packed(np.ones((1, (1 << 20) + 1), int)), "a.npz: puzzles of 1048577 cells, of which 1048576 are allowed"),
+        (packed(np.ones((2, 3), int), names=("é",)).replace("é".encode(), b"\xff\xff"), "a.npz: not a sound .npz file"),
     ],
-    ids=["bomb", "lzma", "twice", "token", "unsigned", "cells"],
+    ids=["bomb", "lzma", "twice", "token", "unsigned", "cells", "name"],
 )  # fmt: skip
 def test_an_archive_of_arrays_that_no_puzzles_have_is_refused(tmp_path, content, reason):
     (tmp_path / "a.npz").write_bytes(content)

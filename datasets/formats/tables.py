@@ -29,7 +29,15 @@ from eqrlab.datasets.text import scan_rows
 FRAMES = (".parquet", ".feather", ".arrow")
 ARRAYS = (".npy", ".npz")
 LINES = (".jsonl", ".ndjson")
-_BROKEN_ZIP = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError, zlib.error)
+_BROKEN_ZIP = (
+    zipfile.BadZipFile,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    OSError,
+    UnicodeDecodeError,  # of a name
+    zlib.error,
+)
 _HALF = re.compile("[\ud800-\udfff]")
 _MOST_COLUMNS = 1 << 10  # keys of all JSON objects of a file; one object may have more
 _MOST_LINE = 1 << 24  # characters of one JSON object

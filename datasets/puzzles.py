@@ -105,16 +105,18 @@ class PuzzleSet(Shown):
     identifier_names: tuple[str, ...] = dataclasses.field(default=(), repr=False)
 
     def __post_init__(self) -> None:
+        for field in ("inputs", "labels"):
+            if getattr(self, field) is not None:
+                object.__setattr__(self, field, np.asarray(getattr(self, field)))
         known = task_named(self.task)
         if known.sized is not None:  # of open sizes: these puzzles have some
-            known = sized(known, np.asarray(self.inputs), self.labels)
+            known = sized(known, self.inputs, self.labels)
             object.__setattr__(self, "task", known.name)
         length, limit = known.seq_len, known.vocab_size
         for field in ("inputs", "labels"):
             tokens = getattr(self, field)
             if tokens is None and field == "labels":
                 continue
-            tokens = np.asarray(tokens)
             shape = (len(self.inputs), length)
             if tokens.shape != shape or not np.issubdtype(tokens.dtype, np.integer):
                 raise ValueError(
@@ -195,7 +197,7 @@ class PuzzleSet(Shown):
 
     def take(self, rows: int | Sequence[int] | np.ndarray | slice) -> PuzzleSet:
         """Return the puzzles in some rows, in that order; of one row, a set of one puzzle."""
-        index = np.atleast_1d(np.arange(len(self))[rows])
+        index = np.atleast_1d(np.arange(len(self))[list(rows) if isinstance(rows, tuple) else rows])
         return dataclasses.replace(
             self,
             inputs=self.inputs[index],

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -176,6 +177,15 @@ def test_ignored_labels_become_token_0(tmp_path, small):
     np.testing.assert_array_equal(datasets.read_puzzles(tmp_path).labels, labels)
     files.write_npy_folder(tmp_path, dataclasses.replace(small, labels=None))
     assert datasets.read_puzzles(tmp_path).labels is None
+
+
+@pytest.mark.parametrize("kind", [list, torch.tensor, np.array])
+def test_a_set_is_made_of_whatever_holds_integers(kind):
+    tokens = kind([[1, 2], [3, 4], [5, 6]])
+    puzzles = datasets.PuzzleSet(tokens, tokens, "generic")
+    assert puzzles.task == "generic-2-v7" and puzzles.labels.dtype == np.int64
+    for rows in ((2, 0), [2, 0], np.array([2, 0]), slice(None, None, -2)):
+        assert puzzles.take(rows).inputs.tolist() == [[5, 6], [1, 2]]
 
 
 # --- what is refused

@@ -217,7 +217,8 @@ def write_csv(path: str | os.PathLike[str], puzzles: PuzzleSet) -> None:
     Raises
     ------
     ValueError
-        If the set has a column named puzzle or solution, or labels with ignored cells.
+        If the set has a column named puzzle or solution, pad cells, or, where files hold characters, labels with
+        ignored cells.
 
     Notes
     -----
@@ -228,7 +229,9 @@ def write_csv(path: str | os.PathLike[str], puzzles: PuzzleSet) -> None:
     if clash:
         raise ValueError(f"a further column cannot be named {clash.pop()!r}")
     known = task_named(puzzles.task)
-    if known.alphabet and puzzles.labels is not None and (puzzles.labels == 0).any():
+    if (puzzles.inputs < (1 if known.alphabet else known.numbers_from)).any():
+        raise ValueError("puzzles with pad cells cannot be written as CSV; write an .npy folder")
+    if known.alphabet and puzzles.labels is not None and (puzzles.labels < 1).any():
         raise ValueError("solutions with ignored cells cannot be written as CSV; write an .npy folder")
     # the csv module leaves a lone carriage return unquoted and then reads it as the end of a line
     returns = any("\r" in text for name, values in puzzles.columns.items() for text in (name, *values))

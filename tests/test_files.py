@@ -191,6 +191,17 @@ def test_a_set_is_made_of_whatever_holds_integers(kind):
 # --- what is refused
 
 
+@pytest.mark.parametrize("field", ["inputs", "labels"])
+def test_cells_that_no_character_stands_for_are_not_written_as_text(tmp_path, small, field):
+    tokens = getattr(small, field).copy()
+    tokens[:, -1] = 0
+    with pytest.raises(
+        ValueError, match=r"(puzzles with pad|solutions with ignored) cells cannot be written as CSV"
+    ):
+        datasets.write_csv(tmp_path / "a.csv", dataclasses.replace(small, **{field: tokens}))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("kind", ["folder", "array", "text"])
 def test_one_puzzle_without_solution_among_others_is_refused(tmp_path, small, kind):
     labels = small.labels.copy()

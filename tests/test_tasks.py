@@ -477,6 +477,13 @@ def test_labels_beyond_the_vocabulary_are_named(tmp_path):
         read_puzzles(tmp_path / "a.npz", "generic-3-v8")
 
 
+def test_numbers_are_written_as_they_are_read():
+    """Where the number 0 stands for token 1, token 0 has none: -100 in labels, where it does not count."""
+    one = datasets.Task(name="ones", vocab_size=5, board=(1, 3), numbers_from=1)
+    assert one.decode(one.encode("0 1 3")) == "0 1 3"
+    assert one.decode(np.array([1, 0, -1])) == "0 -100 -1"
+
+
 def test_groups_are_written_back(tmp_path):
     tokens = np.arange(1, 13).reshape(6, 2)
     one = PuzzleSet(tokens, tokens, "generic-2-v20", {"group": ("0", "0", "1", "2", "2", "2")})

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from eqrlab.core.labels import ELSEWHERE
+
 Judge = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Augment = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 Tick = Callable[[int], object]
@@ -338,10 +340,14 @@ class Task:
         return np.array([int(word) + self.numbers_from for word in words], dtype=np.int64)
 
     def decode(self, tokens: np.ndarray) -> str:
-        """Write tokens (L,) as a file holds them, row-major; where there are letters, others become `?`."""
+        """Write tokens (L,) as a file holds them, row-major; where there are letters, others become `?`.
+
+        Below the token that the number 0 stands for, labels that do not count are written -100.
+        """
         values = np.asarray(tokens).tolist()
         if not self.alphabet:
-            return " ".join(map(str, values))
+            first = self.numbers_from
+            return " ".join(str(t - first if t >= first else t or ELSEWHERE) for t in values)
         return "".join(self.alphabet[t - 1] if 1 <= t <= len(self.alphabet) else "?" for t in values)
 
     def symbol(self, token: int) -> str:

@@ -302,8 +302,9 @@ def arrays_of(puzzles: PuzzleSet) -> tuple[dict[str, np.ndarray], dict[str, Any]
 
     Notes
     -----
-    Rows that follow one another with one identifier are the examples of a puzzle, puzzles that follow one another with
-    one entry in the column `group` a group; without identifiers every row is a puzzle, without groups a group too.
+    Rows that follow one another with one identifier and one entry in the column `group` are the examples of a puzzle,
+    puzzles that follow one another with one such entry a group; without identifiers every row is a puzzle, without
+    that column a group too.
     Tokens are of the smallest unsigned type that holds the vocabulary, offsets int32; missing solutions are written as
     0, which is the ignored label.  Where a token 0 counts, the ignored label is -100, and labels are int32.
     """
@@ -313,25 +314,21 @@ def arrays_of(puzzles: PuzzleSet) -> tuple[dict[str, np.ndarray], dict[str, Any]
     zeros = bool((labels == ZERO).any())
     if zeros:
         labels = np.where(labels == IGNORED, ELSEWHERE, wanted(labels))
-    first, groups = (
-        np.arange(count),
-        np.arange(count),
-    )  # rows at which a puzzle begins, puzzles at which a group does
+    group = np.arange(count)
+    if "group" in puzzles.columns:
+        group = np.unique(puzzles.columns["group"], return_inverse=True)[1].reshape(-1)
+    new = np.ones(count, bool)  # rows at which a puzzle begins
     if puzzles.identifiers is not None:
         if not puzzles.identifier_names:
             raise ValueError(
                 f"{puzzles.source or puzzles.task}: the names of the identifiers are not known, and identifiers.json "
                 "must have them"
             )
-        group = np.unique(puzzles.columns.get("group", puzzles.names), return_inverse=True)[1].reshape(-1)
-        new = np.ones(count, bool)
         new[1:] = (np.diff(puzzles.identifiers) != 0) | (np.diff(group) != 0)
-        first = np.flatnonzero(new)
-        groups = np.flatnonzero(np.append(True, np.diff(group[first]) != 0)[: len(first)])
-    elif "group" in puzzles.columns:
-        group = np.unique(puzzles.columns["group"], return_inverse=True)[1].reshape(-1)
-        groups = np.flatnonzero(np.append(True, np.diff(group) != 0)[:count])
+    first = np.flatnonzero(new)
     many = len(first)
+    # puzzles at which a group begins
+    groups = np.flatnonzero(np.append(True, np.diff(group[first]) != 0)[:many])
     identifiers = np.zeros(count, int) if puzzles.identifiers is None else puzzles.identifiers
     arrays: dict[str, np.ndarray] = {
         "inputs": puzzles.inputs.astype(kind),

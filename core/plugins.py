@@ -38,6 +38,6 @@ def imported(entry: EntryPoint, kind: str) -> Any:
     """
     try:
         return entry.load()
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever the other package raises
         said = f"{kind} {entry.name!r} of {origin(entry)} cannot be imported from {entry.value}: {error}"
         raise ValueError(one_line(said, 600)) from error

@@ -143,6 +143,10 @@ def test_a_family_of_another_package_is_trained_by_the_command(tmp_path, monkeyp
         ),
         ("lost = eqrlab_more.models_leaky:Gone", "cannot be imported from eqrlab_more.models_leaky:Gone"),
         (
+            "lost = eqrlab_more.broken:Leaky",
+            "cannot be imported from eqrlab_more.broken:Leaky: name 'gone' is not",
+        ),
+        (
             "lost = eqrlab_more.models_leaky:Leaky",
             "must be a subclass of eqrlab.core.Reasoner with family = 'lost'",
         ),
@@ -151,6 +155,7 @@ def test_a_family_of_another_package_is_trained_by_the_command(tmp_path, monkeyp
 )
 def test_what_is_no_family_is_refused_in_a_sentence(entry, reason, tmp_path, monkeypatch):
     add_package(tmp_path, monkeypatch, families=[entry])
+    (tmp_path / "eqrlab_more" / "broken.py").write_text("gone\n")
     with pytest.raises(ValueError, match=re.escape(reason)):
         family_named("lost")
 

@@ -219,6 +219,7 @@ def test_a_square_board_is_assumed_when_none_is_given(tmp_path):
         ({"board_width": None}, "got board 2x2"),
         ({"board_height": None, "board_width": None}, "got board 2x2"),
         ({"board_height": "2"}, "arch.board_height must be int, got '2'"),
+        ({"board_height": [2]}, "arch.board_height must be int, got a list"),
     ],
 )
 def test_a_board_that_is_told_in_part_is_never_guessed(changes, reason, tmp_path):

@@ -95,7 +95,7 @@ def board_of(file: OfficialFile, seq_len: int) -> tuple[int, int]:
     side = math.isqrt(seq_len)
     given = {name: file.arch.get(name) for name in ("board_height", "board_width")}
     file.asked |= set(given)
-    if set(given.values()) == {None}:
+    if all(found is None for found in given.values()):
         file.inferred.append("square board by default")
     rows, columns = (side if found is None else file.value(name, int) for name, found in given.items())
     return rows, columns

@@ -10,6 +10,7 @@ from torch.func import jvp, vjp
 
 from eqrlab import attractors as at
 from eqrlab.core import KeyedNoise, build, load, save
+from eqrlab.core.models.config import ReasonerConfig
 from eqrlab.core.models.families import built_in
 from eqrlab.core.models.layers import SwiGLU
 from tests.core_models import assert_same_outputs, tokens
@@ -199,6 +200,16 @@ def test_rough_derivatives_are_those_of_the_smooth_map_up_to_rounding():
 
 
 # Configurations ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pre_norm", [True, False])
+def test_a_stored_configuration_comes_back_whatever_the_defaults_of_its_family(pre_norm):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Own(ReasonerConfig):
+        pre_norm: bool = True
+
+    config = Own(vocab_size=3, seq_len=4, pre_norm=pre_norm)
+    assert Own.from_dict(config.to_dict()) == config
 
 
 @pytest.mark.parametrize(

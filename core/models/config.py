@@ -216,7 +216,7 @@ class ReasonerConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the values as files and results store them: without newer options that have their default value."""
         values = dataclasses.asdict(self)
-        for field in dataclasses.fields(ReasonerConfig):
+        for field in dataclasses.fields(self):  # a family may have defaults of its own
             if field.name in _LATER and values[field.name] == field.default:
                 del values[field.name]
         return values

@@ -144,6 +144,8 @@ def test_systems_without_identifiers_ignore_them():
         context_of(plain, inputs, identifiers).tolist() == context_of(plain, inputs).tolist() == [[1] * 3] * 2
     )
     assert context_of(asked, inputs, identifiers).tolist() == [[6] * 3, [7] * 3]
+    silent = MapSystem(lambda z, x: z / 2, lambda x, g: x, encode=torch.Tensor.float)  # tells no arguments
+    assert context_of(silent, inputs, identifiers).tolist() == [[1] * 3] * 2
     free = small_model("trm mlp")
     assert free.identifiers == 0 and torch.equal(
         context_of(free, inputs.repeat(1, 2), identifiers), free.encode(inputs.repeat(1, 2))

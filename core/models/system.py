@@ -127,7 +127,10 @@ def function_name(function: Callable[..., Any]) -> str:
 
 def takes_identifiers(encode: Callable[..., Any]) -> bool:
     """Return whether a function that encodes puzzles has the argument `identifiers`."""
-    return "identifiers" in inspect.signature(encode).parameters
+    try:
+        return "identifiers" in inspect.signature(encode).parameters
+    except ValueError:  # of a function of torch, which tells none
+        return False
 
 
 def context_of(system: System, inputs: Tensor, identifiers: Tensor | None = None) -> Any:

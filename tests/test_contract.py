@@ -178,6 +178,8 @@ MISUSE = {
     "a module": (lambda m: at.sample(LINEAR, puzzles()), "Linear has no encode, initial, step, decode: make"),
     "a function": (lambda m: at.fixed_points(torch.tanh, puzzles(), torch.ones(1, 1, 3)), "make one of a module"),
     "too few tokens": (lambda m: at.sample(m, puzzles(2)), "takes 6 tokens a puzzle, got 1"),
+    "a row of tokens": (lambda m: m.encode(torch.ones(6, dtype=torch.long)), r"rows of tokens \(n, 6\), got \(6,\)"),
+    "a token": (lambda m: m.encode(torch.tensor(1)), r"rows of tokens \(n, 6\), got \(\)"),
     "unknown tokens": (lambda m: at.sample(m, torch.full((1, 6), 99)), "token 99"),
     "float tokens": (lambda m: at.sample(m, torch.ones(1, 6)), "integer tokens"),
     "None": (lambda m: at.sample(m, None), "got a NoneType"),

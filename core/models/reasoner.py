@@ -155,14 +155,16 @@ class Reasoner(Shown, nn.Module):
         Raises
         ------
         ValueError
-            For another number of tokens than the model's, tokens outside of its vocabulary, or identifiers that it does
-            not have.
+            For another shape or number of tokens than the model's, tokens outside of its vocabulary, or identifiers
+            that it does not have.
         """
         length, size = self.config.seq_len, self.config.vocab_size
-        if inputs.ndim != 2 or inputs.shape[1] != length:
+        if inputs.ndim != 2:
+            raise ValueError(f"encode takes rows of tokens (n, {length}), got {tuple(inputs.shape)}")
+        if inputs.shape[1] != length:
             raise ValueError(
-                f"this model ({self.task}) takes {length} tokens a puzzle, got {tuple(inputs.shape)[-1]}: give puzzles "
-                "of its own size"
+                f"this model ({self.task}) takes {length} tokens a puzzle, got {inputs.shape[1]}: give puzzles of its "
+                "own size"
             )
         outside = (inputs < 0) | (inputs >= size)
         if outside.any():

@@ -33,9 +33,9 @@ def interrupts_held() -> Iterator[None]:
 
     before = {number: signal.getsignal(number) for number in ASKING}
     before = {number: handler for number, handler in before.items() if callable(handler)}
-    for number in before:
-        signal.signal(number, note)
     try:
+        for number in before:
+            signal.signal(number, note)
         yield
     finally:
         for number, handler in before.items():

@@ -277,3 +277,11 @@ def test_what_a_policy_needs_must_be_there():
         at.replay(ensemble, at.Policy(stop="never", depth=3), orders=3)
     with pytest.raises(ValueError, match="first"):
         at.halving(8, 0)
+
+
+def test_a_run_that_ends_exactly_at_the_origin_is_at_rest():
+    gone = MapSystem(lambda z, x: 0 * z, lambda x, g: torch.randn((len(x), 2), generator=g))
+    policy = at.Policy(stop="settled", depth=20)
+    ensemble = at.sample(gone, puzzles(), labels=torch.ones(1, 1, dtype=torch.long), restarts=1, depth=20)
+    found, again = at.adaptive(gone, puzzles(), policy), at.replay(ensemble, policy)
+    assert found.nfe.values.tolist() == again.nfe.values.tolist() == [2]

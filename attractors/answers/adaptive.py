@@ -258,7 +258,7 @@ class _Stream:
             noise = KeyedNoise(keys, torch.as_tensor(self.race.step[place, lane] + 1))
         following = system.step(z, x, noise)
         size, move = norms(following, following - z)
-        relative = move / size
+        relative = torch.where(move == 0, 0.0, move / size)  # at rest at the origin, too
         answer = system.decode(following, x).cpu().numpy()
         if every:
             self.state[0] = following

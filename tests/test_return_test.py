@@ -137,6 +137,7 @@ def test_misuse_is_named():
     for change, message in (
         ({"sizes": (0.1, 0.01)}, "sizes must be positive and increasing"),
         ({"directions": 0}, "directions must be an integer >= 1, got 0"),
+        ({"sizes": 0.01}, "sizes must be positive and increasing, got 0.01"),
         ({"depth": 7}, "depth must be an integer >= 8, got 7"),
         ({"select": np.ones((2, 1), bool)}, "select must be"),
     ):

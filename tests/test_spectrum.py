@@ -322,3 +322,10 @@ def test_very_large_and_very_small_jacobians(size, dtype, power):
         values = scaled[name].values.astype(complex) / 2.0**power
         np.testing.assert_allclose(values, ordinary[name].values, rtol=close)
     assert scaled.complete.all() and ordinary.complete.all()
+
+
+def test_the_move_that_forbids_a_power_is_that_of_the_state_it_names():
+    half = MapSystem(lambda z, x: z / 2, lambda x, g: torch.zeros(len(x), 2, dtype=torch.float64))
+    states = torch.tensor([[[1e-3, 0.0], [1.0, 0.0]]], dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"puzzle 0, point 0 moves by 5\.0e-04"):
+        at.spectrum(half, torch.zeros(1, 1, dtype=torch.long), states, k=1, power=2)

@@ -193,9 +193,9 @@ def _check_fixed(points: Points) -> None:
         size = torch.maximum(z.flatten(1).norm(dim=1), (LEAST_SCALE * points.run_size[rows]).to(move))
         moved = (move > limit * size).nonzero()[:, 0]
         if len(moved):
-            name = points.name(int(rows[int(moved[0])]))
+            name = points.name(int(rows[moved[0]]))
             raise ValueError(
-                f"power > 1 needs fixed points of the step, but {name} moves by {float(move.max()):.1e}"
+                f"power > 1 needs fixed points of the step, but {name} moves by {float(move[moved[0]]):.1e}"
             )
 
 

@@ -109,7 +109,7 @@ def return_test(
     own = computing(options, return_test, AnswerOptions)
     lengths = np.asarray(sizes, float)
     if lengths.ndim != 1 or not len(lengths) or (lengths <= 0).any() or (np.diff(lengths) <= 0).any():
-        raise ValueError(f"sizes must be positive and increasing, got {tuple(sizes)}")
+        raise ValueError(f"sizes must be positive and increasing, got {sizes}")
     require_integers(directions=directions)
     require_integers(8, depth=depth)
     points = own.points(with_noise(system, 0.0)[0], inputs, states, finite=False)

@@ -137,3 +137,17 @@ def test_shells_know_right_from_wrong():
 def test_misuse_of_shells_is_named(radii):
     with pytest.raises(ValueError, match="radii must be positive and increasing"):
         at.shells(selector([[0.0]]), puzzles(), radii=radii)
+
+
+def test_a_set_on_which_the_answer_changes_is_not_right_at_any_moment():
+    """The logistic map at 4: right half of the time, so its one attractor is neither right nor wrong."""
+    step = lambda z, x, noise=None: 4 * z * (1 - z) + (0 if noise is None else 0 * noise(z))
+    start = lambda x, g: torch.rand((len(x), 1), generator=g, dtype=torch.float64)
+    chaos = MapSystem(step, start, lambda z, x: (z > 0.5).long() + 1)
+    labels = torch.full((1, 1), 2)
+    runs = at.sample(chaos, puzzles(), labels=labels, restarts=8, depth=256, keep="final_state")
+    assert runs.correct.values[0, :, -1].any() and at.basins(runs).changing.values[0, 0]
+    found = at.transitions(chaos, puzzles(), runs, noises=(0.1,), trials=4, steps=2, depth=256)
+    assert found.present.values[0, 0] and not found.correct.values.any()
+    branches = at.continuation({0.0: chaos, 1.0: chaos}, puzzles(), labels=labels, restarts=8, depth=256)
+    assert branches.alive.values.any() and not branches.correct.values.any()

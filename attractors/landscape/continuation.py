@@ -201,7 +201,7 @@ def _branches(stages: list[Stage], match: str, confidence: float) -> dict[str, s
                 else:
                     low[place] = high[place] = count[place]
                     alive[place] = count[place] > 0
-                correct[place] = runs.correct[best]
+                correct[place] = runs.correct[best] and not found.changing[a]
                 goes[place] = target[a]
                 if answer[p, b, 0] < 0:
                     answer[p, b] = runs.answer[best]

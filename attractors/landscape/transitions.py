@@ -22,7 +22,7 @@ from eqrlab.attractors.ensemble.options import StateOptions, check_options, part
 from eqrlab.attractors.ensemble.runs import Runs, join, runs_of, settled_band
 from eqrlab.attractors.ensemble.sample import sample
 from eqrlab.attractors.fates.fate import Tolerances
-from eqrlab.attractors.landscape.identify import identify, representatives
+from eqrlab.attractors.landscape.identify import Clusters, identify, representatives
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.intervals import proportion_interval
@@ -136,7 +136,8 @@ def transitions(
     tokens = tokens_of(inputs, "inputs")
     known = require_same_puzzles(ensemble, tokens, identifiers_of(options.get("identifiers"), len(tokens)))
     runs = runs_of(ensemble)
-    sources = [representatives(r, identify(r).label, most) for r in runs]
+    found = [identify(r) for r in runs]
+    sources = [representatives(r, c.label, most) for r, c in zip(runs, found, strict=True)]
     widest = max(1, *(len(s) for s in sources))
     count = np.zeros((len(plan.levels), len(tokens), widest, widest + 2), np.int32)
     common: dict[str, Any] = {
@@ -154,7 +155,7 @@ def transitions(
         quiet = sample(system, tokens, initial=moved, depth=options.get("depth", 64), noise=0.0, **common)
         for p, ended in enumerate(runs_of(quiet)):
             count[i, p] = _count(runs[p], sources[p], ended, widest, trials)
-    return _table(ensemble, runs, sources, count, plan)
+    return _table(ensemble, runs, found, sources, count, plan)
 
 
 def _count(runs: Runs, sources: np.ndarray, ended: Runs, widest: int, trials: int) -> np.ndarray:
@@ -171,8 +172,9 @@ def _count(runs: Runs, sources: np.ndarray, ended: Runs, widest: int, trials: in
 
 
 def _table(
-    ensemble: xr.Dataset, runs: list[Runs], sources: list[np.ndarray], count: np.ndarray, plan: Trials
-) -> xr.Dataset:
+    ensemble: xr.Dataset, runs: list[Runs], found: list[Clusters], sources: list[np.ndarray], count: np.ndarray,
+    plan: Trials,
+) -> xr.Dataset:  # fmt: skip
     widest = count.shape[2]
     present = np.arange(widest) < np.array([len(s) for s in sources])[:, None]
     stay = count[..., np.arange(widest), np.arange(widest)]
@@ -181,9 +183,9 @@ def _table(
         rates = escape.each(lambda values: -np.log1p(-values) / plan.steps)
     mass, correct = np.full(present.shape, np.nan), np.zeros(present.shape, bool)
     for p, rows in enumerate(sources):
-        label = identify(runs[p]).label
+        label = found[p].label
         mass[p, : len(rows)] = [(label == label[r]).mean() for r in rows]
-        correct[p, : len(rows)] = runs[p].correct[rows]
+        correct[p, : len(rows)] = runs[p].correct[rows] & ~found[p].changing[label[rows]]
     four, three, two = (
         ("noise", "puzzle", "source", "target"),
         ("noise", "puzzle", "source"),

@@ -431,3 +431,13 @@ def test_a_newer_schema_is_refused_with_a_reason(tmp_path):
     for reader in (archive.read, at.open_ensemble):
         with pytest.raises(ValueError, match="schema_version 99 is newer than this eqrlab"):
             reader(tmp_path / "b.nc")
+
+
+def test_starts_that_differ_beyond_single_precision_are_other_starts(tmp_path):
+    half = MapSystem(lambda z, x: z / 2, lambda x, g: torch.zeros(len(x), 2, dtype=torch.float64))
+    starts = torch.ones(1, 2, 2, dtype=torch.float64)
+    at.export(half, puzzles(), tmp_path / "a.nc", restarts=2, depth=4, initial=starts)
+    with pytest.raises(ValueError, match="is the complete archive of an export with starts"):
+        at.export(
+            half, puzzles(), tmp_path / "a.nc", restarts=2, depth=4, initial=starts + 1e-12, resume=True
+        )

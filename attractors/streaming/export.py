@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.batches import Batches, RowSteps, batch_of, one_thread_a_batch
@@ -205,7 +206,9 @@ def plan_of(recipe: Recipe, batch_size: int | None) -> dict[str, Any]:
         "depth": recipe.depth,
         "seed": recipe.seed,
         "noise": recipe.noise,
-        "starts": law if given is None else _sha256(given.cpu().float().numpy()),
+        "starts": law
+        if given is None
+        else _sha256((given if given.dtype == torch.float64 else given.float()).cpu().numpy()),
         "keep": keep,
         "oracle": "none" if judge.oracle is None else judge.name,
         "dtype": dtype_name(recipe.place.dtype or "own"),

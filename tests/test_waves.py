@@ -163,3 +163,8 @@ def test_tables_of_a_report_leave_out_what_was_not_drawn(waves):
     assert sum(row["count"] for row in fate_bar(waves.fate.values)) == drawn_of(waves).sum()
     cells = [cell["count"] for row in outcome_table(waves, at.basins(waves)) for cell in row["cells"]]
     assert sum(cells) == 3 * 8
+
+
+def test_runs_from_foreign_starts_need_equally_many_restarts(waves):
+    with pytest.raises(ValueError, match="asymptotic alignment needs equally many restarts"):
+        at.asymptotic_alignment(system(), PUZZLES, waves.assign(final_state=waves.sketch))

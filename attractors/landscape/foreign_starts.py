@@ -20,6 +20,7 @@ from eqrlab.attractors.ensemble.judge import Judge, Oracle
 from eqrlab.attractors.ensemble.options import StateOptions, check_options
 from eqrlab.attractors.ensemble.sample import sample
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.drawn import require_equal
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import RESAMPLES, mean_over_puzzles, share_over_puzzles
 from eqrlab.core import System
@@ -97,6 +98,7 @@ def asymptotic_alignment(
     seed = options.setdefault("seed", 1)
     tokens = tokens_of(inputs, "inputs")
     require_states(ensemble)
+    require_equal(ensemble, "asymptotic alignment")
     given = identifiers_of(options.get("identifiers"), len(tokens))
     options["identifiers"] = known = require_same_puzzles(ensemble, tokens, given)
     puzzles, restarts = ensemble.sizes["puzzle"], ensemble.sizes["restart"]
@@ -113,9 +115,8 @@ def asymptotic_alignment(
         noise=float(ensemble.attrs["noise"]), initial=torch.as_tensor(start), keep=("final_state",),
         **options,
     )  # fmt: skip
-    judge = Judge(None if labels is None else np.asarray(labels), oracle).of(
-        np.arange(puzzles).repeat(restarts)
-    )
+    solutions = None if labels is None else tokens_of(labels, "labels").numpy()
+    judge = Judge(solutions, oracle).of(np.arange(puzzles).repeat(restarts))
     here, there = (judge.codes(e.answer.values.reshape(puzzles * restarts, -1)) for e in (ensemble, foreign))
     same = (here == there).reshape(puzzles, restarts)
     another = _cosine(own, np.roll(own, -1, axis=1)) if restarts > 1 else np.full(partner.shape, np.nan)

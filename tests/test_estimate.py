@@ -187,7 +187,7 @@ def test_a_user_may_bring_a_restart_law_and_hear_of_progress():
         ({"above": 0.5}, "give labels or an oracle"),
         ({"above": 1.5, "labels": torch.ones(1, 1, dtype=torch.long)}, "above must be between"),
         ({"method": "wald"}, "'wald' unknown"),
-        ({"initial": torch.zeros(1, 32, 1)}, "has too few starts for more restarts"),
+        ({"initial": torch.zeros(1, 32, 1)}, "initial must be None or a callable"),
     ],
 )
 def test_misuse_is_refused_before_anything_is_run(options, message):

@@ -123,7 +123,9 @@ def endings(
     max_steps, steps = options.get("max_steps", 512), options.get("steps", 200)
     require_known(ensemble, "endings")
     known = own.identifiers if own.identifiers is not None else identifiers_in(ensemble)
-    where: dict[str, Any] = {"dtype": own.dtype, "device": own.device, "identifiers": known}
+    where: dict[str, Any] = {
+        "dtype": own.dtype, "device": own.device, "identifiers": known, "batch_size": own.batch_size,
+    }  # fmt: skip
     # Plain iteration, not Newton: where runs end is asked, not which fixed points there are.
     rest = fixed_points(system, inputs, ensemble, method="picard", max_steps=max_steps, certify=False,
                         seed=own.seed, progress=own.progress, **where)  # fmt: skip
@@ -140,7 +142,7 @@ def endings(
     exponent = np.full((3, *code.shape), np.nan)
     if moving.any():
         found = lyapunov(system, inputs, _gaps(state, moving), k=1, steps=steps, noise=0, confidence=confidence,
-                         seed=own.seed, progress=own.progress, batch_size=own.batch_size, **where)  # fmt: skip
+                         seed=own.seed, progress=own.progress, **where)  # fmt: skip
         exponent = np.stack(Interval.of(found, "lyapunov_exponent", ..., 0))
     residual, right = rest.relative_residual.values, ensemble.correct.values[:, :, -1]
     # A run may creep past a saddle with a tiny residual: Newton finds that saddle next to it, if there is one.

@@ -68,8 +68,7 @@ def check_system(
         places = [place for place in places if place[1] < restarts]
         z = require_state(initial[tuple(torch.tensor(places).T)], "initial")
     else:
-        law = system.initial if initial is None else initial
-        z = started(law, x, [(p, first_restart + r, keys[p]) for p, r in places])
+        z = started(law_of(initial, system), x, [(p, first_restart + r, keys[p]) for p, r in places])
     if is_known(system):
         return
     z = z.to(device=device, dtype=dtype or z.dtype)
@@ -79,6 +78,22 @@ def check_system(
         mine = torch.tensor([keys[p] for p, _ in places], dtype=torch.int64)
         row_keys = restart_keys(mine, torch.tensor([first_restart + r for _, r in places])).to(device)
         check_step(system, take_rows(x, puzzle), z, row_keys)
+
+
+def law_of(initial: Law | None, system: System) -> Law:
+    """Return a restart law, None: that of the system.
+
+    Raises
+    ------
+    ValueError
+        For starts that are given, where they have to be drawn.
+    """
+    if initial is not None and not callable(initial):
+        raise ValueError(
+            f"initial must be None or a callable (x, generator) -> z, since starts are drawn here, got a "
+            f"{type(initial).__name__}"
+        )
+    return system.initial if initial is None else initial
 
 
 def law_name(initial: Tensor | Law | None) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.certainty import certainty
+from eqrlab.attractors.ensemble.contract import law_of
 from eqrlab.attractors.ensemble.judge import Answers
 from eqrlab.attractors.ensemble.recipe import FEATURES, PATH_FEATURES, TRACE, Recipe
 from eqrlab.attractors.ensemble.running import Running
@@ -162,7 +163,7 @@ def starts(
     if isinstance(recipe.initial, Tensor):
         z = require_state(recipe.initial[torch.as_tensor(puzzles), torch.as_tensor(restarts)], "initial")
     else:
-        law = recipe.system.initial if recipe.initial is None else recipe.initial
+        law = law_of(recipe.initial, recipe.system)
         z = torch.cat(
             [
                 draw_start(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eqrlab.attractors.ensemble.arguments import require_integers
 from eqrlab.attractors.ensemble.judge import Oracle
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.states import Points, States, take_points
@@ -109,6 +110,10 @@ class Computing:
     progress: bool | Callable[[int, int], None] = False
     identifiers: Tensor | np.ndarray | None = None
     labels: Tensor | np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None:
+            require_integers(batch_size=self.batch_size)
 
     def points(
         self, system: System, inputs: Tensor | np.ndarray, states: States, finite: bool = True

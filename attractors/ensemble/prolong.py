@@ -110,6 +110,10 @@ def prolong(
     require_equal(ensemble, "prolong")
     recipe = Run.of_ensemble(system, ensemble, inputs=inputs, oracle=oracle, device=device)
     recipe = recipe.with_(keep=("summary", "final_state"))
+    if recipe.noise and (np.diff(ensemble.restart.values) != 1).any():
+        raise ValueError(
+            "prolong needs all restarts of the ensemble in their order, since noise is keyed by their numbers"
+        )
     start = ensemble.sizes["step"]
     if not is_whole(depth) or depth < 2 * start:
         raise ValueError(f"depth must be an integer >= twice the ensemble's, {2 * start}, got {depth}")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eqrlab.attractors.ensemble.contract import Law, law_name
+from eqrlab.attractors.ensemble.contract import Law, law_name, law_of
 from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.place import Place
 from eqrlab.attractors.fates.fate import Tolerances, ring_length
@@ -91,8 +91,9 @@ class Recipe:
         """A start (1, *state_shape) of the first puzzle, which tells the shape and the dtype of states."""
         if isinstance(self.initial, Tensor):
             return self.initial[:1, 0]
-        law = self.system.initial if self.initial is None else self.initial
-        return law(self.context(np.zeros(1, int)), torch.Generator().manual_seed(0))
+        return law_of(self.initial, self.system)(
+            self.context(np.zeros(1, int)), torch.Generator().manual_seed(0)
+        )
 
     @property
     def dtype(self) -> torch.dtype:

@@ -92,6 +92,11 @@ class Run(Shown, Recipe):
             raise ValueError(
                 "keep 'logit_delta' needs a system with a method logits(z, x), this one has none"
             )
+        if not (initial is None or isinstance(initial, Tensor) or callable(initial)):
+            raise ValueError(
+                "initial must be starts (puzzle, restart, *state_shape), a callable (x, generator) -> z or None, got a "
+                f"{type(initial).__name__}"
+            )
         expected = len(tokens), numbers["restarts"]
         if isinstance(initial, Tensor) and tuple(initial.shape[:2]) != expected:
             raise ValueError(

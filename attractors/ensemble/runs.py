@@ -166,7 +166,19 @@ def is_noisy(ensemble: xr.Dataset) -> bool:
 
 
 def runs_of(ensemble: xr.Dataset) -> list[Runs]:
-    """Return the runs of each puzzle of an ensemble."""
+    """Return the runs of each puzzle of an ensemble.
+
+    Raises
+    ------
+    ValueError
+        If some of its steps were left out: fates and states are those of the whole runs.
+    """
+    depth = ensemble.sizes["step"]
+    if depth != ensemble.attrs.get("depth", depth):
+        raise ValueError(
+            f"the ensemble has {depth} of its {ensemble.attrs['depth']} steps, and the fates of the whole runs: "
+            "take all steps, or sample with that depth"
+        )
     correct, partly = _right_at_the_end(ensemble)
     values = {
         "fate": ensemble.fate.values,

@@ -14,6 +14,7 @@ from torch import Tensor
 from eqrlab.attractors.ensemble.arguments import (
     identifiers_in,
     identifiers_of,
+    require_same_puzzles,
     require_states,
     tensor_of,
     tokens_of,
@@ -160,8 +161,8 @@ def take_points(
     Raises
     ------
     ValueError
-        For states of the wrong kind, shape or number, states that are not finite, and a system that breaks a promise
-        (see `contract.check_system`).
+        For states of the wrong kind, shape or number, those of other puzzles, states that are not finite, and a system
+        that breaks a promise (see `contract.check_system`).
     """
     require_system(system)
     tokens = tokens_of(inputs, "inputs")
@@ -177,6 +178,8 @@ def take_points(
         raise ValueError(
             f"states have {len(z)} puzzles, inputs {len(tokens)}; give one row of states for each puzzle"
         )
+    if isinstance(states, xr.Dataset) and "inputs" in states:
+        require_same_puzzles(states, tokens, None)
     precision = dtype_of(dtype) or (z.dtype if z.dtype == torch.float64 else torch.float32)
     if precision not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be float32 or float64 for derivatives, got {precision}")

@@ -13,6 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import require_integers
+from eqrlab.attractors.ensemble.contract import law_of
 from eqrlab.attractors.ensemble.options import AnalysisOptions, RunOptions, check_options, part_of
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.run import Run
@@ -152,13 +153,10 @@ def estimate_basins(
     (2, True)
     """
     check_options(options, EstimateOptions, estimate_basins)
-    first, initial = options.get("first", 32), options.get("initial")
+    first = options.get("first", 32)
     default = STOPPING_INTERVAL if above is None else "sequence"
     rule = Rule(half_width, confidence, max_restarts, above, method or default)
-    if isinstance(initial, (Tensor, np.ndarray)):
-        raise ValueError(
-            "initial must be None or a callable (x, generator) -> z: a tensor has too few starts for more restarts"
-        )
+    law_of(options.get("initial"), system)  # given starts are too few for more restarts
     require_integers(first=first)
     run = Run.of(system, inputs, **part_of(options, RunOptions))
     if options.get("recheck"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Unpack
 
 import numpy as np
@@ -11,6 +10,7 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import distinct, identifiers_of, require_integers, tokens_of
+from eqrlab.attractors.ensemble.contract import law_of
 from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.options import AnswerOptions, check_options
 from eqrlab.attractors.ensemble.place import Place
@@ -104,10 +104,9 @@ def noop_test(
     swapped = end[other]
     with np.errstate(over="ignore", invalid="ignore"):  # ends of runs that diverge
         scale = state_scale(np.linalg.norm(end, axis=2).reshape(-1, 1)).reshape(shape)
+        length = ensemble["update"].values[:, :, 0] / np.maximum(np.linalg.norm(begin, axis=2), 1e-300)
         effect = np.median(np.linalg.norm(swapped - end, axis=2) / scale, axis=1)
-    step = system.step(z, x) - z
-    length = step.flatten(1).norm(dim=1) / z.flatten(1).norm(dim=1).clamp(min=1e-300)
-    moved = np.median(length.cpu().double().numpy().reshape(shape), axis=1)
+    moved = np.median(length, axis=1)
     judge = Judge.of_ensemble(ensemble).of(np.repeat(np.arange(len(tokens)), restarts))
     last = ensemble.answer.values.reshape(len(z), -1)
     answer, first = (judge.codes(a).reshape(shape) for a in (last, system.decode(z, x).cpu().numpy()))
@@ -148,10 +147,11 @@ def _starts(
     system = place.bring(system)
     tokens, known = puzzles
     x = place.context(system, tokens, known)
-    law: Callable[[Any, torch.Generator], Tensor] = initial or system.initial
     one = slice(first, first + 1)
     key = puzzle_keys(seed, tokens[one], None if known is None else known[one])[0]
-    z = draw_starts(law, x, first, key, restarts).to(device=place.device, dtype=place.dtype)
+    z = draw_starts(law_of(initial, system), x, first, key, restarts).to(
+        device=place.device, dtype=place.dtype
+    )
     every = torch.arange(len(tokens), device=place.device).repeat_interleave(restarts)
     return z.repeat(len(tokens), *[1] * (z.ndim - 1)), take_rows(x, every)
 

@@ -12,6 +12,7 @@ import xarray as xr
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from eqrlab.attractors.ensemble.contract import law_of
 from eqrlab.attractors.ensemble.options import (
     AnalysisOptions,
     RunOptions,
@@ -132,7 +133,7 @@ def shells(
         **part_of(options, RunOptions), "restarts": restarts, "initial": initial, "keep": ("summary", "final_state"),
     }  # fmt: skip
     run = Run.of(system, inputs, **common)
-    law: Law = initial or run.system.initial
+    law = law_of(initial, run.system)
     shell = lambda i: run.with_(initial=on_shell(law, radii[i]), first_restart=i * restarts)
     ensembles = [shell(i).sample(**part_of(options, WorkOptions)) for i in range(len(radii))]
     runs = runs_of(ensembles[0])

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import (
     identifier_variable,
-    identifiers_in,
     identifiers_of,
     require_integers,
+    require_same_puzzles,
     tokens_of,
 )
 from eqrlab.attractors.ensemble.judge import Judge
@@ -158,16 +158,13 @@ def plane(
     if not escape > 1:
         raise ValueError(f"escape must be > 1, got {escape}")
     truth = None if labels is None else tokens_of(labels, "labels").numpy()
-    for what, other in (("labels", truth), ("ensemble", None if ensemble is None else ensemble.inputs)):
-        if other is not None and len(other) != len(tokens):
-            raise ValueError(
-                f"{what} must have a row for each of the {len(tokens)} puzzles, got {len(other)}"
-            )
+    if truth is not None and len(truth) != len(tokens):
+        raise ValueError(f"labels must have a row for each of the {len(tokens)} puzzles, got {len(truth)}")
     judge = Judge(truth, options.get("oracle"))
     alike = judge if ensemble is None else Judge.of_ensemble(ensemble)  # cells are compared with its runs
     known = identifiers_of(options.get("identifiers"), len(tokens))
-    if ensemble is not None and known is None:
-        known = identifiers_in(ensemble)
+    if ensemble is not None:
+        known = require_same_puzzles(ensemble, tokens, known)
     follow: FollowOptions = {**part_of(options, FollowOptions), "identifiers": known}
     follower = Follower(system, inputs, depth=depth, judge=alike, **follow)
     frames, shape = make_frames(follower, part_of(options, SliceOptions), options.get("initial"))

@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import tensor_of
-from eqrlab.attractors.ensemble.recipe import Law
+from eqrlab.attractors.ensemble.contract import Law, law_of
 from eqrlab.attractors.ensemble.states import States, take_points
 from eqrlab.attractors.perturbation.follow import Follower
 from eqrlab.attractors.results import schema
@@ -57,7 +57,7 @@ def make_frames(
     """
     states, directions, unit = options.get("states"), options.get("directions"), options.get("unit")
     puzzles = len(follower.tokens)
-    law = initial or follower.system.initial
+    law = law_of(initial, follower.system)
     given = None
     if states is not None:
         points = take_points(

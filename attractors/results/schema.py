@@ -85,7 +85,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, (dict, list, tuple)):
-        return json.dumps(value)
+        return json.dumps(value, default=str)
     if isinstance(value, str):  # a file name may hold bytes that are no text
         return value.encode(errors="backslashreplace").decode()
     return value
@@ -98,6 +98,8 @@ def provenance(system: Any) -> dict[str, Any]:
     """
     stored = getattr(system, "provenance", {})
     config = getattr(system, "config", None)
+    if hasattr(config, "to_dict"):
+        config = config.to_dict()
     how = ", blocks compiled" if getattr(system, "compiled", None) in ("iteration", "training") else ""
     return {
         "Conventions": "CF-1.11",
@@ -109,13 +111,9 @@ def provenance(system: Any) -> dict[str, Any]:
         "checkpoint": stored.get("checkpoint", "none"),
         "checkpoint_sha256": stored.get("checkpoint_sha256", "none"),
         "checkpoint_provenance": stored,
-        "family": getattr(system, "family", "map"),
-        "task": getattr(system, "task", "unknown"),
-        "config": {}
-        if config is None
-        else config.to_dict()
-        if hasattr(config, "to_dict")
-        else dict(vars(config)),
+        "family": str(getattr(system, "family", "map")),
+        "task": str(getattr(system, "task", "unknown")),
+        "config": dict(config) if isinstance(config, Mapping) else dict(getattr(config, "__dict__", {})),
     }
 
 

@@ -111,7 +111,7 @@ def test_runs_are_those_of_sample_whatever_the_batch():
         ({"depth": 0}, "depth must be an integer >= 1, got 0"),
         ({"window": 9, "depth": 8}, "window must be at most the depth 8, got 9"),
         ({"k": 3, "depth": 8}, "k must be between 1 and the 2 numbers"),
-        ({"depth": 8, "labels": torch.ones(2, 1, dtype=torch.long)}, "labels must be"),
+        ({"depth": 8, "labels": torch.ones(2, 1, dtype=torch.long)}, "labels must have a row"),
     ],
 )
 def test_misuse_is_named(options, message):

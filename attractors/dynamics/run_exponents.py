@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple, Unpack
 
 import numpy as np
@@ -15,9 +16,8 @@ from eqrlab.attractors.dynamics.jacobian import check_differentiable, rows_withi
 from eqrlab.attractors.dynamics.lyapunov import first_frame
 from eqrlab.attractors.dynamics.tangent import advance, log_factors, one_step, triangular
 from eqrlab.attractors.ensemble.arguments import identifiers_of, require_integers, tokens_of, with_noise
-from eqrlab.attractors.ensemble.contract import law_name
+from eqrlab.attractors.ensemble.contract import law_name, law_of
 from eqrlab.attractors.ensemble.iterate import norms
-from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.options import AnalysisOptions, check_options
 from eqrlab.attractors.ensemble.place import Place
 from eqrlab.attractors.ensemble.recipe import Law
@@ -145,12 +145,11 @@ def trajectory_exponents(
         "window_exponent": ((*each, "eig"), means, f"{text}: mean over the window"),
         "window_drift": (each, drifts, "mean logarithm of ||z_t - z_(t-1)|| / ||z_t|| over the window"),
     }
-    labels = options.get("labels")
-    judge = Judge(
-        None if labels is None else np.asarray(torch.as_tensor(labels).cpu()), options.get("oracle")
-    )
+    judge = replace(points.judge, oracle=options.get("oracle"))
     if judge.known:
-        right = _correct(judge, points.tokens.numpy(), answer)
+        each_run = np.repeat(np.arange(len(answer)), answer.shape[1])
+        judged, _ = judge.of(each_run)(points.tokens.numpy()[each_run], answer.reshape(len(each_run), -1))
+        right = judged.reshape(answer.shape[:2])
         variables["correct"] = (("puzzle", "restart"), right, "answer at the end is right")
         variables |= _conditioned(means[..., 0], drifts, right, confidence, resamples, seed)
     attributes = points.attributes(
@@ -180,13 +179,15 @@ def _starts(
     tokens, seed = tokens_of(inputs, "inputs"), int(options.get("seed", 0))
     known = identifiers_of(options.get("identifiers"), len(tokens))
     dtype, device = options.get("dtype"), options.get("device")
-    law = system.initial if initial is None else initial
+    law = law_of(initial, system)
     place = Place.of(system, device)
     system = place.bring(system)
     x = place.context(system, tokens, known)
     keys = puzzle_keys(seed, tokens, known)
     drawn = [draw_starts(law, x, p, key, restarts) for p, key in enumerate(keys)]
-    return take_points(system, tokens, torch.stack(drawn), identifiers=known, dtype=dtype, device=device)
+    return take_points(
+        system, tokens, torch.stack(drawn), identifiers=known, labels=options.get("labels"), dtype=dtype, device=device
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -213,18 +214,6 @@ def _follow(points: Points, rows: Tensor, depth: int, k: int, noisy: bool, seed:
 def _means(values: np.ndarray, windows: int) -> np.ndarray:
     """Return the means (P, B, windows, ...) of values (P, B, steps, ...) over successive windows."""
     return values.reshape(*values.shape[:2], windows, -1, *values.shape[3:]).mean(3)
-
-
-def _correct(judge: Judge, inputs: np.ndarray, answer: np.ndarray) -> np.ndarray:
-    """Return which answers (P, B, L) are right."""
-    puzzles, restarts, length = answer.shape
-    labels = judge.labels
-    if judge.oracle is None and labels is not None and labels.shape != (puzzles, length):
-        raise ValueError(f"labels must be (puzzle, token) = {(puzzles, length)}, got {labels.shape}")
-    each = np.repeat(np.arange(puzzles), restarts)
-    judge = judge.of(each) if judge.oracle is None else Judge(oracle=judge.oracle)
-    right, _ = judge(inputs[each], answer.reshape(-1, length))
-    return right.reshape(puzzles, restarts)
 
 
 def _conditioned(

@@ -44,6 +44,23 @@ def test_restarts_in_another_order_are_analysed_in_that_order():
         np.testing.assert_allclose(shock.norm[0], norm[::-1])
 
 
+def test_states_that_ask_for_gradients_are_states_like_others(tmp_path):
+    plain = torch.ones(1, 2, 2, 2, dtype=torch.float64)
+    graded = plain.clone().requires_grad_()
+    around = torch.eye(4).requires_grad_()
+    for call in (
+        lambda z: at.sample(HALF, puzzles(), initial=z, restarts=2, depth=8).residual,
+        lambda z: at.spectrum(HALF, puzzles(), z, k=2).spectral_radius,
+        lambda z: at.fixed_points(HALF, puzzles(), z, certify=False).residual,
+        lambda z: at.critical_shock(HALF, puzzles(), z, random=1, leading=1, depth=8).norm,
+        lambda z: at.basin_radius(HALF, puzzles(), z, directions=around, depth=8).basin_radius,
+        lambda z: at.return_test(HALF, puzzles(), z, directions=1, depth=8).left,
+        lambda z: at.plane(HALF, puzzles(), states=z, resolution=2, depth=8).steps,
+    ):
+        np.testing.assert_array_equal(call(graded), call(plain))
+    assert at.export(HALF, puzzles(), tmp_path / "a.nc", initial=graded, restarts=2, depth=4).complete
+
+
 def test_text_is_no_array_of_tokens():
     with pytest.raises(ValueError, match="inputs must be numbers, got an array of <U1"):
         at.sample(HALF, np.array([["1", "2"]]))
@@ -149,13 +166,13 @@ class Counted(MapSystem):
 
 
 def test_batches_of_every_part_of_an_analysis_are_as_small_as_asked_for():
-    start = lambda x, g: torch.randn((len(x), 1), generator=g, dtype=torch.float64)
-    system = Counted(lambda z, x: torch.sin(2.5 * z), start)
+    start = lambda x, g: torch.rand((len(x), 1), generator=g, dtype=torch.float64)
+    system = Counted(lambda z, x: 4 * z * (1 - z), start)
     looked_at = 10  # rows of the checks
     labels = torch.zeros(1, 1, dtype=torch.long) - 1
     runs = at.sample(system, puzzles(), labels=labels, restarts=40, depth=8, keep="final_state", batch_size=2)
     at.noop_test(system, puzzles(), restarts=40, depth=8, batch_size=2)
-    at.endings(system, puzzles(), runs, batch_size=2, max_steps=64, steps=20)
+    at.endings(system, puzzles(), runs, batch_size=2, max_steps=64, steps=20, searches=4)
     assert Counted.most <= looked_at
 
 

@@ -67,7 +67,7 @@ def names_of(given: str | Sequence[str], known: Sequence[str], argument: str) ->
 
 
 def tensor_of(values: Any, name: str) -> Tensor:
-    """Return numbers in an array of any layout and byte order as a tensor; tensors are returned as they are.
+    """Return numbers in an array of any layout and byte order as a tensor; tensors lose what gradients need.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def tensor_of(values: Any, name: str) -> Tensor:
         For an array of something else than numbers, naming the argument.
     """
     if isinstance(values, Tensor):
-        return values
+        return values.detach()
     array = np.asarray(values)
     if array.dtype.kind not in "biufc":
         raise ValueError(f"{name} must be numbers, got an array of {array.dtype}")

@@ -119,5 +119,5 @@ def require_law(ensemble: xr.Dataset, initial: Tensor | Law | None) -> None:
 
 
 def as_starts(initial: Any) -> Any:
-    """Return starts given as an array as a tensor; laws and None are returned as they are."""
-    return tensor_of(initial, "initial") if isinstance(initial, np.ndarray) else initial
+    """Return starts given as an array or a tensor as a tensor; laws and None are returned as they are."""
+    return tensor_of(initial, "initial") if isinstance(initial, (Tensor, np.ndarray)) else initial

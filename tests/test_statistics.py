@@ -220,6 +220,20 @@ def test_spearman_agrees_with_scipy_under_repetition():
     assert np.isnan(PooledSpearman(np.ones((2, 3)), a[:2, :3])(np.ones(2)))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"confidence": 95}, "confidence must be between 0 and 1, got 95"),
+        ({"confidence": 1.0}, "confidence must be between 0 and 1, got 1.0"),
+        ({"resamples": 0}, "resamples must be >= 1, got 0"),
+    ],
+)
+def test_a_bootstrap_that_makes_no_sense_is_refused(options, message):
+    for puzzles in (1, 3):
+        with pytest.raises(ValueError, match=message):
+            share_over_puzzles(np.ones(puzzles), **options)
+
+
 def test_cluster_bootstrap_covers_the_mean_of_clusters_where_pooling_would_not():
     """Within a puzzle all restarts agree: the information is in 20 puzzles, not in 1,280 restarts."""
     rng = np.random.default_rng(2)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
+from eqrlab.attractors.statistics.intervals import check_confidence
+
 # Of every analysis unless told otherwise: the same puzzles are then drawn, and a mean that two analyses report has the
 # same interval in both.
 RESAMPLES = 1000
@@ -39,6 +41,11 @@ def cluster_bootstrap(
         Of the shape of the statistic; NaN where fewer than half of the resamples define it, or with fewer than two
         clusters.
 
+    Raises
+    ------
+    ValueError
+        For a confidence outside (0, 1), or no resamples.
+
     Notes
     -----
     With few puzzles the percentile interval is too narrow, as one of a mean with the normal distribution and the
@@ -52,6 +59,9 @@ def cluster_bootstrap(
     ----------
     Hesterberg 2015, "What teachers should know about the bootstrap", The American Statistician 69, 371.
     """
+    check_confidence(confidence)
+    if not resamples >= 1:
+        raise ValueError(f"resamples must be >= 1, got {resamples}")
     if clusters < 2:
         shape = np.shape(statistic(np.ones(clusters)))
         return np.full(shape, np.nan), np.full(shape, np.nan)

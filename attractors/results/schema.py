@@ -98,7 +98,7 @@ def provenance(system: Any) -> dict[str, Any]:
     """
     stored = getattr(system, "provenance", {})
     config = getattr(system, "config", None)
-    if hasattr(config, "to_dict"):
+    if config is not None and hasattr(config, "to_dict"):
         config = config.to_dict()
     how = ", blocks compiled" if getattr(system, "compiled", None) in ("iteration", "training") else ""
     return {

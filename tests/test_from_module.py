@@ -185,9 +185,28 @@ def test_a_file_and_a_name_give_a_system_and_misuse_is_named(tmp_path):
         ValueError, match="boom: fails when it is called without arguments: ZeroDivisionError"
     ):
         load_system(f"{file}:boom")
-    file.write_text("1 / 0\n")
-    with pytest.raises(ValueError, match="fails when it is run: ZeroDivisionError"):
-        load_system(f"{file}:system")
+    for text, reason in (("1 / 0", "ZeroDivisionError"), ("raise SystemExit(0)", "SystemExit: 0")):
+        file.write_text(f"{text}\n")
+        with pytest.raises(ValueError, match=f"fails when it is run: {reason}"):
+            load_system(f"{file}:system")
+
+
+def test_a_class_of_systems_is_called_and_one_that_takes_no_attributes_is_refused(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from dataclasses import dataclass\nimport torch\n"
+        "class Own:\n"
+        "    provenance = None\n"
+        "    def encode(self, inputs): return inputs\n"
+        "    def initial(self, x, generator): return torch.randn(len(x), 1, generator=generator)\n"
+        "    def step(self, z, x, noise=None): return z / 2\n"
+        "    def decode(self, z, x): return (z > 0).long()\n"
+        "@dataclass(frozen=True)\nclass Frozen(Own):\n    rate: float = 0.5\n"
+    )
+    system = load_system(f"{file}:Own")
+    assert system.step(torch.ones(1, 1), None) == 0.5 and system.provenance["checkpoint"] == "mine.py:Own"
+    with pytest.raises(ValueError, match="Frozen takes no attributes, .*: leave out frozen=True"):
+        load_system(f"{file}:Frozen")
 
 
 OWN = '''"""A damped rotation that reads the first cell, and answers a whole board."""

@@ -39,7 +39,7 @@ def load_system(checkpoint: str) -> System:
     Raises
     ------
     ValueError
-        If there is no such file, it fails, or NAME is not a System.
+        If there is no such file, it fails, or NAME is not a System, or one that takes no attributes.
     """
     match = _OWN.fullmatch(checkpoint)
     assert match is not None
@@ -51,7 +51,8 @@ def load_system(checkpoint: str) -> System:
         raise ValueError(
             f"{path}: has no {name!r}; expected a System of that name, or a function that returns one"
         )
-    made = isinstance(found, torch.nn.Module) or hasattr(found, "step") or not callable(found)
+    made = isinstance(found, torch.nn.Module) or not callable(found)
+    made = made or (hasattr(found, "step") and not isinstance(found, type))  # a class is called
     system: Any = (
         found if made else _result(found, f"{checkpoint}: fails when it is called without arguments")
     )
@@ -59,16 +60,17 @@ def load_system(checkpoint: str) -> System:
         require_system(system)
     except ValueError as error:
         raise ValueError(f"{checkpoint}: {error}") from None
-    for attribute, value in _ASKED.items():
-        if not hasattr(system, attribute):
-            setattr(system, attribute, value)
-    if not hasattr(system, "smooth"):
-        system.smooth = lambda: system
-    system.provenance = {
-        **getattr(system, "provenance", {}),
-        "checkpoint": f"{path.name}:{name}",
-        "source": str(path),
-    }
+    origin = {"checkpoint": f"{path.name}:{name}", "source": str(path)}
+    try:
+        for attribute, value in {**_ASKED, "smooth": lambda: system}.items():
+            if not hasattr(system, attribute):
+                setattr(system, attribute, value)
+        system.provenance = {**(getattr(system, "provenance", None) or {}), **origin}
+    except AttributeError:
+        raise ValueError(
+            f"{checkpoint}: {type(system).__name__} takes no attributes, and commands give it some, such as its task: "
+            "leave out frozen=True and __slots__"
+        ) from None
     return system
 
 
@@ -92,5 +94,5 @@ def _result(of: Callable[[], Any], failing: str) -> Any:
     """Return what the user's code returns; whatever it raises becomes a ValueError that begins so."""
     try:
         return of()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may end by sys.exit
         raise ValueError(f"{failing}: {type(error).__name__}: {error}") from error

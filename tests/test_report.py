@@ -142,6 +142,13 @@ def test_several_checkpoints_are_summed_up_and_linked():
     assert "summary" not in words(report.render(tree_of(plan.mode_c())))
 
 
+@pytest.mark.parametrize("names", [("m", "m", "m"), ("m (3)", "m", "m"), ("m-2", "m", "m")])
+def test_checkpoints_of_one_name_are_told_apart(names):
+    groups = {f"{k}/ensemble": plan.mode_c()["ensemble"].assign_attrs(name=n) for k, n in enumerate(names)}
+    found = report.checkpoints(xr.DataTree.from_dict(groups))
+    assert len(found) == 3 and list(found)[0] == names[0]
+
+
 def compared(*results: plan.Groups) -> xr.DataTree:
     tree = tree_of(*results)
     tree["compare"] = xr.DataTree(compare(report.checkpoints(tree)))

@@ -17,6 +17,7 @@ from eqrlab.analyses.report.markdown import report_markdown
 from eqrlab.analyses.studies import checks
 from eqrlab.analyses.studies.borders import GROUPS as BORDERS
 from eqrlab.analyses.text import verdicts as wording
+from eqrlab.analyses.text.names import distinct
 from eqrlab.analyses.text.vocabulary import MODE_NAMES
 from eqrlab.attractors.results import archive
 from eqrlab.core.files import replaced_whole
@@ -128,10 +129,7 @@ def checkpoints(tree: xr.DataTree) -> dict[str, Groups]:
         ):  # fmt: skip
             if derived not in groups and (derived == "basins" or "correct" in ensemble):
                 groups[derived] = derive(ensemble)
-        name = base = checkpoint_name(node, ensemble)
-        while name in results:
-            name = f"{base} ({len(results) + 1})"
-        results[name] = groups
+        results[distinct(checkpoint_name(node, ensemble), results)] = groups
     if not results:
         raise ValueError(
             "the archive has no group named ensemble; expected one that holds runs, as those of diagnose, compare, "

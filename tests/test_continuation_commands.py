@@ -41,7 +41,8 @@ def test_a_run_is_followed_over_its_training_steps(folder, tmp_path):
     assert printed.exit_code == 0, printed.output
     assert "3 values of the training step, 2 puzzles of four.txt, 3 restarts, depth 5" in printed.output
     rows = [line.split()[0] for line in printed.output.splitlines() if line[:2] in ("10", "20", "30")]
-    assert rows == ["10", "20", "30"] and "matched by answers" in printed.output
+    assert rows == ["10", "20", "30"]
+    assert "that no restart reached may have a mass of up to about 63 %" in printed.output, "0.37 ** 3 is 5 %"
     found = archive.read(tmp_path / "continuation.nc")["continuation"]
     assert found["value"].values.tolist() == [10, 20, 30] and found.attrs["match"] == "answer"
     assert (tmp_path / "continuation.png").read_bytes()[:4] == b"\x89PNG"
@@ -54,10 +55,12 @@ def test_a_run_is_followed_over_its_training_steps(folder, tmp_path):
         ("model-000010", "damping=0.05,0.5", "damping lambda"),
         ("model-000010", "sigma=0.5,1", "size of the starts sigma_0"),
         ("trm", "sigma=0.5,1", "size of the starts sigma_0, 2 puzzles"),
+        ("newest of the folder", "noise=0,0.1", "noise beta"),
     ],
 )
 def test_parameters_of_one_model_are_followed(model, over, title, folder, tmp_path):
-    printed = run(folder, folder / f"{model}.safetensors", "--over", over, out=tmp_path)
+    file = folder / f"{model}.safetensors"
+    printed = run(folder, file if file.exists() else folder, "--over", over, out=tmp_path)
     assert printed.exit_code == 0, printed.output
     assert f"2 values of the {title}" in printed.output
     assert ("outside the training law" in printed.output) == (model == "trm")
@@ -93,6 +96,8 @@ def test_a_larger_damping_and_larger_starts_do_what_they_say(folder):
         (["trm.safetensors", "--over", "damping=0,0.5"], 1, "family trm has no damping"),
         (["model-000010.safetensors", "--over", "colour=0,1"], 2, "'colour' cannot be followed"),
         (["model-000010.safetensors", "--over", "noise=1,0"], 2, "two or more increasing values"),
+        (["model-000010.safetensors", "--over", "noise=0,nan"], 2, "two or more increasing values"),
+        (["model-000010.safetensors", "--over", "noise=0,inf"], 2, "all of them finite"),
         (["model-000010.safetensors", "--over", "noise=a,b"], 2, "is not a list of values"),
         ([], 2, "Missing argument"),
     ],
@@ -156,6 +161,17 @@ def test_a_landscape_of_unknown_correctness_is_drawn_too():
     assert "mode" not in found and "right runs" not in value_rows(found)[0]
     assert len(continuation_picture(found).axes) == 2
     assert np.isfinite(found.mass.values[0]).all()
+
+
+def test_events_of_unknown_correctness_say_neither_right_nor_wrong_and_steps_are_whole():
+    gains = {999_999: 0.8, 1_000_001: 1.5}  # a pitchfork between them
+    systems = {s: MapSystem(lambda z, x, b=b: torch.tanh(b * z), normal_start(1)) for s, b in gains.items()}
+    found = at.continuation(systems, puzzles(), restarts=16, depth=128)
+    text = "\n".join(event_lines(found))
+    assert "puzzle 0: attractor 2 born between 999999 and 1000001" in text and "wrong" not in text
+    row = value_rows(found)[1]
+    assert row["parameter"] == "1000001" and row["none"].startswith("0 %")
+    assert row["right attractors"] == row["wrong attractors"] == "not known"
 
 
 def test_a_branch_whose_answer_becomes_right_changes_its_colour():

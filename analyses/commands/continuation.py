@@ -22,8 +22,9 @@ from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for, short_source
 from eqrlab.analyses.commands.common.run_options import run_options
-from eqrlab.analyses.text.format import percent_interval, plural, table
+from eqrlab.analyses.text.format import percent, percent_interval, plural, table
 from eqrlab.analyses.text.names import typed
+from eqrlab.analyses.text.tables import answer_word, is_judged
 from eqrlab.analyses.text.vocabulary import MODE_NAMES
 from eqrlab.attractors.landscape.continuation import EVENTS
 from eqrlab.attractors.results import archive
@@ -56,8 +57,9 @@ class Over(click.ParamType):
             values = tuple(float(part) for part in listed.split(","))
         except ValueError:
             self.fail(f"{listed!r} is not a list of values such as 0,0.01,0.1")
-        if len(values) < 2 or any(b <= a for a, b in pairwise(values)) or values[0] < 0:
-            self.fail(f"{listed!r} must be two or more increasing values >= 0")
+        rising = all(a < b for a, b in pairwise(values))  # not so of nan
+        if len(values) < 2 or not rising or values[0] < 0 or np.isinf(values[-1]):
+            self.fail(f"{listed!r} must be two or more increasing values >= 0, all of them finite")
         return name, values
 
 
@@ -140,7 +142,7 @@ def family_of_systems(
         For a folder without models, checkpoints of different tasks, or a parameter that the family does not have.
     """
     if over is not None:
-        if len(checkpoints) != 1 or Path(checkpoints[0]).is_dir():
+        if len(checkpoints) != 1:
             raise ValueError(f"--over takes one checkpoint, got {' '.join(checkpoints)}")
         model = load_checkpoint(checkpoints[0])
         name, values = over
@@ -196,15 +198,16 @@ def scaled(model: Reasoner, size: float) -> Callable[[Any, torch.Generator], Ten
 
 def value_rows(found: xr.Dataset) -> list[dict[str, str]]:
     """Return a line for each value: accuracy, mean masses, attractors, births and deaths, and the modes."""
-    rows = []
+    rows, judged = [], is_judged(found)
     for i, value in enumerate(found["value"].values):
         one = found.isel(value=i)
-        row = {str(found.attrs["parameter"]): f"{value:g}"}
+        row = {str(found.attrs["parameter"]): f"{value:.10g}"}
         if "accuracy" in found:
             row["right runs"] = percent_interval(*Interval.of(one, "accuracy"))
         names = {"correct_mass": "right attractors", "spurious_mass": "wrong attractors", "mass_none": "none"}
         for name, text in names.items():
-            row[text] = percent_interval(*map(float, share_over_puzzles(one[name].values)))
+            share = percent_interval(*map(float, share_over_puzzles(one[name].values)))
+            row[text] = share if judged or name == "mass_none" else "not known"
         row["attractors a puzzle"] = f"{float(one['attractors'].mean()):.1f}"
         row["born"], row["died"] = (str(int(one[n].sum())) if i else "" for n in ("born", "died"))
         if "mode" in found:
@@ -222,16 +225,16 @@ def event_lines(found: xr.Dataset) -> list[str]:
     by_state = found.attrs["match"] == "state"
 
     def line(i: int, p: int, b: int, happened: str) -> str:
-        kind = "right" if found["correct"].values[i, p, b] else "wrong"
+        kind = f"{answer_word(found, i, p, b)} " if is_judged(found) else ""
         bounds = Interval.of(found, "mass", i, p, b)
-        return f"puzzle {found.puzzle.values[p]}: {kind} attractor {b + 1} {happened}, mass {percent_interval(*bounds)}"
+        return f"puzzle {found.puzzle.values[p]}: {kind}attractor {b + 1} {happened}, mass {percent_interval(*bounds)}"
 
     for i, p, b in zip(*np.nonzero(found["event"].values == EVENTS.index("born")), strict=True):
-        lines.append((mass[i, p, b], line(i, p, b, f"born between {values[i - 1]:g} and {values[i]:g}")))
+        lines.append((mass[i, p, b], line(i, p, b, f"born between {values[i - 1]:.10g} and {values[i]:.10g}")))
     for i, p, b in zip(*np.nonzero(alive[:-1] & ~alive[1:]), strict=True):
         goes = int(found["goes_to"].values[i, p, b])
         fate = {-1: "never settle", -2: "go to several"}.get(goes, f"go to {goes + 1}")
-        text = line(i, p, b, f"dies between {values[i]:g} and {values[i + 1]:g}")
+        text = line(i, p, b, f"dies between {values[i]:.10g} and {values[i + 1]:.10g}")
         lines.append((mass[i, p, b], text + (f": its states {fate}" if by_state else "")))
     lines.sort(key=lambda pair: -pair[0])
     out = [text for _, text in lines[:LISTED]]
@@ -240,15 +243,16 @@ def event_lines(found: xr.Dataset) -> list[str]:
             f"... and {len(lines) - LISTED} more births and deaths, of smaller attractors, in the archive"
         )
     if not by_state:
-        unseen = 3 / int(found.attrs["restarts"])
+        missed = 1 - float(found.attrs["confidence"])  # the chance that all restarts miss a mass of the bound
+        unseen = percent(1 - missed ** (1 / int(found.attrs["restarts"])))
         out.append(
-            f"matched by answers: an attractor that no restart reached may have a mass of up to about {unseen:.0%}"
+            f"matched by answers: an attractor that no restart reached may have a mass of up to about {unseen}"
         )
     if "landscape_mode" in found:
         letters = [MODES[int(m)] for m in found["landscape_mode"].values]
         out.append(
             "mode of the checkpoint: "
-            + ", ".join(f"{v:g}: {m}" for v, m in zip(values, letters, strict=True))
+            + ", ".join(f"{v:.10g}: {m}" for v, m in zip(values, letters, strict=True))
         )
         out += [f"  ({m}) {MODE_NAMES[m]}" for m in dict.fromkeys(letters)]
     return out

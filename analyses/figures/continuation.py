@@ -48,7 +48,7 @@ def continuation_picture(found: xr.Dataset) -> Figure:
             _branches(ax, found, place, panel, judged)
         ax.set(ylim=(-0.03, 1.03))
         in_percent(ax.yaxis)
-        ax.set_xticks(place, [f"{v:g}" for v in values], rotation=45 if len(values) > 8 else 0)
+        ax.set_xticks(place, [f"{v:.10g}" for v in values], rotation=45 if len(values) > 8 else 0)
     if judged:
         figure.legend(
             *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, borderaxespad=0.5

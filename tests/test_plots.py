@@ -7,18 +7,25 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from eqrlab import attractors as at
 from eqrlab import plots
+from eqrlab.analyses.commands.basins import puzzle_rows
 from eqrlab.analyses.figures.diagnosis import mode_bar
 from eqrlab.analyses.figures.runs import projection
 from eqrlab.analyses.figures.style import COLOURS, figure_of, to_svg
+from eqrlab.analyses.report.puzzle_boards import puzzle_boards
 from eqrlab.analyses.text import tables
 from eqrlab.analyses.text.format import percent, percent_interval
+from eqrlab.analyses.text.verdicts import verdict_rows
 from eqrlab.attractors.results.schema import MODES
+from eqrlab.core import MapSystem
 from tests import planted as plan
+from tests.zoo import logistic, puzzles, selector
 
 
 def figures(groups: plan.Groups) -> dict[str, Figure]:
@@ -136,6 +143,29 @@ def test_masses_of_a_puzzle_sum_to_one_and_many_attractors_are_summed_up():
         hidden,
         hidden - 1,
     )  # all wrong, but for the one that is right
+
+
+def test_masses_are_shares_of_the_restarts_of_their_own_puzzle():
+    """The first puzzle has 16 small attractors, the second halves, which take more restarts."""
+    system = selector([[0.0] * 4, [9.0, 9.0, 9.0, 0.0]])
+    found = at.estimate_basins(system, puzzles(2), half_width=0.1, depth=48)
+    assert found.restarts_used[0] < found.restarts_used[1]
+    for p in (0, 1):
+        assert sum(row[2] for row in tables.mass_rows(found, p)[:-1]) == pytest.approx(1)
+
+
+def test_an_attractor_whose_answer_changes_is_neither_right_nor_wrong():
+    """The logistic map at 3.2 goes between .513 and .799; answers above .6 are right."""
+    base = logistic(3.2)
+    system = MapSystem(base.step, base.initial, lambda z, x: (z > 0.6).long() + 1)
+    runs = at.sample(system, puzzles(), labels=torch.tensor([[2]]), restarts=20, depth=300)
+    groups = {"ensemble": runs, "basins": at.basins(runs), "modes": at.modes(runs)}
+    assert tables.mass_rows(groups["basins"], 0)[0][:3] == ("1: changing", "none", 1.0)
+    (row,) = verdict_rows(groups)
+    assert row["changing mass"].startswith("100 %") and row["spurious mass"].startswith("0 %")
+    (view,) = puzzle_boards(groups, 0)["boards"]
+    assert view["kind"] == "none" and view["ends"].startswith("period 2, its answer changes, ")
+    assert puzzle_rows(groups["basins"].assign(stop=("puzzle", [0])))[0]["changing"].startswith("100 %")
 
 
 def test_masses_are_written_with_the_intervals_of_the_dataset():

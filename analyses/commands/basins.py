@@ -26,6 +26,7 @@ from eqrlab.analyses.commands.common.puzzle_choice import (
 from eqrlab.analyses.commands.common.run_options import outside, run_options
 from eqrlab.analyses.text.format import percent, percent_interval, plural, table
 from eqrlab.analyses.text.tables import answer_word, is_judged
+from eqrlab.analyses.text.verdicts import has_changing
 from eqrlab.attractors.landscape.estimate import DECISIONS, STOPS, restarts_for
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval
@@ -100,14 +101,19 @@ def _share(found: xr.Dataset, name: str, *place: int) -> str:
 
 
 def puzzle_rows(found: xr.Dataset) -> list[dict[str, str]]:
-    """Return a line for each puzzle: the masses of right attractors, wrong ones and none, and their cost."""
+    """Return a line for each puzzle: the masses of right attractors, wrong ones and none, and their cost.
+
+    Where there are attractors whose answer changes, which are neither right nor wrong, their mass has a column.
+    """
     rows, judged = [], is_judged(found)
+    changing = judged and has_changing(found)
     for p in range(found.sizes["puzzle"]):
         row = {
             "puzzle": str(found.puzzle.values[p]),
             "attractors": str(int(found.attractors.values[p])),
             "right": _share(found, "correct_mass", p) if judged else "not known",
             "wrong": _share(found, "spurious_mass", p) if judged else "not known",
+            **({"changing": _share(found, "changing_mass", p)} if changing else {}),
             "none": _share(found, "mass_none", p),
             "not seen": f"at most {percent(float(found.unseen_mass_high.values[p]))}",
             "in doubt": plural(int(found.ambiguous.values[p]), "run"),

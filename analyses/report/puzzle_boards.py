@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from eqrlab.analyses.text.format import percent_interval, plural
+from eqrlab.analyses.text.tables import answer_word
 from eqrlab.attractors.results.drawn import drawn_of
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import FATES
@@ -130,8 +131,11 @@ def attractor_view(frame: Frame, basins: xr.Dataset, puzzle: int, a: int) -> dic
     one = basins.isel(puzzle=puzzle, attractor=a)
     fate, period = FATES[int(one["fate"])], int(one["period"])
     ends = f"period {period}" if fate == "periodic" else fate
+    drawn = frame.answer(one["answer"].values, bool(one["correct"]))
+    if answer_word(basins, puzzle, a) == "changing":  # one of its answers is drawn
+        drawn["kind"], ends = "none", f"{ends}, its answer changes"
     return {
-        **frame.answer(one["answer"].values, bool(one["correct"])),
+        **drawn,
         "title": f"Attractor {a + 1}",
         "mass": f"mass {percent_interval(*Interval.of(one, 'mass'))}",
         "ends": f"{ends}, residual {float(one['residual']):.2g} of the norm",

@@ -12,7 +12,6 @@ import xarray as xr
 from eqrlab.analyses.text import verdicts as wording
 from eqrlab.analyses.text.format import percent_interval
 from eqrlab.analyses.text.vocabulary import SELECTOR_MEANINGS, SELECTOR_NAMES, fate_meaning
-from eqrlab.attractors.landscape.basins import NOT_DRAWN
 from eqrlab.attractors.results.drawn import common_restarts
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import FATES, MODES
@@ -58,8 +57,7 @@ def fate_bar(fate: np.ndarray) -> list[dict[str, Any]]:
 
 def reached_text(basins: xr.Dataset) -> str:
     """Return the share of runs at an attractor, with its interval clustered by puzzle, as text."""
-    identity = basins["attractor_id"].values
-    reached = (identity >= 0).sum(1) / (identity != NOT_DRAWN).sum(1)
+    reached = (basins["attractor_id"].values >= 0).sum(1) / basins["restarts_used"].values
     return share_text(reached, float(basins.attrs.get("confidence", 0.95)))
 
 
@@ -112,44 +110,45 @@ def is_judged(found: xr.Dataset) -> bool:
 
 
 def answer_word(found: xr.Dataset, *place: int) -> str:
-    """Return "right" or "wrong" by `correct` at a place of a result, "not known" where nothing told what is right."""
+    """Return "right" or "wrong" by `correct` at a place of a result, or why it is neither.
+
+    It is "not known" where nothing told what is right, and "changing" for an attractor whose answer changes on it.
+    """
     if not is_judged(found):
         return "not known"
+    if "changing" in found and found["changing"].values[place]:
+        return "changing"
     return "right" if found["correct"].values[place] else "wrong"
 
 
 def mass_rows(basins: xr.Dataset, puzzle: int) -> list[tuple[str, str, float, float, float]]:
     """Return label, kind ("right", "wrong", "none", "unseen"), mass and bounds of the bars of one puzzle.
 
-    The largest attractors come one by one, the others summed by right and wrong.
+    The largest attractors come one by one, the others summed by their answers.  The kind of an attractor whose answer
+    changes, or is not judged, is "none".
     """
     one = basins.isel(puzzle=puzzle)
-    count, correct = one["count"].values, one["correct"].values
+    count, restarts = one["count"].values, int(one["restarts_used"])
+    answers = np.array([answer_word(basins, puzzle, a) for a in range(len(count))])
     judged = is_judged(basins)
-    restarts = basins.sizes["restart"]
     options = float(basins.attrs.get("confidence", 0.95)), str(basins.attrs.get("interval_method", "mid-p"))
     found = np.flatnonzero(count > 0)
     shown = found if len(found) <= SHOWN_ATTRACTORS + 1 else found[:SHOWN_ATTRACTORS]
     rows: list[tuple[str, str, float, float, float]] = []
 
-    def add(label: str, kind: str, value: Any, low: Any, high: Any) -> None:
+    def add(label: str, answer: str, value: Any, low: Any, high: Any) -> None:
+        kind = answer if answer in ("right", "wrong", "unseen") else "none"
         rows.append((label, kind, float(value), float(low), float(high)))
 
     for a in shown:
-        kind = ("right" if correct[a] else "wrong") if judged else "none"
-        label = f"{a + 1}: {kind}" if judged else f"attractor {a + 1}"
-        add(label, kind, *Interval.of(one, "mass", a))
+        label = f"{a + 1}: {answers[a]}" if judged else f"attractor {a + 1}"
+        add(label, answers[a], *Interval.of(one, "mass", a))
     rest = np.setdiff1d(found, shown)
-    for kind, members in (("right", rest[correct[rest]]), ("wrong", rest[~correct[rest]])):
-        if len(members):
-            total = count[members].sum()
-            label = f"{len(members):,} more" + (f" {kind}" if judged else "")
-            add(
-                label,
-                kind if judged else "none",
-                total / restarts,
-                *proportion_interval(total, restarts, *options),
-            )
+    for answer in ("right", "wrong", "changing", "not known"):
+        if members := int((answers[rest] == answer).sum()):
+            total = count[rest][answers[rest] == answer].sum()
+            label = f"{members:,} more" + (f" {answer}" if judged else "")
+            add(label, answer, total / restarts, *proportion_interval(total, restarts, *options))
     add("none", "none", *Interval.of(one, "mass_none"))
     add("unseen", "unseen", one["unseen_mass"].values, 0.0, one["unseen_mass_high"].values)
     return rows

@@ -307,12 +307,19 @@ def verdict_rows(groups: Mapping[str, xr.Dataset]) -> list[dict[str, str]]:
             row["probability"] = probability_text(modes, p)
             row["correct mass"] = mass_text(basins, "correct_mass", p)
             row["spurious mass"] = mass_text(basins, "spurious_mass", p)
+            if has_changing(basins):
+                row["changing mass"] = mass_text(basins, "changing_mass", p)
         row["no attractor"] = mass_text(basins, "mass_none", p)
         row["attractors"] = str(int(basins["attractors"].values[p]))
         if modes is not None:
             row["advice"] = ADVICE_WORDS[name_of(ADVICE, int(modes["advice"].values[p]), "advice")]
         rows.append(row)
     return rows
+
+
+def has_changing(basins: xr.Dataset) -> bool:
+    """Return whether runs ended at attractors whose answer changes, which are neither right nor wrong."""
+    return "changing_mass" in basins and bool((basins["changing_mass"].values > 0).any())
 
 
 def probability_text(modes: xr.Dataset, puzzle: int) -> str:
@@ -325,7 +332,7 @@ def probability_text(modes: xr.Dataset, puzzle: int) -> str:
 
 
 def mass_text(basins: xr.Dataset, name: str, puzzle: int) -> str:
-    """Return a mass of one puzzle (`correct_mass`, `spurious_mass`, `mass_none`) with its interval, as text."""
+    """Return a mass of one puzzle (`correct_mass`, `spurious_mass`, ...) with its interval, as text."""
     return percent_interval(*Interval.of(basins, name, puzzle))
 
 

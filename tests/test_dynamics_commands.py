@@ -69,6 +69,18 @@ def test_fixed_points_say_that_double_precision_decides_more(dtype, certified, t
     assert "own" not in repr(random) and random.random() < 1
 
 
+@pytest.mark.parametrize("command", [spectrum_command, lyapunov_command], ids=["spectrum", "lyapunov"])
+def test_of_runs_that_are_not_finite_nothing_is_known(command, tmp_path):
+    file, puzzles = tmp_path / "lost.py", tmp_path / "four.txt"
+    file.write_text(SHEAR.replace("z @ A.T.to(z) + 1.0", "torch.where(z[:, :1] > 0, z * 1e30, z / 2)"))
+    puzzles.write_text("1234341223414.23\n")
+    given = ["--puzzles", str(puzzles), "--restarts", "8", "-k", "1", "--quiet", "--out", str(tmp_path)]
+    run = CliRunner().invoke(command, [f"{file}:system", *given])
+    assert run.exit_code == 0, (run.output, run.exception)
+    lost = [row.split() for row in run.output.splitlines() if "nonfinite" in row]
+    assert 0 < len(lost) < 8 and all(row[-3:] == ["nan", "not", "known"] for row in lost), run.output
+
+
 def test_dynamics_tells_what_runs_end_as_for_several_checkpoints(checkpoint, tmp_path):
     puzzles = tmp_path / "four.txt"
     puzzles.write_text("1234341223414.23\n")

@@ -16,7 +16,7 @@ from eqrlab.analyses.commands.common.cost import study_cost_line
 from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for
-from eqrlab.analyses.text.format import table
+from eqrlab.analyses.text.format import signed_interval, table
 from eqrlab.analyses.text.tables import answer_word
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval
@@ -104,19 +104,20 @@ def spectrum_command(k: int, tol: float, which: str, out: Path, **options: Any) 
     rows = []
     for p, m in np.ndindex(ensemble.fate.shape):
         values = result.eigenvalue.values[p, m]
-        worst = np.nanmax(result.eigen_residual.values[p, m])
+        residual = result.eigen_residual.values[p, m][np.isfinite(values)]
         row = {"spectral radius": _radius(result, p, m)}
         row["leading eigenvalues"] = "  ".join(_complex(v) for v in values[:3] if np.isfinite(v))
-        row["worst residual"] = f"{worst:.0g}" + (
-            "" if bool(result.complete.values[p, m]) else " not converged"
-        )
+        row["worst residual"] = f"{residual.max():.0g}" if len(residual) else ""
+        row["worst residual"] += " not converged" if len(residual) and not result.complete.values[p, m] else ""
         rows.append({**_run_row(ensemble, p, m), **row})
     return _finish(out, "spectrum", {"ensemble": ensemble, "spectrum": result}, rows)
 
 
 def _radius(result: xr.Dataset, p: int, m: int) -> str:
-    """Return the spectral radius with its error bound, as text."""
-    value, low, high = (float(result[f"spectral_radius{e}"].values[p, m]) for e in ("", "_low", "_high"))
+    """Return the spectral radius with its error bound, as text; of a state that is not finite nothing is known."""
+    value, low, high = Interval.of(result, "spectral_radius", p, m)
+    if np.isnan(value):
+        return "not known"
     return f"{value:.4f} " + (
         f"+- {max(high - value, value - low):.0g}" if np.isfinite(high) else "(not known)"
     )
@@ -205,7 +206,7 @@ def lyapunov_command(k: int, steps: int, out: Path, **options: Any) -> Path:
     for p, m in np.ndindex(ensemble.fate.shape):
         row = {}
         for i in range(k):
-            value, low, high = Interval.of(result, "lyapunov_exponent", p, m, i)
-            row[f"exponent {i + 1}"] = f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
+            exponent = Interval.of(result, "lyapunov_exponent", p, m, i)
+            row[f"exponent {i + 1}"] = signed_interval(*exponent, 4) or "not known"
         rows.append({**_run_row(ensemble, p, m), **row})
     return _finish(out, "lyapunov", {"ensemble": ensemble, "lyapunov": result}, rows)

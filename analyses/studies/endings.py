@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from eqrlab import attractors as at
 from eqrlab.analyses.figures.style import COLOURS, styled
-from eqrlab.analyses.text.format import number_interval, percent_interval, span
+from eqrlab.analyses.text.format import number_interval, percent_interval, signed_interval, span
 from eqrlab.attractors.dynamics.endings import KINDS, OUTCOMES
 from eqrlab.attractors.ensemble.judge import require_judged
 from eqrlab.attractors.ensemble.options import part_of
@@ -107,13 +107,10 @@ def auc_rows(results: dict[str, Groups]) -> list[dict[str, str]]:
         row = {"model": name, "right": str(int(right.sum())), "wrong": str(int((~right).sum()))}
         for score in ("exponent", "drift"):
             row[f"AUC of the {score}"] = number_interval(*Interval.of(last.sel(score=score), "auc"))
-        gain, low, high = Interval.of(last, "auc_gain")
-        row["difference"] = "undefined" if np.isnan(gain) else f"{gain:+.2f}"
-        row["difference"] += f" [{low:+.2f}, {high:+.2f}]" if np.isfinite(low) else ""
+        row["difference"] = signed_interval(*Interval.of(last, "auc_gain"), 2) or "undefined"
         for outcome in OUTCOMES:
-            mean, low, high = Interval.of(last.sel(outcome=outcome), "mean_exponent")
-            row[f"exponent, {outcome}"] = "-" if np.isnan(mean) else f"{mean:+.3f}"
-            row[f"exponent, {outcome}"] += f" [{low:+.3f}, {high:+.3f}]" if np.isfinite(low) else ""
+            mean = Interval.of(last.sel(outcome=outcome), "mean_exponent")
+            row[f"exponent, {outcome}"] = signed_interval(*mean, 3) or "-"
         row["puzzles with both"] = str(int(last.puzzles_with_both))
         rows.append(row)
     return rows
@@ -126,7 +123,6 @@ def evidence_rows(results: dict[str, Groups]) -> list[dict[str, str]]:
         found = groups["endings"]
         for p, m in np.argwhere(found.kind.values != KINDS.index("stable")):
             one = found.isel(puzzle=p, point=m)
-            value, low, high = Interval.of(one, "exponent")
             near = float(one.near_distance)
             radius = float(one.spectral_radius)
             rows.append({
@@ -135,7 +131,7 @@ def evidence_rows(results: dict[str, Groups]) -> list[dict[str, str]]:
                 "residual": f"{float(one.relative_residual):.1e}",
                 "period": str(int(one.period)) if int(one.period) > 1 else "",
                 "spectral radius": "" if np.isnan(radius) else f"{radius:.4f}",
-                "exponent": "" if np.isnan(value) else f"{value:+.4f} [{low:+.4f}, {high:+.4f}]",
+                "exponent": signed_interval(*Interval.of(one, "exponent"), 4),
                 "nearest fixed point": "" if np.isnan(near)
                 else f"at {near:.1e} of the norm, radius {float(one.near_radius):.3f}",
             })  # fmt: skip

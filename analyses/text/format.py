@@ -67,6 +67,20 @@ def number_interval(value: float, low: float, high: float) -> str:
     return f"{number(value)} [{number(low)}, {number(high)}]"
 
 
+def signed_interval(value: float, low: float, high: float, digits: int) -> str:
+    """Return a number with its sign and interval, as in "+0.12 [+0.08, +0.15]"; without bounds that are not finite.
+
+    Examples
+    --------
+    >>> signed_interval(0.12, 0.08, 0.15, 2), signed_interval(-np.inf, np.nan, np.nan, 2), signed_interval(np.nan, 0, 0, 2)
+    ('+0.12 [+0.08, +0.15]', '-inf', '')
+    """
+    if np.isnan(value):
+        return ""
+    bounds = f" [{low:+.{digits}f}, {high:+.{digits}f}]" if np.isfinite([low, high]).all() else ""
+    return f"{value:+.{digits}f}{bounds}"
+
+
 def span(values: np.ndarray, sign: str = "") -> str:
     """Return the least and the greatest finite number, as in "0.46 to 0.79"; one if they are equal; "" without any."""
     values = values[np.isfinite(values)]

@@ -12,6 +12,7 @@ import xarray as xr
 from eqrlab import attractors as at
 from eqrlab.analyses.report import page
 from eqrlab.analyses.report.puzzle_boards import puzzle_boards
+from eqrlab.analyses.studies import accuracy
 from eqrlab.analyses.studies import arc as study
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.validate import validate
@@ -76,6 +77,16 @@ def test_training_says_that_it_uses_no_identifiers(files, tmp_path):
 def test_a_submission_of_other_puzzles_is_refused(tmp_path):
     said = refused("evaluate", "eqr-sudoku6", "--limit", 2, "--depth", 1, "--submission", tmp_path / "s.json")
     assert said.startswith("--submission requires ARC puzzles")
+
+
+def test_a_submission_that_cannot_be_written_is_refused_before_any_run(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(accuracy, "measure", lambda *a, **k: pytest.fail("something was run"))
+    (tmp_path / "file").write_text("")
+    said = command_line.inside("evaluate", *job, "--submission", tmp_path / "file" / "s.json").exception
+    assert isinstance(said, OSError) and "cannot write there" in str(said)
+    own = "evaluate", *job, "--submission", job[0]
+    before = job[0].read_bytes()
+    assert "is an input of this command" in refused(*own) and job[0].read_bytes() == before
 
 
 def test_identifiers_of_another_build_are_refused_or_run_blank(job, files, tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 
 from eqrlab.analyses import options as opt
 from eqrlab.analyses.commands.common.checkpoints import load_checkpoint
+from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import as_the_model_has_it, bundled_for
 from eqrlab.analyses.text.format import plural, stated_share
 from eqrlab.core.files import replaced_whole
@@ -75,8 +76,10 @@ def evaluate(
     puzzles, split, restarts = given["puzzles"], given["split"], given["restarts"]
     chosen = read_puzzles(puzzles, task, split) if puzzles else bundled_for(task or reasoner.task, split)
     chosen, unsolvable = _solvable(as_the_model_has_it(reasoner, chosen.take(slice(given["limit"]))))
-    if submission is not None and not shown_names(chosen):
-        raise ValueError("--submission requires ARC puzzles whose tasks are known")
+    if submission is not None:
+        if not shown_names(chosen):
+            raise ValueError("--submission requires ARC puzzles whose tasks are known")
+        require_writable(submission.parent, submission.name)
     if unsolvable:
         click.echo(f"eqrlab: {_left_out(unsolvable, len(chosen))}", err=True)
     if commit is not None:

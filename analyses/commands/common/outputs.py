@@ -32,7 +32,7 @@ def require_writable(folder: Path, *names: str) -> None:
     for target in (folder, *targets):
         if any("\ud800" <= letter <= "\udfff" for letter in str(target)):
             raise ValueError(
-                f"{str(target)!a}: a name that is not UTF-8 cannot be given to NetCDF; choose another --out"
+                f"{str(target)!a}: a name that is not UTF-8 cannot be given to NetCDF; choose another"
             )
     require_regular(*targets)
     _require_others(targets)
@@ -52,7 +52,7 @@ def _require_others(targets: list[Path]) -> None:
     for source in _inputs() if there else ():
         for target in there:
             if target.samefile(source):
-                raise ValueError(f"{target}: is an input of this command ({source}); choose another --out")
+                raise ValueError(f"{target}: is an input of this command ({source}); choose another name")
 
 
 def _inputs() -> Iterator[Path]:

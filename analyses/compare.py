@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
+from eqrlab.analyses.text.format import stated_level
 from eqrlab.analyses.text.names import common_name, distinct
 from eqrlab.attractors.answers.scaling import path_independence_gap
 from eqrlab.attractors.results import schema
@@ -137,7 +138,7 @@ def compare(results: Mapping[str, Groups], *, confidence: float = 0.95, seed: in
             "difference",
             pair,
             "mean difference to the first checkpoint, paired by puzzle",
-            f"the difference, {confidence:.0%}",
+            f"the difference, {stated_level(confidence)}",
         ),
         "puzzles_compared": (pair, compared.astype(np.int32), "puzzles where both define the quantity"),
         **Interval(values, *bounds).variables("puzzle_value", (*pair, "puzzle"), "quantity of a puzzle"),

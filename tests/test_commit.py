@@ -202,7 +202,7 @@ def test_scale_prints_and_keeps_what_committing_gave_from_the_runs_it_has(tiny, 
                    "4", "--commit", "0.25", "--out", tmp_path)  # fmt: skip
     assert done.exit_code == 0, done.output
     assert (
-        "2 runs; if none halted (2 of 2 puzzles), the 25% of the open cells of which each run is surest"
+        "2 runs; if none halted (2 of 2 puzzles), the 25 % of the open cells of which each run is surest"
         in " ".join(done.output.split())
     )
     tree = archive.read(tmp_path / "scaling.nc")
@@ -244,7 +244,7 @@ def test_a_verdict_of_mode_a_is_relative_to_the_puzzle_and_says_what_committing_
     groups = commit_where_none_is_right(run, modes)
     assert groups["commit"].puzzle.values.tolist() == [1] and int(groups["commit"].attrs["restarts"]) == 4
     told = dict(check_sentences(groups))["Commit and restart"]
-    assert told.startswith("Mode (a) refers to the puzzle as given. If the 20% of the open cells")
+    assert told.startswith("Mode (a) refers to the puzzle as given. If the 20 % of the open cells")
     assert "answer 0 of 1 puzzle in that mode right" in told and told.endswith(
         "8 plain restarts answer 0 right."
     )

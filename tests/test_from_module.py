@@ -205,7 +205,7 @@ def test_a_class_of_systems_is_called_and_one_that_takes_no_attributes_is_refuse
     )
     system = load_system(f"{file}:Own")
     assert system.step(torch.ones(1, 1), None) == 0.5 and system.provenance["checkpoint"] == "mine.py:Own"
-    with pytest.raises(ValueError, match="Frozen takes no attributes, .*: leave out frozen=True"):
+    with pytest.raises(ValueError, match=r"Frozen takes no attributes, .*: leave out frozen=True"):
         load_system(f"{file}:Frozen")
 
 

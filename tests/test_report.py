@@ -146,7 +146,7 @@ def test_several_checkpoints_are_summed_up_and_linked():
 def test_checkpoints_of_one_name_are_told_apart(names):
     groups = {f"{k}/ensemble": plan.mode_c()["ensemble"].assign_attrs(name=n) for k, n in enumerate(names)}
     found = report.checkpoints(xr.DataTree.from_dict(groups))
-    assert len(found) == 3 and list(found)[0] == names[0]
+    assert len(found) == 3 and next(iter(found)) == names[0]
 
 
 def compared(*results: plan.Groups) -> xr.DataTree:

@@ -24,7 +24,7 @@ from eqrlab.analyses.commands.common.puzzle_choice import (
     short_source,
 )
 from eqrlab.analyses.commands.common.run_options import outside, run_options
-from eqrlab.analyses.text.format import percent, percent_interval, plural, table
+from eqrlab.analyses.text.format import percent, percent_interval, plural, stated_level, table
 from eqrlab.analyses.text.tables import answer_word, is_judged
 from eqrlab.analyses.text.verdicts import has_changing
 from eqrlab.attractors.landscape.estimate import DECISIONS, STOPS, restarts_for
@@ -149,9 +149,9 @@ def basin_rows(found: xr.Dataset) -> list[dict[str, str]]:
 def cost_lines(found: xr.Dataset) -> list[str]:
     """Say how many restarts were used, and how many would have been needed if their number were fixed in advance."""
     used, puzzles = found.restarts_used.values, found.sizes["puzzle"]
-    level = f"{float(found.attrs['confidence']):.0%} {found.attrs['interval_method']} intervals"
+    intervals = f"{stated_level(found.attrs['confidence'])} {found.attrs['interval_method']} intervals"
     more = int((found.attractors.values > SHOWN).sum())
-    lines = [f"{plural(int(used.sum()), 'restart')} in all; {level}, each for one mass alone"]
+    lines = [f"{plural(int(used.sum()), 'restart')} in all; {intervals}, each for one mass alone"]
     if more:
         lines.append(f"{plural(more, 'puzzle')} with further, smaller basins: see the archive")
     if "correct_mass_above" in found:

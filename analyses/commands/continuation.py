@@ -230,7 +230,9 @@ def event_lines(found: xr.Dataset) -> list[str]:
         return f"puzzle {found.puzzle.values[p]}: {kind}attractor {b + 1} {happened}, mass {percent_interval(*bounds)}"
 
     for i, p, b in zip(*np.nonzero(found["event"].values == EVENTS.index("born")), strict=True):
-        lines.append((mass[i, p, b], line(i, p, b, f"born between {values[i - 1]:.10g} and {values[i]:.10g}")))
+        lines.append(
+            (mass[i, p, b], line(i, p, b, f"born between {values[i - 1]:.10g} and {values[i]:.10g}"))
+        )
     for i, p, b in zip(*np.nonzero(alive[:-1] & ~alive[1:]), strict=True):
         goes = int(found["goes_to"].values[i, p, b])
         fate = {-1: "never settle", -2: "go to several"}.get(goes, f"go to {goes + 1}")

@@ -108,7 +108,9 @@ def spectrum_command(k: int, tol: float, which: str, out: Path, **options: Any) 
         row = {"spectral radius": _radius(result, p, m)}
         row["leading eigenvalues"] = "  ".join(_complex(v) for v in values[:3] if np.isfinite(v))
         row["worst residual"] = f"{residual.max():.0g}" if len(residual) else ""
-        row["worst residual"] += " not converged" if len(residual) and not result.complete.values[p, m] else ""
+        row["worst residual"] += (
+            " not converged" if len(residual) and not result.complete.values[p, m] else ""
+        )
         rows.append({**_run_row(ensemble, p, m), **row})
     return _finish(out, "spectrum", {"ensemble": ensemble, "spectrum": result}, rows)
 

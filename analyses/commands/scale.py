@@ -29,7 +29,7 @@ from eqrlab.analyses.figures.style import write_figure
 from eqrlab.analyses.studies.adaptive import trial, trial_lines
 from eqrlab.analyses.studies.commit import clues_of, commit_lines, commit_trial
 from eqrlab.analyses.text.describe import blocks_per_step
-from eqrlab.analyses.text.format import percent, plural, table, wrapped
+from eqrlab.analyses.text.format import percent, plural, stated_level, table, wrapped
 from eqrlab.analyses.text.harmful_depth import late_drop
 from eqrlab.analyses.text.signals import signal_rows, signal_warning, trust_sentence
 from eqrlab.analyses.text.vocabulary import SELECTOR_NAMES
@@ -274,7 +274,7 @@ def scaling_lines(groups: dict[str, xr.Dataset]) -> list[str]:
     if own is not None:
         lines += ["one restart: accuracy in % by depth", "", *table(start_rows(scaling, own)), ""]
     text = (
-        f"Accuracy in %; {float(scaling.attrs['confidence']):.0%} intervals from resampling the "
+        f"Accuracy in %; {stated_level(scaling.attrs['confidence'])} intervals from resampling the "
         f"{scaling.sizes['puzzle']} puzzles."
         if scaling.sizes["puzzle"] > 1
         else "Accuracy in %; a single puzzle gives no interval."

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from eqrlab.analyses.figures.style import COLOURS, plot
 from eqrlab.analyses.text.comparison import SUBJECTS, is_share, quantity_name, subject_of
-from eqrlab.analyses.text.format import percent, plural
+from eqrlab.analyses.text.format import percent, plural, stated_level
 from eqrlab.attractors.results.interval import Interval
 
 OTHERS = (
@@ -216,7 +216,7 @@ def plot_scatter(
         axis.set_major_formatter(lambda value, _: percent(value) if value < 1 else ends)
     mass, name = "mass" in quantity, quantity_name(quantity)
     what = f"share of restarts that end at {name}" if mass else f"{quantity.partition(',')[0]}: {name}"
-    whiskers = f"; whiskers: {100 * float(comparison.attrs['confidence']):g} % intervals" if mass else ""
+    whiskers = f"; whiskers: {stated_level(comparison.attrs['confidence'])} intervals" if mass else ""
     ax.set(xlabel=short(names[0]), ylabel=short(other))
     ax.set_title(f"{what}\nabove the line {short(other)} has more\nnumbers: puzzles{whiskers}", pad=10)
     missing = int((~np.isfinite(values).all(0)).sum())

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from eqrlab.analyses.figures.style import COLOURS, in_percent, plot
 from eqrlab.analyses.text import tables
-from eqrlab.analyses.text.format import percent, percent_interval
+from eqrlab.analyses.text.format import percent, percent_interval, stated_level
 from eqrlab.analyses.text.verdicts import share_of
 from eqrlab.analyses.text.vocabulary import MODE_NAMES
 from eqrlab.attractors.results.schema import MODES
@@ -49,8 +49,8 @@ def plot_modes(modes: xr.Dataset, *, ax: Axes) -> None:
     ax.set(xlim=(0, 1), ylim=(4.35, -0.85), yticks=[], xticks=[0, 0.25, 0.5, 0.75, 1])
     ax.spines.left.set_visible(False)
     in_percent(ax.xaxis)
-    level = f", with {100 * float(modes.attrs.get('confidence', 0.95)):g} % intervals"
-    ax.set_xlabel(f"share of the puzzles{level if modes.sizes['puzzle'] > 1 else ''}")
+    bounds_of = f", with {stated_level(modes.attrs.get('confidence', 0.95))} intervals"
+    ax.set_xlabel(f"share of the puzzles{bounds_of if modes.sizes['puzzle'] > 1 else ''}")
     _inside_ends(ax)
 
 
@@ -97,8 +97,8 @@ def plot_basins(basins: xr.Dataset, puzzle: int = 0, *, ax: Axes) -> None:
             ax.text(x, row, words, ha=side, va="center_baseline", transform=ax.get_yaxis_transform(),
                       color=COLOURS["ink" if side == "right" else "muted"])  # fmt: skip
     ax.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6), yticks=[], xticks=[0, 0.5, 1])
-    level = f"{100 * float(basins.attrs.get('confidence', 0.95)):g} % intervals"
-    ax.set_xlabel(f"share of restarts, {level};\nhatched: upper bound")
+    confidence = stated_level(basins.attrs.get("confidence", 0.95))
+    ax.set_xlabel(f"share of restarts, {confidence} intervals;\nhatched: upper bound")
     in_percent(ax.xaxis)
     ax.grid(axis="y", visible=False)
     ax.spines.left.set_visible(False)

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from eqrlab.analyses.figures.style import COLOURS, in_percent, plot, styled
-from eqrlab.analyses.text.format import percent
+from eqrlab.analyses.text.format import percent, stated_level
 from eqrlab.attractors.results.interval import Interval
 
 RIGHT = ("#0072b2", "#56b4e9", "#00476f", "#8fd3ff")
@@ -254,8 +254,8 @@ def stability_curve(stability: xr.Dataset, puzzle: int = 0, names: list[str] | N
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
     axes.set_xticks([], minor=True)
     in_percent(axes.yaxis)
-    confidence = 100 * float(stability.attrs["confidence"])
-    axes.set_title(f"share of perturbed states that return, {confidence:g} % intervals")
+    confidence = stated_level(stability.attrs["confidence"])
+    axes.set_title(f"share of perturbed states that return, {confidence} intervals")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="lower left")
     return figure

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from eqrlab import attractors as at
 from eqrlab.analyses.figures.style import COLOURS, in_percent, plot
 from eqrlab.analyses.text import tables
-from eqrlab.analyses.text.format import plural
+from eqrlab.analyses.text.format import plural, stated_level
 from eqrlab.analyses.text.verdicts import auc_depth, auc_text
 from eqrlab.analyses.text.vocabulary import UNDEFINED
 from eqrlab.attractors.ensemble.schedule import measured_of
@@ -244,11 +244,9 @@ def plot_auc(alignment: xr.Dataset, *, ax: Axes) -> None:
         if reason and not known[span].any() and len(span) > 2:
             ax.text(span.mean(), 0.12, reason, ha="center", fontsize=11, color=COLOURS["muted"])
     grey = "" if known.all() else "; grey: undefined"
-    whiskers = (
-        f"whiskers: {100 * float(alignment.attrs.get('confidence', 0.95)):g} % intervals; dotted: chance"
-    )
+    confidence = stated_level(alignment.attrs.get("confidence", 0.95))
     ax.set(ylim=(-0.03, 1.06), xlim=(-0.5, len(auc) - 0.5), yticks=[0, 0.5, 1])
-    ax.set_xlabel(f"depth{grey}\n{whiskers}")
+    ax.set_xlabel(f"depth{grey}\nwhiskers: {confidence} intervals; dotted: chance")
     ax.set_xticks(places, [str(d) for d in depths])
     _heading(ax, "AUC of the residual")
 

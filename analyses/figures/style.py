@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
+from eqrlab.analyses.text.format import stated_level
 from eqrlab.core.files import replaced_whole
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
@@ -204,7 +205,7 @@ def in_percent(*axes: Axis) -> None:
 
 def band_key(found: xr.Dataset) -> Patch:
     """Return the entry of a legend for shaded intervals, of the confidence of a dataset."""
-    label = f"band: {100 * float(found.attrs.get('confidence', 0.95)):g} % interval"
+    label = f"band: {stated_level(found.attrs.get('confidence', 0.95))} interval"
     return Patch(facecolor=COLOURS["ink"], alpha=0.15, linewidth=0, label=label)
 
 

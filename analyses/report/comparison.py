@@ -23,7 +23,7 @@ from eqrlab.analyses.text.comparison import (
     recipe_table,
     seeds_sentence,
 )
-from eqrlab.analyses.text.format import plural
+from eqrlab.analyses.text.format import plural, stated_level
 from eqrlab.analyses.text.verdicts import puzzle_modes
 
 Results = Mapping[str, Mapping[str, xr.Dataset]]
@@ -82,7 +82,7 @@ def comparison_view(
         "scope": f"The same {puzzles} and seeds for all: {restarts} each, {ensemble.sizes['step']} steps.",
         "about": ABOUT,
         "unbounded": any(str(q) in UNBOUNDED for q in comparison["quantity"].values),
-        "confidence": f"{float(comparison.attrs['confidence']):.0%}".replace("%", "\u00a0%"),
+        "confidence": stated_level(comparison.attrs["confidence"]).replace(" ", "\u00a0"),
         "differences": figure(
             "differences", f"Differences to {names[0]} with intervals", partial(plot_differences, comparison)
         ),

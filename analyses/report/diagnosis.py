@@ -31,7 +31,7 @@ from eqrlab.analyses.report.puzzle_boards import puzzle_boards
 from eqrlab.analyses.text import tables
 from eqrlab.analyses.text import verdicts as wording
 from eqrlab.analyses.text.borders import border_sentences
-from eqrlab.analyses.text.format import plural
+from eqrlab.analyses.text.format import plural, stated_level
 from eqrlab.analyses.text.signals import signal_rows, signal_warning
 from eqrlab.analyses.text.telling import telling_puzzles
 from eqrlab.analyses.text.vocabulary import SELECTOR_NAMES
@@ -66,7 +66,7 @@ def diagnosis_view(number: int, name: str, groups: Groups) -> dict[str, Any]:
         "id": f"checkpoint-{number}", "name": name, "judged": False, "scope": scope, "puzzles": puzzles,
         "runs": runs, "common": common, "unequal": not drawn.all(), "task": str(ensemble.attrs.get("task", "unknown")),
         "family": str(ensemble.attrs.get("family", "unknown")),
-        "confidence": f"{float(basins.attrs.get('confidence', 0.95)):.0%}".replace("%", "\u00a0%"),
+        "confidence": stated_level(basins.attrs.get("confidence", 0.95)).replace(" ", "\u00a0"),
         "banded": runs > EACH_RUN, "fates": tables.fate_bar(ensemble["fate"].values),
         "paths": figure("paths", f"Residual of the runs of {name} over steps", partial(plot_residuals, ensemble)),
         "some": PHASE_RUNS if restarts > PHASE_RUNS else 0, "puzzle_views": [],

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from eqrlab.analyses.text.format import percent_interval, plural
+from eqrlab.analyses.text.format import percent, percent_interval, plural
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
 
@@ -56,7 +56,7 @@ def disguise_rows(found: xr.Dataset) -> list[dict[str, str]]:
             "same answer over disguises": percent_interval(*Interval.of(found, "mass_disguises", c)),
             "over restarts": percent_interval(*Interval.of(found, "mass_restarts", c)),
             "right over disguises": percent_interval(*Interval.of(found, "mass_right", c)),
-            "at an attractor": f"{float(found.attracted.values[c]):.0%}".replace("%", " %"),
+            "at an attractor": percent(float(found.attracted.values[c])),
         })  # fmt: skip
     return rows
 

@@ -23,6 +23,7 @@ from eqrlab.analyses.text.comparison import (
     recipe_table,
     seeds_sentence,
 )
+from eqrlab.analyses.text.format import stated_level
 from eqrlab.analyses.text.names import typed
 from eqrlab.analyses.text.signals import trust_sentence
 from eqrlab.analyses.text.vocabulary import MODE_NAMES, SELECTOR_NAMES
@@ -84,7 +85,7 @@ def diagnosis_markdown(groups: Groups, level: int = 2) -> str:
         told.append(f"**Disguises.** {disguise_sentence(groups['disguises'])}")
     if "spectrum" in groups and "verdict" in groups["spectrum"]:
         told.append(f"**At the attractors.** {local_sentence(groups['spectrum'])}")
-    level_of = f"{100 * float(groups['basins'].attrs.get('confidence', 0.95)):g} %"
+    stated = stated_level(groups["basins"].attrs.get("confidence", 0.95))
     drawn = drawn_of(ensemble).sum(1)
     restarts = f"{drawn.max()} restarts"
     if drawn.min() < drawn.max():
@@ -97,9 +98,9 @@ def diagnosis_markdown(groups: Groups, level: int = 2) -> str:
     parts = [
         f"{hashes} Landscape", *told, runs,
         f"{hashes}# Over the puzzles", table(_figures(groups)),
-        f"In brackets {level_of} intervals from resampling whole puzzles, whose restarts are not independent.",
+        f"In brackets {stated} intervals from resampling whole puzzles, whose restarts are not independent.",
         f"{hashes}# Puzzle by puzzle", table(rows[:ROWS], len(rows) - ROWS),
-        f"In brackets {level_of} intervals of each mass alone, over the restarts of the puzzle; a mass is the share of "
+        f"In brackets {stated} intervals of each mass alone, over the restarts of the puzzle; a mass is the share of "
         "restarts that end at such attractors.",
         f"{hashes}# How it was made", table(_provenance(about)),
         f"{hashes}# How to reproduce it", f"```bash\n{command('diagnose', [about], ensemble.sizes['puzzle'])}\n```",

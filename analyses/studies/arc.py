@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from eqrlab.analyses.studies.shares import clustered
+from eqrlab.analyses.text.format import stated_level
 from eqrlab.attractors.answers.outcomes import share_of_runs
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
@@ -157,7 +158,7 @@ def disguises(
         counts["disguises"][c], counts["answers"][c] = n, (votes > 0).sum()
         attracted[c] = ended[case.rows].mean()
     each = ("case",)
-    percent = f"{confidence:.0%} interval"
+    percent = f"{stated_level(confidence)} interval"
     variables: dict[str, schema.Variable] = {
         "disguises": (each, counts["disguises"], "disguises of the test that were run"),
         **Interval(*among).variables(

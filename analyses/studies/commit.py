@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 
 from eqrlab import attractors as at
-from eqrlab.analyses.text.format import percent_interval, plural, wrapped
+from eqrlab.analyses.text.format import percent, percent_interval, plural, wrapped
 from eqrlab.analyses.text.signals import points
 from eqrlab.attractors.answers.commit import Clues, commit_run
 from eqrlab.attractors.results import schema
@@ -104,7 +104,7 @@ def commit_sentence(found: xr.Dataset) -> str:
     right, stage = int(found["correct"].values.sum()), int(found.attrs["restarts"])
     share = percent_interval(*Interval.of(found, "accuracy"))
     return (
-        f"Mode (a) refers to the puzzle as given. If the {float(found.attrs['share']):.0%} of the open cells of which "
+        f"Mode (a) refers to the puzzle as given. If the {percent(found.attrs['share'])} of the open cells of which "
         f"each run is surest are written in as clues, {stage} + {stage} runs answer {right} of "
         f"{plural(found.sizes['puzzle'], 'puzzle')} in that mode right ({share}); {2 * stage} plain restarts answer "
         f"{int(found['correct_restarts'].values.sum())} right."
@@ -122,7 +122,7 @@ def commit_lines(found: xr.Dataset) -> list[str]:
     lost = int((~found["any_correct_restarts"].values).sum())
     text = (
         f"Commit and restart: {plural(stage, 'run')}; if none {rule} ({tried} of {plural(puzzles, 'puzzle')}), the "
-        f"{float(found.attrs['share']):.0%} of the open cells of which each run is surest are written in, and "
+        f"{percent(found.attrs['share'])} of the open cells of which each run is surest are written in, and "
         f"{stage} more runs are made. Right: {shares['_first']} before, {shares['']} with committing, "
         f"{shares['_restarts']} with {stage} plain restarts instead, at equal cost: "
         f"{points(*Interval.of(found, 'gain'))}."

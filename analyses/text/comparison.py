@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from eqrlab.analyses.text.format import percent_interval, plural
+from eqrlab.analyses.text.format import percent_interval, plural, stated_level
 from eqrlab.analyses.text.names import distinct
 from eqrlab.analyses.text.signals import points
 from eqrlab.analyses.text.vocabulary import MODE_NAMES, SELECTOR_NAMES
@@ -102,7 +102,7 @@ def comparison_table(comparison: xr.Dataset, other: int = 1) -> dict[str, list[d
     the two means.
     """
     names = [str(name) for name in comparison["checkpoint"].values]
-    gap_heading = f"difference [{100 * float(comparison.attrs['confidence']):g} % interval]"
+    gap_heading = f"difference [{stated_level(comparison.attrs['confidence'])} interval]"
     fixed = ["quantity", gap_heading, "over"]
     first, second = distinct(names[0], fixed), distinct(names[other], [*fixed, names[0]])
     means = paired_means(comparison, other)
@@ -134,7 +134,7 @@ def recipe_table(recipes: xr.Dataset, other: int = 1) -> dict[str, list[dict[str
         Position of the recipe.
     """
     names = [str(name) for name in recipes["recipe"].values]
-    gap_heading = f"difference [{100 * float(recipes.attrs['confidence']):g} % interval]"
+    gap_heading = f"difference [{stated_level(recipes.attrs['confidence'])} interval]"
     first = distinct(names[0], ["quantity", gap_heading])
     second = distinct(names[other], ["quantity", gap_heading, first])
     table: dict[str, list[dict[str, str]]] = {}

@@ -67,13 +67,25 @@ def number_interval(value: float, low: float, high: float) -> str:
     return f"{number(value)} [{number(low)}, {number(high)}]"
 
 
+def stated_level(confidence: float) -> str:
+    """Return the confidence of intervals as text.
+
+    Examples
+    --------
+    >>> stated_level(0.95), stated_level(0.999)
+    ('95 %', '99.9 %')
+    """
+    return f"{100 * float(confidence):.10g} %"
+
+
 def signed_interval(value: float, low: float, high: float, digits: int) -> str:
     """Return a number with its sign and interval, as in "+0.12 [+0.08, +0.15]"; without bounds that are not finite.
 
     Examples
     --------
-    >>> signed_interval(0.12, 0.08, 0.15, 2), signed_interval(-np.inf, np.nan, np.nan, 2), signed_interval(np.nan, 0, 0, 2)
-    ('+0.12 [+0.08, +0.15]', '-inf', '')
+    >>> nan = float("nan")
+    >>> signed_interval(0.12, 0.08, 0.15, 2), signed_interval(-0.5, nan, nan, 1), signed_interval(nan, nan, nan, 2)
+    ('+0.12 [+0.08, +0.15]', '-0.5', '')
     """
     if np.isnan(value):
         return ""

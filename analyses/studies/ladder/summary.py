@@ -11,6 +11,7 @@ import xarray as xr
 from eqrlab.analyses.studies.ladder.climb import Groups
 from eqrlab.analyses.studies.ladder.rungs import REFERENCE_DEPTH, Ladder, rung_before
 from eqrlab.analyses.text.describe import blocks_per_step
+from eqrlab.analyses.text.format import stated_level
 from eqrlab.attractors.answers.scaling import path_independence_gap
 from eqrlab.attractors.fates.fate import CODE
 from eqrlab.attractors.results import schema
@@ -146,13 +147,21 @@ def summarise(
     pair, triple = ("rung", "quantity"), ("rung", "seed", "quantity")
     variables: dict[str, schema.Variable] = {
         "mean": (pair, level[0], "mean over seeds and puzzles"),
-        "low": (pair, level[1], f"lower bound of the mean, {confidence:.0%}, over seeds and puzzles"),
-        "high": (pair, level[2], f"upper bound of the mean, {confidence:.0%}, over seeds and puzzles"),
+        "low": (
+            pair,
+            level[1],
+            f"lower bound of the mean, {stated_level(confidence)}, over seeds and puzzles",
+        ),
+        "high": (
+            pair,
+            level[2],
+            f"upper bound of the mean, {stated_level(confidence)}, over seeds and puzzles",
+        ),
         **Interval(*step).variables(
             "step",
             pair,
             "difference to the rung before, paired by seed and puzzle",
-            f"that difference, {confidence:.0%}",
+            f"that difference, {stated_level(confidence)}",
         ),
         "seed_mean": (triple, seed_mean, "mean over puzzles"),
         "seed_step": (triple, seed_step, "difference to the rung before"),
@@ -198,7 +207,7 @@ def summarise(
             "effect",
             ("ingredient", "quantity"),
             "effect of an ingredient in a 2 x 2 design, paired by seed and puzzle",
-            f"that effect, {confidence:.0%}",
+            f"that effect, {stated_level(confidence)}",
         )
     one = schema.carried(first[rungs[0]]["ensemble"])
     taken = ("Conventions", "schema_version", "source", "created", "family", "task", "seed", "restarts", "depth",

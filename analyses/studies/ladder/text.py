@@ -18,7 +18,7 @@ from eqrlab.analyses.studies.ladder.summary import (
     STARTS,
     WITHIN,
 )
-from eqrlab.analyses.text.format import number_interval, plural
+from eqrlab.analyses.text.format import number_interval, plural, stated_level
 from eqrlab.attractors.results.schema import MODES
 
 Rows = list[dict[str, str]]
@@ -219,7 +219,7 @@ def notes(summary: xr.Dataset) -> list[str]:
     a, seeds = summary.attrs, summary.sizes["seed"]
     kinds = {STARTS[int(k)] for k in summary.starts.values}
     interval = (
-        f"Intervals are {float(a['confidence']):.0%} and rest on {seeds} seeds: Student's t on the variance between "
+        f"Intervals are {stated_level(a['confidence'])} and rest on {seeds} seeds: Student's t on the variance between "
         "seeds plus that between puzzles, so they hold for new seeds and new puzzles."
         if seeds > 1
         else "There is one seed, hence no interval: nothing tells how another seed would differ."

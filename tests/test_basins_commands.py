@@ -61,7 +61,9 @@ def test_the_cost_is_set_against_a_fixed_number_of_restarts(found):
         f"{used:,} restarts in all" in text
         and f"{fixed:,} in all: {used / fixed:.2f} of that was used" in text
     )
-    assert "; 99.9 % clopper-pearson intervals," in "\n".join(cost_lines(found.assign_attrs(confidence=0.999)))
+    assert "; 99.9 % clopper-pearson intervals," in "\n".join(
+        cost_lines(found.assign_attrs(confidence=0.999))
+    )
     short = at.estimate_basins(selector([[0.0]]), puzzles(), half_width=0.02, depth=40, max_restarts=64)
     assert "1 puzzle did not reach that half-width: allow more with --max-restarts" in "\n".join(
         cost_lines(short)

@@ -106,10 +106,19 @@ def test_one_puzzle_one_restart_and_a_map_of_ones_own_are_told_in_plain_words(tm
         (("x", "--breadths", "a"), 2),
         (("eqr-sudoku6", "--from", "x.nc"), 2),
         (("--from", "x.nc", "--limit", "3"), 2),
+        (("--from", "x.nc", "--noise", "0.5"), 2),
+        (("--from", "x.nc", "--set", "H_cycles=3"), 2),
     ],
 )
 def test_wrong_usage_exits_with_2(arguments, code, tmp_path):
     assert eqrlab(*arguments, "--out", tmp_path / "out").exit_code == code
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_trial_of_too_few_puzzles_is_refused_before_any_run(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(scale_commands, "drawn", lambda *a: pytest.fail("something was run"))
+    few = "--puzzles", files / "four.csv", "--limit", 3, "--adaptive", "--out", tmp_path / "out"
+    assert "at least 4 puzzles, got 3" in str(eqrlab(files / "free.safetensors", *few).exception)
     assert not (tmp_path / "out").exists()
 
 

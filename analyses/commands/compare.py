@@ -11,6 +11,7 @@ import click
 import xarray as xr
 
 from eqrlab.analyses.commands.common.outputs import require_writable
+from eqrlab.analyses.commands.common.run_options import require_no_runs
 from eqrlab.analyses.commands.common.unfinished import Kept
 from eqrlab.analyses.commands.diagnose import REPORT, finish, run_all, sampling_options, with_puzzles
 from eqrlab.analyses.compare import compare, over_seeds, require_recipes, require_same_puzzles
@@ -59,15 +60,6 @@ def read_results(files: Sequence[str]) -> dict[str, dict[str, xr.Dataset]]:
     return results
 
 
-def require_no_runs(context: click.Context) -> None:
-    """Refuse options of sampling beside archives, whose runs are there already."""
-    allowed = {"checkpoints", "seeds", "out", "quiet", "as_json"}
-    for option in context.command.params:
-        given = context.get_parameter_source(str(option.name)) is click.core.ParameterSource.COMMANDLINE
-        if given and option.name not in allowed:
-            raise click.UsageError(f"archives have their puzzles and runs: leave out {option.opts[0]}")
-
-
 @click.command(
     "compare",
     epilog="Example:  eqrlab compare eqr-sudoku6 trm-sudoku6 --limit 2 --restarts 4 --depth 16 --no-local",
@@ -81,10 +73,7 @@ def require_no_runs(context: click.Context) -> None:
     "new seeds and new puzzles.",
 )
 @sampling_options
-@click.pass_context
-def compare_command(
-    context: click.Context, checkpoints: tuple[str, ...], seeds: int | None, out: Path, **options: Any
-) -> Path:
+def compare_command(checkpoints: tuple[str, ...], seeds: int | None, out: Path, **options: Any) -> Path:
     """Compare checkpoints on the same puzzles and seeds.
 
     Differences are taken to the first CKPT, with intervals paired by puzzle.  All restarts are drawn, even if fewer
@@ -103,7 +92,7 @@ def compare_command(
         raise click.UsageError("compare needs at least two checkpoints")
     kept: Kept | None = None
     if archives:
-        require_no_runs(context)
+        require_no_runs("checkpoints", "seeds")
         results = read_results(archives)
         require_writable(out, target.name, REPORT)
     else:

@@ -22,11 +22,11 @@ from eqrlab.analyses.commands.common.puzzle_choice import (
     require_solutions,
     short_source,
 )
-from eqrlab.analyses.commands.common.run_options import outside, run_options
+from eqrlab.analyses.commands.common.run_options import outside, require_no_runs, run_options
 from eqrlab.analyses.commands.common.unfinished import Kept, request
 from eqrlab.analyses.figures.scaling import USABLE, scaling_figure
 from eqrlab.analyses.figures.style import write_figure
-from eqrlab.analyses.studies.adaptive import trial, trial_lines
+from eqrlab.analyses.studies.adaptive import require_halves, trial, trial_lines
 from eqrlab.analyses.studies.commit import clues_of, commit_lines, commit_trial
 from eqrlab.analyses.text.describe import blocks_per_step
 from eqrlab.analyses.text.format import percent, plural, stated_level, table, wrapped
@@ -121,11 +121,7 @@ def scale_command(
     layers: int | None = None
     kept: Kept | None = None
     if source is not None:
-        if any(given[name] for name in ("against", "puzzles", "limit", "compiled", "commit", "resume")):
-            raise click.UsageError(
-                "--from takes puzzles and runs from the archive: "
-                "leave out --puzzles, --limit, --against, --commit, --compile and --resume"
-            )
+        require_no_runs("source", "depths", "breadths", "adaptive", "accuracy")
         require_writable(out, "scaling.nc", "scaling.svg")
         groups = stored(source)
         name = str(groups["ensemble"].attrs.get("name", source.stem))
@@ -148,6 +144,8 @@ def scale_command(
             model, puzzles, given["split"], few, given["allow_several"], seed=given["seed"], quiet=quiet
         )
         require_solutions(chosen)
+        if adaptive:
+            require_halves(len(chosen))
         require_writable(out, "scaling.nc", "scaling.svg")
         layers = None if model.config is None else blocks_per_step(model)
         click.echo(

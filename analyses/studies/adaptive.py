@@ -121,8 +121,7 @@ def trial(
     """
     base = ensemble if baseline is None else baseline
     puzzles = ensemble.sizes["puzzle"]
-    if puzzles < 4:
-        raise ValueError(f"a trial of policies needs at least 4 puzzles, got {puzzles}")
+    require_halves(puzzles)
     halves = [np.arange(start, puzzles, 2) for start in (0, 1)]
     chosen: dict[str, list[at.Policy]] = {}
     rows: list[dict[str, float]] = []
@@ -152,6 +151,12 @@ def trial(
     })  # fmt: skip
 
 
+def require_halves(puzzles: int) -> None:
+    """Raise ValueError unless there are puzzles enough to choose policies on one half and judge on the other."""
+    if puzzles < 4:
+        raise ValueError(f"a trial of policies needs at least 4 puzzles, got {puzzles}")
+
+
 def judged(
     base: xr.Dataset, policies: list[at.Policy], correct: np.ndarray, nfe: np.ndarray, latency: np.ndarray
 ) -> dict[str, float]:
@@ -171,7 +176,7 @@ def gathered(families: list[str], rows: list[dict[str, float]], attributes: dict
 
 
 def at_text(policy: at.Policy) -> str:
-    """Return what is particular about a policy, as "halt above 0, 1 restart to depth 16"."""
+    """Return what is particular about a policy, as "halt above 0, 1 x depth 16"."""
     rule = {
         "never": "no stopping",
         "halt": f"halt above {policy.halt_above:g}",

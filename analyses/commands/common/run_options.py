@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import click
+
 from eqrlab import attractors as at
 from eqrlab.attractors.ensemble.options import part_of
 from eqrlab.core import Reasoner
@@ -16,6 +18,21 @@ def run_options(model: Reasoner, chosen: PuzzleSet, given: Mapping[str, Any]) ->
     """Return the options of `attractors.Run.of`: a family with one stored start is started from random states."""
     puzzles = {"labels": chosen.labels, "identifiers": chosen.identifiers, "oracle": chosen.oracle}
     return {**puzzles, "initial": restart_law(model), **part_of(given, at.RunOptions)}
+
+
+def require_no_runs(*allowed: str) -> None:
+    """Refuse options of the running command, but for these, beside archives, whose puzzles and runs are there already.
+
+    Raises
+    ------
+    click.UsageError
+        Naming the first that was given.
+    """
+    context = click.get_current_context()
+    for option in context.command.params:
+        given = context.get_parameter_source(str(option.name)) is click.core.ParameterSource.COMMANDLINE
+        if given and option.name not in (*allowed, "out", "quiet", "as_json"):
+            raise click.UsageError(f"archives have their puzzles and runs: leave out {option.opts[0]}")
 
 
 def outside(model: Reasoner) -> str:

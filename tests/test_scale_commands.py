@@ -164,6 +164,8 @@ def test_a_trial_finds_that_trying_again_is_cheaper_than_going_deeper():
     assert family.mean_nfe["+ racing"] < 0.8 * family.mean_nfe["fixed depth and breadth"]
     lines = "\n".join(adaptive_trial.trial_lines(found))
     assert "+ racing" in lines and "halt above" in lines
+    large = found.assign({f"mean_nfe{end}": found.mean_nfe * 0 + 1024 for end in ("", "_low", "_high")})
+    assert adaptive_trial.trial_rows(large)[0]["steps a puzzle"] == "1,024 [1,024, 1,024]"
     with pytest.raises(ValueError, match="at least 4 puzzles"):
         adaptive_trial.trial(hopeless_or_quick(3))
 

@@ -215,7 +215,7 @@ def trial_rows(found: xr.Dataset) -> list[dict[str, str]]:
     for family in found["family"].values:
         one = found.sel(family=family)
         value = lambda name, one=one: Interval.of(one, name)
-        number = lambda name, value=value: "{:.3g} [{:.3g}, {:.3g}]".format(*value(name))
+        number = lambda name, value=value: "{} [{}, {}]".format(*map(_short, value(name)))
         above = bool(one["exceeds"])
         rows.append(
             {
@@ -231,3 +231,8 @@ def trial_rows(found: xr.Dataset) -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def _short(value: float) -> str:
+    """Return a number with three digits, or whole from a thousand on."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"

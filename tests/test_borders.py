@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+import xarray as xr
 
 from eqrlab import attractors as at
 from eqrlab.analyses.studies.borders import borders
@@ -38,3 +39,15 @@ def test_without_states_nothing_is_measured_and_nothing_is_told():
     few = {name: groups[name] for name in ("ensemble", "basins", "modes")}
     assert borders(run, run.sample(), few, derivatives=False) == {}
     assert border_sentences(few, 0) == []
+
+
+def test_only_cells_with_a_clue_are_named():
+    share, tokens = np.full((1, 1, 36), np.nan), np.ones((1, 36), int)
+    share[0, 0, [4, 20]], tokens[0, [4, 20]] = (0.25, 0.5), 3
+    variables = {
+        "margin_lost": (("puzzle", "point", "input_token"), share),
+        "inputs": (("puzzle", "input_token"), tokens),
+    }
+    clues = xr.Dataset(variables, {"puzzle": [7], "point": ["right"]})
+    (told,) = border_sentences({"clues": clues, "ensemble": xr.Dataset(attrs={"task": "sudoku6"})}, 7)
+    assert told.index("50 %") < told.index("25 %") and "undefined" not in told

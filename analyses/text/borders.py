@@ -56,9 +56,10 @@ def _clues(one: xr.Dataset, groups: Mapping[str, xr.Dataset]) -> list[str]:
     board = task(str(groups["ensemble"].attrs["task"]))
     for i, kind in enumerate(one["point"].values):
         share = one["margin_lost"].values[i] if "margin_lost" in one else one["moved"].values[i]
-        if np.isnan(share).all():
+        clues = np.flatnonzero(~np.isnan(share))
+        if not len(clues):
             continue
-        order = np.argsort(np.where(np.isnan(share), np.inf, -share), kind="stable")[:CLUES]
+        order = clues[np.argsort(-share[clues], kind="stable")][:CLUES]
         tokens = one["inputs"].values
         named = [
             f"{board.symbol(int(tokens[c]))} in {board.cell(int(c))} ({percent(float(share[c]))})"

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from eqrlab import attractors as at
 from eqrlab.analyses.cli import cli
 from eqrlab.analyses.diagnose import diagnose
+from eqrlab.analyses.studies import commit as study
 from eqrlab.analyses.studies.checks import check_sentences
 from eqrlab.analyses.studies.commit import commit_where_none_is_right
 from eqrlab.analyses.text.vocabulary import mode_meaning
@@ -21,6 +22,7 @@ from eqrlab.attractors.results.validate import validate
 from eqrlab.core import MapSystem, load
 from eqrlab.datasets import build, read_puzzles, task, write_csv
 from tests.core_models import tiny_file
+from tests.family_models import many_puzzles
 
 BLANK, DOWN, UP = 1, 2, 3
 
@@ -195,6 +197,13 @@ def tiny(tmp_path_factory):
 
 def command(verb, *arguments):
     return CliRunner().invoke(cli, [verb, *map(str, arguments), "--quiet"])
+
+
+def test_a_trial_runs_puzzles_with_their_identifiers(monkeypatch):
+    monkeypatch.setattr(study, "commit_run", lambda run, *a, **k: run)
+    puzzles = dataclasses.replace(build("sudoku4", 2, seed=1), identifiers=np.array([1, 2]))
+    run = study.commit_trial(many_puzzles("sudoku4", 3, 6, 16, 8), puzzles, 0.2, depth=2)
+    assert run.identifiers.tolist() == [1, 2]
 
 
 def test_scale_prints_and_keeps_what_committing_gave_from_the_runs_it_has(tiny, tmp_path):

@@ -86,7 +86,10 @@ def retired_later(ensemble: xr.Dataset, longer: xr.Dataset) -> Mapping[Any, xr.D
     retired = steps_made(ensemble) < ensemble.sizes["step"]
     if not retired.any():
         return {}
-    differ, counted = ensemble["answer"].values != longer["answer"].values, Judge.of_ensemble(ensemble).counted
+    differ, counted = (
+        ensemble["answer"].values != longer["answer"].values,
+        Judge.of_ensemble(ensemble).counted,
+    )
     changed = (differ if counted is None else differ & counted[:, None]).any(2) & retired
     share = Interval(*share_of_runs(changed.sum(1), retired.sum(1)))
     text = "share of the retired runs that have another answer at the largest depth"

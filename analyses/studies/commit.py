@@ -65,8 +65,12 @@ def commit_trial(
     """
     clues = clues_of(puzzles.task)
     work = {name: options.pop(name) for name in ("batch_size", "progress") if name in options}
-    law = restart_law(model)
-    own = {"labels": puzzles.labels, "oracle": puzzles.oracle, "initial": law, "restarts": restarts}
+    own: dict[str, Any] = {
+        "labels": puzzles.labels,
+        "oracle": puzzles.oracle,
+        "identifiers": puzzles.identifiers,
+    }
+    own |= {"initial": restart_law(model), "restarts": restarts}
     run = at.Run.of(model, puzzles.inputs, **{**options, **own})
     return commit_run(run, clues, share=share, drawn=drawn, **work)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -35,14 +36,11 @@ def describe(reasoner: Reasoner) -> dict[str, Any]:
 def blocks_per_step(reasoner: Reasoner) -> int:
     """Count the blocks that one outer step applies, by taking one."""
     applied: list[None] = []
-    hooks = [
-        block.register_forward_hook(lambda *_: applied.append(None))
-        for block in reasoner.modules()
-        if isinstance(block, Block)
-    ]
     tokens = torch.zeros(1, reasoner.config.seq_len, dtype=torch.long, device=reasoner.device)
     x = reasoner.encode(tokens, torch.zeros(1, dtype=torch.long))
-    reasoner.step(torch.zeros(1, *reasoner.state_shape, dtype=x.dtype, device=x.device), x)
-    for hook in hooks:
-        hook.remove()
+    with contextlib.ExitStack() as hooks:
+        for block in reasoner.modules():
+            if isinstance(block, Block):
+                hooks.enter_context(block.register_forward_hook(lambda *_: applied.append(None)))
+        reasoner.step(torch.zeros(1, *reasoner.state_shape, dtype=x.dtype, device=x.device), x)
     return len(applied)

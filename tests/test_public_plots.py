@@ -63,8 +63,13 @@ def test_modes_are_drawn_as_long_as_their_shares(groups):
     np.testing.assert_allclose(widths, groups["modes"].landscape_share.values)
 
 
-def test_fates_of_a_puzzle_fill_its_bar(groups):
-    axes = plots.plot_fates(groups["ensemble"])
+@pytest.mark.parametrize("of_the_first", [2, 99])
+def test_fates_of_a_puzzle_fill_its_bar_however_many_restarts_were_drawn(of_the_first, groups):
+    ensemble = groups["ensemble"]
+    most = np.where(np.arange(ensemble.sizes["puzzle"]) > 0, 99, of_the_first)
+    drawn = np.arange(ensemble.sizes["restart"]) < most[:, None]
+    fate = ensemble["fate"].copy(data=np.where(drawn, ensemble["fate"], -1))
+    axes = plots.plot_fates(ensemble.assign(fate=fate, drawn=(("puzzle", "restart"), drawn)))
     rows = np.round([bar.get_y() + bar.get_height() / 2 for bar in axes.patches]).astype(int)
     total = np.bincount(rows, weights=[bar.get_width() for bar in axes.patches])
     np.testing.assert_allclose(total, 1)

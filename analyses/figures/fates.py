@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from eqrlab.analyses.figures.style import COLOURS, in_percent, plot
+from eqrlab.attractors.results.drawn import drawn_of
 from eqrlab.attractors.results.named import words
 from eqrlab.attractors.results.schema import FATES
 
@@ -69,11 +70,12 @@ def plot_fates(ensemble: xr.Dataset, *, ax: Axes) -> None:
     wrong = (
         ~ensemble["correct"].values[:LISTED, :, -1] if "correct" in ensemble else np.zeros(fate.shape, bool)
     )
+    drawn = drawn_of(ensemble)[:LISTED].sum(1)
     puzzles = [str(p) for p in ensemble["puzzle"].values[:LISTED]]
     left, place = np.zeros(len(puzzles)), np.arange(len(puzzles))
     for name in FATES:
         for side, hatch in ((~wrong, None), (wrong, "////")):
-            share = ((fate == name) & side).mean(1)
+            share = ((fate == name) & side).sum(1) / drawn
             if share.any():
                 text = name + (", wrong" if hatch else ", right" if "correct" in ensemble else "")
                 ax.barh(place, share, 0.72, left, color=FATE_COLOURS[name], hatch=hatch, edgecolor=COLOURS["card"],

@@ -115,7 +115,8 @@ def puzzle_boards(groups: Groups, puzzle: int) -> dict[str, Any]:
     if found:
         ends, total = [attractor_view(frame, basins, puzzle, a) for a in range(min(found, BOARDS))], found
     else:
-        ends, total = answer_views(frame, ensemble, puzzle)
+        confidence = float(basins.attrs.get("confidence", 0.95))
+        ends, total = answer_views(frame, ensemble, puzzle, confidence)
     return {
         "given": frame.given(),
         "boards": ends,
@@ -142,7 +143,9 @@ def attractor_view(frame: Frame, basins: xr.Dataset, puzzle: int, a: int) -> dic
     }
 
 
-def answer_views(frame: Frame, ensemble: xr.Dataset, puzzle: int) -> tuple[list[dict[str, Any]], int]:
+def answer_views(
+    frame: Frame, ensemble: xr.Dataset, puzzle: int, confidence: float
+) -> tuple[list[dict[str, Any]], int]:
     """Return what is shown of the commonest answers after the last step, and how many different ones there are."""
     drawn = np.flatnonzero(drawn_of(ensemble)[puzzle])
     number = ensemble["answer_id"].values[puzzle, drawn, -1]
@@ -151,7 +154,7 @@ def answer_views(frame: Frame, ensemble: xr.Dataset, puzzle: int) -> tuple[list[
     for rank, k in enumerate(np.argsort(-often, kind="stable")[:BOARDS], start=1):
         run, share = drawn[first[k]], often[k] / len(drawn)
         correct = frame.judged and bool(ensemble["correct"].values[puzzle, run, -1])
-        bounds = proportion_interval(np.array(often[k]), len(drawn), 0.95)
+        bounds = proportion_interval(np.array(often[k]), len(drawn), confidence)
         views.append({
             **frame.answer(ensemble["answer"].values[puzzle, run], correct),
             "title": f"Answer {rank}",

@@ -55,12 +55,16 @@ def puzzle_quantities(groups: Groups) -> dict[str, np.ndarray]:
         "residual AUC within puzzle": alignment.auc_puzzle.values[:, -1],
         **_signal_aucs(groups),
         STEPS: settling,
-        **(
-            {RADIUS: groups["spectrum"].spectral_radius.values[:, 0].astype(float)}
-            if "spectrum" in groups
-            else {}
-        ),
+        **_radius_when_right(groups),
     }
+
+
+def _radius_when_right(groups: Groups) -> dict[str, np.ndarray]:
+    """Return the spectral radius (P,) at right attractors where these were examined; a spectrum of runs has none."""
+    if "spectrum" not in groups or "verdict" not in groups["spectrum"]:
+        return {}
+    radius = groups["spectrum"]["spectral_radius"].transpose("point", "puzzle").sel(point="right")
+    return {RADIUS: radius.values.astype(float)}
 
 
 def _signal_aucs(groups: Groups) -> dict[str, np.ndarray]:

@@ -71,3 +71,8 @@ def test_spectral_radii_are_compared_where_both_have_them(groups):
     found = compare({"one": groups, "two": groups})
     value = found.value.sel(quantity="spectral radius at right attractors").values
     assert np.allclose(value, 0.16637208775, atol=1e-6)
+
+
+def test_a_spectrum_of_runs_is_not_compared_as_one_of_right_attractors(groups):
+    runs = groups | {"spectrum": groups["spectrum"].drop_vars("verdict")}
+    assert not [q for q in compare({"one": runs, "two": runs})["quantity"].values if "radius" in str(q)]

@@ -10,7 +10,9 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from eqrlab import attractors as at
 from eqrlab.analyses.cli import cli
+from eqrlab.attractors.results import archive
 from eqrlab.core import CheckpointError, load
 from eqrlab.core.checkpoints import hub as hub_module
 from tests.core_models import assert_same_outputs
@@ -55,8 +57,8 @@ def push(*arguments):
 
 def test_what_is_uploaded_loads_as_the_same_model_and_the_card_has_the_verdict(hub, diagnosis):
     place, asked = hub
-    archive, printed = diagnosis
-    done = push("eqr-sudoku6", "hf://me/mine/sudoku/", "--diagnosis", archive, "--private")
+    file, printed = diagnosis
+    done = push("eqr-sudoku6", "hf://me/mine/sudoku/", "--diagnosis", file, "--private")
     assert done.exit_code == 0, done.output
     assert asked == [("me/mine", "model", True, True)]
     folder = place / "me/mine/sudoku"
@@ -99,6 +101,16 @@ def test_a_diagnosis_of_another_checkpoint_is_refused(hub, diagnosis):
 def test_what_the_hub_does_not_take_is_said(hub, address, reason):
     done = push("eqr-sudoku6", address)
     assert isinstance(done.exception, CheckpointError) and reason in str(done.exception)
+
+
+def test_a_diagnosis_needs_its_runs_alone(diagnosis, tmp_path):
+    groups, file = at.read(diagnosis[0]), tmp_path / "few.nc"
+    for names, code in ((("ensemble", "modes"), 0), (("modes",), 1)):
+        archive.write(file, {name: groups[name] for name in names})
+        done = push("eqr-sudoku6", "--out", tmp_path / "card", "--diagnosis", file)
+        assert done.exit_code == code, (done.output, done.exception)
+        assert code == 0 or "no group named ensemble" in str(done.exception)
+    assert "Puzzle by puzzle" in (tmp_path / "card" / "README.md").read_text()
 
 
 def test_without_the_package_the_message_says_how_to_get_it(monkeypatch, tmp_path):

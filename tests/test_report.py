@@ -24,6 +24,7 @@ from eqrlab.datasets import boards, task
 from eqrlab.datasets.boards import board, wrong_cells
 from tests import planted as plan
 from tests.browser import Browser, find_chromium
+from tests.command_line import inside, refused
 
 
 def tree_of(*results: plan.Groups) -> xr.DataTree:
@@ -202,6 +203,11 @@ def test_archives_without_ensemble_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no such file"):
         report.write_report(tmp_path / "missing.nc", tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_folder_is_no_archive(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(inside("report", "."), "is a directory")
 
 
 def test_names_from_the_archive_cannot_become_markup():

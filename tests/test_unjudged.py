@@ -66,3 +66,21 @@ def test_an_archive_does_not_make_a_python_file_run(folder, tmp_path):
     assert again.exit_code == 0, again.output
     one, two = (at.read(path)["ensemble"] for path in (old, new))
     assert one.residual.equals(two.residual)
+
+
+def test_what_only_checkpoints_have_is_refused_in_a_sentence(folder, tmp_path):
+    own = f"{folder / 'own.py'}:system"
+    for verb, *more in (("info",), ("push", "--out", tmp_path / "card")):
+        refused(inside(verb, own, *more), f"{verb} is for checkpoints")
+    for option in ("--compile", "--starts=random"):
+        run = inside(*given(folder, "export", option, "--out", tmp_path / "runs.nc"))
+        refused(run, f"{option.replace('=', ' ')} is for checkpoints")
+    assert not list(tmp_path.iterdir())
+
+
+def test_systems_of_ones_own_are_followed(folder, tmp_path):
+    own = f"{folder / 'own.py'}:system"
+    few = ("--limit", 1, "--restarts", 4, "--depth", 32, "--quiet", "--out", tmp_path)
+    done = inside("continuation", own, own, "--puzzles", folder / "puzzles.txt", *few)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "2 values of the checkpoint, 1 puzzle" in done.output and "not known" in done.output

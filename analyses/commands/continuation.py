@@ -153,7 +153,7 @@ def family_of_systems(
         return PARAMETERS[name], systems, laws
     paths = [p for c in checkpoints for p in all_in(c)]
     models = [load_checkpoint(p) for p in paths]
-    tasks = {m.task for m in models} | {str(m.state_shape) for m in models}
+    tasks = {m.task for m in models} | {str(getattr(m, "state_shape", "")) for m in models}
     if len(models) < 2 or len(tasks) > 2:
         raise ValueError(
             f"two or more checkpoints of one task and shape are required, got {', '.join(paths)}"

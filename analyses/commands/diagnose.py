@@ -24,6 +24,7 @@ from eqrlab.analyses.commands.common.puzzle_choice import (
     require_solutions,
     short_source,
 )
+from eqrlab.analyses.commands.common.run_options import asked_law
 from eqrlab.analyses.commands.common.unfinished import CONTINUE, Kept, request
 from eqrlab.analyses.diagnose import archive_groups, diagnose_run
 from eqrlab.analyses.report.disguises import disguise_sentence
@@ -121,10 +122,10 @@ def run_one(
 ) -> dict[str, xr.Dataset]:
     """Diagnose one model on its puzzles, or use the stored result; store the result and print the verdict."""
     unasked = local is None and len(chosen) > LOCAL
-    random = starts == "random" or (starts is None and not model.random_starts)
+    law = asked_law(model, starts)
     beta = model.noise_scale if noise is None else noise
-    outside = ", from random states outside its training law" if random and not model.random_starts else ""
-    if not (random or model.random_starts or beta):
+    outside = ", from random states outside its training law" if law and not model.random_starts else ""
+    if not (law or model.random_starts or beta):
         restarts = 1
         outside = ": it starts at one stored state, noise is off, so that every restart would be the same"
     source = short_source(chosen) + how_chosen(chosen)
@@ -139,7 +140,7 @@ def run_one(
         job: dict[str, Any] = {
             "labels": chosen.labels, "identifiers": chosen.identifiers, "oracle": chosen.oracle,
             "restarts": restarts, "noise": noise,
-            "initial": model.random_initial if random else None, "residuals": "all" if fixed else "sparse",
+            "initial": law, "residuals": "all" if fixed else "sparse",
             "retire": not fixed, **options,
         }  # fmt: skip
         parts: dict[str, Any] = {
@@ -248,7 +249,7 @@ def report_command(file: Path, out: Path | None, kind: str) -> None:
 
     This needs only the archive.
     """
-    target = out or file.with_name(REPORT).with_suffix(f".{kind}")
+    target = out or file.parent / f"report.{kind}"
     require_writable(target.parent, target.name)
     write_report(file, target, kind)
     click.echo(f"report {target}")

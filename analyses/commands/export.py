@@ -19,7 +19,7 @@ import numpy as np
 
 from eqrlab import datasets
 from eqrlab.analyses import options as opt
-from eqrlab.analyses.commands.common.checkpoints import as_attribute, load_checkpoint
+from eqrlab.analyses.commands.common.checkpoints import as_attribute, compile_blocks, load_checkpoint
 from eqrlab.analyses.commands.common.cost import duration, seconds_an_evaluation
 from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
@@ -31,6 +31,7 @@ from eqrlab.analyses.commands.common.puzzle_choice import (
     puzzles_for,
     short_source,
 )
+from eqrlab.analyses.commands.common.run_options import asked_law
 from eqrlab.analyses.commands.common.settings_of_archive import like_archive, like_plan, same_model
 from eqrlab.analyses.commands.common.stopping import exit_code
 from eqrlab.analyses.text.format import plural
@@ -116,11 +117,10 @@ def _job(
         _require_sizes(model, job["inputs"], like or folder_of(out))
         model.task = str(source.get("task", model.task))
         job["oracle"] = datasets.oracle(model.task) if judged else None
-    law = starts or job.pop("starts", None) or ("own" if model.random_starts else "random")
-    job.pop("starts", None)
-    job["initial"] = model.random_initial if law == "random" else None
+    recorded = job.pop("starts", None)
+    job["initial"] = asked_law(model, starts or recorded)
     noise = model.noise_scale if job.get("noise") is None else job["noise"]
-    if not (law == "random" or model.random_starts or noise):
+    if not (job["initial"] or model.random_starts or noise):
         job["restarts"] = 1  # one stored start and no noise: every restart would be the same run
     return model, job, origin
 
@@ -235,7 +235,7 @@ def export_command(
     began, share = time.monotonic(), _shard(shard)
     model, job, origin = _job(checkpoint, out, like, resume, {**given, "keep": keep or None})
     if compiled:
-        model.compile()
+        compile_blocks(model)
     if estimate:
         return _estimate(model, out, job)
     require_writable(out.absolute().parent, out.name)

@@ -7,7 +7,7 @@ import json
 import click
 
 from eqrlab.analyses import options as opt
-from eqrlab.analyses.commands.common.checkpoints import load_checkpoint
+from eqrlab.analyses.commands.common.checkpoints import load_file
 from eqrlab.analyses.text.describe import describe
 from eqrlab.core.shown import aligned, flat, plain
 
@@ -21,9 +21,7 @@ def info(checkpoint: str, as_json: bool) -> None:
 
     CKPT is a file (official or eqrlab's own) or the name of a bundled model.
     """
-    reasoner = load_checkpoint(checkpoint)
-    if reasoner.config is None:
-        raise ValueError(f"{checkpoint}: is a system in a Python file; info describes checkpoint files only")
+    reasoner = load_file(checkpoint)
     facts = describe(reasoner)
     if as_json:
         click.echo(json.dumps({"checkpoint": checkpoint, **facts}))

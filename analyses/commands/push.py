@@ -9,12 +9,12 @@ import click
 import xarray as xr
 
 from eqrlab.analyses import options as opt
-from eqrlab.analyses.commands.common.checkpoints import load_checkpoint
+from eqrlab.analyses.commands.common.checkpoints import load_file
 from eqrlab.analyses.commands.common.outputs import require_writable
+from eqrlab.analyses.report import page
 from eqrlab.analyses.report.model_card import FILE, model_card
 from eqrlab.analyses.text.describe import describe
 from eqrlab.attractors.results import archive, schema
-from eqrlab.attractors.results.groups import results_of
 from eqrlab.core import Reasoner, save
 from eqrlab.core.checkpoints import hub
 from eqrlab.core.files import replaced_whole
@@ -43,7 +43,7 @@ def push_command(
         raise click.UsageError("give an address hf://owner/repository, --out DIR, or both")
     if address is not None:
         address = hub.SCHEME + "/".join(filter(None, hub.repository(address)))  # without a slash at its end
-    model = load_checkpoint(checkpoint)
+    model = load_file(checkpoint)
     card = model_card(describe(model), address, None if diagnosis is None else _groups(diagnosis, model))
     with tempfile.TemporaryDirectory() as temporary:
         folder = out or Path(temporary)
@@ -63,13 +63,12 @@ def _groups(path: Path, model: Reasoner) -> dict[str, xr.Dataset]:
     Raises
     ------
     ValueError
-        If the archive has no such group.
+        If the archive has no such groups.
     """
-    tree = archive.read(path, complete=True)
     wanted = schema.identity(model)
-    for node in (tree, *tree.children.values()):
-        if "modes" in node.children and schema.identity_in(node["ensemble"].attrs) == wanted:
-            return results_of(node)
+    for groups in page.checkpoints(archive.read(path, complete=True)).values():
+        if "modes" in groups and schema.identity_in(groups["ensemble"].attrs) == wanted:
+            return groups
     which = f", weights {wanted['weights']}" if "weights" in wanted else ""
     raise ValueError(
         f"{path}: has no diagnosis of the checkpoint of SHA-256 {wanted['checkpoint_sha256'][:16]}{which}"

@@ -61,6 +61,34 @@ def load_checkpoint(name: str) -> Reasoner:
     return model  # type: ignore[return-value]
 
 
+def load_file(name: str) -> Reasoner:
+    """Load the model of a CKPT that has to be a checkpoint.
+
+    Raises
+    ------
+    ValueError
+        For a system in a Python file; see also `load_checkpoint`.
+    """
+    model = load_checkpoint(name)
+    if model.config is None:
+        verb = click.get_current_context().info_name
+        raise ValueError(f"{name}: is a system in a Python file; {verb} is for checkpoints")
+    return model
+
+
+def compile_blocks(model: Reasoner) -> None:
+    """Let torch.compile fuse the blocks of a model.
+
+    Raises
+    ------
+    ValueError
+        For a system in a Python file.
+    """
+    if not isinstance(model, Reasoner):
+        raise ValueError("--compile is for checkpoints: a system in a Python file compiles its own step")
+    model.compile()
+
+
 def all_in(name: str) -> list[str]:
     """Return the checkpoints of a folder that have a training step, by step, or the CKPT itself if it is not a folder.
 
@@ -88,5 +116,5 @@ def named(checkpoints: Sequence[str], compiled: bool = False) -> dict[str, Reaso
         models[shown_name(checkpoint, models)] = load_checkpoint(checkpoint)
     if compiled:
         for model in models.values():
-            model.compile()
+            compile_blocks(model)
     return models

@@ -9,6 +9,7 @@ import click
 
 from eqrlab import attractors as at
 from eqrlab.attractors.ensemble.options import part_of
+from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.core import Reasoner
 from eqrlab.core.models.reasoner import restart_law
 from eqrlab.datasets import PuzzleSet
@@ -18,6 +19,23 @@ def run_options(model: Reasoner, chosen: PuzzleSet, given: Mapping[str, Any]) ->
     """Return the options of `attractors.Run.of`: a family with one stored start is started from random states."""
     puzzles = {"labels": chosen.labels, "identifiers": chosen.identifiers, "oracle": chosen.oracle}
     return {**puzzles, "initial": restart_law(model), **part_of(given, at.RunOptions)}
+
+
+def asked_law(model: Reasoner, starts: str | None) -> Law | None:
+    """Return the `initial=` of --starts: None for the model's own law, random states, or not given what suits it.
+
+    Raises
+    ------
+    ValueError
+        For random states of a system in a Python file, which has a law of its own alone.
+    """
+    if starts != "random":
+        return None if starts == "own" else restart_law(model)
+    if not hasattr(model, "random_initial"):
+        raise ValueError(
+            "--starts random is for checkpoints: a system in a Python file has its own restart law"
+        )
+    return model.random_initial
 
 
 def require_no_runs(*allowed: str) -> None:

@@ -233,3 +233,21 @@ def test_a_run_that_was_stopped_is_continued(files, tmp_path, monkeypatch):
     run = eqrlab(*asked, "--out", out, "--resume", "--breadths", "1,2")
     refused(run, "scaling.nc", "restarts 3 there, 2 here")
     assert eqrlab(*asked, "--out", out, "--resume").exit_code == 0 and len(rows) == 18, "nothing is run again"
+
+
+def test_a_baseline_keeps_its_name_when_a_run_is_continued(files, tmp_path):
+    asked = [
+        files / "free.safetensors",
+        "--against",
+        files / "stored.safetensors",
+        "--puzzles",
+        files / "four.csv",
+    ]
+    asked += ["--depths", "2", "--breadths", "2", "--adaptive", "--quiet", "--out", tmp_path]
+    for more in ([], ["--resume"]):
+        run = eqrlab(*asked, *more)
+        assert run.exit_code == 0 and "Baseline: one run of stored" in " ".join(run.output.split()), (
+            run.output
+        )
+    names = [archive.read(tmp_path / "scaling.nc")[group].attrs["name"] for group in ("ensemble", "baseline")]
+    assert names == ["free", "stored"]

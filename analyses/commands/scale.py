@@ -196,24 +196,28 @@ def drawn(
     wanted = request(model, chosen, settings, given["compiled"])
     kept = Kept(out / "scaling.nc", {name: wanted}, given["resume"])
     if finished := kept.found(name):
-        return {group: finished[group] for group in RUNS if group in finished}, kept
-    try:
-        groups = sampled(model, chosen.inputs, restarts, common, kept.rows(name), states=commit is not None)
-        if commit is not None:
-            groups["commit"] = commit_trial(
-                model, chosen, commit, restarts=restarts // 2, drawn=groups["ensemble"], **common
+        groups = {group: finished[group] for group in RUNS if group in finished}
+    else:
+        try:
+            groups = sampled(
+                model, chosen.inputs, restarts, common, kept.rows(name), states=commit is not None
             )
-            # Only the trial needed the states, and they would make up most of the archive.
-            groups["ensemble"] = groups["ensemble"].drop_vars("final_state")
-        for found in groups.values():
-            found.attrs |= {"name": name, **puzzle_attributes(chosen)}
-        groups["ensemble"].attrs["request"] = wanted
-        if others:
-            groups["baseline"] = own_run(others[0][1], chosen.inputs, common)
-            groups["baseline"].attrs["name"] = others[0][0]
-    except BaseException as error:
-        kept.note(error)
-        raise
+            if commit is not None:
+                groups["commit"] = commit_trial(
+                    model, chosen, commit, restarts=restarts // 2, drawn=groups["ensemble"], **common
+                )
+                # Only the trial needed the states, and they would make up most of the archive.
+                groups["ensemble"] = groups["ensemble"].drop_vars("final_state")
+            for found in groups.values():
+                found.attrs |= {"name": name, **puzzle_attributes(chosen)}
+            groups["ensemble"].attrs["request"] = wanted
+            if others:
+                groups["baseline"] = own_run(others[0][1], chosen.inputs, common)
+        except BaseException as error:
+            kept.note(error)
+            raise
+    if others:
+        groups["baseline"].attrs["name"] = others[0][0]
     return groups, kept
 
 

@@ -3,9 +3,15 @@
 import random
 
 import pytest
+import xarray as xr
 from click.testing import CliRunner
 
-from eqrlab.analyses.commands.dynamics import fixed_points_command, lyapunov_command, spectrum_command
+from eqrlab.analyses.commands.dynamics import (
+    _radius,
+    fixed_points_command,
+    lyapunov_command,
+    spectrum_command,
+)
 from eqrlab.analyses.commands.endings import dynamics_command
 from eqrlab.attractors.results import archive
 from tests.core_models import tiny_file
@@ -79,6 +85,17 @@ def test_of_runs_that_are_not_finite_nothing_is_known(command, tmp_path):
     assert run.exit_code == 0, (run.output, run.exception)
     lost = [row.split() for row in run.output.splitlines() if "nonfinite" in row]
     assert 0 < len(lost) < 8 and all(row[-3:] == ["nan", "not", "known"] for row in lost), run.output
+
+
+@pytest.mark.parametrize("error", [0.0, 3e-7, 1.4e-5, 0.0123])
+def test_the_number_after_a_radius_bounds_the_error_of_what_is_printed(error):
+    value = 0.91234567891
+    found = {"": value, "_low": value - error, "_high": value + error}
+    text = _radius(
+        xr.Dataset({f"spectral_radius{end}": (("p", "m"), [[v]]) for end, v in found.items()}), 0, 0
+    )
+    shown, bound = map(float, text.split(" +- "))
+    assert abs(value - shown) + error <= bound <= 2 * error + 1e-3 * (error > 1e-3) + 1e-9
 
 
 def test_dynamics_tells_what_runs_end_as_for_several_checkpoints(checkpoint, tmp_path):

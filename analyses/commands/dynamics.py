@@ -16,7 +16,7 @@ from eqrlab.analyses.commands.common.cost import study_cost_line
 from eqrlab.analyses.commands.common.json_result import prints_json
 from eqrlab.analyses.commands.common.outputs import require_writable
 from eqrlab.analyses.commands.common.puzzle_choice import puzzles_for
-from eqrlab.analyses.text.format import signed_interval, table
+from eqrlab.analyses.text.format import at_most, signed_interval, table
 from eqrlab.analyses.text.tables import answer_word
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval
@@ -120,8 +120,12 @@ def _radius(result: xr.Dataset, p: int, m: int) -> str:
     value, low, high = Interval.of(result, "spectral_radius", p, m)
     if np.isnan(value):
         return "not known"
-    return f"{value:.4f} " + (
-        f"+- {max(high - value, value - low):.0g}" if np.isfinite(high) else "(not known)"
+    if not np.isfinite(high):
+        return f"{value:.4f} (not known)"
+    error = max(high - value, value - low)
+    digits = int(np.clip(-np.floor(np.log10(max(error, 1e-300))), 4, 9))
+    return (
+        f"{value:.{digits}f} +- {at_most(error + 0.5 * 10.0**-digits)}"  # which bounds what is left out, too
     )
 
 

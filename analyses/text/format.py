@@ -93,6 +93,18 @@ def signed_interval(value: float, low: float, high: float, digits: int) -> str:
     return f"{value:+.{digits}f}{bounds}"
 
 
+def at_most(value: float) -> str:
+    """Return a positive number with one digit, rounded up, so that it stays a bound.
+
+    Examples
+    --------
+    >>> at_most(0.0012), at_most(3e-7), at_most(0.97)
+    ('0.002', '3e-07', '1')
+    """
+    unit = 10.0 ** np.floor(np.log10(value))
+    return f"{unit * np.ceil(value / unit - 1e-9):.0g}"
+
+
 def span(values: np.ndarray, sign: str = "") -> str:
     """Return the least and the greatest finite number, as in "0.46 to 0.79"; one if they are equal; "" without any."""
     values = values[np.isfinite(values)]

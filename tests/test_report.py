@@ -171,6 +171,10 @@ def test_a_comparison_opens_with_differences_and_folds_the_diagnoses():
     assert text.index("worse beside coexisting: one restart is right less often") < text.index(
         "Single diagnoses".lower()
     )
+    assert "The same 4 puzzles and seeds for all: " in text
+    other = tree.copy(deep=True)
+    other["worse/ensemble"].attrs["seed"] = 9
+    assert "The same 4 puzzles for all, under different seeds: " in words(report.render(other))
     table = comparison_table(tree["compare"].to_dataset())
     for rows in table.values():
         assert all(row["quantity"] in text and row["over"] in text for row in rows)

@@ -68,6 +68,12 @@ def comparison_view(
         return Markup(to_svg(figure_of(*draw), f"compare-{kind}", text))
 
     puzzles, restarts = (plural(ensemble.sizes[d], d) for d in ("puzzle", "restart"))
+    seeds = {
+        str(groups["ensemble"].attrs.get("seed")) for groups in results.values()
+    }  # archives may have several
+    same = f"The same {puzzles} " + (
+        "and seeds for all" if len(seeds) == 1 else "for all, under different seeds"
+    )
     rows = puzzle_rows([g["basins"] for g in results.values()], [puzzle_modes(m) for m in modes], names)
     bars = [
         figure(f"modes-{m}", f"Modes of {name}", partial(mode_bar, one), partial(plot_modes, one))
@@ -79,7 +85,7 @@ def comparison_view(
         ),
         "first": names[0],
         "sentences": [clear_differences(comparison, c) for c in others],
-        "scope": f"The same {puzzles} and seeds for all: {restarts} each, {ensemble.sizes['step']} steps.",
+        "scope": f"{same}: {restarts} each, {ensemble.sizes['step']} steps.",
         "about": ABOUT,
         "unbounded": any(str(q) in UNBOUNDED for q in comparison["quantity"].values),
         "confidence": stated_level(comparison.attrs["confidence"]).replace(" ", "\u00a0"),

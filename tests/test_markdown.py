@@ -8,8 +8,9 @@ from eqrlab.analyses.cli import cli
 from eqrlab.analyses.compare import compare
 from eqrlab.analyses.diagnose import archive_groups
 from eqrlab.analyses.report import page
-from eqrlab.analyses.report.markdown import command, table
+from eqrlab.analyses.report.markdown import command
 from eqrlab.analyses.text import verdicts as wording
+from eqrlab.analyses.text.format import markdown_table
 from eqrlab.attractors.results import archive
 from tests import planted as plan
 
@@ -42,7 +43,7 @@ def test_tables_have_as_many_cells_in_every_row_and_escape_bars():
     for lines in found:
         cells = [line.replace("\\|", "").count("|") for line in lines if not line.startswith("...")]
         assert len(set(cells)) == 1
-    assert table([]) == "" and table([{"a": "1"}], more=2).endswith("... and 2 more")
+    assert markdown_table([]) == "" and markdown_table([{"a": "1"}], more=2).endswith("... and 2 more")
 
 
 def test_a_comparison_has_its_differences_before_the_diagnoses():

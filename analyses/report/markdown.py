@@ -23,7 +23,7 @@ from eqrlab.analyses.text.comparison import (
     recipe_table,
     seeds_sentence,
 )
-from eqrlab.analyses.text.format import stated_level
+from eqrlab.analyses.text.format import markdown_table, stated_level
 from eqrlab.analyses.text.names import typed
 from eqrlab.analyses.text.signals import trust_sentence
 from eqrlab.analyses.text.vocabulary import MODE_NAMES, SELECTOR_NAMES
@@ -56,17 +56,6 @@ def sentences(groups: Groups) -> list[tuple[str, str]]:
     return [(title, text) for title, text in told if text] + check_sentences(groups)
 
 
-def table(rows: Sequence[Mapping[str, str]], more: int = 0) -> str:
-    """Return rows of texts as a table; `more` rows that are not in it are counted below."""
-    if not rows:
-        return ""
-    lines = [rows[0].keys(), ["---"] * len(rows[0]), *(row.values() for row in rows)]
-    shown = "\n".join(
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
-    )
-    return shown + (f"\n\n... and {more} more" if more > 0 else "")
-
-
 def diagnosis_markdown(groups: Groups, level: int = 2) -> str:
     """Return a diagnosis as Markdown: verdict, figures and puzzles with intervals, provenance, how to reproduce it.
 
@@ -97,12 +86,12 @@ def diagnosis_markdown(groups: Groups, level: int = 2) -> str:
     )
     parts = [
         f"{hashes} Landscape", *told, runs,
-        f"{hashes}# Over the puzzles", table(_figures(groups)),
+        f"{hashes}# Over the puzzles", markdown_table(_figures(groups)),
         f"In brackets {stated} intervals from resampling whole puzzles, whose restarts are not independent.",
-        f"{hashes}# Puzzle by puzzle", table(rows[:ROWS], len(rows) - ROWS),
+        f"{hashes}# Puzzle by puzzle", markdown_table(rows[:ROWS], len(rows) - ROWS),
         f"In brackets {stated} intervals of each mass alone, over the restarts of the puzzle; a mass is the share of "
         "restarts that end at such attractors.",
-        f"{hashes}# How it was made", table(_provenance(about)),
+        f"{hashes}# How it was made", markdown_table(_provenance(about)),
         f"{hashes}# How to reproduce it", f"```bash\n{command('diagnose', [about], ensemble.sizes['puzzle'])}\n```",
     ]  # fmt: skip
     return "\n\n".join(parts)
@@ -132,7 +121,7 @@ def comparison_markdown(
 
 def _flat(lines: Mapping[str, Sequence[Mapping[str, str]]]) -> str:
     """Return a table by subject as one table."""
-    return table(
+    return markdown_table(
         [{**row, "quantity": f"{title}: {row['quantity']}"} for title, rows in lines.items() for row in rows]
     )
 

@@ -8,7 +8,8 @@ from typing import Any
 import xarray as xr
 import yaml
 
-from eqrlab.analyses.report.markdown import diagnosis_markdown, table
+from eqrlab.analyses.report.markdown import diagnosis_markdown
+from eqrlab.analyses.text.format import markdown_table
 from eqrlab.core.shown import flat, plain
 
 FILE = "model.safetensors"
@@ -43,4 +44,4 @@ def model_card(facts: Mapping[str, Any], address: str | None, groups: Mapping[st
 
 
 def _table(values: Mapping[str, str]) -> str:
-    return table([{"": f"`{name}`", " ": text} for name, text in values.items()])
+    return markdown_table([{"": f"`{name}`", " ": text} for name, text in values.items()])

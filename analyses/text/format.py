@@ -127,3 +127,24 @@ def table(rows: Sequence[Mapping[str, str]]) -> list[str]:
     width = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
     lines = [{name: name for name in width}, *rows]
     return ["  ".join(line[name].ljust(size) for name, size in width.items()).rstrip() for line in lines]
+
+
+def markdown_table(rows: Sequence[Mapping[str, str]], more: int = 0) -> str:
+    r"""Return rows of texts as a table of Markdown; `more` rows that are not in it are counted below.
+
+    Examples
+    --------
+    >>> print(markdown_table([{"rung": "tied *"}], more=2))
+    | rung |
+    | --- |
+    | tied \* |
+    <BLANKLINE>
+    ... and 2 more
+    """
+    if not rows:
+        return ""
+    lines = [rows[0].keys(), ["---"] * len(rows[0]), *(row.values() for row in rows)]
+    cells = ([re.sub(r"[|*]", r"\\\g<0>", cell) for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells) + (
+        f"\n\n... and {more} more" if more > 0 else ""
+    )

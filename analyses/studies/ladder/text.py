@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import xarray as xr
@@ -18,7 +18,7 @@ from eqrlab.analyses.studies.ladder.summary import (
     STARTS,
     WITHIN,
 )
-from eqrlab.analyses.text.format import number_interval, plural, stated_level
+from eqrlab.analyses.text.format import markdown_table, number_interval, plural, stated_level
 from eqrlab.attractors.results.schema import MODES
 
 Rows = list[dict[str, str]]
@@ -283,17 +283,11 @@ def markdown(summary: xr.Dataset) -> str:
     """Return the ladder as a Markdown page: tables, sentences, notes."""
     lines = [f"# The construction path on {summary.attrs['task']}", ""]
     for title, rows in tables(summary):
-        lines += [f"## {title}", "", *_markdown_table(rows), ""]
+        lines += [f"## {title}", "", markdown_table(rows), ""]
     for title, said in (("Beside the paper", sentences(summary)), ("Notes", notes(summary))):
         if said:
             lines += [f"## {title}", "", *_items(said), ""]
     return "\n".join(lines)
-
-
-def _markdown_table(rows: Sequence[dict[str, str]]) -> list[str]:
-    names = list(rows[0])
-    body = [[row[name].replace("*", r"\*") for name in names] for row in rows]
-    return ["| " + " | ".join(line) + " |" for line in (names, ["---"] * len(names), *body)]
 
 
 def _items(texts: Iterable[str]) -> list[str]:

@@ -149,6 +149,46 @@ def test_a_readout_of_another_shape_is_refused_by_its_name(read):
         at.sample(system, torch.tensor([[1], [2]]), restarts=2, depth=2)
 
 
+def test_a_dictionary_may_come_back_in_another_order():
+    draw = lambda m, x, g: {name: torch.randn(len(x), 2, generator=g) for name in "ab"}
+    system = halving(lambda m, c, x: {"b": 3 * c["b"], "a": 2 * c["a"]}, draw)
+    x = system.encode(TOKENS)
+    z = system.initial(x, torch.Generator().manual_seed(0))
+    assert torch.equal(system.step(z, x), z * torch.tensor([2, 2, 3, 3]))
+
+
+def test_a_carry_of_another_kind_is_told_by_its_kind():
+    draw = lambda m, x, g: (torch.zeros(len(x), 2), torch.zeros(len(x), 2))
+    system = halving(lambda m, c, x: list(c), draw)
+    with pytest.raises(ValueError, match=r"a carry like the one it gets: .*tuple.* but got .*list"):
+        at.sample(system, TOKENS, restarts=2, depth=2)
+
+
+def test_one_system_takes_puzzles_of_several_sizes():
+    system = from_module(
+        nn.Identity(),
+        step=lambda m, h, x: h / 2,
+        carry=lambda m, x, generator: torch.randn(len(x), x.shape[1], 2, generator=generator),
+    )
+    for cells in (3, 5, 3):
+        tokens = torch.ones(2, cells, dtype=torch.long)
+        at.sample(system, tokens, restarts=2, depth=2)
+        assert system.unpack(system.initial(tokens, torch.Generator())).shape == (2, cells, 2)
+    with pytest.raises(ValueError, match=r"state shape \(6,\), got \(7,\)"):
+        system.step(torch.zeros(2, 7), tokens)
+
+
+def test_a_context_without_tensors_is_refused():
+    system = from_module(
+        nn.Identity(),
+        step=lambda m, h, x: h,
+        carry=lambda m, x, g: torch.zeros(2, 2),
+        inputs=lambda m, t: None,
+    )
+    with pytest.raises(ValueError, match=r"inputs\(\) must give a context with at least one tensor"):
+        at.sample(system, TOKENS, restarts=2, depth=2)
+
+
 def test_what_is_no_module_is_sent_to_map_system():
     with pytest.raises(ValueError, match=r"must be a torch.nn.Module, got function: .* MapSystem"):
         from_module(lambda z: z, step=lambda m, h, x: h, carry=lambda m, x, g: torch.zeros(len(x), 1))

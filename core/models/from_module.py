@@ -87,11 +87,15 @@ def from_module(
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """How a carry is packed into a state: its structure, and the shape (without rows) and dtype of each tensor."""
+    """How a carry is packed into a state: its structure, and the shape (without rows) of each tensor."""
 
     spec: Any
     shapes: tuple[tuple[int, ...], ...]
-    dtypes: tuple[torch.dtype, ...]
+
+    @property
+    def numbers(self) -> int:
+        """Numbers N of a state."""
+        return sum(map(math.prod, self.shapes))
 
 
 class ModuleSystem(Shown):
@@ -108,7 +112,8 @@ class ModuleSystem(Shown):
         self._functions = functions
         self._step, self._carry, self._inputs, self._readout = functions
         self._modules: dict[tuple[torch.dtype | None, str], nn.Module] = {(None, ""): module}
-        self._layout: _Layout | None = None
+        # By the numbers of a state: puzzles of another size may have another.
+        self._layouts: dict[int, _Layout] = {}
         self.name, self.task = name, task
         self.provenance = {
             "checkpoint": name,
@@ -116,15 +121,13 @@ class ModuleSystem(Shown):
         }
 
     def _facts(self) -> Facts:
-        known = self._layout
+        known = next(reversed(self._layouts.values()), None)
         parts = [] if known is None else [" x ".join(map(str, shape)) or "1" for shape in known.shapes]
         lines = {
             "parameters": f"{sum(p.numel() for p in self.module.parameters()):,}",
             "module": self.provenance["module"],
             "carry": " + ".join(parts) or "not known before a start is drawn",
-            "state": f"{sum(map(math.prod, known.shapes)):,} numbers"
-            if known
-            else "the numbers of the carry",
+            "state": f"{known.numbers:,} numbers" if known else "the numbers of the carry",
         }
         functions = dict(zip(("step", "carry", "inputs", "readout"), self._functions, strict=True))
         named = {name: function_name(f) if f else "not given" for name, f in functions.items()}
@@ -146,14 +149,27 @@ class ModuleSystem(Shown):
 
     def initial(self, x: Any, generator: torch.Generator | None) -> Tensor:
         """Return starts (n, N), a row for each of the context."""
-        leaf = next(v for v in pytree.tree_leaves(x) if isinstance(v, Tensor))
+        leaf = next((v for v in pytree.tree_leaves(x) if isinstance(v, Tensor)), None)
+        if leaf is None:
+            raise ValueError(
+                "inputs() must give a context with at least one tensor, whose rows tell the number of starts: return "
+                "the tokens where the map needs none"
+            )
         dtype = leaf.dtype if leaf.is_floating_point() else None
-        return self._packed(self._carry(self._at(dtype, leaf.device), x, generator))
+        leaves, spec = _flattened(self._carry(self._at(dtype, leaf.device), x, generator))
+        layout = _Layout(spec, _shapes(leaves))
+        if self._layouts.setdefault(layout.numbers, layout) != layout:
+            raise ValueError(
+                f"carry() gives carries of {layout.numbers} numbers in two forms: shapes {layout.shapes}, and before "
+                f"{self._layouts[layout.numbers].shapes}"
+            )
+        return _packed(leaves)
 
     def step(self, z: Tensor, x: Any, noise: Noise | None = None) -> Tensor:
         """Apply one outer step to states (n, N), in their precision."""
-        after = self._packed(self._step(self._at(z.dtype, z.device), self.unpack(z, x), x))
-        return after.to(z.dtype)
+        carry = self.unpack(z, x)
+        after = self._step(self._at(z.dtype, z.device), carry, x)
+        return _packed(_leaves_like(self._layouts[z.shape[1]], after)).to(z.dtype)
 
     def decode(self, z: Tensor, x: Any) -> Tensor:
         """Return answer tokens (n, L)."""
@@ -168,14 +184,15 @@ class ModuleSystem(Shown):
 
     def unpack(self, z: Tensor, x: Any = None) -> Any:
         """Return the carry of states (n, N), all tensors in the precision of z."""
-        if self._layout is None:
+        if z.shape[1] not in self._layouts:
             if x is None:
                 raise ValueError(
                     "the carry is not known yet: draw a start first, system.initial(x, generator)"
                 )
-            self.initial(x, torch.Generator().manual_seed(0))
-        layout = self._layout
-        assert layout is not None
+            own = self.initial(x, torch.Generator().manual_seed(0)).shape[1]
+            if own != z.shape[1]:
+                raise ValueError(f"states must have the state shape ({own},), got ({z.shape[1]},)")
+        layout = self._layouts[z.shape[1]]
         parts = z.split([math.prod(shape) for shape in layout.shapes], dim=1)
         leaves = [part.reshape(len(z), *shape) for part, shape in zip(parts, layout.shapes, strict=True)]
         return pytree.tree_unflatten(leaves, layout.spec)
@@ -200,14 +217,15 @@ class ModuleSystem(Shown):
         few = tokens[:_ROWS] if len(tokens) > 1 else tokens[:1].repeat(2, 1)
         x = cast_floating(encoded(self, few, None), torch.float64, None)
         keys = puzzle_keys(seed, few.cpu())
-        z = started(self.initial, x, [(row, 0, key) for row, key in enumerate(keys)]).double()
+        z = started(self.initial, x, [(row, 0, key) for row, key in enumerate(keys)])
+        z = z.to(device=few.device, dtype=torch.float64)
         check_rows(self, x, z)
         self._check_derivative(z, x, self.step(z, x))
 
     def _check_derivative(self, z: Tensor, x: Any, y: Tensor) -> None:
         """Compare the derivative of reverse mode with finite differences along one direction."""
         generator = torch.Generator().manual_seed(1)
-        u, v = (torch.randn(z.shape, generator=generator, dtype=z.dtype) for _ in range(2))
+        u, v = (torch.randn(z.shape, generator=generator, dtype=z.dtype).to(z.device) for _ in range(2))
         with torch.enable_grad():
             given = z.clone().requires_grad_(True)
             out = self.step(given, x)
@@ -241,28 +259,43 @@ class ModuleSystem(Shown):
             self._modules[key] = copy.deepcopy(self.module).to(device=device, dtype=dtype)
         return self._modules[key]
 
-    def _packed(self, carry: Any) -> Tensor:
-        leaves, spec = _flattened(carry)
-        for leaf in leaves:
-            if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf.ndim < 1:
-                seen = (
-                    f"a tensor of {leaf.dtype}, shape {tuple(leaf.shape)}"
-                    if isinstance(leaf, Tensor)
-                    else f"{leaf!r:.40}"
-                )
-                raise ValueError(
-                    f"a carry holds floating tensors (n, ...) only, got {seen}: leave counters and flags out "
-                    "of it, and give them within step"
-                )
-        layout = _Layout(spec, tuple(tuple(v.shape[1:]) for v in leaves), tuple(v.dtype for v in leaves))
-        if self._layout is None:
-            self._layout = layout
-        if (layout.spec, layout.shapes) != (self._layout.spec, self._layout.shapes):
-            raise ValueError(
-                f"step() must return a carry like the one it gets: shapes {self._layout.shapes}, got {layout.shapes}"
+
+def _shapes(leaves: list[Any]) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes (without rows) of the tensors of a carry, if they are floating tensors with rows."""
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf.ndim < 1:
+            seen = (
+                f"a tensor of {leaf.dtype}, shape {tuple(leaf.shape)}"
+                if isinstance(leaf, Tensor)
+                else f"{leaf!r:.40}"
             )
-        wide = max(layout.dtypes, key=lambda d: torch.finfo(d).bits)
-        return torch.cat([v.reshape(len(v), -1).to(wide) for v in leaves], dim=1)
+            raise ValueError(
+                f"a carry holds floating tensors (n, ...) only, got {seen}: leave counters and flags out "
+                "of it, and give them within step"
+            )
+    return tuple(tuple(v.shape[1:]) for v in leaves)
+
+
+def _leaves_like(layout: _Layout, after: Any) -> list[Tensor]:
+    """Return the tensors of the carry after a step in the order of that before it: dictionaries may have another."""
+    leaves, spec = _flattened(after)
+    shapes = _shapes(leaves)
+    if spec != layout.spec and len(shapes) == len(layout.shapes):
+        try:
+            leaves = layout.spec.flatten_up_to(after)
+        except ValueError as error:
+            raise ValueError(f"step() must return a carry like the one it gets: {error}") from None
+        shapes = _shapes(leaves)
+    if shapes != layout.shapes:
+        raise ValueError(
+            f"step() must return a carry like the one it gets: shapes {layout.shapes}, got {shapes}"
+        )
+    return leaves
+
+
+def _packed(leaves: list[Tensor]) -> Tensor:
+    wide = max((v.dtype for v in leaves), key=lambda d: torch.finfo(d).bits)
+    return torch.cat([v.reshape(len(v), -1).to(wide) for v in leaves], dim=1)
 
 
 def _copied(module: nn.Module) -> nn.Module:

@@ -90,6 +90,14 @@ def test_rope_rotates_pairs_by_the_place_in_the_sequence():
         assert torch.allclose(got[1, place, 2], rotated(v[1, place, 2], place, 100.0), atol=1e-6)
 
 
+def test_rotary_angles_keep_their_precision_whatever_that_of_the_weights():
+    v = states(2, 5, 3, 8)
+    rotary = Rotary("rope", 5, 8, 100.0, (1, 5))
+    expected = rotary(v)
+    assert torch.equal(rotary.bfloat16().float()(v), expected)
+    assert torch.equal(rotary.half()(v), expected) and rotary.to("meta").cos.device.type == "meta"
+
+
 @pytest.mark.parametrize("box", [None, (2, 3)])
 def test_rope2d_rotates_half_by_row_and_half_by_column(box):
     v = states(1, 24, 2, 2, 8)

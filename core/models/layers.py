@@ -181,6 +181,11 @@ class Rotary(nn.Module):
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("signed_sin", angles.sin() * sign, persistent=False)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Rotary:
+        """Move the tables with the weights; in whatever precision those are kept, angles stay as they were computed."""
+        self.cos, self.signed_sin = (table.to(fn(table).device) for table in (self.cos, self.signed_sin))
+        return self
+
     def forward(self, v: Tensor) -> Tensor:
         """Rotate v (n, T, ..., heads, head_size), the two halves of each part of a head against each other."""
         table = (v.shape[1], *(1,) * (v.ndim - 3), v.shape[-1])

@@ -89,7 +89,7 @@ class KeyedNoise:
         self._step = step.to(keys) if isinstance(step, Tensor) else keys.new_tensor(int(step))
 
     def __call__(self, like: Tensor) -> Tensor:
-        rows, size = like.shape[0], like[0].numel()
+        rows, size = like.shape[0], like.shape[1:].numel()
         half = (size + 1) // 2
         stream = _mix_(self._keys + _mix_(((self._step << 20) + self._call + 1) * _GOLDEN))
         self._call += 1

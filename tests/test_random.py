@@ -128,6 +128,10 @@ def test_puzzle_keys_depend_on_tokens_and_seed_alone():
     assert len(keys) == 1
 
 
+def test_no_rows_draw_no_numbers():
+    assert KeyedNoise(torch.empty(0, dtype=torch.int64), 1)(torch.empty(0, 2, 3)).shape == (0, 2, 3)
+
+
 def test_stored_noise_is_replayed_in_order_and_ends():
     entries = torch.arange(24.0).view(2, 3, 4)
     noise = StoredNoise(entries)

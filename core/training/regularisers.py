@@ -97,7 +97,7 @@ def late_terms(
     """
     rows = (2 * taken > model.config.halt_max_steps).nonzero().squeeze(1)
     keys = restart_keys(rows.new_full((len(rows),), config.seed), rows)
-    normals = KeyedNoise(keys, step)(z[rows]) if len(rows) else z[rows]
+    normals = KeyedNoise(keys, step)(z[rows])
     assert config.regulariser is not None
     return TERMS[config.regulariser](model, z[rows], x[rows], counted[rows], normals)
 

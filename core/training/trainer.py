@@ -311,7 +311,7 @@ def train(
     """
     run = Path(run)
     run.mkdir(parents=True, exist_ok=True)
-    for name in ("state.safetensors", "model.safetensors", "log.jsonl"):
+    for name in ("state.safetensors", "model*.safetensors", "log.jsonl"):
         for unfinished in run.glob(f".{name}.*.tmp"):  # of a run killed while it wrote
             unfinished.unlink(missing_ok=True)
     log = run / "log.jsonl"
@@ -357,13 +357,13 @@ def train(
         if line:
             with open(log, "a") as file:
                 file.write(json.dumps(line) + "\n")
+        paused = time.monotonic()
         if keep_every is not None and (step % keep_every == 0 or last):
             keep(f"model-{step:06d}.safetensors")
         ending = last or stop()
         if step % save_every == 0 or ending:
-            paused = time.monotonic()
             keep_all()
-            began += time.monotonic() - paused
+        began += time.monotonic() - paused
         yield {**line, **record}
 
 

@@ -12,7 +12,7 @@ from eqrlab import attractors as at
 from eqrlab.core import KeyedNoise, build, load, save
 from eqrlab.core.models.config import ReasonerConfig
 from eqrlab.core.models.families import built_in
-from eqrlab.core.models.layers import SwiGLU
+from eqrlab.core.models.layers import SwiGLU, truncated_normal
 from tests.core_models import assert_same_outputs, tokens
 from tests.family_models import SMOOTH, VARIANTS, small_model
 
@@ -228,6 +228,20 @@ def test_wrong_configurations_are_refused(family, values, reason):
     with pytest.raises(ValueError) as caught:
         build(family, {"vocab_size": 5, "seq_len": 6, **values})
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("family", built_in())
+def test_weights_and_starts_are_float32_whatever_is_the_default_of_torch(family):
+    values = {"vocab_size": 8, "seq_len": 36, "norm_weights": True, "prefix_len": 1, "prefix_dim": 8}
+    draw = lambda: truncated_normal((3,), torch.Generator().manual_seed(0))
+    expected = draw()
+    torch.set_default_dtype(torch.float64)
+    try:
+        model, starts = build(family, values), draw()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {t.dtype for t in (*model.parameters(), *model.buffers())} == {torch.float32}
+    assert torch.equal(starts, expected)
 
 
 @pytest.mark.parametrize("family", built_in())

@@ -42,7 +42,7 @@ def truncated_normal(shape: tuple[int, ...], generator: torch.Generator | None =
     """Draw normals truncated at two sigma, rescaled to unit standard deviation: float32, on the generator's device."""
     low = math.erf(-2 / math.sqrt(2))
     device = generator.device if generator is not None else None
-    u = torch.rand(shape, generator=generator, device=device)
+    u = torch.rand(shape, generator=generator, device=device, dtype=torch.float32)
     # The variance of a standard normal truncated at +-2 is 1 - 4 phi(2) / (2 Phi(2) - 1).
     deviation = math.sqrt(1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / -low)
     return u.mul_(-2 * low).add_(low).erfinv_().mul_(math.sqrt(2)).clamp_(-2, 2).div_(deviation)
@@ -68,7 +68,9 @@ class Linear(nn.Module):
     def __init__(self, features_in: int, features_out: int, bias: float | None = None):
         super().__init__()
         self.weight = nn.Parameter(truncated_normal((features_out, features_in)) / math.sqrt(features_in))
-        self.bias = None if bias is None else nn.Parameter(torch.full((features_out,), bias))
+        self.bias = (
+            None if bias is None else nn.Parameter(torch.full((features_out,), bias, dtype=torch.float32))
+        )
 
     def forward(self, h: Tensor) -> Tensor:
         return linear(h, self.weight, self.bias, self.fast)
@@ -80,7 +82,7 @@ class Norm(nn.Module):
     def __init__(self, features: int, eps: float, learned: bool):
         super().__init__()
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(features)) if learned else None
+        self.weight = nn.Parameter(torch.ones(features, dtype=torch.float32)) if learned else None
 
     def forward(self, h: Tensor) -> Tensor:
         normed = rms_norm(h, self.eps)
@@ -93,8 +95,10 @@ class TokenPair(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         bound = math.sqrt(0.5)  # one over the root of the two values that a sum has
-        self.weight = nn.Parameter(torch.empty(width, 1, 2).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
+        self.weight, self.bias = (
+            nn.Parameter(torch.empty(shape, dtype=torch.float32).uniform_(-bound, bound))
+            for shape in ((width, 1, 2), (width,))
+        )
 
     def forward(self, h: Tensor, narrow: bool = False) -> Tensor:
         """Map h (n, T, width); `narrow` rounds weights and result to bfloat16."""
@@ -177,7 +181,9 @@ class Rotary(nn.Module):
             parts = [rotary_angles(c, half, theta) for c in coordinates]
         self.parts = len(parts)
         angles = torch.cat(parts, dim=-1)
-        sign = torch.tensor([-1.0, 1.0]).repeat_interleave(head_size // self.parts // 2).repeat(self.parts)
+        sign = (
+            angles.new_tensor([-1.0, 1.0]).repeat_interleave(head_size // self.parts // 2).repeat(self.parts)
+        )
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("signed_sin", angles.sin() * sign, persistent=False)
 
@@ -336,7 +342,7 @@ class TokenEmbedding(nn.Module):
         self.position_weight = (
             nn.Parameter(truncated_normal((length, hidden)) * scale) if learned_positions else None
         )
-        self.register_buffer("prefix", torch.zeros(prefix_dim) if prefix_len else None)
+        self.register_buffer("prefix", torch.zeros(prefix_dim, dtype=torch.float32) if prefix_len else None)
 
     def forward(self, inputs: Tensor, vectors: Tensor | None = None) -> Tensor:
         """Map tokens (n, L) to the context x (n, P + L, hidden), with vectors (n, prefix_dim) or the stored one."""

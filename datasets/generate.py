@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from eqrlab.core.seeds import nonnegative
 from eqrlab.datasets.solver import BitBoard, bit_board, search
 from eqrlab.datasets.sudoku import BLANK, FIRST_DIGIT, Geometry, geometry, geometry_of
 from eqrlab.datasets.symmetry import fingerprint, random_symmetry
@@ -214,7 +215,7 @@ def generate(
             f"hard and extreme puzzles are generated up to 9x9, got {side}x{side}; ask for easy or medium"
         )
     box = () if board == geometry(side) else (board.box_rows, board.box_columns)
-    rng = np.random.default_rng([seed, side, *box])
+    rng = np.random.default_rng([nonnegative(seed), side, *box])
     shares, made = parse_mix(difficulty), dict.fromkeys(DIFFICULTIES, 0)
     seen = {int(value) for value in exclude}
     for k in range(count):

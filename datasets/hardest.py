@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
+from eqrlab.core.seeds import nonnegative
 from eqrlab.datasets.generate import Generated, random_solution
 from eqrlab.datasets.solver import BitBoard, bit_board, count_guesses
 from eqrlab.datasets.sudoku import BLANK, FIRST_DIGIT, geometry
@@ -182,7 +183,7 @@ def generate_hardest(
     if count < 0 or first < 0 or workers < 1:
         raise ValueError(f"count and first must be >= 0 and workers >= 1, got {count}, {first}, {workers}")
     seen = {int(value) for value in exclude}
-    keys = [(seed, _SIDE, number) for number in range(first, first + count)]
+    keys = [(nonnegative(seed), _SIDE, number) for number in range(first, first + count)]
     if workers == 1:
         yield from _distinct(map(climb, keys), keys, seen)
         return

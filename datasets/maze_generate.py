@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from eqrlab.core.seeds import nonnegative
 from eqrlab.datasets.maze import FLOOR, GOAL, PATH, START, WALL, Board, fingerprint
 
 SIDES = range(7, 31)
@@ -184,7 +185,7 @@ def generate_mazes(
     if not 0 < loops <= 1:
         raise ValueError(f"loops must be in (0, 1], got {loops}")
     sizes = board[:1] if board[0] == board[1] else board
-    rng = np.random.default_rng([seed, *sizes, KINDS.index(kind)])
+    rng = np.random.default_rng([nonnegative(seed), *sizes, KINDS.index(kind)])
     seen = {int(value) for value in exclude}
     for k in range(count):
         for _ in range(_TRIES):

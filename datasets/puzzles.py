@@ -10,6 +10,7 @@ from pathlib import PurePath
 import numpy as np
 
 from eqrlab.core.labels import ZERO
+from eqrlab.core.seeds import nonnegative
 from eqrlab.core.shown import Facts, Shown
 from eqrlab.datasets import boards
 from eqrlab.datasets.registry.lookup import task as task_named
@@ -40,7 +41,7 @@ def rows_drawn(available: int, draw: Draw | None) -> np.ndarray | None:
     """Return the rows (k,) that a draw takes from so many, ascending; None: all, there are no more than it asks for."""
     if draw is None or available <= draw.count:
         return None
-    return np.sort(np.random.default_rng(draw.seed).choice(available, draw.count, replace=False))
+    return np.sort(np.random.default_rng(nonnegative(draw.seed)).choice(available, draw.count, replace=False))
 
 
 def sized(task: Task, inputs: np.ndarray, labels: np.ndarray | None) -> Task:

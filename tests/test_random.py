@@ -7,8 +7,11 @@ import pytest
 import torch
 from scipy import stats
 
+from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap
 from eqrlab.core import KeyedNoise, StoredNoise
 from eqrlab.core.random import GeneratorNoise, puzzle_key, restart_generator, restart_keys
+from eqrlab.datasets import Draw, build
+from eqrlab.datasets.puzzles import rows_drawn
 
 KEYS = restart_keys(torch.full((6,), 12345), torch.arange(6))
 
@@ -126,6 +129,13 @@ def test_puzzle_keys_depend_on_tokens_and_seed_alone():
         puzzle_key(2, form) for form in (tokens, tokens.astype(np.uint8), torch.tensor(tokens), tokens[None])
     }
     assert len(keys) == 1
+
+
+def test_a_negative_seed_is_a_seed_like_any_other():
+    one, other = (build("sudoku4", 1, "easy", seed=seed).inputs for seed in (-1, -2))
+    assert (one != other).any() and len(rows_drawn(9, Draw(2, -1))) == 2
+    mean = lambda w: w @ np.arange(5) / w.sum()
+    assert np.isfinite(cluster_bootstrap(mean, 5, resamples=20, seed=-1)).all()
 
 
 def test_no_rows_draw_no_numbers():

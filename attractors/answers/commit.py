@@ -21,6 +21,7 @@ from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
 from eqrlab.core import System
 from eqrlab.core.labels import wanted
+from eqrlab.core.seeds import nonnegative
 
 Clues = Callable[[np.ndarray], np.ndarray]
 ACCEPTS = ("halt", "settled")
@@ -253,7 +254,7 @@ def committed_inputs(
         )
     fits = np.take_along_axis(legal, token[:, :, None], 2)[:, :, 0]
     if seed is not None:
-        chance = np.random.default_rng(seed).random(chance.shape)
+        chance = np.random.default_rng(nonnegative(seed)).random(chance.shape)
     order = np.argsort(np.where(fits, -chance, np.inf), axis=1, kind="stable")
     rank = np.argsort(order, axis=1, kind="stable")
     count = np.maximum(np.round(share * legal.any(2).sum(1)), 1)

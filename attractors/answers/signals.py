@@ -21,6 +21,7 @@ from eqrlab.attractors.statistics.bootstrap import (
     widened,
 )
 from eqrlab.attractors.statistics.ranks import PooledAuc
+from eqrlab.core.seeds import nonnegative
 
 SIGNALS = ("top1_converged", "top1_logit_delta", "majority", "halting", "answer_entropy", "settle_time")
 COVERAGE = np.round(np.arange(1, 21) / 20, 2)
@@ -218,7 +219,7 @@ def risk_area(score: np.ndarray, wrong: np.ndarray, weight: np.ndarray) -> np.nd
 def _halves(order: np.ndarray, seed: int) -> np.ndarray:
     """Return which puzzles are of the second half, drawn at random by their ranks in an order."""
     second = np.zeros(len(order), bool)
-    second[order[np.random.default_rng(seed).permutation(len(order))[len(order) // 2 :]]] = True
+    second[order[np.random.default_rng(nonnegative(seed)).permutation(len(order))[len(order) // 2 :]]] = True
     return second
 
 

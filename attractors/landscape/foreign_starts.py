@@ -24,6 +24,7 @@ from eqrlab.attractors.results.drawn import require_equal
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import RESAMPLES, mean_over_puzzles, share_over_puzzles
 from eqrlab.core import System
+from eqrlab.core.seeds import nonnegative
 
 COSINES = ("mean_alignment", "mean_own", "mean_start")
 
@@ -106,7 +107,7 @@ def asymptotic_alignment(
     if len(first) < 2:
         raise ValueError("asymptotic alignment needs at least two different puzzles, got 1")
     # One shift per restart: every puzzle gets a partner other than itself, and every state is used once.
-    shift = np.random.default_rng(seed).integers(1, len(first), size=restarts)
+    shift = np.random.default_rng(nonnegative(seed)).integers(1, len(first), size=restarts)
     partner = first[(place[:, None] + shift) % len(first)]
     own = ensemble.final_state.values
     start = own[partner, np.arange(restarts)]

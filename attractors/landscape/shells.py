@@ -30,6 +30,7 @@ from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.intervals import DEFAULT_INTERVAL, proportion_interval
 from eqrlab.core import System
 from eqrlab.core.models.system import take_rows
+from eqrlab.core.seeds import nonnegative
 
 TYPICAL = 64  # starts whose median norm is the unit of radii
 SHUFFLES = 999
@@ -198,7 +199,7 @@ def dependence(label: np.ndarray, seed: int = 0, shuffles: int = SHUFFLES) -> fl
         table = np.bincount((values + group).ravel(), minlength=len(label) * kinds).reshape(-1, kinds)
         return float(((table - expected) ** 2 / expected).sum())
 
-    rng, seen = np.random.default_rng(seed), statistic(codes)
+    rng, seen = np.random.default_rng(nonnegative(seed)), statistic(codes)
     flat = codes.ravel().copy()
     beyond = 0
     for _ in range(shuffles):

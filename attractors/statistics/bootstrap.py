@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import ndtri, stdtrit
 
 from eqrlab.attractors.statistics.intervals import check_confidence
+from eqrlab.core.seeds import nonnegative
 
 # Of every analysis unless told otherwise: the same puzzles are then drawn, and a mean that two analyses report has the
 # same interval in both.
@@ -81,7 +82,7 @@ def cluster_bootstrap(
 
 def resampled(clusters: int, resamples: int, seed: int) -> np.ndarray:
     """Return how often each cluster is drawn in every resample, (resamples, clusters); half of them are mirrored."""
-    rng, chance = np.random.default_rng(seed), np.full(clusters, 1 / clusters)
+    rng, chance = np.random.default_rng(nonnegative(seed)), np.full(clusters, 1 / clusters)
     half = rng.multinomial(clusters, chance, size=-(-resamples // 2)).astype(float)
     return np.concatenate((half, half[:, ::-1]))[:resamples]
 

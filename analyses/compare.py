@@ -8,13 +8,13 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
-from eqrlab.analyses.text.format import stated_level
 from eqrlab.analyses.text.names import common_name, distinct
 from eqrlab.attractors.answers.scaling import path_independence_gap
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.drawn import common_restarts
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import cluster_bootstrap, mean_where_defined, widened
+from eqrlab.attractors.statistics.intervals import stated_level
 from eqrlab.attractors.statistics.seeds import mean_over_seeds
 
 Groups = Mapping[str, xr.Dataset]

@@ -24,13 +24,14 @@ from eqrlab.analyses.commands.common.puzzle_choice import (
     short_source,
 )
 from eqrlab.analyses.commands.common.run_options import outside, run_options
-from eqrlab.analyses.text.format import percent, percent_interval, plural, stated_level, table
+from eqrlab.analyses.text.format import percent, percent_interval, plural, table
 from eqrlab.analyses.text.tables import answer_word, is_judged
 from eqrlab.analyses.text.verdicts import has_changing
 from eqrlab.attractors.landscape.estimate import DECISIONS, STOPS, restarts_for
 from eqrlab.attractors.results import archive
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import FATES
+from eqrlab.attractors.statistics.intervals import stated_level
 
 SHOWN = 4  # attractors of a puzzle that get a line of their own
 

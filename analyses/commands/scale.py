@@ -29,13 +29,14 @@ from eqrlab.analyses.figures.style import write_figure
 from eqrlab.analyses.studies.adaptive import require_halves, trial, trial_lines
 from eqrlab.analyses.studies.commit import clues_of, commit_lines, commit_trial
 from eqrlab.analyses.text.describe import blocks_per_step
-from eqrlab.analyses.text.format import percent, plural, stated_level, table, wrapped
+from eqrlab.analyses.text.format import percent, plural, table, wrapped
 from eqrlab.analyses.text.harmful_depth import late_drop
 from eqrlab.analyses.text.signals import signal_rows, signal_warning, trust_sentence
 from eqrlab.analyses.text.vocabulary import SELECTOR_NAMES
 from eqrlab.attractors.ensemble.options import part_of
 from eqrlab.attractors.results import archive, schema
 from eqrlab.attractors.results.interval import Interval
+from eqrlab.attractors.statistics.intervals import stated_level
 from eqrlab.attractors.streaming.row_store import RowStore, sample_stored
 from eqrlab.core import Reasoner
 from eqrlab.datasets import PuzzleSet

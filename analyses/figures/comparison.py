@@ -11,8 +11,9 @@ from matplotlib.lines import Line2D
 
 from eqrlab.analyses.figures.style import COLOURS, plot
 from eqrlab.analyses.text.comparison import SUBJECTS, is_share, quantity_name, subject_of
-from eqrlab.analyses.text.format import percent, plural, stated_level
+from eqrlab.analyses.text.format import percent, plural
 from eqrlab.attractors.results.interval import Interval
+from eqrlab.attractors.statistics.intervals import stated_level
 
 OTHERS = (
     COLOURS["ink"],

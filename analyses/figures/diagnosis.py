@@ -8,10 +8,11 @@ from matplotlib.axes import Axes
 
 from eqrlab.analyses.figures.style import COLOURS, in_percent, plot
 from eqrlab.analyses.text import tables
-from eqrlab.analyses.text.format import percent, percent_interval, stated_level
+from eqrlab.analyses.text.format import percent, percent_interval
 from eqrlab.analyses.text.verdicts import share_of
 from eqrlab.analyses.text.vocabulary import MODE_NAMES
 from eqrlab.attractors.results.schema import MODES
+from eqrlab.attractors.statistics.intervals import stated_level
 
 
 @plot(0.45)

@@ -12,8 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from eqrlab.analyses.figures.style import COLOURS, in_percent, plot, styled
-from eqrlab.analyses.text.format import percent, stated_level
+from eqrlab.analyses.text.format import percent
 from eqrlab.attractors.results.interval import Interval
+from eqrlab.attractors.statistics.intervals import stated_level
 
 RIGHT = ("#0072b2", "#56b4e9", "#00476f", "#8fd3ff")
 WRONG = ("#d55e00", "#e69f00", "#a83232", "#f0c27b", "#cc79a7", "#7a3b00", "#f2a0a0", "#b58900")

@@ -14,13 +14,14 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from eqrlab import attractors as at
 from eqrlab.analyses.figures.style import COLOURS, in_percent, plot
 from eqrlab.analyses.text import tables
-from eqrlab.analyses.text.format import plural, stated_level
+from eqrlab.analyses.text.format import plural
 from eqrlab.analyses.text.verdicts import auc_depth, auc_text
 from eqrlab.analyses.text.vocabulary import UNDEFINED
 from eqrlab.attractors.ensemble.schedule import measured_of
 from eqrlab.attractors.results.drawn import drawn_of
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.results.schema import STATUS
+from eqrlab.attractors.statistics.intervals import stated_level
 
 EACH_RUN = 120  # up to so many runs are drawn one by one, without quantile bands
 FAINT_RUNS = 40  # of each kind, behind the bands

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
-from eqrlab.analyses.text.format import stated_level
+from eqrlab.attractors.statistics.intervals import stated_level
 from eqrlab.core.files import replaced_whole
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.

@@ -23,8 +23,9 @@ from eqrlab.analyses.text.comparison import (
     recipe_table,
     seeds_sentence,
 )
-from eqrlab.analyses.text.format import plural, stated_level
+from eqrlab.analyses.text.format import plural
 from eqrlab.analyses.text.verdicts import puzzle_modes
+from eqrlab.attractors.statistics.intervals import stated_level
 
 Results = Mapping[str, Mapping[str, xr.Dataset]]
 PUZZLES = 32  # in the table

@@ -31,11 +31,12 @@ from eqrlab.analyses.report.puzzle_boards import puzzle_boards
 from eqrlab.analyses.text import tables
 from eqrlab.analyses.text import verdicts as wording
 from eqrlab.analyses.text.borders import border_sentences
-from eqrlab.analyses.text.format import plural, stated_level
+from eqrlab.analyses.text.format import plural
 from eqrlab.analyses.text.signals import signal_rows, signal_warning
 from eqrlab.analyses.text.telling import telling_puzzles
 from eqrlab.analyses.text.vocabulary import SELECTOR_NAMES
 from eqrlab.attractors.results.drawn import drawn_of
+from eqrlab.attractors.statistics.intervals import stated_level
 
 Groups = dict[str, xr.Dataset]
 

@@ -23,12 +23,13 @@ from eqrlab.analyses.text.comparison import (
     recipe_table,
     seeds_sentence,
 )
-from eqrlab.analyses.text.format import markdown_table, stated_level
+from eqrlab.analyses.text.format import markdown_table
 from eqrlab.analyses.text.names import typed
 from eqrlab.analyses.text.signals import trust_sentence
 from eqrlab.analyses.text.vocabulary import MODE_NAMES, SELECTOR_NAMES
 from eqrlab.attractors.results.drawn import drawn_of
 from eqrlab.attractors.results.schema import MODES
+from eqrlab.attractors.statistics.intervals import stated_level
 from eqrlab.datasets.files import bundled_names
 
 Groups = Mapping[str, xr.Dataset]

@@ -9,12 +9,11 @@ import numpy as np
 import xarray as xr
 
 from eqrlab.analyses.studies.shares import clustered
-from eqrlab.analyses.text.format import stated_level
 from eqrlab.attractors.answers.outcomes import share_of_runs
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import RESAMPLES, share_over_puzzles
-from eqrlab.attractors.statistics.intervals import proportion_interval
+from eqrlab.attractors.statistics.intervals import proportion_interval, stated_level
 from eqrlab.core.labels import counts
 from eqrlab.datasets import PuzzleSet, arc
 from eqrlab.datasets.arc.files import known_tests

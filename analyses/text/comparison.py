@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from eqrlab.analyses.text.format import percent_interval, plural, stated_level
+from eqrlab.analyses.text.format import percent_interval, plural
 from eqrlab.analyses.text.names import distinct
 from eqrlab.analyses.text.signals import points
 from eqrlab.analyses.text.vocabulary import MODE_NAMES, SELECTOR_NAMES
 from eqrlab.attractors.results.interval import Interval
+from eqrlab.attractors.statistics.intervals import stated_level
 
 SUBJECTS = {  # heading of a part of the table: how the names of its quantities begin or end
     "Accuracy at the last depth, choosing by": "accuracy, ",

@@ -67,17 +67,6 @@ def number_interval(value: float, low: float, high: float) -> str:
     return f"{number(value)} [{number(low)}, {number(high)}]"
 
 
-def stated_level(confidence: float) -> str:
-    """Return the confidence of intervals as text.
-
-    Examples
-    --------
-    >>> stated_level(0.95), stated_level(0.999)
-    ('95 %', '99.9 %')
-    """
-    return f"{100 * float(confidence):.10g} %"
-
-
 def signed_interval(value: float, low: float, high: float, digits: int) -> str:
     """Return a number with its sign and interval, as in "+0.12 [+0.08, +0.15]"; without bounds that are not finite.
 

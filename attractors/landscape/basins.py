@@ -14,7 +14,7 @@ from eqrlab.attractors.landscape.identify import Clusters, identify, in_order
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.drawn import interval_of
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.intervals import proportion_interval, unseen_mass
+from eqrlab.attractors.statistics.intervals import proportion_interval, stated_level, unseen_mass
 
 NOT_DRAWN = -2  # attractor_id of a restart that a puzzle did not need
 
@@ -102,7 +102,10 @@ def tabulate(
         **Interval(count / total[:, None], low, high)
         .each(masked)
         .variables(
-            "mass", pair, "share of restarts that reach the attractor", f"the mass, {confidence:.0%} interval"
+            "mass",
+            pair,
+            "share of restarts that reach the attractor",
+            f"the mass, {stated_level(confidence)} interval",
         ),
         **{name: (pair, columns[name], text) for name, text in _TEXTS.items()},
         "answer": (
@@ -122,7 +125,7 @@ def tabulate(
         ),
         "attractors": (each, present.sum(1).astype(np.int32), "number of attractors found"),
         "unseen_mass": (each, unseen, "Good-Turing estimate of the mass of attractors not found"),
-        "unseen_mass_high": (each, unseen_high, f"upper {confidence:.0%} bound of that mass"),
+        "unseen_mass_high": (each, unseen_high, f"upper {stated_level(confidence)} bound of that mass"),
         "ambiguous": (
             each,
             np.array([c.ambiguous for c in found], np.int32),

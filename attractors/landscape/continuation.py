@@ -29,7 +29,7 @@ from eqrlab.attractors.landscape.modes import modes
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
-from eqrlab.attractors.statistics.intervals import DEFAULT_INTERVAL, proportion_interval
+from eqrlab.attractors.statistics.intervals import DEFAULT_INTERVAL, proportion_interval, stated_level
 from eqrlab.core import System
 from eqrlab.core.progress import shown, tqdm
 
@@ -219,7 +219,7 @@ def _branches(stages: list[Stage], match: str, confidence: float) -> dict[str, s
     seen = lambda values: np.where(alive | (match == "answer"), values, np.nan)
     return {
         **Interval(count / total, *bounds).each(seen).variables(
-            "mass", each, "share of restarts that reach the branch", f"the mass, {confidence:.0%} interval"
+            "mass", each, "share of restarts that reach the branch", f"the mass, {stated_level(confidence)} interval"
         ),
         "count": (each, count, "restarts that reach the branch"),
         "alive": (each, alive, "the branch is an attractor at this value"),
@@ -248,7 +248,7 @@ def _summary(
     shares = share_over_puzzles(right, confidence=confidence, seed=seed)
     text = "share of runs right at the last step"
     for end, values in zip(("", "_low", "_high"), shares, strict=True):
-        bound = f", bound over puzzles, {confidence:.0%}" if end else ""
+        bound = f", bound over puzzles, {stated_level(confidence)}" if end else ""
         variables[f"accuracy{end}"] = (("value",), values, text + bound)
     share = (f"landscape_share{e}" for e in ("", "_low", "_high"))
     return variables | _stacked(verdicts, ["mode", "mode_probability", "landscape_mode", *share])

@@ -25,7 +25,7 @@ from eqrlab.attractors.statistics.bootstrap import (
     value_order,
     widened,
 )
-from eqrlab.attractors.statistics.intervals import proportion_interval
+from eqrlab.attractors.statistics.intervals import proportion_interval, stated_level
 from eqrlab.attractors.statistics.ranks import PooledAuc
 from eqrlab.attractors.statistics.trends import decay_rate, filled, slows_for_ever, tail
 
@@ -243,7 +243,7 @@ def modes(
     restarts = drawn_of(ensemble).sum(1)
     possible = evidence.correct + evidence.unfinished
     bound = proportion_interval(possible, restarts, confidence, interval_of(ensemble))[1]
-    each, percent = ("puzzle",), f"{confidence:.0%}"
+    each, percent = ("puzzle",), f"{stated_level(confidence)}"
     counts = {
         "count_correct": (evidence.correct, "runs at correct attractors"),
         "count_spurious": (evidence.spurious, "runs at attractors that decode to a wrong answer"),

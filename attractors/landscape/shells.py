@@ -27,7 +27,7 @@ from eqrlab.attractors.landscape.basins import sums, tabulate
 from eqrlab.attractors.landscape.identify import identify
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.intervals import DEFAULT_INTERVAL, proportion_interval
+from eqrlab.attractors.statistics.intervals import DEFAULT_INTERVAL, proportion_interval, stated_level
 from eqrlab.core import System
 from eqrlab.core.models.system import take_rows
 from eqrlab.core.seeds import nonnegative
@@ -162,7 +162,7 @@ def _table(
     variables: dict[str, schema.Variable] = {
         **Interval(count / restarts, *proportion_interval(count, restarts, confidence))
         .each(lambda values: np.where(present, values, np.nan))
-        .variables("shell_mass", three, text, f"it, {confidence:.0%} interval"),
+        .variables("shell_mass", three, text, f"it, {stated_level(confidence)} interval"),
         "shell_count": (three, count, "starts of the shell that reach the attractor"),
         "dependence_p": (
             ("puzzle",),

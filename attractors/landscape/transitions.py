@@ -25,7 +25,7 @@ from eqrlab.attractors.fates.fate import Tolerances
 from eqrlab.attractors.landscape.identify import Clusters, identify, representatives
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
-from eqrlab.attractors.statistics.intervals import proportion_interval
+from eqrlab.attractors.statistics.intervals import proportion_interval, stated_level
 from eqrlab.core import System
 
 
@@ -191,7 +191,7 @@ def _table(
         ("noise", "puzzle", "source"),
         ("puzzle", "source"),
     )
-    percent, steps = f"{plan.confidence:.0%} interval", plan.steps
+    percent, steps = f"{stated_level(plan.confidence)} interval", plan.steps
     variables: dict[str, schema.Variable] = {
         **plan.share(count, present[None, :, :, None]).variables(
             "probability", four, f"probability to end in the basin of the target after {steps} noisy steps",

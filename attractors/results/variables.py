@@ -247,7 +247,7 @@ GROUPS = (
         Variable("restarts_needed", "puzzle", INT, "restarts that would decide, -1: too many", least=-1),
         Variable("depth_needed", "puzzle", INT,
                  "depth at which 9 in 10 unfinished runs would rest, -1 unknown", least=-1),
-        Variable("correct_mass_high", "puzzle", FLOAT, "upper bound of the mass of correct attractors, 95%"),
+        Variable("correct_mass_high", "puzzle", FLOAT, "upper bound of the mass of correct attractors, 95 %"),
         Variable("landscape_share", "mode", FLOAT, "mean probability of the mode over puzzles", least=0, most=1),
         Variable("population_share", "mode", FLOAT,
                  "share of the mode among all puzzles of the kind, estimated jointly"),

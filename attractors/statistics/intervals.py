@@ -179,6 +179,17 @@ def check_confidence(confidence: float) -> None:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
 
 
+def stated_level(confidence: float) -> str:
+    """Return the confidence of intervals as text.
+
+    Examples
+    --------
+    >>> stated_level(0.95), stated_level(0.999)
+    ('95 %', '99.9 %')
+    """
+    return f"{100 * float(confidence):.10g} %"
+
+
 def unseen_mass(
     singletons: np.ndarray, doubletons: np.ndarray, total: np.ndarray | int, confidence: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:

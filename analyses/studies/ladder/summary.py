@@ -11,12 +11,12 @@ import xarray as xr
 from eqrlab.analyses.studies.ladder.climb import Groups
 from eqrlab.analyses.studies.ladder.rungs import REFERENCE_DEPTH, Ladder, rung_before
 from eqrlab.analyses.text.describe import blocks_per_step
-from eqrlab.analyses.text.format import stated_level
 from eqrlab.attractors.answers.scaling import path_independence_gap
 from eqrlab.attractors.fates.fate import CODE
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import mean_where_defined
+from eqrlab.attractors.statistics.intervals import stated_level
 from eqrlab.attractors.statistics.ranks import PooledAuc
 from eqrlab.attractors.statistics.seeds import Statistic, mean_over_seeds
 

@@ -18,8 +18,9 @@ from eqrlab.analyses.studies.ladder.summary import (
     STARTS,
     WITHIN,
 )
-from eqrlab.analyses.text.format import markdown_table, number_interval, plural, stated_level
+from eqrlab.analyses.text.format import markdown_table, number_interval, plural
 from eqrlab.attractors.results.schema import MODES
+from eqrlab.attractors.statistics.intervals import stated_level
 
 Rows = list[dict[str, str]]
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from click.testing import CliRunner
 
 from eqrlab import attractors as at
+from eqrlab.analyses.commands.scale import scale_command
 from eqrlab.analyses.diagnose import diagnose
 from eqrlab.analyses.report.page import write_report
 from eqrlab.analyses.text.tables import fate_bar, outcome_table
@@ -110,6 +112,15 @@ def test_what_pools_over_puzzles_takes_equally_many_of_each(waves):
         assert analysis(waves).drop_attrs().equals(analysis(common).drop_attrs())
     with pytest.raises(ValueError, match="prolong needs equally many restarts of every puzzle"):
         at.prolong(system(), PUZZLES, waves.assign(final_state=waves.sketch), depth=96)
+
+
+def test_a_grid_made_from_waves_has_the_restarts_of_every_puzzle(waves, tmp_path):
+    archive.write(tmp_path / "a.nc", {"ensemble": waves})
+    wanted = ["--from", str(tmp_path / "a.nc"), "--depths", "1,48", "--out", str(tmp_path / "out")]
+    run = CliRunner().invoke(scale_command, wanted)
+    assert run.exit_code == 0 and "choosing 1 of 8 at depth 48" in run.output, run.output
+    grid = archive.read(tmp_path / "out" / "scaling.nc")["scaling"]
+    assert grid["breadth"].values.tolist() == [1, 2, 4, 8]
 
 
 def test_runs_that_are_not_known_enter_no_rank():

@@ -248,7 +248,7 @@ def own_run(model: Reasoner, inputs: np.ndarray, common: dict[str, Any]) -> xr.D
 
 
 def stored(source: Path) -> dict[str, xr.Dataset]:
-    """Return the ensemble of an archive, and the run from the own start if the archive contains one.
+    """Return the ensemble of an archive, with the restarts that every puzzle has, and the run from the own start.
 
     Raises
     ------
@@ -260,7 +260,7 @@ def stored(source: Path) -> dict[str, xr.Dataset]:
         raise ValueError(
             f"{source}: no group named ensemble; expected an archive of scale, diagnose or export"
         )
-    return {name: tree[name].to_dataset() for name in SAMPLED if name in tree.children}
+    return {name: at.common_restarts(tree[name].to_dataset()) for name in SAMPLED if name in tree.children}
 
 
 def scaling_lines(groups: dict[str, xr.Dataset]) -> list[str]:

@@ -147,9 +147,7 @@ def compare(results: Mapping[str, Groups], *, confidence: float = 0.95, seed: in
         "puzzles_compared": (pair, compared.astype(np.int32), "puzzles where both define the quantity"),
         **Interval(values, *bounds).variables("puzzle_value", (*pair, "puzzle"), "quantity of a puzzle"),
     }
-    attributes = {
-        k: v for k, v in schema.carried(first).items() if k not in ("checkpoint", "checkpoint_sha256")
-    }
+    attributes = schema.carried_together({name: groups["ensemble"] for name, groups in results.items()})
     coordinates = {"checkpoint": names, "quantity": quantities, "puzzle": first.puzzle.values}
     return schema.dataset(variables, {**attributes, "confidence": confidence}, coordinates)
 

@@ -1,5 +1,7 @@
 """Comparisons: paired by puzzle, right on planted landscapes."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -99,6 +101,18 @@ def test_differences_beyond_their_interval_are_told_from_open_ones():
     assert "narrow beside wide: one restart is right less often, -" in clear_differences(result, 1)
     assert "whether one restart is right more often is open" in clear_differences(result, 2)
     assert is_share("correct mass") and not is_share("settling step of right runs")
+
+
+def test_what_differs_between_checkpoints_is_recorded_of_each():
+    one, two = planted([0.0]), planted([0.0])
+    for groups, digest, noise in ((one, "abc", 0.0), (two, "def", 0.1)):
+        groups["ensemble"].attrs |= {"checkpoint_sha256": digest, "noise": np.float64(noise)}
+        groups["ensemble"].attrs["config"] = json.dumps({"n": noise})
+    told = compare({"one": one, "two": two}).attrs
+    assert json.loads(told["checkpoint_sha256"]) == {"one": "abc", "two": "def"}
+    assert json.loads(told["noise"]) == {"one": 0.0, "two": 0.1}
+    assert json.loads(told["config"]) == {"one": {"n": 0.0}, "two": {"n": 0.1}}
+    assert told["seed"] == one["ensemble"].attrs["seed"]
 
 
 def test_misuse_is_named():

@@ -1,5 +1,7 @@
 """Attractors followed over a parameter: exact births, deaths and masses at bifurcations, and what is left undecided."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -102,7 +104,10 @@ def test_noise_that_tears_a_basin_is_seen():
     )
     assert found.attractors.values[:, 0].tolist() == [2, 2, 2, 0]
     assert found.died.values[:, 0].tolist() == [0, 0, 0, 2] and found.born.values.sum() == 0
-    assert found.attrs["parameter"] == "noise" and found.attrs["noise"] == "over value"
+    assert found.attrs["parameter"] == "noise" and json.loads(found.attrs["noise"]) == {
+        "0.0": 0.0, "0.01": 0.01, "0.02": 0.02, "2.0": 2.0,
+    }  # fmt: skip
+    assert found.attrs["depth"] == 64 and found.attrs["family"] == "map", "what all values share is said once"
 
 
 def test_modes_and_accuracy_follow_the_masses():

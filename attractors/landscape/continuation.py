@@ -156,11 +156,10 @@ def continuation(
         sweep(stages, most, Push(push, directions, seed))
     variables = _branches(stages, match, confidence) | _summary(stages, confidence, rule, seed)
     attributes = {
-        **schema.carried(stages[0].ensemble), "parameter": parameter, "match": match, "confidence": confidence,
+        **schema.carried_together({str(v): stage.ensemble for v, stage in zip(values, stages, strict=True)}),
+        "parameter": parameter, "match": match, "confidence": confidence,
         "push": push, "directions": directions, "most_followed": most, "interval_method": DEFAULT_INTERVAL,
     }  # fmt: skip
-    if parameter == "noise":
-        attributes["noise"] = "over value"
     codes = {"event": EVENTS, "mode": schema.MODES, "landscape_mode": schema.MODES}
     names = {k: v for k, v in codes.items() if k in variables}
     coordinates = {"value": values, "mode": list(schema.MODES)}

@@ -176,6 +176,29 @@ def carried(ensemble: xr.Dataset) -> dict[str, Any]:
     return {**{k: ensemble.attrs[k] for k in CARRIED if k in ensemble.attrs}, "created": now()}
 
 
+def carried_together(ensembles: Mapping[str, xr.Dataset]) -> dict[str, Any]:
+    """Return the attributes of results derived from several ensembles, by label: {label: value} where they differ."""
+    each = {label: carried(ensemble) for label, ensemble in ensembles.items()}
+    together: dict[str, Any] = {}
+    for name in dict.fromkeys(name for attributes in each.values() for name in attributes):
+        values = {label: attributes[name] for label, attributes in each.items() if name in attributes}
+        first = next(iter(values.values()))
+        alike = len(values) == len(each) and all(value == first for value in values.values())
+        whole = alike or name in ("history", "created")
+        together[name] = first if whole else {label: _parsed(value) for label, value in values.items()}
+    return together
+
+
+def _parsed(value: Any) -> Any:
+    """Return the value of an attribute as JSON holds it."""
+    if isinstance(value, np.generic):
+        return value.item()
+    try:
+        return json.loads(value) if str(value)[:1] in ("{", "[") else value
+    except ValueError:  # the name of a file
+        return value
+
+
 def require_complete(ensemble: xr.Dataset) -> None:
     """Refuse, with a ValueError, an ensemble of an unfinished export: runs that are missing must not count."""
     if not int(ensemble.attrs.get("complete", 1)):

@@ -139,6 +139,35 @@ def test_transitions_and_representatives_know_what_counts():
     assert (attractor >= 0).all() and (kept.answer.values[0, restart[0], 0] == [2, 1]).all()
 
 
+def test_continued_runs_know_what_counts():
+    """After an odd number of further steps the last cell has turned; a push turns the second."""
+    states = torch.tensor([[[1.0, TINY, TINY], [1.0, -TINY, TINY]]], dtype=torch.float64)
+    kept = at.sample(
+        flickering(), PUZZLES, labels=ONE_COUNTS, restarts=2, depth=31, initial=states, noise=0,
+        keep=("summary", "final_state"),
+    )  # fmt: skip
+    longer = at.prolong(flickering(), PUZZLES, kept, depth=62, which="all")
+    assert (longer.answer.values[..., 2] != kept.answer.values[..., 2]).all()
+    assert at.return_test(
+        flickering(), PUZZLES, longer, sizes=(1e-3,), directions=4, depth=16
+    ).answer_back.all()
+
+
+def test_runs_from_other_puzzles_are_compared_by_what_counts():
+    """Where all runs go to the same value of the only cell that counts, the others say nothing."""
+
+    def start(x, generator):
+        z = torch.randn((len(x), 3), generator=generator, dtype=torch.float64)
+        return torch.cat([z[:, :1].abs(), z[:, 1:]], 1)
+
+    two = np.array([[1, 1, 1], [1, 1, 2]])
+    kept = at.sample(
+        flickering(), two, labels=ONE_COUNTS.repeat(2, 0), restarts=20, depth=8, initial=start, noise=0,
+        keep=("summary", "final_state"),
+    )  # fmt: skip
+    assert float(at.asymptotic_alignment(flickering(), two, kept, depth=3).mean_same_answer) == 1
+
+
 def test_a_start_with_the_answer_that_counts_has_the_final_answer():
     start = lambda x, generator: torch.tensor([[1.0, TINY, -TINY]], dtype=torch.float64).expand(len(x), 3)
     assert at.noop_test(flickering(), PUZZLES, initial=start, depth=3, labels=ONE_COUNTS).answer_fixed.all()

@@ -7,7 +7,17 @@ import torch
 from eqrlab import attractors as at
 from eqrlab.attractors.results.schema import FATES
 from eqrlab.core import EqR, EqRConfig, MapSystem
-from tests.zoo import contraction, linear, logistic, narrow_in_sea, noisy_ar, puzzles, rotor, selector
+from tests.zoo import (
+    contraction,
+    linear,
+    logistic,
+    narrow_in_sea,
+    noisy_ar,
+    normal_start,
+    puzzles,
+    rotor,
+    selector,
+)
 
 STATES = ("summary", "final_state")
 UP = torch.tensor([[2]])
@@ -40,6 +50,18 @@ def test_a_continued_run_is_the_run_of_a_deeper_ensemble(system, labels):
             np.testing.assert_array_equal(longer[axis][:, :, i], deep[axis])
     np.testing.assert_allclose(longer.final_state, deep.final_state, rtol=1e-9, atol=1e-14)
     np.testing.assert_array_equal(longer.answer, deep.answer)
+
+
+def test_a_run_at_zero_has_the_relative_residual_that_sample_gives():
+    """z / 8 reaches 0 exactly: nothing is left, and 0 / 0 is not unknown."""
+    system = MapSystem(lambda z, x: torch.where(z.abs() > 1e-3, z / 8, 0 * z), normal_start(2))
+    options = dict(restarts=3, keep=STATES)
+    longer = at.prolong(
+        system, puzzles(), at.sample(system, puzzles(), depth=8, **options), depth=16, which="all"
+    )
+    deep = at.sample(system, puzzles(), depth=16, **options)
+    np.testing.assert_array_equal(longer.relative_residual[:, :, -1], deep.relative_residual[:, :, -1])
+    assert (longer.relative_residual == 0).all()
 
 
 def test_noise_goes_on_where_it_stopped_in_a_learned_model():

@@ -66,7 +66,7 @@ def _noop(run: at.Run, ensemble: xr.Dataset, progress: bool) -> xr.Dataset:
     for depth in sorted({min(ensemble.sizes["step"], d) for d in NOOP_DEPTHS}):
         found = at.noop_test(
             run.system, run.inputs, restarts=NOOP_RESTARTS, depth=depth, seed=run.seed, initial=law,
-            device=run.place.device, progress=progress, identifiers=run.identifiers,
+            device=run.place.device, dtype=run.place.dtype, progress=progress, identifiers=run.identifiers,
             labels=Judge.of_ensemble(ensemble).labels,
         )  # fmt: skip
         forgotten, read = found["memory"] <= CLEAR_MEMORY, ~(found["input_effect"] < CLEAR_EFFECT)

@@ -23,7 +23,7 @@ from eqrlab.attractors.ensemble.recipe import Recipe
 from eqrlab.attractors.ensemble.run import Run
 from eqrlab.attractors.ensemble.schedule import sparse_of
 from eqrlab.attractors.fates.fate import CODE, Tolerances, Verdict, classify, solved_band
-from eqrlab.attractors.fates.records import digested, noise_size
+from eqrlab.attractors.fates.records import digested, noise_size, relative_to
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.drawn import require_equal
 from eqrlab.core import System
@@ -73,7 +73,8 @@ def prolong(
     xarray.Dataset
         Over (puzzle, restart, depth), the depth D of the ensemble first: `fate`, `state_fate`, `answer_fate`,
         `residual`, `relative_residual`, `correct`, and `followed` (the run was continued to this depth).  Over
-        (puzzle, restart): `final_state`, and `answer` with a token axis, after the last step taken.
+        (puzzle, restart): `final_state`, and `answer` with a token axis, after the last step taken.  Also the
+        `inputs`, `labels` and `identifier` of the ensemble.
 
     Raises
     ------
@@ -189,8 +190,7 @@ def _judge(
     for name in ("fate", "state_fate", "answer_fate"):
         now[name][rows] = getattr(first, name)
     now["residual"][rows] = residual[:, -1]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        now["relative_residual"][rows] = residual[:, -1] / size[:, -1]
+    now["relative_residual"][rows] = relative_to(residual[:, -1], size[:, -1])
 
 
 def _assemble(
@@ -213,6 +213,10 @@ def _assemble(
         if name in moments[0]
     }
     variables |= identifier_variable(identifiers_in(ensemble))
+    for name in ("inputs", "labels"):  # by which later analyses know the puzzles, and tell answers apart
+        if name in ensemble:
+            dims, text = tuple(map(str, ensemble[name].dims)), str(ensemble[name].attrs["long_name"])
+            variables[name] = (dims, ensemble[name].values, text)
     run = ("puzzle", "restart")
     axes = tuple(f"state_{i}" for i in range(state.ndim - 1))
     variables["answer"] = (

@@ -28,6 +28,13 @@ def digest(records: dict[str, np.ndarray], depth: int, limits: Tolerances) -> di
     return rest | {f"run_{name}": values for name, values in facts.items()}
 
 
+def relative_to(residual: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Return residuals over the norms of their states: at the state 0, one of 0 is at rest, any other is infinite."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        relative = np.where(size > 0, residual / size, np.where(residual == 0, 0, np.inf))
+    return relative.astype(residual.dtype)
+
+
 def noise_size(residual: np.ndarray, update: np.ndarray, size: np.ndarray) -> float:
     """Return the relative size of the noise in one outer step: the update's excess over the residual before it."""
     ratio = noise_ratios(residual, update, size)

@@ -50,7 +50,8 @@ def asymptotic_alignment(
     ensemble
         From `sample` with `keep=("summary", "final_state")`.
     labels, oracle
-        As for `sample`; without both correctness is not reported.
+        As for `sample`; without both correctness is not reported, and answers are compared by the cells that count in
+        the ensemble.
     depth
         Outer steps from the foreign start; None: those of the ensemble.
     confidence, resamples
@@ -117,7 +118,9 @@ def asymptotic_alignment(
         **options,
     )  # fmt: skip
     solutions = None if labels is None else tokens_of(labels, "labels").numpy()
-    judge = Judge(solutions, oracle).of(np.arange(puzzles).repeat(restarts))
+    given_judge = Judge(solutions, oracle)
+    judge = given_judge if given_judge.known else Judge.of_ensemble(ensemble)
+    judge = judge.of(np.arange(puzzles).repeat(restarts))
     here, there = (judge.codes(e.answer.values.reshape(puzzles * restarts, -1)) for e in (ensemble, foreign))
     same = (here == there).reshape(puzzles, restarts)
     another = _cosine(own, np.roll(own, -1, axis=1)) if restarts > 1 else np.full(partner.shape, np.nan)

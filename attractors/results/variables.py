@@ -386,6 +386,8 @@ GROUPS = (
         Variable("followed", "puzzle restart depth", BOOL,
                  "the run was continued to this depth; else its last values are repeated"),
         Variable("answer", "puzzle restart token", INT, "answer after the last step"),
+        Variable("inputs?", "puzzle token or puzzle input_token", INT, "puzzle", least=0),
+        Variable("labels?", "puzzle token", INT, "solution"),
     )),
     Group("outcomes", "Settled or not against right or wrong, by depth.", (
         Variable("share", "depth settling correctness", FLOAT, "share of the runs"),

@@ -124,6 +124,19 @@ def test_slow_contraction_is_unfinished():
     assert (names(found) == "unfinished").all() and (found.exponent_high < 0).all()
 
 
+def test_runs_that_were_not_drawn_are_no_endings():
+    system, inputs = selector([[0.0], [0.0]]), puzzles(2)
+    ensemble = runs(system, inputs, torch.full((2, 1), 2))
+    waves = ensemble.assign(drawn=(("puzzle", "restart"), np.arange(4) < np.array([[4], [2]])))
+    with pytest.raises(ValueError, match="endings needs equally many restarts of every puzzle"):
+        at.endings(system, inputs, waves)
+
+
+def test_the_precision_of_the_analysis_is_recorded():
+    single = runs(selector([[0.0]]), puzzles(), torch.full((1, 1), 2), restarts=2, dtype="float32")
+    assert at.endings(selector([[0.0]]), puzzles(), single, dtype="float64").attrs["dtype"] == "float64"
+
+
 def test_correctness_must_be_known():
     ensemble = at.sample(logistic(2.5), puzzles(), restarts=2, depth=4, keep=KEEP)
     with pytest.raises(ValueError, match="labels or an oracle"):

@@ -277,6 +277,28 @@ def test_misuse_of_planes_is_named(options, words):
         at.plane(selector([[0.3, -0.2]]), puzzles(), **{"resolution": 4, **options})
 
 
+def test_what_starts_and_noise_a_result_is_of_is_recorded():
+    def law(x, generator):
+        return torch.randn((len(x), 2), generator=generator, dtype=torch.float64)
+
+    system, one = selector([[0.3, -0.2]]), puzzles()
+    for found in (
+        at.plane(system, one, resolution=4, depth=8, initial=law),
+        at.ftle_field(system, one, resolution=4, steps=2, initial=law),
+        at.noop_test(system, one, restarts=2, depth=8, initial=law),
+        at.adaptive(system, one, at.Policy(stop="settled", depth=8), initial=law),
+        at.trajectory_exponents(system, one, restarts=2, depth=8, initial=law),
+    ):
+        assert found.attrs["initial_law"] == "law" and found.attrs["init_std"] == "none"
+        assert found.attrs["noise"] == 0 and found.attrs["dtype"] == "float64"
+    runs = at.sample(system, one, restarts=2, depth=40, initial=law, seed=5, keep=("summary", "final_state"))
+    taken = at.spectrum(system, one, runs, k=1, seed=7).attrs
+    assert (taken["restarts"], taken["depth"], taken["initial_law"], taken["seed"]) == (2, 40, "law", 7)
+    states = torch.full((1, 1, 2), 0.9, dtype=torch.float64)
+    for found in (at.spectrum(system, one, states, k=1), at.fixed_points(system, one, states)):
+        assert found.attrs["noise"] == 0
+
+
 def test_states_of_one_number_have_no_plane():
     with pytest.raises(ValueError, match="two numbers"):
         at.plane(logistic(2.5), puzzles(), resolution=4)

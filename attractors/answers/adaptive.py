@@ -16,6 +16,7 @@ from eqrlab.attractors.answers.commit import Clues, committed_inputs
 from eqrlab.attractors.answers.policy import ENDS, REASONS, Policy, Race
 from eqrlab.attractors.ensemble.arguments import require_integers
 from eqrlab.attractors.ensemble.batches import one_thread_a_batch
+from eqrlab.attractors.ensemble.contract import starts_of
 from eqrlab.attractors.ensemble.iterate import norms, starts
 from eqrlab.attractors.ensemble.options import DrawOptions, check_options, part_of
 from eqrlab.attractors.ensemble.recipe import Law, Recipe
@@ -154,6 +155,7 @@ def adaptive(
         "title": "eqrlab: adaptive inference",
         "seed": recipe.seed,
         "noise": recipe.noise,
+        **starts_of(recipe.system, recipe.initial),
         "dtype": dtype_name(recipe.dtype),
         "device": str(recipe.place.device),
         "oracle": recipe.judge.name,

@@ -18,6 +18,7 @@ from eqrlab.attractors.dynamics.spectrum import spectrum
 from eqrlab.attractors.ensemble.arguments import identifier_variable, identifiers_in, require_known
 from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.results import schema
+from eqrlab.attractors.results.drawn import require_equal
 from eqrlab.attractors.results.interval import Interval
 from eqrlab.attractors.statistics.bootstrap import share_over_puzzles
 from eqrlab.core import System
@@ -122,6 +123,7 @@ def endings(
     own = computing(options, endings, EndingOptions)
     max_steps, steps = options.get("max_steps", 512), options.get("steps", 200)
     require_known(ensemble, "endings")
+    require_equal(ensemble, "endings")
     known = own.identifiers if own.identifiers is not None else identifiers_in(ensemble)
     where: dict[str, Any] = {
         "dtype": own.dtype, "device": own.device, "identifiers": known, "batch_size": own.batch_size,
@@ -185,7 +187,8 @@ def endings(
         **_counts(kind, right, solution, confidence),
     }  # fmt: skip
     attributes = {
-        **schema.carried(ensemble), "max_steps": max_steps, "steps": steps, "confidence": confidence,
+        **schema.carried(ensemble), "dtype": rest.attrs["dtype"], "device": rest.attrs["device"],
+        "max_steps": max_steps, "steps": steps, "confidence": confidence,
         "tolerances": {**_limits(rest), "eigen_residual": tol, "slow": SLOW, "near": NEAR},
     }  # fmt: skip
     coordinates = {"puzzle": ensemble.puzzle.values, "outcome": list(OUTCOMES), "ending": list(KINDS)}

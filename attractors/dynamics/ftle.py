@@ -125,9 +125,7 @@ def ftle(
         "converged": (at, points.fold(flags), "the singular values are within the tolerance"),
     }
     tolerances = {"singular_residual": tol, "max_products": max_products}
-    return schema.dataset(
-        variables, points.attributes(seed=own.seed, steps=steps, noise=0.0, tolerances=tolerances)
-    )
+    return schema.dataset(variables, points.attributes(seed=own.seed, steps=steps, tolerances=tolerances))
 
 
 @torch.no_grad()

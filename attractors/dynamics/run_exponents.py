@@ -16,7 +16,7 @@ from eqrlab.attractors.dynamics.jacobian import check_differentiable, rows_withi
 from eqrlab.attractors.dynamics.lyapunov import first_frame
 from eqrlab.attractors.dynamics.tangent import advance, log_factors, one_step, triangular
 from eqrlab.attractors.ensemble.arguments import identifiers_of, require_integers, tokens_of, with_noise
-from eqrlab.attractors.ensemble.contract import law_name, law_of
+from eqrlab.attractors.ensemble.contract import law_of, starts_of
 from eqrlab.attractors.ensemble.iterate import norms
 from eqrlab.attractors.ensemble.options import AnalysisOptions, check_options
 from eqrlab.attractors.ensemble.place import Place
@@ -154,8 +154,7 @@ def trajectory_exponents(
         variables |= _conditioned(means[..., 0], drifts, right, confidence, resamples, seed)
     attributes = points.attributes(
         seed=seed, restarts=restarts, depth=depth, noise=beta, confidence=confidence, window=window,
-        bootstrap=f"{resamples} resamples of puzzles, seed {seed}",
-        initial_law=law_name(initial),
+        bootstrap=f"{resamples} resamples of puzzles, seed {seed}", oracle=judge.name, **starts_of(system, initial),
     )  # fmt: skip
     coordinates = {
         "step": np.arange(1, depth + 1), "window": first + window * np.arange(1, windows + 1),

@@ -103,6 +103,13 @@ def law_name(initial: Tensor | Law | None) -> str:
     return OWN if initial is None else getattr(initial, "__name__", "callable")
 
 
+def starts_of(system: System, initial: Tensor | Law | None) -> dict[str, Any]:
+    """Return the attributes by which a result records how its starts were drawn."""
+    config = getattr(system, "config", None)
+    stds = [getattr(config, k) for k in ("H_init_std", "L_init_std") if hasattr(config, k)]
+    return {"initial_law": law_name(initial), "init_std": stds if initial is None and stds else "none"}
+
+
 def require_law(ensemble: xr.Dataset, initial: Tensor | Law | None) -> None:
     """Refuse to draw runs of an ensemble again from another restart law than its own.
 

@@ -51,6 +51,8 @@ class Points:
         (n,) see `run_size`; 0 where no run is known.
     judge
         Judge of the puzzles: the cells by which answers are compared.
+    origin
+        Attributes of the dataset that the states are taken from.
     """
 
     system: System
@@ -62,6 +64,7 @@ class Points:
     run_size: Tensor
     identifiers: Tensor | None = None
     judge: Judge = field(default_factory=Judge)
+    origin: dict[str, Any] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -119,9 +122,14 @@ class Points:
         return f"puzzle {row // self.shape[1]}, point {row % self.shape[1]}"
 
     def attributes(self, **parameters: Any) -> dict[str, Any]:
-        """Return the attributes of a result: provenance, dtype, device and the method's parameters."""
+        """Return the attributes of a result: those of its states, of the system and the place, and the parameters.
+
+        The map is that without noise, unless a parameter says otherwise.
+        """
         return {
+            **self.origin,
             **schema.provenance(self.system),
+            "noise": 0.0,
             "dtype": dtype_name(self.z.dtype),
             "device": str(self.z.device),
             **parameters,
@@ -161,8 +169,8 @@ def take_points(
     Raises
     ------
     ValueError
-        For states of the wrong kind, shape or number, those of other puzzles, states that are not finite, and a system
-        that breaks a promise (see `contract.check_system`).
+        For states of the wrong kind, shape or number, of other puzzles or of an unfinished export, states that are not
+        finite, and a system that breaks a promise (see `contract.check_system`).
     """
     require_system(system)
     tokens = tokens_of(inputs, "inputs")
@@ -204,6 +212,7 @@ def take_points(
         else torch.zeros(len(z), dtype=torch.float64, device=z.device),
         known,
         _judge_of(labels, states, len(tokens)),
+        schema.carried(states) if isinstance(states, xr.Dataset) else {},
     )
     bad = (~flat.isfinite().all(1) & ~gap).nonzero()[:, 0]
     if finite and len(bad):

@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 
 from eqrlab.attractors.ensemble.arguments import identifier_variable
+from eqrlab.attractors.ensemble.contract import starts_of
 from eqrlab.attractors.ensemble.recipe import Recipe
 from eqrlab.attractors.ensemble.schedule import sparse_of
 from eqrlab.attractors.fates.fate import (
@@ -21,7 +22,7 @@ from eqrlab.attractors.fates.fate import (
     solved_band,
     solved_residuals,
 )
-from eqrlab.attractors.fates.records import answer_ids, digested, noise_size
+from eqrlab.attractors.fates.records import answer_ids, digested, noise_size, relative_to
 from eqrlab.attractors.results import schema
 from eqrlab.core import Reasoner
 from eqrlab.core.models.products import how_multiplied
@@ -85,11 +86,6 @@ def assemble(
     if threshold is None:
         threshold = solved_band_of(recipe, records, noise)
     verdict = _verdict(recipe, records, torch.finfo(recipe.dtype).eps, noise, threshold)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        # At the state 0 a relative residual of 0 is at rest, any other is infinitely large.
-        relative = np.where(size > 0, residual / size, np.where(residual == 0, 0, np.inf)).astype(
-            residual.dtype
-        )
 
     def fold(values: np.ndarray) -> np.ndarray:
         return values.reshape(puzzles, restarts, *values.shape[1:])
@@ -98,7 +94,11 @@ def assemble(
     same_length = records["answer"].shape[1] == recipe.inputs.shape[1]
     variables: dict[str, schema.Variable] = {
         "residual": (each, fold(residual), "noise-free residual ||f(z; x) - z|| over the whole state"),
-        "relative_residual": (each, fold(relative), "noise-free residual over the norm of the state"),
+        "relative_residual": (
+            each,
+            fold(relative_to(residual, size)),
+            "noise-free residual over the norm of the state",
+        ),
         "update": (each, fold(records["update"]), "norm of the last update as iterated, noise included"),
         "answer": (
             (*run, "token"),
@@ -138,16 +138,13 @@ def assemble(
         if "final_state" in recipe.keep:
             variables["final_state"] = ((*run, *axes), states[:, :, -1], "state after the last step")
     # Everything that the numbers depend on, so that the ensemble can be repeated from its attributes.
-    config = getattr(recipe.system, "config", None)
-    stds = [getattr(config, k) for k in ("H_init_std", "L_init_std") if hasattr(config, k)]
     attributes = {
         **schema.provenance(recipe.system),
         "seed": recipe.seed,
         "restarts": restarts,
         "depth": depth,
         "noise": recipe.noise,
-        "initial_law": recipe.law,
-        "init_std": stds if recipe.initial is None and stds else "none",
+        **starts_of(recipe.system, recipe.initial),
         "dtype": dtype_name(recipe.dtype),
         "device": str(recipe.place.device),
         "tolerances": {

@@ -10,7 +10,7 @@ import xarray as xr
 from torch import Tensor
 
 from eqrlab.attractors.ensemble.arguments import distinct, identifiers_of, require_integers, tokens_of
-from eqrlab.attractors.ensemble.contract import law_of
+from eqrlab.attractors.ensemble.contract import law_of, starts_of
 from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.options import AnswerOptions, check_options
 from eqrlab.attractors.ensemble.place import Place
@@ -124,8 +124,10 @@ def noop_test(
         "blind": (each, np.zeros(len(tokens), bool) if single else effect < STILL, "another input gives the same ends"),
         "answer_fixed": (each, fixed, "every start decodes to the final answer before any step"),
     }  # fmt: skip
-    attributes = {**schema.carried(ensemble), "depth": depth, "restarts": restarts, "still": STILL}
-    return schema.dataset(variables, {**attributes, "survives": SURVIVES})
+    attributes = {
+        **schema.carried(ensemble), **starts_of(system, initial), "still": STILL, "survives": SURVIVES,
+    }  # fmt: skip
+    return schema.dataset(variables, attributes)
 
 
 def _others(tokens: Tensor, known: Tensor | None) -> tuple[int, np.ndarray]:

@@ -154,7 +154,7 @@ def return_test(
         "answer_back": (axes, points.fold(back), "the answer at the end is the twin's"),
     }  # fmt: skip
     names = [f"random {i + 1}" for i in range(directions)] + ["bred"]
-    attributes = points.attributes(depth=depth, seed=own.seed, noise=0.0, shrunk=SHRUNK, grown=GROWN)
+    attributes = points.attributes(depth=depth, seed=own.seed, shrunk=SHRUNK, grown=GROWN)
     return schema.dataset(variables, attributes, {"size": lengths, "direction": names}, {"result": RETURNS})
 
 

@@ -142,7 +142,7 @@ def duels(
     if "correct" in ensemble:
         variables["correct"] = (pair, correct, "the answer is right")
     attributes = points.attributes(
-        seed=own.seed, depth=follower.depth, pairs=pairs, aside=aside, confidence=confidence, noise=0.0,
+        seed=own.seed, depth=follower.depth, pairs=pairs, aside=aside, confidence=confidence,
         evaluations=follower.evaluations, interval="Wilson, at the number of pairs",
         tolerances=dataclasses.asdict(follower.tolerances),
     )  # fmt: skip

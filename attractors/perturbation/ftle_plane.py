@@ -13,6 +13,7 @@ from eqrlab.attractors.dynamics.ftle import ftle
 from eqrlab.attractors.dynamics.jacobian import Jacobian, check_differentiable, rows_within
 from eqrlab.attractors.dynamics.tangent import advance, product_log_singular_values, triangular
 from eqrlab.attractors.ensemble.arguments import require_integers
+from eqrlab.attractors.ensemble.contract import starts_of
 from eqrlab.attractors.ensemble.options import StateOptions, computing, part_of
 from eqrlab.attractors.ensemble.recipe import Law
 from eqrlab.attractors.ensemble.states import Points, take_points
@@ -141,7 +142,8 @@ def ftle_field(
         **frame_variables(frames),
     }  # fmt: skip
     attributes = {
-        **schema.provenance(follower.system), "seed": own.seed, "steps": steps, "along": along, "noise": 0.0,
+        **schema.provenance(follower.system), **starts_of(follower.system, initial),
+        "seed": own.seed, "steps": steps, "along": along, "noise": 0.0,
         "resolution": resolution, "extent": list(sides), "tolerances": {"singular_residual": tol},
         "dtype": dtype_name(frames[0].centre.dtype), "device": str(follower.device),
     }  # fmt: skip

@@ -18,6 +18,7 @@ from eqrlab.attractors.ensemble.arguments import (
     require_same_puzzles,
     tokens_of,
 )
+from eqrlab.attractors.ensemble.contract import starts_of
 from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.options import AnalysisOptions, check_options, part_of
 from eqrlab.attractors.ensemble.recipe import Law
@@ -202,7 +203,7 @@ def plane(
         **identifier_variable(known),
     }
     attributes = {
-        **schema.provenance(follower.system),
+        **schema.provenance(follower.system), **starts_of(follower.system, options.get("initial")),
         "seed": seed, "depth": depth, "noise": follower.noise, "resolution": resolution, "extent": list(sides),
         "jitter": jitter, "box": box, "confidence": confidence, "evaluations": follower.evaluations,
         "dtype": dtype, "device": str(follower.device), "escape": escape, "interval": INTERVAL[jitter],

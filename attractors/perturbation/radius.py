@@ -139,7 +139,7 @@ def basin_radius(
         ),
     }  # fmt: skip
     attributes = points.attributes(
-        seed=own.seed, depth=follower.depth, reach=reach, tol=tol, confidence=confidence, noise=0.0,
+        seed=own.seed, depth=follower.depth, reach=reach, tol=tol, confidence=confidence,
         evaluations=follower.evaluations, interval="order statistics of the directions' sizes",
         tolerances=dataclasses.asdict(follower.tolerances),
     )  # fmt: skip

@@ -156,7 +156,7 @@ def critical_shock(
     if edge:
         variables |= edge_states(homes, points, *search.sides())
     attributes = points.attributes(
-        seed=own.seed, depth=follower.depth, noise=0.0, reach=reach, scan=scan, evaluations=follower.evaluations,
+        seed=own.seed, depth=follower.depth, reach=reach, scan=scan, evaluations=follower.evaluations,
         tolerances={"relative_bracket": tol, **dataclasses.asdict(follower.tolerances)},
         semantics="least_shock is the smallest found: an upper bound on the distance to the border of the basin",
     )  # fmt: skip

@@ -128,7 +128,7 @@ def basin_stability(
         share = Interval(count / trials, *proportion_interval(count, trials, confidence))
         variables |= share.each(lambda value: points.fold(value * hidden)).variables(name, each, text)
     attributes = points.attributes(
-        seed=own.seed, depth=follower.depth, trials=trials, confidence=confidence, noise=0.0,
+        seed=own.seed, depth=follower.depth, trials=trials, confidence=confidence,
         evaluations=follower.evaluations, interval="mid-p, for one state and one size over isotropic perturbations",
         tolerances=dataclasses.asdict(follower.tolerances),
     )  # fmt: skip

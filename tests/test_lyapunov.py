@@ -131,6 +131,8 @@ def test_a_resumed_run_is_the_uninterrupted_one(noise):
         at.lyapunov(driven, puzzles(), starts, k=2, steps=40, resume=whole)
     with pytest.raises(ValueError, match="use the same"):
         at.lyapunov(driven, puzzles(), starts, k=1, steps=40, resume=half)
+    with pytest.raises(ValueError, match=f"noise {noise:g}; use the same"):
+        at.lyapunov(driven.with_noise(0.1), puzzles(), None, k=2, steps=40, resume=half)
 
 
 def test_the_frames_kept_are_those_of_all_states_of_any_shape():

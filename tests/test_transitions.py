@@ -65,6 +65,17 @@ def test_rows_of_the_matrix_sum_to_one_and_targets_are_the_other_basin(found):
     np.testing.assert_allclose(own, 1 - found.escape)
 
 
+def test_trials_are_judged_by_the_thresholds_of_the_ensemble_and_record_how_they_ran():
+    """A rotation: its circle is an attractor where sets of that size count as small, for the trials as for the runs."""
+    turn = torch.tensor([[np.cos(1.0), -np.sin(1.0)], [np.sin(1.0), np.cos(1.0)]])
+    unit = lambda x, g: torch.nn.functional.normalize(normal_start(2)(x, g))
+    rotor, wide = MapSystem(lambda z, x: z @ turn.T, unit), at.Tolerances(region=2.0)
+    runs = at.sample(rotor, puzzles(), restarts=4, depth=40, tolerances=wide, keep=("summary", "final_state"))
+    found = at.transitions(rotor, puzzles(), runs, noises=(0.0,), steps=4, trials=4, depth=40, seed=3)
+    assert found.present.all() and (found.escape == 0).all()
+    assert (found.attrs["seed"], found.attrs["depth"]) == (3, 40)
+
+
 def test_what_has_no_attractor_has_no_escapes():
     """A slow contraction is unfinished at depth 8: nothing to leave; masked, not zero."""
     system = contraction(1 - 1e-3)

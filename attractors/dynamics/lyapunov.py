@@ -20,7 +20,7 @@ from eqrlab.attractors.dynamics.tangent import (
     one_step,
     triangular,
 )
-from eqrlab.attractors.ensemble.arguments import with_noise
+from eqrlab.attractors.ensemble.arguments import require_same_system, with_noise
 from eqrlab.attractors.ensemble.options import StateOptions, computing
 from eqrlab.attractors.ensemble.states import Points, States, spread, state_axes
 from eqrlab.attractors.results import schema
@@ -87,7 +87,7 @@ def lyapunov(
         Store the last state and tangent vectors, so that the run can be resumed.
     resume
         An earlier result with keep_frame=True, from which to continue with windows of the same length; `starts`
-        are not read, k and seed must be the same, and no steps are discarded.
+        are not read; system, k, seed and noise must be the same, and no steps are discarded.
     **options
         `seed` (of the first tangent vectors and of the noise), `batch_size`, `dtype`, `device`, `progress`, see
         `StateOptions`.
@@ -147,10 +147,11 @@ def lyapunov(
             f"steps must be >= {WINDOWS}, transient >= 0 and confidence in (0, 1), "
             f"got {steps}, {transient} and {confidence}"
         )
-    if resume is not None and (resume.sizes["eig"], resume.attrs["seed"]) != (k, own.seed):
-        raise ValueError(
-            f"resume has k = {resume.sizes['eig']} and seed {resume.attrs['seed']}; use the same"
-        )
+    if resume is not None:
+        require_same_system(system, resume, "resume is of")
+        same = resume.sizes["eig"], int(resume.attrs["seed"]), float(resume.attrs["noise"])
+        if same != (k, own.seed, beta):
+            raise ValueError("resume has k = {}, seed {} and noise {:g}; use the same".format(*same))
     check_differentiable(points, own.seed)
     discard = steps // 10 if transient is None else int(transient)
     # A resumed run keeps the windows of the first part: an interval needs windows of one length.

@@ -154,6 +154,14 @@ def require_same_puzzles(ensemble: xr.Dataset, tokens: Tensor, identifiers: Tens
     return stored
 
 
+def require_same_system(system: System, result: xr.Dataset, what: str) -> None:
+    """Raise ValueError if a result is of another model, as far as it records; `what` begins the sentence."""
+    theirs = schema.identity_in(result.attrs)
+    for name, ours in schema.identity(system).items():
+        if theirs.get(name, ours) != ours:
+            raise ValueError(f"{what} another system: its {name} is {theirs[name]}, this one's {ours}")
+
+
 def tokens_of(values: Tensor | np.ndarray, name: str) -> Tensor:
     """Return token rows (P, L) as int64 on the CPU.
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Self, Unpack, get_type_hints
 
 import numpy as np
@@ -17,6 +15,7 @@ from eqrlab.attractors.ensemble.arguments import (
     names_of,
     require_integers,
     require_same_puzzles,
+    require_same_system,
     tokens_of,
     with_noise,
 )
@@ -26,11 +25,11 @@ from eqrlab.attractors.ensemble.judge import Judge, Oracle
 from eqrlab.attractors.ensemble.options import RunOptions, refuse_unknown
 from eqrlab.attractors.ensemble.place import Place
 from eqrlab.attractors.ensemble.recipe import KEEP, Recipe
+from eqrlab.attractors.ensemble.runs import tolerances_of
 from eqrlab.attractors.ensemble.schedule import RESIDUALS
 from eqrlab.attractors.ensemble.to_dataset import assemble
 from eqrlab.attractors.fates.fate import Tolerances
 from eqrlab.attractors.fates.records import digest
-from eqrlab.attractors.results import schema
 from eqrlab.core import System
 from eqrlab.core.models.contract import require_system
 from eqrlab.core.shown import Facts, Shown
@@ -161,22 +160,16 @@ class Run(Shown, Recipe):
         given = tokens if inputs is None else tokens_of(inputs, "inputs")
         known = require_same_puzzles(ensemble, given, identifiers_of(identifiers, len(given)))
         recorded = ensemble.attrs
-        theirs = schema.identity_in(recorded)
-        for name, ours in schema.identity(system).items():
-            if theirs.get(name, ours) != ours:
-                raise ValueError(
-                    f"the ensemble was sampled from another system: its {name} is {theirs[name]}, this one's {ours}"
-                )
+        require_same_system(system, ensemble, "the ensemble was sampled from")
         system, noise = with_noise(system, float(recorded["noise"]))
         place = Place.of(system, device, str(recorded["dtype"]))
-        stored, names = json.loads(recorded["tolerances"]), {f.name for f in fields(Tolerances)}
         labels = ensemble.labels.values.astype(np.int64) if "labels" in ensemble else None
         return cls(
             system=place.bring(system), inputs=tokens, identifiers=known,
             judge=_same_judge(ensemble, labels, oracle),
             restarts=ensemble.sizes["restart"], depth=ensemble.sizes["step"], seed=int(recorded["seed"]),
             noise=noise, initial=_same_law(system, ensemble, initial),
-            tolerances=Tolerances(**{k: v for k, v in stored.items() if k in names}), place=place,
+            tolerances=tolerances_of(ensemble), place=place,
             first_restart=int(ensemble.restart.values[0]), residuals=str(recorded.get("residuals", "all")),
         )  # fmt: skip
 

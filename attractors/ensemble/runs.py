@@ -219,6 +219,12 @@ def _codes(ensemble: xr.Dataset) -> np.ndarray:
     return codes.reshape(answer.shape[:2])
 
 
+def tolerances_of(ensemble: xr.Dataset) -> Tolerances:
+    """Return the thresholds by which the fates of an ensemble were judged, as recorded in it."""
+    stored, names = json.loads(ensemble.attrs["tolerances"]), {f.name for f in fields(Tolerances)}
+    return Tolerances(**{k: v for k, v in stored.items() if k in names})
+
+
 def settled_band(ensemble: xr.Dataset) -> float:
     """Return the relative residual below which the runs of an ensemble count as settled, as recorded in it."""
     return float(json.loads(ensemble.attrs["tolerances"])["settled_below"])

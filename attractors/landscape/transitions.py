@@ -19,9 +19,8 @@ from eqrlab.attractors.ensemble.arguments import (
 )
 from eqrlab.attractors.ensemble.judge import Judge
 from eqrlab.attractors.ensemble.options import StateOptions, check_options, part_of
-from eqrlab.attractors.ensemble.runs import Runs, join, runs_of, settled_band
+from eqrlab.attractors.ensemble.runs import Runs, join, runs_of, settled_band, tolerances_of
 from eqrlab.attractors.ensemble.sample import sample
-from eqrlab.attractors.fates.fate import Tolerances
 from eqrlab.attractors.landscape.identify import Clusters, identify, representatives
 from eqrlab.attractors.results import schema
 from eqrlab.attractors.results.interval import Interval
@@ -129,7 +128,7 @@ def transitions(
     """
     check_options(options, TransitionOptions, transitions)
     plan = Trials([float(v) for v in noises], steps, trials, confidence, method)
-    most = options.get("most", 6)
+    most, depth = options.get("most", 6), options.get("depth", 64)
     require_integers(most=most)
     if "final_state" not in ensemble or float(ensemble.attrs.get("noise", 0)) > 0:
         raise ValueError("ensemble must be sampled without noise and with final_state kept")
@@ -141,7 +140,7 @@ def transitions(
     widest = max(1, *(len(s) for s in sources))
     count = np.zeros((len(plan.levels), len(tokens), widest, widest + 2), np.int32)
     common: dict[str, Any] = {
-        **part_of(options, StateOptions), "tolerances": Tolerances().pinned(settled_band(ensemble)),
+        **part_of(options, StateOptions), "tolerances": tolerances_of(ensemble).pinned(settled_band(ensemble)),
         "restarts": widest * trials, "keep": ("summary", "final_state"), "identifiers": known,
         "labels": Judge.of_ensemble(ensemble).labels,
     }  # fmt: skip
@@ -152,10 +151,11 @@ def transitions(
     for i, level in enumerate(plan.levels):
         loud = sample(system, tokens, initial=torch.as_tensor(starts), depth=steps, noise=level, **common)
         moved = torch.as_tensor(loud.final_state.values)
-        quiet = sample(system, tokens, initial=moved, depth=options.get("depth", 64), noise=0.0, **common)
+        quiet = sample(system, tokens, initial=moved, depth=depth, noise=0.0, **common)
         for p, ended in enumerate(runs_of(quiet)):
             count[i, p] = _count(runs[p], sources[p], ended, widest, trials)
-    return _table(ensemble, runs, found, sources, count, plan)
+    table = _table(ensemble, runs, found, sources, count, plan)
+    return table.assign_attrs(seed=options.get("seed", 0), depth=depth)
 
 
 def _count(runs: Runs, sources: np.ndarray, ended: Runs, widest: int, trials: int) -> np.ndarray:

@@ -37,7 +37,7 @@ def test_local_dynamics_print_a_row_a_run_and_keep_an_archive(
 ):
     puzzles = tmp_path / "four.txt"
     puzzles.write_text("1234341223414.23\n12343412.3414123\n")
-    few = "--restarts 2 --depth 6 --dtype float64".split()
+    few = "--restarts 2 --depth 6 --dtype float64 --seed 3".split()
     common = [str(checkpoint), "--puzzles", str(puzzles), *few]
     run = CliRunner().invoke(command, [*common, "--quiet", "--out", str(tmp_path / "out"), *options])
     assert run.exit_code == 0, run.output
@@ -47,7 +47,7 @@ def test_local_dynamics_print_a_row_a_run_and_keep_an_archive(
     tree = archive.read(next((tmp_path / "out").glob("*.nc")))
     assert set(tree.children) == {"ensemble", group}
     assert tree[group][variable].sizes["point"] == 2
-    assert tree[group].attrs["family"] == "eqr"
+    assert tree[group].attrs["family"] == "eqr" and tree[group].attrs["seed"] == 3
 
 
 SHEAR = """import torch

@@ -99,7 +99,7 @@ def spectrum_command(k: int, tol: float, which: str, out: Path, **options: Any) 
         file=out / "spectrum.nc", then=("eigenvalues", EIGENVALUE * k), **options
     )
     k = min(k, ensemble["final_state"][0, 0].size)
-    result = at.spectrum(model, chosen.inputs, ensemble, k=k, tol=tol, which=wanted(which),
+    result = at.spectrum(model, chosen.inputs, ensemble, k=k, tol=tol, which=wanted(which), seed=options["seed"],
                          device=options["device"], progress=not options["quiet"])  # fmt: skip
     rows = []
     for p, m in np.ndindex(ensemble.fate.shape):
@@ -158,7 +158,8 @@ def fixed_points_command(method: str, max_steps: int, deflate: int, out: Path, *
         file=out / "fixed-points.nc", then=("fixed points", FIXED_POINT * (1 + deflate)), **options
     )
     result = at.fixed_points(model, chosen.inputs, ensemble, method=method, max_steps=max_steps,
-                             deflate=deflate, device=options["device"], progress=not options["quiet"])  # fmt: skip
+                             deflate=deflate, seed=options["seed"], device=options["device"],
+                             progress=not options["quiet"])  # fmt: skip
     names, kinds = (result[n].attrs["flag_meanings"].split() for n in ("result", "stability"))
     rows = []
     for p, m in np.ndindex(result.result.shape):

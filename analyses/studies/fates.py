@@ -84,7 +84,8 @@ def fates_study(
         "prolonged": longer.drop_vars("final_state"),
         "outcomes": at.outcomes(longer).sel(depth=list(depths)),
         "noop": at.noop_test(system, tokens, restarts=min(8, max(2, restarts)), depth=first, seed=seed,
-                             initial=initial, device=device, identifiers=options.get("identifiers"),
+                             initial=initial, device=device, dtype=options.get("dtype"),
+                             identifiers=options.get("identifiers"),
                              labels=Judge.of_ensemble(ensemble).labels),
     }  # fmt: skip
     settled = longer.fate.values[..., -1] == CODE["settled"]

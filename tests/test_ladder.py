@@ -155,6 +155,10 @@ def test_effects_of_crossed_ingredients_are_those_of_the_four_models(files, tmp_
     assert (np.abs(summary[["low", "high"]].sel(quantity=ADVANTAGE).to_array()) <= 1).all()
     rows = tables["Choosing 1 of 3 restarts, %"]
     assert rows[0]["change"] == "" and rows[3]["change"].endswith(" to ri") and rows[0]["rung"] == "act *"
+    whole = summary.fillna(0.0)
+    assert "A number without interval" not in "".join(ladder_text.notes(whole))
+    whole["effect_low"][0, 0] = np.nan
+    assert "A number without interval" in "".join(ladder_text.notes(whole))
 
 
 def test_the_papers_effects_are_confirmed_refuted_or_open():

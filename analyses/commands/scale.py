@@ -95,9 +95,8 @@ class ScaleGiven(opt.Given, total=False):
 @opt.out()
 @click.option(
     "--resume",
-    is_flag=True,
-    help="Continue a run that was stopped: the restarts of CKPT that were kept are not run again.",
-)
+    is_flag=True, help="Continue a run that was stopped: the restarts of CKPT that were kept are not run again.",
+)  # fmt: skip
 @prints_json
 @opt.quiet
 @opt.checkpoint

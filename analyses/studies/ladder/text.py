@@ -252,10 +252,12 @@ def notes(summary: xr.Dataset) -> list[str]:
 
 
 def _without_interval(summary: xr.Dataset) -> bool:
-    """Say whether some mean or step has no interval, or is undefined (a rung with none below it has no step)."""
+    """Say whether some mean, step or effect has no interval, or is undefined (the first rung has no step)."""
     rungs = [str(r) for r in summary.rung.values]
     above = [rung_before(rung, rungs) is not None for rung in rungs]
-    lows = summary.low.values, summary.step_low.values[above]
+    lows = [summary.low.values, summary.step_low.values[above]]
+    if "effect" in summary:
+        lows.append(summary.effect_low.values)
     return not all(np.isfinite(low).all() for low in lows)
 
 
